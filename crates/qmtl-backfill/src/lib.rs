@@ -1,0 +1,1 @@
+//! Planner, strategies and the augmented provider of the qmtl history system.

@@ -1,0 +1,267 @@
+//! The storage protocol.
+//!
+//! Guarantees are numbered; every number is quoted by a check of the conformance suite in
+//! `qmtl-history-testkit`, so the suite is this page made executable.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::DataType;
+use async_trait::async_trait;
+
+use crate::{
+    BatchStream, BoxStream, Coverage, EmptyProof, Error, ErrorKind, RangeSet, Result, SeriesKey, TimeRange,
+    frame,
+};
+
+/// What to read: one series over `[start, end)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadRequest {
+    /// The series.
+    pub key: SeriesKey,
+    /// Rows with `ts` inside are returned.
+    pub range: TimeRange,
+    /// The payload columns wanted, in this order after `ts`; `None` is all stored ones.
+    pub columns: Option<Vec<String>>,
+}
+
+impl ReadRequest {
+    /// All columns of `key` over `range`.
+    #[must_use]
+    pub fn new(key: SeriesKey, range: TimeRange) -> Self {
+        Self { key, range, columns: None }
+    }
+
+    /// Only these payload columns, in this order, after `ts`, which always comes first.
+    #[must_use]
+    pub fn with_columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+}
+
+/// Which row stays when one is stored already at a written timestamp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnConflict {
+    /// The stored row stays, the written one is counted as kept out.
+    #[default]
+    KeepExisting,
+    /// The written row replaces the stored one as a whole.
+    Replace,
+}
+
+/// Where rows go, and what the source proved besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteRequest {
+    /// The series.
+    pub key: SeriesKey,
+    /// Which row stays.
+    pub on_conflict: OnConflict,
+    /// Proofs of emptiness that came with the rows; they become known-empty where no row is.
+    pub empty: Vec<EmptyProof>,
+}
+
+impl WriteRequest {
+    /// A write to `key` that keeps existing rows and proves nothing.
+    #[must_use]
+    pub fn new(key: SeriesKey) -> Self {
+        Self { key, on_conflict: OnConflict::KeepExisting, empty: Vec::new() }
+    }
+
+    /// Chooses which row stays.
+    #[must_use]
+    pub fn with_on_conflict(mut self, on_conflict: OnConflict) -> Self {
+        self.on_conflict = on_conflict;
+        self
+    }
+
+    /// Adds a proof of emptiness.
+    #[must_use]
+    pub fn with_empty(mut self, proof: EmptyProof) -> Self {
+        self.empty.push(proof);
+        self
+    }
+}
+
+/// What a write did. The three counts add up to the rows of the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteReceipt {
+    /// Rows stored at timestamps where none was.
+    pub rows_written: u64,
+    /// Rows that took the place of a stored one ([`OnConflict::Replace`]).
+    pub rows_replaced: u64,
+    /// Rows left out because one was stored already ([`OnConflict::KeepExisting`]).
+    pub rows_kept_out: u64,
+}
+
+impl WriteReceipt {
+    /// A receipt of these counts.
+    #[must_use]
+    pub fn new(rows_written: u64, rows_replaced: u64, rows_kept_out: u64) -> Self {
+        Self { rows_written, rows_replaced, rows_kept_out }
+    }
+}
+
+/// What a backend can hold and promise. Callers and the conformance suite ask, never guess.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// A short name for metrics and messages: `memory`, `parquet`.
+    pub name: &'static str,
+    /// Whether a payload column of this type survives a round trip bit for bit.
+    pub holds: fn(&DataType) -> bool,
+    /// Whether NaN survives; where not, a write of NaN is refused.
+    pub nan: bool,
+    /// Whether a write may bring columns that the series does not have yet (null in older rows).
+    pub adds_columns: bool,
+    /// Whether keep-existing is exact while other processes write the same timestamps.
+    pub concurrent_keep_existing: bool,
+}
+
+impl Capabilities {
+    /// A backend called `name` that holds the types for which `holds` answers true, NaN included,
+    /// adds columns, and keeps existing rows whoever writes beside it.
+    #[must_use]
+    pub fn new(name: &'static str, holds: fn(&DataType) -> bool) -> Self {
+        Self { name, holds, nan: true, adds_columns: true, concurrent_keep_existing: true }
+    }
+}
+
+/// A store of bars: rows by series and timestamp, with what is known about their absence.
+///
+/// **Frame.** Rows are record batches in the canonical form of [`frame`]: `ts` first, then
+/// payload columns in the order in which the series first saw them.
+///
+/// **Guarantees** (quoted by the conformance suite)
+/// - `H-READ-01` `read_range` returns exactly the stored rows with `start <= ts < end`, ascending, each `ts` once.
+/// - `H-READ-02` The stream's schema is the series' whole schema (or the projection), also without rows; a series never written has `ts` alone.
+/// - `H-READ-03` A projection returns `ts` and the named columns in the asked order; a column the series lacks is `NotFound`, naming it.
+/// - `H-READ-04` A stream dropped midway leaves no lock: the next read and write work.
+/// - `H-READ-05` A read shows each commit of a partition whole or not at all, and does not see writes that return after the stream has ended.
+/// - `H-WRITE-01` When `write_rows` returns, the next `read_range` and `coverage` of every handle and process see the rows.
+/// - `H-WRITE-02` `KeepExisting` leaves a stored row as it is, bit for bit; `Replace` replaces it whole.
+/// - `H-WRITE-03` Repeating a write changes nothing; the receipt's three counts always add up to the batch's rows.
+/// - `H-WRITE-04` A batch that is not canonical is refused whole before anything is stored: `Schema` naming series, column and row.
+/// - `H-WRITE-05` A column whose type contradicts the stored one is `Schema`, naming series and column; nothing of the batch is stored.
+/// - `H-WRITE-06` Values survive bit for bit: null, NaN (see [`Capabilities::nan`]), infinities, negative zero, empty strings. A value or type that cannot be held is refused, never altered.
+/// - `H-WRITE-07` Columns are matched by name; a stored column that the batch lacks is null in its rows; a new column is null in older rows where [`Capabilities::adds_columns`], else `Schema`.
+/// - `H-WRITE-08` An empty batch with proofs records the proofs; without proofs it does nothing, and the series does not come to exist.
+/// - `H-WRITE-09` Concurrent writers of one series lose nothing: after all have returned, the union is stored, each `ts` once, one writer's row whole.
+/// - `H-COV-01` `present` is exactly the stored rows on the grid, joined where they touch, cut to the asked range.
+/// - `H-COV-02` Proofs become known-empty where no row is, with source, reason and time kept; everything else stays missing.
+/// - `H-COV-03` A row that arrives removes the known-empty at its point; a proof never removes a row.
+/// - `H-COV-04` Coverage is never ahead of rows: what `present` claims, a read that starts later returns.
+/// - `H-COV-05` A series never written has an empty coverage; asking is not an error.
+/// - `H-COV-06` Proofs of several sources live side by side; a newer answer of one source replaces its older one where they overlap.
+/// - `H-SER-01` `series` names every series with a row or a proof once, whatever its node id contains.
+/// - `H-SER-02` Series do not touch each other: same node with another interval, ids that differ in case, in a trailing dot, or only in what a path cannot hold.
+/// - `H-REV-01` `revision` is `None` before the first write, and differs after any change of the series' rows or proofs; equal revisions mean that nothing changed.
+/// - `H-ERR-01` Bad input is not retryable; its error names series, column or value.
+/// - `H-CONC-01` Everything is callable through `Arc<dyn HistoryBackend>` from many tasks, and every future is `Send`.
+#[async_trait]
+pub trait HistoryBackend: Debug + Send + Sync + 'static {
+    /// Streams the rows of a range (`H-READ-01` … `H-READ-05`).
+    async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream>;
+
+    /// Stores a canonical batch and the request's proofs (`H-WRITE-01` … `H-WRITE-09`).
+    async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt>;
+
+    /// What is stored and proven of a range (`H-COV-01` … `H-COV-06`).
+    async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage>;
+
+    /// Every series of the store, in no promised order (`H-SER-01`, `H-SER-02`).
+    async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>>;
+
+    /// A number that changes whenever anything of the series changes (`H-REV-01`).
+    async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>>;
+
+    /// What this backend can hold and promise; constant for its life.
+    fn capabilities(&self) -> Capabilities;
+}
+
+macro_rules! forward_backend {
+    ($($pointer:ty),*) => {$(
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: HistoryBackend + ?Sized> HistoryBackend for $pointer {
+            async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
+                (**self).read_range(request).await
+            }
+
+            async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+                (**self).write_rows(request, rows).await
+            }
+
+            async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
+                (**self).coverage(key, range).await
+            }
+
+            async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
+                (**self).series().await
+            }
+
+            async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
+                (**self).revision(key).await
+            }
+
+            fn capabilities(&self) -> Capabilities {
+                (**self).capabilities()
+            }
+        }
+    )*};
+}
+
+forward_backend!(Arc<T>, Box<T>);
+
+/// Conveniences over any backend; never implemented by hand.
+#[allow(async_fn_in_trait, reason = "the future is Send through the explicit return types")]
+pub trait HistoryBackendExt: HistoryBackend {
+    /// Reads a range into one batch. The caller answers for the memory.
+    fn read_all(&self, request: &ReadRequest) -> impl Future<Output = Result<RecordBatch>> + Send {
+        async move { self.read_range(request).await?.collect().await }
+    }
+
+    /// All series, sorted.
+    fn list_series(&self) -> impl Future<Output = Result<Vec<SeriesKey>>> + Send {
+        async move {
+            let mut stream = self.series().await?;
+            let mut keys = Vec::new();
+            while let Some(key) = std::future::poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+                keys.push(key?);
+            }
+            keys.sort();
+            Ok(keys)
+        }
+    }
+
+    /// Recomputes from the rows where they stand: the truth that `coverage` must agree with.
+    fn scan_present(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+    ) -> impl Future<Output = Result<RangeSet>> + Send {
+        async move {
+            let request = ReadRequest::new(key.clone(), range).with_columns(Vec::<String>::new());
+            let mut stream = self.read_range(&request).await?;
+            let mut present = RangeSet::new();
+            while let Some(batch) = stream.next().await {
+                present.extend(frame::row_runs(key, &batch?)?);
+            }
+            Ok(present)
+        }
+    }
+}
+
+impl<T: HistoryBackend + ?Sized> HistoryBackendExt for T {}
+
+/// The error for a projection that names a column the series lacks (`H-READ-03`).
+#[must_use]
+pub fn unknown_column(key: &SeriesKey, column: &str) -> Error {
+    Error::new(ErrorKind::NotFound, "the series has no such column")
+        .with("series", key)
+        .with("column", column)
+}

@@ -1,0 +1,227 @@
+//! The protocol of filling: what is asked, how progress is told, what came of it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::frame::Dropped;
+use crate::{Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, TimeRange};
+
+/// What must be complete: the grid points of one series inside a range.
+///
+/// The guide's inclusive `ensure_range(first, last)` is [`TimeRange::inclusive`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackfillRequest {
+    /// The series.
+    pub key: SeriesKey,
+    /// The points that must be complete.
+    pub range: TimeRange,
+    /// The world on whose behalf this is done; goes into lease keys and logs when given.
+    pub world: Option<String>,
+    /// The point of view of the request, as the caller wrote it; goes into lease keys and logs.
+    pub requested_as_of: Option<String>,
+}
+
+impl BackfillRequest {
+    /// A request for `key` over `range`.
+    #[must_use]
+    pub fn new(key: SeriesKey, range: TimeRange) -> Self {
+        Self { key, range, world: None, requested_as_of: None }
+    }
+
+    /// Names the world.
+    #[must_use]
+    pub fn with_world(mut self, world: impl Into<String>) -> Self {
+        self.world = Some(world.into());
+        self
+    }
+
+    /// Names the point of view.
+    #[must_use]
+    pub fn with_requested_as_of(mut self, as_of: impl Into<String>) -> Self {
+        self.requested_as_of = Some(as_of.into());
+        self
+    }
+}
+
+/// What a fill did. Partial success is data: what failed stands beside what was stored.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BackfillReport {
+    /// The request's series.
+    pub key: SeriesKey,
+    /// The request's range.
+    pub wanted: TimeRange,
+    /// Rows stored where none was.
+    pub rows_written: u64,
+    /// Fetched rows left out because one was stored already.
+    pub rows_kept_out: u64,
+    /// Fetched rows that were not written, by reason.
+    pub dropped: Dropped,
+    /// Where this run stored rows, by the source that gave them.
+    pub filled: Vec<(SourceId, RangeSet)>,
+    /// Where this run learned that there is no row.
+    pub known_empty: RangeSet,
+    /// What is still missing at the end: failed, not proven, or not closed yet.
+    pub missing: RangeSet,
+    /// The windows that failed, each with its reason, ascending.
+    pub failed: Vec<(TimeRange, Error)>,
+    /// Requests made to sources, retries included.
+    pub fetch_requests: u64,
+    /// How many of them were retries.
+    pub retries: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl BackfillReport {
+    /// A report of nothing done.
+    #[must_use]
+    pub fn new(key: SeriesKey, wanted: TimeRange) -> Self {
+        Self {
+            key,
+            wanted,
+            rows_written: 0,
+            rows_kept_out: 0,
+            dropped: Dropped::default(),
+            filled: Vec::new(),
+            known_empty: RangeSet::new(),
+            missing: RangeSet::new(),
+            failed: Vec::new(),
+            fetch_requests: 0,
+            retries: 0,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// True when nothing failed and nothing is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.missing.is_empty()
+    }
+}
+
+/// A step of a fill. Events of several windows interleave; those of one window are in order.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ProgressEvent {
+    /// The plan stands; sent once before any other event of the series.
+    Planned {
+        /// The grid points that are missing.
+        bars: u64,
+        /// The windows that they lie in.
+        windows: u64,
+        /// The requests that will be made, without retries.
+        requests: u64,
+    },
+    /// A window's rows are being fetched.
+    WindowStarted {
+        /// The window.
+        window: TimeRange,
+    },
+    /// Rows came from a source and are in form.
+    Fetched {
+        /// Their window.
+        window: TimeRange,
+        /// How many.
+        rows: u64,
+    },
+    /// A request is made again after a pause.
+    Retrying {
+        /// The request's range.
+        window: TimeRange,
+        /// 1 for the first repetition.
+        attempt: u32,
+        /// The pause before it.
+        after: Duration,
+        /// A bounded word for why: `rate_limited`, `timeout`.
+        reason: String,
+    },
+    /// A window is stored: its rows are visible and its proofs recorded.
+    WindowStored {
+        /// The window.
+        window: TimeRange,
+        /// Rows stored where none was.
+        rows: u64,
+        /// Bars of the window that are settled now: stored or known to be empty.
+        bars: u64,
+    },
+    /// A window failed; the others go on.
+    WindowFailed {
+        /// The window.
+        window: TimeRange,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// Where progress is told. Called from hot paths: must return at once.
+pub trait ProgressSink: Debug + Send + Sync {
+    /// Takes one event of `key`'s fill.
+    fn on_event(&self, key: &SeriesKey, event: &ProgressEvent);
+}
+
+impl<T: ProgressSink + ?Sized> ProgressSink for Arc<T> {
+    fn on_event(&self, key: &SeriesKey, event: &ProgressEvent) {
+        (**self).on_event(key, event);
+    }
+}
+
+/// A sink that ignores everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProgress;
+
+impl ProgressSink for NoProgress {
+    fn on_event(&self, _: &SeriesKey, _: &ProgressEvent) {}
+}
+
+/// A way to make a range complete.
+///
+/// Dropping the future cancels: the store stays consistent, and what was acknowledged stays stored.
+#[async_trait]
+pub trait AutoBackfillStrategy: Debug + Send + Sync + 'static {
+    /// The name in metric labels: `fetcher`, `live_replay`.
+    fn name(&self) -> &'static str;
+
+    /// Who is asked for rows: with the store's coverage this decides what is missing.
+    fn sources(&self) -> Vec<SourceId>;
+
+    /// Fills what `backend` misses of the request. An error means that nothing could be tried (bad
+    /// input, the store's coverage out of reach); windows that failed stand in the report.
+    async fn ensure_range(
+        &self,
+        request: &BackfillRequest,
+        backend: &dyn HistoryBackend,
+        progress: &dyn ProgressSink,
+    ) -> Result<BackfillReport>;
+}
+
+macro_rules! forward_strategy {
+    ($($pointer:ty),*) => {$(
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<T: AutoBackfillStrategy + ?Sized> AutoBackfillStrategy for $pointer {
+            fn name(&self) -> &'static str {
+                (**self).name()
+            }
+
+            fn sources(&self) -> Vec<SourceId> {
+                (**self).sources()
+            }
+
+            async fn ensure_range(
+                &self,
+                request: &BackfillRequest,
+                backend: &dyn HistoryBackend,
+                progress: &dyn ProgressSink,
+            ) -> Result<BackfillReport> {
+                (**self).ensure_range(request, backend, progress).await
+            }
+        }
+    )*};
+}
+
+forward_strategy!(Arc<T>, Box<T>);

@@ -1,0 +1,380 @@
+//! The canonical frame, and how a source's rows are brought into it.
+//!
+//! A canonical batch has the column `ts` first, `Timestamp(Microsecond, "UTC")` without nulls,
+//! strictly ascending, every value on the series' grid; then payload columns of distinct names and
+//! any Arrow type that the backend holds. [`check`] decides it, [`normalize`] gets there.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+};
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array};
+use arrow_ord::ord::make_comparator;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, SortOptions, TimeUnit};
+use arrow_select::concat::concat_batches;
+use arrow_select::take::take_record_batch;
+
+use crate::{Error, RangeSet, Result, SeriesKey, TimeRange, Timestamp};
+
+/// The name of the time column.
+pub const TS: &str = "ts";
+
+/// How far outside its window a row may lie before its unit is taken to be wrong: ten years.
+/// Seconds read as milliseconds land in January 1970, decades from any window of market data.
+const FAR_MICROS: i64 = 3_650 * 86_400 * 1_000_000;
+
+/// The type of the time column.
+#[must_use]
+pub fn ts_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
+}
+
+/// The field of the time column.
+#[must_use]
+pub fn ts_field() -> Field {
+    Field::new(TS, ts_type(), false)
+}
+
+/// The schema of a series that has no payload column yet.
+#[must_use]
+pub fn ts_only_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![ts_field()]))
+}
+
+/// The schema of a canonical batch: `ts`, then `payload` in order, each nullable, without metadata.
+#[must_use]
+pub fn schema_of<'a>(payload: impl IntoIterator<Item = (&'a str, DataType)>) -> SchemaRef {
+    let payload = payload.into_iter().map(|(name, data_type)| Field::new(name, data_type, true));
+    Arc::new(Schema::new(std::iter::once(ts_field()).chain(payload).collect::<Vec<_>>()))
+}
+
+/// A canonical time column of these points.
+#[must_use]
+pub fn ts_array(points: impl IntoIterator<Item = Timestamp>) -> TimestampMicrosecondArray {
+    TimestampMicrosecondArray::from_iter_values(points.into_iter().map(Timestamp::as_micros))
+        .with_timezone("UTC")
+}
+
+/// The time column of a canonical batch; `Schema` when the batch has none.
+pub fn timestamps(batch: &RecordBatch) -> Result<&TimestampMicrosecondArray> {
+    batch
+        .column_by_name(TS)
+        .filter(|column| *column.data_type() == ts_type())
+        .map(|column| column.as_primitive::<TimestampMicrosecondType>())
+        .ok_or_else(|| Error::schema("the batch has no canonical time column").with("column", TS))
+}
+
+/// Where the rows of a canonical batch stand: each is `[ts, ts + interval)`, neighbours joined.
+pub fn row_runs(key: &SeriesKey, batch: &RecordBatch) -> Result<RangeSet> {
+    let points =
+        timestamps(batch)?.values().iter().map(|m| Timestamp::from_micros(*m)).collect::<Result<Vec<_>>>()?;
+    Ok(RangeSet::from_sorted_points(points, key.interval))
+}
+
+/// Fails with `Schema`, naming series, column and row, unless `batch` is canonical for `key`.
+pub fn check(key: &SeriesKey, batch: &RecordBatch) -> Result<()> {
+    let fault = |message: &str| Error::schema(message).with("series", key);
+    if batch.schema().fields().first().is_none_or(|field| field.name() != TS) {
+        return Err(fault("the first column must be ts").with("columns", names(&batch.schema())));
+    }
+    distinct_names(key, &batch.schema())?;
+    if *batch.column(0).data_type() != ts_type() {
+        return Err(fault("the time column must be Timestamp(Microsecond, \"UTC\")")
+            .with("column", TS)
+            .with("type", batch.column(0).data_type()));
+    }
+    let ts = timestamps(batch)?;
+    if let Some(row) = first_null(ts) {
+        return Err(fault("a row has no time").with("column", TS).with("row", row));
+    }
+    let mut previous = None;
+    for (row, micros) in ts.values().iter().copied().enumerate() {
+        let at = |message: &str| fault(message).with("column", TS).with("row", row).with("value", micros);
+        let point = Timestamp::from_micros(micros)
+            .map_err(|_| at("a row's time is outside the years 1970 to 9999"))?;
+        if !key.interval.is_on_grid(point) {
+            return Err(off_grid(key, row, point));
+        }
+        if previous.is_some_and(|earlier| micros <= earlier) {
+            return Err(at("rows must be strictly ascending in time"));
+        }
+        previous = Some(micros);
+    }
+    Ok(())
+}
+
+/// Fails with `Schema`, naming series and column, when a column of `batch` has another type than
+/// the stored column of its name.
+pub fn check_types(key: &SeriesKey, batch: &Schema, stored: &Schema) -> Result<()> {
+    for field in batch.fields() {
+        if let Ok(known) = stored.field_with_name(field.name())
+            && known.data_type() != field.data_type()
+        {
+            return Err(Error::schema("the column is stored with another type")
+                .with("series", key)
+                .with("column", field.name())
+                .with("stored", known.data_type())
+                .with("given", field.data_type()));
+        }
+    }
+    Ok(())
+}
+
+/// Rows that [`normalize`] left out, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// Rows before or after the window.
+    pub outside: u64,
+    /// Rows equal to another of the same time.
+    pub duplicate: u64,
+    /// Rows that contradict an earlier one of the same time; the first one stays.
+    pub conflict: u64,
+    /// Rows of bars that had not closed, which only whoever knows the time can tell.
+    pub forming: u64,
+}
+
+impl Dropped {
+    /// Adds another count.
+    pub fn add(&mut self, other: Self) {
+        self.outside += other.outside;
+        self.duplicate += other.duplicate;
+        self.conflict += other.conflict;
+        self.forming += other.forming;
+    }
+
+    /// All reasons together.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.by_reason().into_iter().map(|(_, rows)| rows).sum()
+    }
+
+    /// The counts with their names in metrics and reports.
+    #[must_use]
+    pub fn by_reason(self) -> [(&'static str, u64); 4] {
+        [
+            ("outside", self.outside),
+            ("duplicate", self.duplicate),
+            ("conflict", self.conflict),
+            ("forming", self.forming),
+        ]
+    }
+}
+
+/// What [`normalize`] made of a source's rows.
+#[derive(Clone, Debug)]
+pub struct Normalized {
+    /// The rows, canonical.
+    pub rows: RecordBatch,
+    /// What was left out.
+    pub dropped: Dropped,
+}
+
+/// Brings a source's rows into canonical form for a window of a series.
+///
+/// Accepts timestamps of any unit (with a zone or none, which is UTC), any order, duplicates and
+/// rows outside the window. Nothing else is coerced: NaN and null stay as they are.
+///
+/// Errors, all `Schema` and naming series, column and row, nothing being returned of the window:
+/// `ts` is missing, null or no timestamp; a row inside the window is off the grid; a row lies
+/// outside the years 1970 to 9999 or more than ten years outside the window (the unit is wrong).
+pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
+    let Some(first) = batches.first() else {
+        return Ok(Normalized {
+            rows: RecordBatch::new_empty(ts_only_schema()),
+            dropped: Dropped::default(),
+        });
+    };
+    distinct_names(key, &first.schema())?;
+    let joined = concat_batches(&first.schema(), batches).map_err(|e| {
+        Error::schema("the source's batches differ in columns").with("series", key).caused_by(e)
+    })?;
+    let ts = instants(key, &joined)?;
+    let mut dropped = Dropped::default();
+    let mut order = Vec::with_capacity(ts.len());
+    for (row, micros) in ts.iter().copied().enumerate() {
+        if place(key, window, row, micros)? {
+            order.push(
+                u32::try_from(row)
+                    .map_err(|_| Error::schema("more than 2^32 rows in one window").with("series", key))?,
+            );
+        } else {
+            dropped.outside += 1;
+        }
+    }
+    let at = |row: u32| ts[row as usize];
+    if !order.is_sorted_by_key(|row| at(*row)) {
+        // Stable, so that of two rows that claim one time the source's first one stays.
+        order.sort_by_key(|row| at(*row));
+    }
+    if order.windows(2).any(|pair| at(pair[0]) == at(pair[1])) {
+        let equal = row_equality(&joined)?;
+        order.dedup_by(|later, kept| {
+            let same_time = at(*later) == at(*kept);
+            if same_time {
+                let count = if equal(*kept as usize, *later as usize) {
+                    &mut dropped.duplicate
+                } else {
+                    &mut dropped.conflict
+                };
+                *count += 1;
+            }
+            same_time
+        });
+    }
+    Ok(Normalized { rows: assemble(&joined, &ts, &order)?, dropped })
+}
+
+/// True when the row belongs to the window, false when it is to be dropped.
+fn place(key: &SeriesKey, window: TimeRange, row: usize, micros: i64) -> Result<bool> {
+    let wrong_unit = |message: &str| {
+        let hint = [1_000, 1_000_000, 1_000_000_000]
+            .into_iter()
+            .find_map(|factor: i64| {
+                let near = |scaled: i64| (window.start().as_micros() - scaled).abs() <= FAR_MICROS;
+                match micros {
+                    m if m.checked_mul(factor).is_some_and(near) => {
+                        Some(format!("its value times {factor} would fit"))
+                    }
+                    m if near(m / factor) => Some(format!("its value divided by {factor} would fit")),
+                    _ => None,
+                }
+            })
+            .unwrap_or_else(|| "check the source's unit".into());
+        Error::schema(message)
+            .with("series", key)
+            .with("column", TS)
+            .with("row", row)
+            .with("value", micros)
+            .with("window", window)
+            .with("hint", hint)
+    };
+    let point = Timestamp::from_micros(micros)
+        .map_err(|_| wrong_unit("a row's time is outside the years 1970 to 9999"))?;
+    if window.contains(point) {
+        return if key.interval.is_on_grid(point) { Ok(true) } else { Err(off_grid(key, row, point)) };
+    }
+    let far =
+        window.start().as_micros() - micros > FAR_MICROS || micros - window.end().as_micros() > FAR_MICROS;
+    if far { Err(wrong_unit("a row lies more than ten years outside its window")) } else { Ok(false) }
+}
+
+/// The time column in microseconds, one value a row, whatever its unit was.
+fn instants(key: &SeriesKey, batch: &RecordBatch) -> Result<Vec<i64>> {
+    let fault = |message: &str| Error::schema(message).with("series", key).with("column", TS);
+    let column = batch.column_by_name(TS).ok_or_else(|| {
+        fault("the source's rows have no time column").with("columns", names(&batch.schema()))
+    })?;
+    if let Some(row) = first_null(column) {
+        return Err(fault("a row has no time").with("row", row));
+    }
+    let scale = |values: &[i64], factor: i64| {
+        values
+            .iter()
+            .enumerate()
+            .map(|(row, value)| {
+                value.checked_mul(factor).ok_or_else(|| {
+                    fault("a row's time is outside the years 1970 to 9999")
+                        .with("row", row)
+                        .with("value", value)
+                })
+            })
+            .collect::<Result<Vec<_>>>()
+    };
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Second, _) => {
+            scale(column.as_primitive::<TimestampSecondType>().values(), 1_000_000)
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            scale(column.as_primitive::<TimestampMillisecondType>().values(), 1_000)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Ok(column.as_primitive::<TimestampMicrosecondType>().values().to_vec())
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+            let values = column.as_primitive::<TimestampNanosecondType>().values();
+            match values.iter().position(|nanos| nanos % 1_000 != 0) {
+                // No grid is finer than a second: such a row can never be a bar.
+                Some(row) => {
+                    Err(fault("a row is off the grid").with("row", row).with("nanoseconds", values[row]))
+                }
+                None => Ok(values.iter().map(|nanos| nanos / 1_000).collect()),
+            }
+        }
+        other => Err(fault("the time column is not a timestamp; give it a unit").with("type", other)),
+    }
+}
+
+/// Whether two rows of `batch` are equal in every column, bit for bit.
+fn row_equality(batch: &RecordBatch) -> Result<impl Fn(usize, usize) -> bool> {
+    let compare = batch
+        .columns()
+        .iter()
+        .map(|column| make_comparator(column, column, SortOptions::default()))
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|e| {
+            Error::schema("rows of one time cannot be compared in a column of this type").caused_by(e)
+        })?;
+    Ok(move |a, b| compare.iter().all(|order| order(a, b).is_eq()))
+}
+
+/// The rows `order` of `batch`, `ts` first in canonical type, every payload field nullable.
+fn assemble(batch: &RecordBatch, ts: &[i64], order: &[u32]) -> Result<RecordBatch> {
+    let fault = |e| Error::unexpected("cannot assemble the canonical batch").caused_by(e);
+    let is_identity =
+        order.len() == batch.num_rows() && order.iter().enumerate().all(|(at, row)| at == *row as usize);
+    let taken;
+    let rows = if is_identity {
+        batch
+    } else {
+        taken = take_record_batch(batch, &UInt32Array::from(order.to_vec())).map_err(fault)?;
+        &taken
+    };
+    let instants = order.iter().map(|row| ts[*row as usize]).collect::<Vec<_>>();
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(TimestampMicrosecondArray::from(instants).with_timezone("UTC"))];
+    let mut payload = Vec::new();
+    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        if field.name() != TS {
+            payload.push((field.name().as_str(), field.data_type().clone()));
+            columns.push(Arc::clone(column));
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
+    RecordBatch::try_new_with_options(schema_of(payload), columns, &options).map_err(fault)
+}
+
+fn off_grid(key: &SeriesKey, row: usize, point: Timestamp) -> Error {
+    let hint =
+        key.interval.floor(point).map_or_else(String::new, |bar| format!("the bar around it opens at {bar}"));
+    Error::schema("a row is off the grid")
+        .with("series", key)
+        .with("column", TS)
+        .with("row", row)
+        .with("value", point)
+        .with("hint", hint)
+}
+
+fn first_null(array: &dyn Array) -> Option<usize> {
+    array.nulls().and_then(|nulls| nulls.iter().position(|valid| !valid))
+}
+
+fn distinct_names(key: &SeriesKey, schema: &Schema) -> Result<()> {
+    let mut seen = HashSet::new();
+    match schema.fields().iter().find(|field| field.name().is_empty() || !seen.insert(field.name())) {
+        Some(field) => Err(Error::schema("column names must be distinct and not empty")
+            .with("series", key)
+            .with("column", format_args!("{:?}", field.name()))),
+        None => Ok(()),
+    }
+}
+
+fn names(schema: &Schema) -> String {
+    schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

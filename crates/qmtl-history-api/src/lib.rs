@@ -1,0 +1,39 @@
+#![doc = include_str!("../README.md")]
+
+pub mod backend;
+mod backfill;
+mod clock;
+mod coverage;
+mod error;
+mod fetcher;
+pub mod frame;
+mod provider;
+mod range;
+mod recorder;
+mod series;
+mod stream;
+mod time;
+
+pub use arrow_array;
+pub use arrow_cast;
+pub use arrow_ord;
+pub use arrow_schema;
+pub use arrow_select;
+pub use async_trait::async_trait;
+
+pub use backend::{
+    Capabilities, HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, WriteReceipt, WriteRequest,
+};
+pub use backfill::{
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, NoProgress, ProgressEvent, ProgressSink,
+};
+pub use clock::Clock;
+pub use coverage::{Coverage, EmptyProof, SourceId};
+pub use error::{Error, ErrorKind, Result};
+pub use fetcher::{DataFetcher, FetchLimits, FetchRequest, Fetched, FetcherFn, fetcher_fn};
+pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};
+pub use range::{RangeSet, TimeRange};
+pub use recorder::{EventRecorder, EventSource, StreamBinding, StreamKind};
+pub use series::{NodeId, SeriesKey};
+pub use stream::{BatchStream, BoxStream};
+pub use time::{Interval, Timestamp};

@@ -1,0 +1,89 @@
+//! Streams of record batches whose schema is known before the first batch.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
+use futures_core::Stream;
+
+use crate::{Error, Result};
+
+/// A boxed stream that owns what it needs.
+pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
+
+/// Batches of rows, all of one schema, which is known even when there is no batch.
+///
+/// Dropping the stream ends the work behind it.
+pub struct BatchStream {
+    schema: SchemaRef,
+    batches: BoxStream<Result<RecordBatch>>,
+}
+
+impl BatchStream {
+    /// Wraps a stream whose batches all have `schema`.
+    #[must_use]
+    pub fn new(schema: SchemaRef, batches: BoxStream<Result<RecordBatch>>) -> Self {
+        Self { schema, batches }
+    }
+
+    /// A stream of batches that are already there.
+    #[must_use]
+    pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        Self::new(schema, Box::pin(Ready(batches.into_iter())))
+    }
+
+    /// A stream without rows.
+    #[must_use]
+    pub fn empty(schema: SchemaRef) -> Self {
+        Self::from_batches(schema, Vec::new())
+    }
+
+    /// The schema of every batch.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        SchemaRef::clone(&self.schema)
+    }
+
+    /// The next batch, `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<RecordBatch>> {
+        poll_fn(|cx| self.batches.as_mut().poll_next(cx)).await
+    }
+
+    /// Reads the stream to its end into one batch. The caller answers for the memory.
+    pub async fn collect(mut self) -> Result<RecordBatch> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await {
+            batches.push(batch?);
+        }
+        concat_batches(&self.schema, &batches)
+            .map_err(|e| Error::unexpected("the batches of one stream differ in schema").caused_by(e))
+    }
+}
+
+impl Stream for BatchStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for BatchStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+struct Ready(std::vec::IntoIter<RecordBatch>);
+
+impl Stream for Ready {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
+}

@@ -1,0 +1,1 @@
+//! Conformance suite, faulty wrappers and fixtures for history backends.

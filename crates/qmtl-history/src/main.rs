@@ -1,0 +1,3 @@
+//! The qmtl-history program.
+
+fn main() {}

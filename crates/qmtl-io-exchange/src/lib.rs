@@ -1,0 +1,1 @@
+//! Fetchers: candles from files.

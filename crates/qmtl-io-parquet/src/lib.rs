@@ -1,0 +1,1 @@
+//! Embedded history store: plain Parquet files with durable commits.
