@@ -1,1 +1,130 @@
+//! Proofs, their expiry, and rows against proofs.
+
+use proptest::prelude::*;
+
 use super::*;
+
+const DAY: i64 = 86_400;
+
+fn secs(value: i64) -> Timestamp {
+    Timestamp::from_secs(value).unwrap()
+}
+
+fn range(start: i64, end: i64) -> TimeRange {
+    TimeRange::new(secs(start), secs(end)).unwrap()
+}
+
+fn source(name: &str) -> SourceId {
+    SourceId::new(name).unwrap()
+}
+
+fn proof(name: &str, ranges: TimeRange, answered_at: i64) -> EmptyProof {
+    EmptyProof::new(source(name), ranges.into(), "no row in the answer", secs(answered_at))
+}
+
+#[test]
+fn old_bars_are_settled_and_young_ones_believed_for_an_hour() {
+    let answered = 20 * DAY;
+    let proof = proof("x", range(12 * DAY, 14 * DAY), answered);
+    assert_eq!(proof.expires_at(secs(12 * DAY)), None);
+    // Exactly seven days is not more than seven days.
+    assert_eq!(proof.expires_at(secs(13 * DAY)), Some(secs(answered + 3_600)));
+    assert_eq!(proof.valid_at(secs(answered)), range(12 * DAY, 14 * DAY).into());
+    assert_eq!(proof.valid_at(secs(answered + 3_600)), range(12 * DAY, 13 * DAY).into());
+    assert_eq!(proof.settled(), range(12 * DAY, 13 * DAY).into());
+}
+
+#[test]
+fn missing_asks_every_configured_source_once() {
+    let mut coverage = Coverage::of_present(range(0, 600).into());
+    let now = 100 * DAY;
+    coverage.add_empty(&proof("poor", range(600, 3_600), now));
+    coverage.add_empty(&proof("good", range(600, 1_200), now));
+    let missing = |sources: &[&str]| {
+        let sources: Vec<_> = sources.iter().map(|name| source(name)).collect();
+        coverage.missing(range(0, 3_600), Interval::MINUTE, &sources, secs(now))
+    };
+    assert_eq!(missing(&["poor"]), RangeSet::new());
+    assert_eq!(missing(&["good"]), range(1_200, 3_600).into());
+    assert_eq!(missing(&["good", "poor"]), range(1_200, 3_600).into());
+    assert_eq!(missing(&["new"]), range(600, 3_600).into());
+    assert_eq!(missing(&[]), range(600, 3_600).into());
+    assert_eq!(coverage.empty_by_any(secs(now)), range(600, 3_600).into());
+}
+
+#[test]
+fn a_row_removes_the_proof_at_its_point_and_a_proof_never_removes_a_row() {
+    let mut coverage = Coverage::default();
+    coverage.add_empty(&proof("x", range(0, 300), 100 * DAY));
+    coverage.add_present(&range(60, 120).into());
+    coverage.add_empty(&proof("x", range(0, 300), 101 * DAY));
+    assert_eq!(coverage.present(), &range(60, 120).into());
+    let expected: RangeSet = [range(0, 60), range(120, 300)].into_iter().collect();
+    assert_eq!(coverage.empty_by_any(secs(101 * DAY)), expected);
+}
+
+#[test]
+fn settled_answers_do_not_pile_up() {
+    let mut coverage = Coverage::default();
+    for fetch in 0..100 {
+        coverage.add_empty(&proof("x", range(fetch * 60, fetch * 60 + 60), 100 * DAY + fetch));
+    }
+    assert_eq!(coverage.known_empty(), [proof("x", range(0, 6_000), 100 * DAY + 99)]);
+}
+
+#[test]
+fn a_newer_answer_replaces_the_older_one() {
+    let mut coverage = Coverage::default();
+    coverage.add_empty(&proof("x", range(0, 300), 2 * DAY));
+    coverage.add_empty(&proof("x", range(60, 120), 3 * DAY));
+    coverage.add_empty(&proof("x", range(0, 300), DAY));
+    let young: RangeSet = [range(0, 60), range(120, 300)].into_iter().collect();
+    assert_eq!(coverage.known_empty()[0].ranges, young);
+    assert_eq!(coverage.known_empty()[1], proof("x", range(60, 120), 3 * DAY));
+}
+
+fn any_change() -> impl Strategy<Value = (bool, u8, i64, i64, i64)> {
+    (any::<bool>(), 0..3u8, 0..50i64, 1..10i64, 0..20i64)
+}
+
+proptest! {
+    #[test]
+    fn rows_and_proofs_agree_with_a_model_by_point(changes in prop::collection::vec(any_change(), 0..40)) {
+        let mut coverage = Coverage::default();
+        let mut rows = std::collections::BTreeSet::new();
+        // The newest answer of each source at each point.
+        let mut answers = std::collections::BTreeMap::new();
+        for (is_row, name, start, length, day) in changes {
+            let span = range(start * 60, (start + length) * 60);
+            if is_row {
+                coverage.add_present(&span.into());
+                rows.extend(start..start + length);
+            } else {
+                coverage.add_empty(&proof(&name.to_string(), span, day * DAY));
+                for point in (start..start + length).filter(|point| !rows.contains(point)) {
+                    let newest = answers.entry((name, point)).or_insert(day);
+                    *newest = (*newest).max(day);
+                }
+            }
+            answers.retain(|(_, point), _| !rows.contains(point));
+        }
+        prop_assert_eq!(coverage.present().points(Interval::MINUTE).count(), rows.len());
+        let now = secs(19 * DAY + 60);
+        for name in 0..3u8 {
+            let believed = coverage.empty_by_all(&[source(&name.to_string())], now);
+            for point in 0..60i64 {
+                // The points lie in the first hour of 1970: settled from the eighth day on.
+                let expected = answers.get(&(name, point)).is_some_and(|day| *day >= 8 || *day == 19);
+                prop_assert_eq!(believed.contains(secs(point * 60)), expected, "source {} point {}", name, point);
+            }
+            let mut seen = RangeSet::new();
+            for proof in coverage.known_empty().iter().filter(|p| p.source.as_str() == name.to_string()) {
+                prop_assert!(seen.intersection(&proof.ranges).is_empty());
+                seen = seen.union(&proof.ranges);
+            }
+        }
+        let cut = range(600, 1_800);
+        let inside = coverage.within(cut);
+        prop_assert_eq!(inside.present(), &coverage.present().within(cut));
+    }
+}

@@ -1,1 +1,213 @@
+//! Normalisation against a naive model, and every refusal with its message.
+
+use std::collections::BTreeMap;
+
+use arrow_array::types::Float64Type;
+use arrow_array::{
+    Float64Array, Int64Array, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray,
+};
+use proptest::prelude::*;
+
 use super::*;
+use crate::Interval;
+
+fn key() -> SeriesKey {
+    SeriesKey::new("BTC", Interval::MINUTE).unwrap()
+}
+
+/// 2024-01-01T00:00:00Z.
+const BASE: i64 = 1_704_067_200;
+
+fn window(from: i64, to: i64) -> TimeRange {
+    let at = |minute: i64| Timestamp::from_secs(BASE + minute * 60).unwrap();
+    TimeRange::new(at(from), at(to)).unwrap()
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+        .unwrap()
+}
+
+/// Rows of `(seconds, close)` with a time column in seconds.
+fn rows(values: &[(i64, f64)]) -> RecordBatch {
+    let ts = TimestampSecondArray::from_iter_values(values.iter().map(|(secs, _)| *secs));
+    let close = Float64Array::from_iter_values(values.iter().map(|(_, close)| *close));
+    batch(vec![("ts", Arc::new(ts)), ("close", Arc::new(close))])
+}
+
+fn refused(batch: &RecordBatch) -> String {
+    let error = normalize(&key(), window(0, 60), std::slice::from_ref(batch)).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Schema);
+    assert!(!error.is_retryable());
+    error.to_string()
+}
+
+#[test]
+fn every_unit_and_zone_comes_out_the_same() {
+    let ms = TimestampMillisecondArray::from(vec![BASE * 1_000]);
+    let ns = TimestampNanosecondArray::from(vec![BASE * 1_000_000_000]).with_timezone("+02:00");
+    for ts in [Arc::new(ms) as ArrayRef, Arc::new(ns), Arc::new(TimestampSecondArray::from(vec![BASE]))] {
+        let normal = normalize(&key(), window(0, 1), &[batch(vec![("ts", ts)])]).unwrap();
+        check(&key(), &normal.rows).unwrap();
+        assert_eq!(timestamps(&normal.rows).unwrap().values(), &[BASE * 1_000_000]);
+    }
+}
+
+#[test]
+fn the_time_column_moves_to_the_front_and_values_stay_as_they_are() {
+    let close = Float64Array::from(vec![Some(f64::NAN), None, Some(-0.0)]);
+    let ts = TimestampSecondArray::from(vec![BASE, BASE + 60, BASE + 120]);
+    let normal = normalize(
+        &key(),
+        window(0, 3),
+        &[batch(vec![("close", Arc::new(close.clone())), ("ts", Arc::new(ts))])],
+    )
+    .unwrap();
+    assert_eq!(normal.rows.schema(), schema_of([("close", DataType::Float64)]));
+    let kept = normal.rows.column(1).as_primitive::<Float64Type>();
+    assert_eq!(kept.nulls(), close.nulls());
+    assert_eq!(kept.value(0).to_bits(), f64::NAN.to_bits());
+    assert_eq!(kept.value(2).to_bits(), (-0.0f64).to_bits());
+}
+
+#[test]
+fn no_rows_are_a_frame_too() {
+    let normal = normalize(&key(), window(0, 1), &[]).unwrap();
+    assert_eq!((normal.rows.num_rows(), normal.rows.schema()), (0, ts_only_schema()));
+    let normal = normalize(&key(), window(0, 1), &[rows(&[])]).unwrap();
+    assert_eq!(normal.rows.schema(), schema_of([("close", DataType::Float64)]));
+}
+
+#[test]
+fn duplicates_are_dropped_and_conflicts_counted() {
+    let minute = |n: i64| BASE + n * 60;
+    let given =
+        rows(&[(minute(2), 2.0), (minute(1), 1.0), (minute(2), 2.0), (minute(2), 9.0), (minute(99), 0.0)]);
+    let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
+    check(&key(), &normal.rows).unwrap();
+    assert_eq!(normal.rows.column(1).as_primitive::<Float64Type>().values(), &[1.0, 2.0]);
+    assert_eq!(normal.dropped, Dropped { outside: 1, duplicate: 1, conflict: 1, forming: 0 });
+    assert_eq!(normal.dropped.total(), 3);
+}
+
+#[test]
+fn what_is_off_the_grid_or_has_no_time_is_refused_by_row() {
+    assert_eq!(
+        refused(&rows(&[(BASE, 1.0), (BASE + 61, 1.0)])),
+        "a row is off the grid (series: BTC@1m, column: ts, row: 1, value: 2024-01-01T00:01:01Z, \
+         hint: the bar around it opens at 2024-01-01T00:01:00Z)"
+    );
+    let nulls = TimestampSecondArray::from(vec![Some(BASE), None]);
+    assert_eq!(
+        refused(&batch(vec![("ts", Arc::new(nulls))])),
+        "a row has no time (series: BTC@1m, column: ts, row: 1)"
+    );
+    let close = Float64Array::from(vec![1.0]);
+    assert_eq!(
+        refused(&batch(vec![("time", Arc::new(close))])),
+        "the source's rows have no time column (series: BTC@1m, column: ts, columns: time)"
+    );
+    assert_eq!(
+        refused(&batch(vec![("ts", Arc::new(Int64Array::from(vec![BASE])))])),
+        "the time column is not a timestamp; give it a unit (series: BTC@1m, column: ts, type: Int64)"
+    );
+    let nanos = TimestampNanosecondArray::from(vec![BASE * 1_000_000_000 + 1]);
+    assert!(refused(&batch(vec![("ts", Arc::new(nanos))])).starts_with("a row is off the grid"));
+}
+
+#[test]
+fn a_wrong_unit_is_recognised() {
+    let seconds_as_ms = TimestampMillisecondArray::from(vec![BASE]);
+    let text = refused(&batch(vec![("ts", Arc::new(seconds_as_ms))]));
+    assert!(
+        text.starts_with(
+            "a row lies more than ten years outside its window (series: BTC@1m, column: ts, row: 0"
+        ),
+        "{text}"
+    );
+    assert!(text.ends_with("hint: its value times 1000 would fit)"), "{text}");
+    let ms_as_seconds = TimestampSecondArray::from(vec![BASE * 1_000]);
+    let text = refused(&batch(vec![("ts", Arc::new(ms_as_seconds))]));
+    assert!(text.starts_with("a row's time is outside the years 1970 to 9999"), "{text}");
+    assert!(text.ends_with("hint: its value divided by 1000 would fit)"), "{text}");
+    let overflow = TimestampSecondArray::from(vec![i64::MAX]);
+    assert!(refused(&batch(vec![("ts", Arc::new(overflow))])).contains("outside the years 1970 to 9999"));
+}
+
+#[test]
+fn column_names_are_distinct() {
+    let column = || Arc::new(Float64Array::from(vec![1.0])) as ArrayRef;
+    let fields = vec![
+        ts_field(),
+        Field::new("close", DataType::Float64, true),
+        Field::new("close", DataType::Float64, true),
+    ];
+    let columns =
+        vec![Arc::new(ts_array([Timestamp::from_secs(BASE).unwrap()])) as ArrayRef, column(), column()];
+    let twice = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    assert_eq!(
+        refused(&twice),
+        "column names must be distinct and not empty (series: BTC@1m, column: \"close\")"
+    );
+    assert!(check(&key(), &twice).is_err());
+}
+
+#[test]
+fn check_names_what_is_not_canonical() {
+    let canonical = |secs: &[i64]| {
+        let ts = ts_array(secs.iter().map(|s| Timestamp::from_secs(*s).unwrap()));
+        RecordBatch::try_new(ts_only_schema(), vec![Arc::new(ts)]).unwrap()
+    };
+    let message = |batch: &RecordBatch| check(&key(), batch).unwrap_err().to_string();
+    check(&key(), &canonical(&[BASE, BASE + 60])).unwrap();
+    assert!(
+        message(&canonical(&[BASE, BASE]))
+            .starts_with("rows must be strictly ascending in time (series: BTC@1m, column: ts, row: 1")
+    );
+    assert!(message(&canonical(&[BASE + 60, BASE])).starts_with("rows must be strictly ascending"));
+    assert!(
+        message(&canonical(&[BASE + 1]))
+            .starts_with("a row is off the grid (series: BTC@1m, column: ts, row: 0")
+    );
+    let text = batch(vec![("close", Arc::new(StringArray::from(vec!["x"])))]);
+    assert_eq!(message(&text), "the first column must be ts (series: BTC@1m, columns: close)");
+    assert!(
+        message(&rows(&[(BASE, 1.0)])).starts_with("the time column must be Timestamp(Microsecond, \"UTC\")")
+    );
+}
+
+#[test]
+fn stored_types_are_not_contradicted() {
+    let stored = schema_of([("close", DataType::Float64)]);
+    check_types(&key(), &schema_of([("close", DataType::Float64), ("new", DataType::Utf8)]), &stored)
+        .unwrap();
+    assert_eq!(
+        check_types(&key(), &schema_of([("close", DataType::Utf8)]), &stored).unwrap_err().to_string(),
+        "the column is stored with another type (series: BTC@1m, column: close, stored: Float64, given: Utf8)"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_rows_agree_with_a_model(given in prop::collection::vec((-20i64..80, 0u8..3), 0..120), cut in 0usize..120) {
+        let values: Vec<_> = given.iter().map(|(minute, close)| (BASE + minute * 60, f64::from(*close))).collect();
+        let cut = cut.min(values.len());
+        let normal = normalize(&key(), window(0, 60), &[rows(&values[..cut]), rows(&values[cut..])]).unwrap();
+        check(&key(), &normal.rows).unwrap();
+        let (mut model, mut dropped) = (BTreeMap::new(), Dropped::default());
+        for (secs, close) in values {
+            if !(BASE..BASE + 3_600).contains(&secs) {
+                dropped.outside += 1;
+            } else if let Some(kept) = model.get(&(secs * 1_000_000)) {
+                *(if *kept == close { &mut dropped.duplicate } else { &mut dropped.conflict }) += 1;
+            } else {
+                model.insert(secs * 1_000_000, close);
+            }
+        }
+        prop_assert_eq!(normal.dropped, dropped);
+        prop_assert_eq!(timestamps(&normal.rows).unwrap().values().to_vec(), model.keys().copied().collect::<Vec<_>>());
+        let kept = normal.rows.column(1).as_primitive::<Float64Type>().values().to_vec();
+        prop_assert_eq!(kept, model.into_values().collect::<Vec<_>>());
+    }
+}
