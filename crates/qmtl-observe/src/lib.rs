@@ -1,1 +1,11 @@
-//! Metric names, lifecycle log events and the system clock of the qmtl history system.
+#![doc = include_str!("../README.md")]
+
+mod clock;
+pub mod events;
+#[cfg(feature = "format")]
+pub mod format;
+pub mod metrics;
+mod observed;
+
+pub use clock::TokioClock;
+pub use observed::Observed;

@@ -1,0 +1,123 @@
+//! The lifecycle log events. The message of each is its name, and its fields are a contract with
+//! whoever reads the logs: names, types and levels do not change.
+//!
+//! `interval`, `start` and `end` are integers: seconds, and epoch seconds with `end` exclusive.
+
+use qmtl_history_api::{Error, SeriesKey, SourceId, TimeRange};
+
+/// The target of every lifecycle event, for filters: `qmtl=info`.
+pub const TARGET: &str = "qmtl::lifecycle";
+
+/// `backfill.start`: a job begins.
+pub fn backfill_start(key: &SeriesKey, range: TimeRange) {
+    tracing::info!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.as_secs(),
+        start = range.start().as_secs(),
+        end = range.end().as_secs(),
+        "backfill.start"
+    );
+}
+
+/// `backfill.complete`: a job has done all that could be done now.
+pub fn backfill_complete(key: &SeriesKey, range: TimeRange) {
+    tracing::info!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.as_secs(),
+        start = range.start().as_secs(),
+        end = range.end().as_secs(),
+        "backfill.complete"
+    );
+}
+
+/// `backfill.retry`: something is tried again; `attempt` is 1 for the first repetition.
+pub fn backfill_retry(key: &SeriesKey, attempt: u32) {
+    tracing::info!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.as_secs(),
+        attempt,
+        "backfill.retry"
+    );
+}
+
+/// `backfill.failed`: a job gave up after `attempts` tries.
+pub fn backfill_failed(key: &SeriesKey, attempts: u32) {
+    tracing::error!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.as_secs(),
+        attempts,
+        "backfill.failed"
+    );
+}
+
+/// One window that is fetched from one source: what its `seamless.backfill` events have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    key: &'a SeriesKey,
+    window: TimeRange,
+    source: &'a SourceId,
+}
+
+impl<'a> Batch<'a> {
+    /// The fetch of `window` from `source`.
+    #[must_use]
+    pub fn new(key: &'a SeriesKey, window: TimeRange, source: &'a SourceId) -> Self {
+        Self { key, window, source }
+    }
+
+    /// `seamless.backfill.attempt`: the window is asked for; `attempt` is 1 for the first time.
+    pub fn attempt(&self, attempt: u32) {
+        tracing::info!(
+            target: TARGET,
+            batch_id = self.id(),
+            attempt,
+            node_id = self.key.node_id.as_str(),
+            interval = self.key.interval.as_secs(),
+            start = self.window.start().as_secs(),
+            end = self.window.end().as_secs(),
+            source = self.source.as_str(),
+            "seamless.backfill.attempt"
+        );
+    }
+
+    /// `seamless.backfill.succeeded`: the window is stored.
+    pub fn succeeded(&self, attempt: u32) {
+        tracing::info!(
+            target: TARGET,
+            batch_id = self.id(),
+            attempt,
+            node_id = self.key.node_id.as_str(),
+            interval = self.key.interval.as_secs(),
+            start = self.window.start().as_secs(),
+            end = self.window.end().as_secs(),
+            source = self.source.as_str(),
+            "seamless.backfill.succeeded"
+        );
+    }
+
+    /// `seamless.backfill.failed`: the window failed; `error` is the whole chain of causes.
+    pub fn failed(&self, attempt: u32, error: &Error) {
+        tracing::error!(
+            target: TARGET,
+            batch_id = self.id(),
+            attempt,
+            node_id = self.key.node_id.as_str(),
+            interval = self.key.interval.as_secs(),
+            start = self.window.start().as_secs(),
+            end = self.window.end().as_secs(),
+            source = self.source.as_str(),
+            error = error.chain(),
+            "seamless.backfill.failed"
+        );
+    }
+
+    fn id(&self) -> String {
+        let SeriesKey { node_id, interval } = self.key;
+        let (start, end) = (self.window.start().as_secs(), self.window.end().as_secs());
+        format!("{}:{}:{start}:{end}", node_id.as_str(), interval.as_secs())
+    }
+}

@@ -1,0 +1,140 @@
+//! Every metric of the system, and the functions that record them.
+//!
+//! Names and labels are those that users of the original have on their dashboards; what is new
+//! starts with `qmtl_` and uses base units. [`METRICS`] is the whole list. The label `interval` is
+//! decimal seconds; `node_id` is the node's id unchanged; `source` is a source id up to its `#`,
+//! since the hash of a file's content would make a new series of every version of a file.
+
+#![expect(clippy::disallowed_macros, reason = "the one place where metrics are recorded")]
+
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ::metrics::SharedString;
+use qmtl_history_api::frame::Dropped;
+use qmtl_history_api::{ErrorKind, SeriesKey, SourceId, Timestamp};
+
+pub use table::{Kind, METRICS, Metric, Unit, describe};
+
+/// Counts a backfill job in `backfill_jobs_in_progress` for as long as it lives: the gauge is right
+/// also after the job was cancelled or has panicked.
+#[derive(Debug)]
+#[must_use = "the job counts only while the guard lives"]
+pub struct JobGuard(::metrics::Gauge);
+
+impl JobGuard {
+    /// Counts one more job.
+    pub fn start() -> Self {
+        let jobs = table::JOBS_IN_PROGRESS.with([]);
+        jobs.increment(1.0);
+        Self(jobs)
+    }
+}
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Reports the newest row that is really stored, `backfill_last_timestamp`.
+///
+/// The gauge never goes back: of all reports of a series in this process the newest one stands.
+pub fn last_timestamp(key: &SeriesKey, newest_row: Timestamp) {
+    static NEWEST: Mutex<BTreeMap<SeriesKey, Timestamp>> = Mutex::new(BTreeMap::new());
+    // The gauge is set under the lock, else an older report could overtake a newer one.
+    let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
+    let stands = newest.entry(key.clone()).or_insert(newest_row);
+    *stands = newest_row.max(*stands);
+    table::LAST_TIMESTAMP.with(series(key)).set(stands.since(Timestamp::MIN).as_secs_f64());
+}
+
+/// Counts a repeated request, `backfill_retry_total`.
+pub fn retry(key: &SeriesKey) {
+    table::RETRIES.with(series(key)).increment(1);
+}
+
+/// Counts a window that failed for good, `backfill_failure_total`.
+pub fn failure(key: &SeriesKey) {
+    table::FAILURES.with(series(key)).increment(1);
+}
+
+/// Counts a call of a strategy, `history_auto_backfill_requests_total`.
+pub fn auto_backfill_request(strategy: &'static str, key: &SeriesKey) {
+    table::AUTO_REQUESTS.with(strategy_series(strategy, key)).increment(1);
+}
+
+/// Counts the gaps that a strategy found, `history_auto_backfill_missing_ranges_total`.
+pub fn auto_backfill_missing_ranges(strategy: &'static str, key: &SeriesKey, ranges: u64) {
+    table::AUTO_MISSING_RANGES.with(strategy_series(strategy, key)).increment(ranges);
+}
+
+/// Counts the rows that a strategy stored, `history_auto_backfill_rows_total`.
+pub fn auto_backfill_rows(strategy: &'static str, key: &SeriesKey, rows: u64) {
+    table::AUTO_ROWS.with(strategy_series(strategy, key)).increment(rows);
+}
+
+/// Records how long a strategy's call took, `history_auto_backfill_duration_ms`.
+pub fn auto_backfill_duration(strategy: &'static str, elapsed: Duration) {
+    table::AUTO_DURATION.with([strategy.into()]).record(elapsed.as_secs_f64() * 1_000.0);
+}
+
+/// Records one request to a source: `qmtl_backfill_fetch_requests_total`, whose `outcome` is `ok`
+/// or the error's kind, and `qmtl_backfill_fetch_duration_seconds`.
+pub fn fetch_request(source: &SourceId, outcome: Result<(), ErrorKind>, elapsed: Duration) {
+    let outcome = outcome.map_or_else(ErrorKind::as_str, |()| "ok");
+    table::FETCH_REQUESTS.with([source_label(source), outcome.into()]).increment(1);
+    table::FETCH_DURATION.with([source_label(source)]).record(elapsed.as_secs_f64());
+}
+
+/// Counts rows stored where none was, `qmtl_backfill_rows_written_total`.
+pub fn rows_written(key: &SeriesKey, rows: u64) {
+    table::ROWS_WRITTEN.with(series(key)).increment(rows);
+}
+
+/// Counts fetched rows that were not written, `qmtl_backfill_rows_dropped_total`, by reason.
+pub fn rows_dropped(dropped: Dropped) {
+    for (reason, rows) in dropped.by_reason().into_iter().filter(|(_, rows)| *rows > 0) {
+        table::ROWS_DROPPED.with([reason.into()]).increment(rows);
+    }
+}
+
+/// Reports how many bars of a series are known not to exist, `qmtl_backfill_known_empty_bars`.
+pub fn known_empty_bars(key: &SeriesKey, bars: u64) {
+    table::KNOWN_EMPTY.with(series(key)).set(bars as f64);
+}
+
+/// Reports the share of a wanted range that is stored or known to be empty, 0 to 1,
+/// `coverage_ratio`. Without a world the label is empty.
+pub fn coverage_ratio(key: &SeriesKey, world: Option<&str>, settled_bars: u64, wanted_bars: u64) {
+    let ratio = if wanted_bars == 0 { 1.0 } else { settled_bars as f64 / wanted_bars as f64 };
+    let [node_id, interval] = series(key);
+    table::COVERAGE_RATIO.with([node_id, interval, world.unwrap_or_default().to_owned().into()]).set(ratio);
+}
+
+/// Records how long a backend took to answer a call, `qmtl_store_operation_duration_seconds`.
+pub(crate) fn store_operation(backend: &'static str, operation: &'static str, elapsed: Duration) {
+    table::STORE_DURATION.with([backend.into(), operation.into()]).record(elapsed.as_secs_f64());
+}
+
+/// Counts a backend's call that failed, `qmtl_store_errors_total`.
+pub(crate) fn store_error(backend: &'static str, operation: &'static str, kind: ErrorKind) {
+    table::STORE_ERRORS.with([backend.into(), operation.into(), kind.as_str().into()]).increment(1);
+}
+
+fn series(key: &SeriesKey) -> [SharedString; 2] {
+    [key.node_id.as_str().to_owned().into(), key.interval.as_secs().to_string().into()]
+}
+
+fn strategy_series(strategy: &'static str, key: &SeriesKey) -> [SharedString; 3] {
+    let [node_id, interval] = series(key);
+    [strategy.into(), node_id, interval]
+}
+
+fn source_label(source: &SourceId) -> SharedString {
+    let id = source.as_str();
+    id.split_once('#').map_or(id, |(name, _)| name).to_owned().into()
+}
