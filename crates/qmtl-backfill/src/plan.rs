@@ -1,0 +1,280 @@
+//! What to ask for, decided without asking anybody: gaps, windows, requests.
+//!
+//! A [`Plan`] is a value. The program prints it, a strategy runs it, and neither can make it say
+//! anything else: it is a pure function of the wanted range, the store's coverage and the time.
+
+use qmtl_history_api::{
+    Coverage, Error, FetchLimits, Interval, RangeSet, Result, SourceId, TimeRange, Timestamp,
+};
+
+/// Grid points of a window when the source limits the rows of a request.
+pub const LIMITED_WINDOW_BARS: u64 = 900;
+/// Grid points of a window when it does not: a file.
+pub const UNLIMITED_WINDOW_BARS: u64 = 50_000;
+
+/// Makes plans for one interval and a set of sources.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    interval: Interval,
+    sources: Vec<SourceId>,
+    limits: FetchLimits,
+    window_bars: u64,
+    settle: u64,
+}
+
+impl Planner {
+    /// Plans for series of `interval`. A bar counts as missing unless it is stored or every one of
+    /// `sources` proved that it does not exist; requests are cut by `limits`.
+    #[must_use]
+    pub fn new(interval: Interval, sources: Vec<SourceId>, limits: FetchLimits) -> Self {
+        let window_bars = if limits.max_rows.is_some() { LIMITED_WINDOW_BARS } else { UNLIMITED_WINDOW_BARS };
+        Self { interval, sources, limits, window_bars, settle: 0 }
+    }
+
+    /// Grid points of a window, instead of the default that the limits imply.
+    #[must_use]
+    pub fn with_window_bars(mut self, bars: u64) -> Self {
+        self.window_bars = bars;
+        self
+    }
+
+    /// How many of the newest closed bars to leave alone, because a live recorder writes them.
+    #[must_use]
+    pub fn with_settle(mut self, bars: u64) -> Self {
+        self.settle = bars;
+        self
+    }
+
+    /// Plans what is missing of `wanted` at `now`, in time linear in the ranges of the coverage.
+    ///
+    /// `InvalidInput` when the window or the source's row limit is zero.
+    pub fn plan(&self, wanted: TimeRange, coverage: &Coverage, now: Timestamp) -> Result<Plan> {
+        let positive = |name: &'static str, value: u64| match value {
+            0 => Err(Error::invalid("a plan needs room for at least one bar").with(name, value)),
+            value => Ok(value),
+        };
+        let gaps = self
+            .closed(wanted, now)
+            .map(|closed| coverage.missing(closed, self.interval, &self.sources, now))
+            .unwrap_or_default();
+        Ok(Plan::new(
+            Cuts {
+                interval: self.interval,
+                window_bars: positive("window_bars", self.window_bars)?,
+                max_rows: positive("max_rows", self.limits.max_rows.unwrap_or(u64::MAX))?,
+            },
+            gaps,
+            u64::from(self.limits.weight),
+        ))
+    }
+
+    /// The part of `wanted` whose bars have closed at `now` and are not left to a recorder.
+    fn closed(&self, wanted: TimeRange, now: Timestamp) -> Option<TimeRange> {
+        let settle = i64::try_from(self.settle).ok()?.checked_mul(self.interval.as_micros())?;
+        let end = self.interval.floor(now)?.checked_add_micros(-settle)?;
+        wanted.intersect(TimeRange::checked(Timestamp::MIN, end)?)
+    }
+}
+
+/// What will be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    cuts: Cuts,
+    gaps: RangeSet,
+    rows: u64,
+    windows: u64,
+    requests: u64,
+    weight: u64,
+}
+
+impl Plan {
+    fn new(cuts: Cuts, gaps: RangeSet, weight: u64) -> Self {
+        let (mut rows, mut windows, mut requests) = (0, 0, 0);
+        let mut newest = None;
+        for (first, last) in gaps.iter().filter_map(|gap| cuts.indices(gap)) {
+            let (from, to) = (first / cuts.window_bars, last / cuts.window_bars);
+            rows += last - first + 1;
+            windows += to - from + u64::from(newest != Some(from));
+            requests += cuts.requests(first, last);
+            newest = Some(to);
+        }
+        Self { cuts, gaps, rows, windows, requests, weight: weight.saturating_mul(requests) }
+    }
+
+    /// The missing bars, on the grid.
+    #[must_use]
+    pub fn gaps(&self) -> &RangeSet {
+        &self.gaps
+    }
+
+    /// The most rows that the requests can bring: the number of missing bars.
+    #[must_use]
+    pub fn estimated_rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The number of [`Plan::windows`].
+    #[must_use]
+    pub fn window_count(&self) -> u64 {
+        self.windows
+    }
+
+    /// The number of requests of all windows.
+    #[must_use]
+    pub fn request_count(&self) -> u64 {
+        self.requests
+    }
+
+    /// What the requests cost together, in the source's own units.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// The windows in which something is missing, ascending, made one at a time.
+    #[must_use]
+    pub fn windows(&self) -> Windows<'_> {
+        Windows { plan: self, next: 0, from: None, ordinal: 0 }
+    }
+}
+
+/// The absolute grid that plans are cut on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cuts {
+    interval: Interval,
+    window_bars: u64,
+    max_rows: u64,
+}
+
+impl Cuts {
+    /// The first bar of the interval's grid: the epoch, or its first Monday.
+    fn origin(self) -> i64 {
+        self.interval.ceil(Timestamp::MIN).map_or(0, Timestamp::as_micros)
+    }
+
+    /// Numbers of the first and the last bar inside `range`, counted from the origin.
+    fn indices(self, range: TimeRange) -> Option<(u64, u64)> {
+        let number = |bar: Timestamp| {
+            (bar.as_micros() - self.origin()).unsigned_abs() / self.interval.as_micros().unsigned_abs()
+        };
+        range.bounds(self.interval).map(|(first, last)| (number(first), number(last)))
+    }
+
+    /// The opening of bar number `index`; the end of time when it lies beyond.
+    fn opening(self, index: u64) -> Timestamp {
+        i64::try_from(index)
+            .ok()
+            .and_then(|index| index.checked_mul(self.interval.as_micros()))
+            .and_then(|micros| micros.checked_add(self.origin()))
+            .and_then(|micros| Timestamp::from_micros(micros).ok())
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    /// The window that bar number `index` lies in.
+    fn window(self, index: u64) -> Option<TimeRange> {
+        let first = index - index % self.window_bars;
+        TimeRange::checked(self.opening(first), self.opening(first.saturating_add(self.window_bars)))
+    }
+
+    /// How many requests a gap from bar `first` to bar `last` takes.
+    fn requests(self, first: u64, last: u64) -> u64 {
+        let pieces = |from: u64, to: u64| (to - from + 1).div_ceil(self.max_rows);
+        let (left, right) = (first / self.window_bars, last / self.window_bars);
+        if left == right {
+            return pieces(first, last);
+        }
+        let between = (right - left - 1) * self.window_bars.div_ceil(self.max_rows);
+        pieces(first, left * self.window_bars + self.window_bars - 1)
+            + between
+            + pieces(right * self.window_bars, last)
+    }
+}
+
+/// One window of a plan: the unit that is leased, fetched, stored and reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Window {
+    /// Its place among the plan's windows, from 0.
+    pub ordinal: u64,
+    /// The whole window, cut at absolute multiples of the window's length, so that overlapping
+    /// requests on different machines meet at the same windows.
+    pub range: TimeRange,
+    /// What of it is missing; never empty.
+    pub gaps: RangeSet,
+    cuts: Cuts,
+}
+
+impl Window {
+    /// From the first missing bar to the last.
+    #[must_use]
+    pub fn span(&self) -> TimeRange {
+        self.gaps.span().unwrap_or(self.range)
+    }
+
+    /// The number of missing bars.
+    #[must_use]
+    pub fn bars(&self) -> u64 {
+        self.gaps.count(self.cuts.interval)
+    }
+
+    /// What to ask the source for, ascending: each inside one gap and at most the source's row
+    /// limit long.
+    pub fn requests(&self) -> impl Iterator<Item = TimeRange> + Send + '_ {
+        let cuts = self.cuts;
+        self.gaps.iter().flat_map(move |gap| {
+            let after = move |start: Timestamp| {
+                let length = i64::try_from(cuts.max_rows).unwrap_or(i64::MAX);
+                let length = length.saturating_mul(cuts.interval.as_micros());
+                let end = start.checked_add_micros(length).unwrap_or(Timestamp::MAX);
+                TimeRange::new(start, end).ok().and_then(|piece| piece.intersect(gap))
+            };
+            std::iter::successors(after(gap.start()), move |piece| after(piece.end()))
+        })
+    }
+}
+
+/// See [`Plan::windows`].
+#[derive(Clone, Debug)]
+pub struct Windows<'a> {
+    plan: &'a Plan,
+    next: usize,
+    /// Where the gap at `next` goes on when the last window cut it.
+    from: Option<Timestamp>,
+    ordinal: u64,
+}
+
+impl Windows<'_> {
+    /// What is left of the gap at `next`.
+    fn gap(&self) -> Option<TimeRange> {
+        let gap = *self.plan.gaps.as_slice().get(self.next)?;
+        TimeRange::checked(self.from.unwrap_or(gap.start()), gap.end())
+    }
+}
+
+impl Iterator for Windows<'_> {
+    type Item = Window;
+
+    fn next(&mut self) -> Option<Window> {
+        let cuts = self.plan.cuts;
+        let (first, _) = cuts.indices(self.gap()?)?;
+        let range = cuts.window(first)?;
+        let mut gaps = RangeSet::new();
+        while let Some(gap) = self.gap()
+            && let Some(inside) = gap.intersect(range)
+        {
+            gaps.insert(inside);
+            if gap.end() > range.end() {
+                self.from = Some(range.end());
+                break;
+            }
+            self.next += 1;
+            self.from = None;
+        }
+        let ordinal = self.ordinal;
+        self.ordinal += 1;
+        Some(Window { ordinal, range, gaps, cuts })
+    }
+}
+
+#[cfg(test)]
+mod tests;

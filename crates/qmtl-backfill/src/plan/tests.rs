@@ -1,0 +1,180 @@
+//! The planner against a naive model that looks at one bar at a time.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use qmtl_history_api::EmptyProof;
+
+use super::*;
+
+fn secs(value: i64) -> Timestamp {
+    Timestamp::from_secs(value).unwrap()
+}
+
+fn range(start: i64, end: i64) -> TimeRange {
+    TimeRange::new(secs(start), secs(end)).unwrap()
+}
+
+fn source(name: &str) -> SourceId {
+    SourceId::new(name).unwrap()
+}
+
+fn planner(max_rows: Option<u64>) -> Planner {
+    let limits = max_rows.map_or_else(FetchLimits::none, |rows| FetchLimits::none().with_max_rows(rows));
+    Planner::new(Interval::MINUTE, vec![source("a")], limits)
+}
+
+const LATER: i64 = 4_000_000_000;
+
+#[test]
+fn windows_stand_on_absolute_multiples_whatever_was_asked() {
+    let plan = planner(None).with_window_bars(10).plan(range(60, 1_860), &Coverage::default(), secs(LATER));
+    let windows: Vec<_> = plan.unwrap().windows().map(|w| (w.range, w.gaps)).collect();
+    assert_eq!(
+        windows,
+        [(0, 600), (600, 1_200), (1_200, 1_800), (1_800, 2_400)].map(|(start, end)| {
+            (range(start, end), RangeSet::from(range(start.max(60), end.min(1_860))))
+        })
+    );
+}
+
+#[test]
+fn weekly_windows_begin_on_a_monday() {
+    let week = Interval::from_secs(7 * 86_400).unwrap();
+    let planner = Planner::new(week, vec![], FetchLimits::none()).with_window_bars(2);
+    let monday = secs(4 * 86_400);
+    let wanted = TimeRange::new(Timestamp::MIN, secs(100 * 86_400)).unwrap();
+    let plan = planner.plan(wanted, &Coverage::default(), secs(LATER)).unwrap();
+    let first = plan.windows().next().unwrap();
+    assert_eq!(first.range, TimeRange::new(monday, secs(18 * 86_400)).unwrap());
+    assert_eq!(plan.estimated_rows(), 14);
+    assert_eq!(plan.window_count(), 7);
+}
+
+#[test]
+fn the_forming_bar_the_future_and_the_recorders_ground_are_left_alone() {
+    let wanted = range(0, 6_000);
+    let bars = |now: i64, settle: u64| {
+        let plan = planner(None).with_settle(settle).plan(wanted, &Coverage::default(), secs(now)).unwrap();
+        plan.estimated_rows()
+    };
+    assert_eq!(bars(599, 0), 9, "the bar of 540 is still forming at 599");
+    assert_eq!(bars(600, 0), 10, "and has closed at 600");
+    assert_eq!(bars(600, 2), 8);
+    assert_eq!(bars(600, u64::MAX), 0);
+    assert_eq!(bars(59, 0), 0);
+    assert_eq!(bars(LATER, 0), 100);
+}
+
+#[test]
+fn the_guides_off_grid_ends_mean_the_bars_inside() {
+    let wanted = TimeRange::inclusive(secs(1_700_000_000), secs(1_700_001_800)).unwrap();
+    let plan = planner(None).plan(wanted, &Coverage::default(), secs(LATER)).unwrap();
+    assert_eq!(plan.gaps().inclusive(Interval::MINUTE), [(secs(1_700_000_040), secs(1_700_001_780))]);
+}
+
+#[test]
+fn a_poor_source_does_not_silence_a_better_one() {
+    let mut coverage = Coverage::default();
+    let hole = RangeSet::from(range(0, 600));
+    coverage.add_empty(&EmptyProof::new(source("a"), hole, "no row", secs(LATER)));
+    let plan = |sources: &[&str]| {
+        let sources = sources.iter().map(|name| source(name)).collect();
+        let planner = Planner::new(Interval::MINUTE, sources, FetchLimits::none());
+        planner.plan(range(0, 600), &coverage, secs(LATER)).unwrap()
+    };
+    assert_eq!(plan(&["a"]).estimated_rows(), 0);
+    assert_eq!(plan(&["a", "b"]).estimated_rows(), 10);
+    assert_eq!(plan(&[]).estimated_rows(), 10);
+}
+
+#[test]
+fn a_plan_without_room_is_refused_by_name() {
+    let refused = |planner: Planner| {
+        planner.plan(range(0, 600), &Coverage::default(), secs(LATER)).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused(planner(None).with_window_bars(0)),
+        "a plan needs room for at least one bar (window_bars: 0)"
+    );
+    assert_eq!(refused(planner(Some(0))), "a plan needs room for at least one bar (max_rows: 0)");
+}
+
+#[test]
+fn the_ends_of_time_and_of_numbers_do_not_overflow() {
+    for bars in [1 << 40, u64::MAX] {
+        let planner = planner(Some(u64::MAX)).with_window_bars(bars);
+        let plan = planner.plan(TimeRange::ALL, &Coverage::default(), Timestamp::MAX).unwrap();
+        assert_eq!(plan.window_count(), 1);
+        let window = plan.windows().next().unwrap();
+        assert_eq!(window.requests().collect::<Vec<_>>(), [window.span()]);
+    }
+}
+
+#[test]
+fn ten_million_bars_with_a_million_gaps_are_planned_in_linear_time() {
+    let gap = |index: i64| range(index * 600, index * 600 + 60);
+    let present: RangeSet =
+        RangeSet::from(range(0, 600_000_000)).difference(&(0..1_000_000).map(gap).collect());
+    let planner = planner(Some(1_000));
+    let plan = planner.plan(range(0, 600_000_000), &Coverage::of_present(present), secs(LATER)).unwrap();
+    assert_eq!((plan.estimated_rows(), plan.gaps().len()), (1_000_000, 1_000_000));
+    assert_eq!((plan.window_count(), plan.request_count()), (11_112, 1_000_000));
+    assert_eq!(plan.windows().map(|w| w.bars()).sum::<u64>(), 1_000_000);
+}
+
+/// Runs of bars: the length of each is a number of minutes, alternately known and missing.
+fn known() -> impl Strategy<Value = BTreeSet<i64>> {
+    prop::collection::vec(1_i64..12, 0..24).prop_map(|runs| {
+        let mut minute = 0;
+        let mut known = BTreeSet::new();
+        for (index, length) in runs.into_iter().enumerate() {
+            if index % 2 == 1 {
+                known.extend(minute..minute + length);
+            }
+            minute += length;
+        }
+        known
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_missing_closed_bar_is_asked_for_exactly_once(
+        known in known(),
+        start in 0_i64..6_000,
+        length in 1_i64..9_000,
+        now in 0_i64..12_000,
+        (window_bars, settle) in (1_u64..40, 0_u64..3),
+        max_rows in prop::option::of(1_u64..20),
+    ) {
+        let wanted = range(start, start + length);
+        let present = RangeSet::from_sorted_points(known.iter().map(|m| secs(m * 60)), Interval::MINUTE);
+        let planner = planner(max_rows).with_window_bars(window_bars).with_settle(settle);
+        let plan = planner.plan(wanted, &Coverage::of_present(present), secs(now)).unwrap();
+
+        let closed = |minute: i64| (minute + 1 + i64::try_from(settle).unwrap()) * 60 <= now;
+        let expected: Vec<Timestamp> = (0..200)
+            .filter(|minute| wanted.contains(secs(minute * 60)) && closed(*minute) && !known.contains(minute))
+            .map(|minute| secs(minute * 60))
+            .collect();
+        let windows: Vec<_> = plan.windows().collect();
+        let requests: Vec<_> = windows.iter().flat_map(Window::requests).collect();
+        let asked: Vec<_> = requests.iter().flat_map(|r| r.points(Interval::MINUTE)).collect();
+        prop_assert_eq!(&asked, &expected);
+
+        prop_assert_eq!(plan.estimated_rows(), u64::try_from(expected.len()).unwrap());
+        prop_assert_eq!(plan.window_count(), u64::try_from(windows.len()).unwrap());
+        prop_assert_eq!(plan.request_count(), u64::try_from(requests.len()).unwrap());
+        let length = i64::try_from(window_bars).unwrap() * 60;
+        for (ordinal, window) in windows.iter().enumerate() {
+            prop_assert_eq!(window.ordinal, u64::try_from(ordinal).unwrap());
+            prop_assert_eq!(window.range.start().as_secs() % length, 0);
+            prop_assert_eq!(window.range.micros(), length * 1_000_000);
+            prop_assert!(window.range.contains_range(window.span()));
+        }
+        for request in requests {
+            prop_assert!(request.count(Interval::MINUTE) <= max_rows.unwrap_or(u64::MAX));
+        }
+    }
+}
