@@ -1,1 +1,5 @@
-//! Fetchers: candles from files.
+#![doc = include_str!("../README.md")]
+
+mod file;
+
+pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};

@@ -1,0 +1,262 @@
+//! A fetcher that reads candles from a file.
+
+mod bytes;
+mod columns;
+mod config;
+mod csv;
+mod frame;
+mod index;
+mod parquet;
+mod table;
+mod time;
+
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, RangeSet, Result,
+    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
+};
+
+pub use config::{ColumnType, FileConfig, FileFormat};
+pub use time::TsUnit;
+
+use bytes::{FileBytes, io_error};
+use index::Series;
+use table::{Opened, Selection};
+
+/// Serves the bars of one file, whose first scan told where they stand.
+///
+/// A fetch reads only the blocks that overlap its range, so rows may be in any order and thousands
+/// of windows do not read the file again. Between the first and the last row of a series the
+/// absence of a row is proof. The file must not change while a fetcher is open on it.
+#[derive(Clone, Debug)]
+pub struct FileFetcher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: FileConfig,
+    shown: Arc<str>,
+    stamp: Stamp,
+    opened: Opened,
+    source: SourceId,
+}
+
+impl FileFetcher {
+    /// Opens and scans a file: its times, its blocks, its columns and a hash of its content.
+    ///
+    /// Errors: `NotFound` when there is no such file; `InvalidInput` when it is no file, or when
+    /// something must be said that the file does not say, such as which column holds the time;
+    /// `Schema` for content that cannot be candles, naming line or row, column and value;
+    /// `Corrupt` for damaged bytes; `Unavailable` when the file cannot be read.
+    pub async fn open(config: FileConfig) -> Result<Self> {
+        blocking(move || Inner::open(config)).await.map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// The columns of every answer: `ts`, then the payload in file order.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        self.0.opened.table.schema()
+    }
+
+    /// From the first bar of a series to the end of its last one.
+    ///
+    /// Errors: `NotFound` for a symbol that the file lacks, naming similar ones; `InvalidInput`
+    /// when the file's rows lie further apart than the interval, or another one was vouched for.
+    pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
+        let (_, series) = self.0.series(key)?;
+        self.0.extent(key, &series)
+    }
+}
+
+#[async_trait]
+impl DataFetcher for FileFetcher {
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let inner = &self.0;
+        let (symbol, series) = inner.series(&request.key)?;
+        let extent = inner.extent(&request.key, &series)?;
+        let span = inner.opened.unit.span(request.range);
+        let blocks = inner.opened.index.blocks(&symbol, &span);
+        let rows = Arc::new(Selection { span, symbol });
+        let inner = Arc::clone(inner);
+        let unchanged = Arc::clone(&inner);
+        blocking(move || unchanged.check_unchanged()).await?;
+        let batches = stream::iter(blocks)
+            .then(move |block| {
+                let (inner, rows) = (Arc::clone(&inner), Arc::clone(&rows));
+                blocking(move || inner.read(block, &rows))
+            })
+            .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+            .try_flatten();
+        let proven = extent.intersect(request.range).map_or_else(RangeSet::new, RangeSet::from);
+        let reason = format!("no row between the first and the last one of {}", self.0.source);
+        Ok(Fetched::new(BatchStream::new(self.schema(), batches.boxed())).with_proven(proven, reason))
+    }
+
+    fn source_id(&self) -> SourceId {
+        self.0.source.clone()
+    }
+
+    fn limits(&self) -> FetchLimits {
+        FetchLimits::none()
+    }
+}
+
+impl Inner {
+    fn open(config: FileConfig) -> Result<Self> {
+        let shown: Arc<str> = config.path.display().to_string().into();
+        let file = File::open(&config.path).map_err(|e| io_error(&shown, e))?;
+        let metadata = file.metadata().map_err(|e| io_error(&shown, e))?;
+        if metadata.is_dir() {
+            return Err(Error::invalid("a directory is given where a file is read").with("file", &shown));
+        }
+        if !config.symbols.is_empty() && config.symbol_column.is_none() {
+            return Err(Error::invalid(
+                "symbols are given, but not the column to find them in (with_symbol_column)",
+            )
+            .with("file", &shown));
+        }
+        let bytes = FileBytes::new(file, Arc::clone(&shown)).map_err(|e| io_error(&shown, e))?;
+        if bytes.len() == 0 {
+            return Err(bytes.fault("the file is empty"));
+        }
+        let source = source_id(&config.path, &bytes)?;
+        let opened = match format_of(&config)? {
+            FileFormat::Csv => csv::open(&bytes, &config)?,
+            FileFormat::Parquet => parquet::open(&bytes, &config)?,
+            _ => {
+                return Err(
+                    Error::new(ErrorKind::Unsupported, "this format is not read yet").with("file", &shown)
+                );
+            }
+        };
+        Ok(Self { config, shown, stamp: Stamp::of(&metadata), opened, source })
+    }
+
+    /// The symbol and the rows of a node's series.
+    fn series(&self, key: &SeriesKey) -> Result<(String, Series)> {
+        let symbol = self.symbol(&key.node_id);
+        match self.opened.index.series(&symbol) {
+            Some(series) => Ok((symbol, series)),
+            None => Err(Error::new(ErrorKind::NotFound, "the file has no row of this symbol")
+                .with("series", key)
+                .with("symbol", format_args!("{symbol:?}"))
+                .with("nearest", self.nearest(&symbol))
+                .with("file", &self.shown)),
+        }
+    }
+
+    fn symbol(&self, node: &NodeId) -> String {
+        match (&self.config.symbol_column, self.config.symbols.get(node)) {
+            (None, _) => String::new(),
+            (Some(_), Some(symbol)) => symbol.clone(),
+            (Some(_), None) => node.as_str().to_owned(),
+        }
+    }
+
+    /// Up to three symbols of the file that are spelled most like `symbol`.
+    fn nearest(&self, symbol: &str) -> String {
+        let distance = |other: &str| strsim::levenshtein(&symbol.to_lowercase(), &other.to_lowercase());
+        let mut known: Vec<_> = self.opened.index.symbols().map(|other| (distance(other), other)).collect();
+        known.sort_unstable();
+        known.iter().take(3).map(|(_, other)| format!("{other:?}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Where the file proves absence: refused where its rows are too far apart for the interval.
+    fn extent(&self, key: &SeriesKey, series: &Series) -> Result<TimeRange> {
+        let unit = self.opened.unit;
+        let refuse = |message: String| Error::invalid(message).with("series", key).with("file", &self.shown);
+        match (self.config.interval, series.spacing) {
+            (Some(vouched), _) if vouched != key.interval => {
+                return Err(refuse(format!(
+                    "the file is said to hold bars of {vouched} (with_interval), not of {}",
+                    key.interval
+                )));
+            }
+            (None, Some(spacing))
+                if unit.distance_micros(spacing) > key.interval.as_micros().unsigned_abs() =>
+            {
+                let seconds = unit.distance_micros(spacing) / 1_000_000;
+                return Err(refuse(format!(
+                    "the closest rows of the file are {seconds} s apart, so it does not look like bars of {}; \
+                     ask for the interval it holds, or vouch that it is a sparse series (with_interval)",
+                    key.interval
+                )));
+            }
+            _ => {}
+        }
+        let instant = |value| {
+            unit.instant(value)
+                .ok_or_else(|| {
+                    Error::schema("a time lies outside the years 1970 to 9999").with("value", value)
+                })
+                .map_err(|e| e.with("file", &self.shown))
+        };
+        let (first, last) = (instant(series.first)?, instant(series.last)?);
+        TimeRange::new(first, last.checked_add_micros(key.interval.as_micros()).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Reads a block, which must still be what was scanned.
+    fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
+        let batches = self.opened.table.read(block, rows);
+        self.check_unchanged()?;
+        batches
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        let metadata = std::fs::metadata(&self.config.path).map_err(|e| io_error(&self.shown, e))?;
+        if Stamp::of(&metadata) != self.stamp {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the file changed after it was opened; open it again",
+            )
+            .with("file", &self.shown));
+        }
+        Ok(())
+    }
+}
+
+/// What tells that a file was not written since: its length and the time of its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(u64, Option<SystemTime>);
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self(metadata.len(), metadata.modified().ok())
+    }
+}
+
+fn format_of(config: &FileConfig) -> Result<FileFormat> {
+    let extension = config.path.extension().unwrap_or_default().to_string_lossy();
+    config.format.or_else(|| FileFormat::of_extension(&extension)).ok_or_else(|| {
+        Error::invalid(
+            "the file's extension names no format that is read (csv, csv.gz, zip, parquet, arrow, feather, ipc); \
+             say which one it is (with_format)",
+        )
+        .with("file", config.path.display())
+    })
+}
+
+/// `file:<name>#<the first 16 hex digits of the content's BLAKE3 hash>`.
+fn source_id(path: &Path, bytes: &FileBytes) -> Result<SourceId> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(bytes.cursor()).map_err(|e| bytes.io(e))?;
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    SourceId::new(format!("file:{}#{}", name.display(), &hasher.finalize().to_hex()[..16]))
+}
+
+/// Runs blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(if e.is_panic() {
+            Error::unexpected("reading the file panicked").caused_by(e)
+        } else {
+            Error::new(ErrorKind::Cancelled, "the runtime is shutting down").caused_by(e)
+        })
+    })
+}

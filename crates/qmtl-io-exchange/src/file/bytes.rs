@@ -1,0 +1,142 @@
+//! The bytes of an open file, read by position, so that many readers share one handle.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::reader::{ChunkReader, Length};
+use qmtl_history_api::{Error, ErrorKind};
+
+/// A file's bytes and the name under which messages speak of it.
+#[derive(Clone, Debug)]
+pub(super) struct FileBytes {
+    file: Arc<File>,
+    len: u64,
+    shown: Arc<str>,
+}
+
+impl FileBytes {
+    pub(super) fn new(file: File, shown: Arc<str>) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        Ok(Self { file: Arc::new(file), len, shown })
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn shown(&self) -> &Arc<str> {
+        &self.shown
+    }
+
+    /// An error about the file's content.
+    pub(super) fn fault(&self, message: impl Into<String>) -> Error {
+        Error::schema(message).with("file", &self.shown)
+    }
+
+    /// An error about bytes that are not what their format promises.
+    pub(super) fn corrupt(&self, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Corrupt, message).with("file", &self.shown)
+    }
+
+    /// An error of the operating system.
+    pub(super) fn io(&self, cause: io::Error) -> Error {
+        io_error(&self.shown, cause)
+    }
+
+    /// Fills `buffer` from `at` on as far as the file goes; the number of bytes read.
+    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match read_some_at(&self.file, &mut buffer[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// A reader of its own position.
+    pub(super) fn cursor(&self) -> Cursor {
+        Cursor { bytes: self.clone(), at: 0 }
+    }
+}
+
+/// An error of the operating system about the file `shown`.
+pub(super) fn io_error(shown: &str, cause: io::Error) -> Error {
+    let (kind, message) = match cause.kind() {
+        io::ErrorKind::NotFound => (ErrorKind::NotFound, "the file does not exist"),
+        io::ErrorKind::UnexpectedEof => (ErrorKind::Corrupt, "the file ends too early"),
+        _ => (ErrorKind::Unavailable, "cannot read the file"),
+    };
+    Error::new(kind, message).with("file", shown).retryable(false).caused_by(cause)
+}
+
+#[cfg(unix)]
+fn read_some_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, at)
+}
+
+#[cfg(windows)]
+fn read_some_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, at)
+}
+
+/// A position in a file that no other reader moves.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    bytes: FileBytes,
+    at: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = read_some_at(&self.bytes.file, buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.bytes.len.checked_add_signed(by),
+        };
+        self.at = target.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "seek before the start of the file")
+        })?;
+        Ok(self.at)
+    }
+}
+
+impl Length for FileBytes {
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl ChunkReader for FileBytes {
+    type T = BufReader<Cursor>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(BufReader::new(Cursor { bytes: self.clone(), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        // The length comes from the file: never reserve more than the file holds.
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let mut buffer = vec![0; length];
+        if self.read_at(&mut buffer, start)? < length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        Ok(buffer.into())
+    }
+}

@@ -1,0 +1,60 @@
+//! Which columns of a file hold the time and the symbol.
+
+use qmtl_history_api::{Error, Result};
+
+use super::config::FileConfig;
+
+/// Names of a time column, in lower case with underscores.
+const TIME_NAMES: [&str; 5] = ["ts", "timestamp", "time", "date", "open_time"];
+
+/// The places of the columns that are not payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Roles {
+    pub(super) ts: usize,
+    pub(super) symbol: Option<usize>,
+}
+
+/// Finds the time and the symbol column among columns given by place and name.
+///
+/// `InvalidInput` when a configured column is not there, or when not exactly one is named like a
+/// time column and none is configured.
+pub(super) fn time_column(config: &FileConfig, columns: &[(usize, &str)]) -> Result<Roles> {
+    let seen = || columns.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    let named = |what: &str, wanted: &str| {
+        columns.iter().find(|(_, name)| *name == wanted).map(|(at, _)| *at).ok_or_else(|| {
+            Error::invalid(format!("the file has no column of the name given for the {what}"))
+                .with("column", wanted)
+                .with("columns", seen())
+        })
+    };
+    let is_time = |name: &str| TIME_NAMES.contains(&name.to_ascii_lowercase().replace(' ', "_").as_str());
+    let ts = match &config.ts_column {
+        Some(name) => named("time", name)?,
+        None => {
+            let mut found = columns.iter().filter(|(_, name)| is_time(name));
+            match (found.next(), found.next()) {
+                (Some((at, _)), None) => *at,
+                (Some(_), Some(_)) => {
+                    return Err(Error::invalid(
+                        "several columns may hold the time; say which one does (with_ts_column)",
+                    )
+                    .with("columns", seen()));
+                }
+                (None, _) => {
+                    return Err(Error::invalid(
+                        "no column is named ts, timestamp, time, date or open_time; say which one holds the time \
+                         (with_ts_column)",
+                    )
+                    .with("columns", seen()));
+                }
+            }
+        }
+    };
+    let symbol = config.symbol_column.as_deref().map(|name| named("symbol", name)).transpose()?;
+    if symbol == Some(ts) {
+        return Err(
+            Error::invalid("one column cannot hold both the time and the symbol").with("columns", seen())
+        );
+    }
+    Ok(Roles { ts, symbol })
+}

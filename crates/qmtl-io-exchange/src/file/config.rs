@@ -1,0 +1,148 @@
+//! What to read and how: everything that a file cannot say about itself.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use qmtl_history_api::{Interval, NodeId};
+
+use super::time::TsUnit;
+
+/// How a file's bytes are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FileFormat {
+    /// Comma-separated text: with a header, or the twelve columns of a Binance archive without one.
+    Csv,
+    /// A zip archive with one CSV file inside.
+    Zip,
+    /// A CSV file compressed with gzip.
+    Gzip,
+    /// Apache Parquet.
+    Parquet,
+    /// Arrow IPC, as a file (Feather V2) or as a stream.
+    Arrow,
+}
+
+impl FileFormat {
+    /// The format that a file's extension names, in any case.
+    pub(super) fn of_extension(extension: &str) -> Option<Self> {
+        match extension.to_ascii_lowercase().as_str() {
+            "csv" | "txt" => Some(Self::Csv),
+            "zip" => Some(Self::Zip),
+            "gz" => Some(Self::Gzip),
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+}
+
+/// The type of a CSV column, where it is declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ColumnType {
+    /// 64-bit floating point; the nearest double to the decimal text.
+    Float64,
+    /// 64-bit integer; text with a fraction or an exponent is refused.
+    Int64,
+    /// Text.
+    Utf8,
+}
+
+/// Which file to read, and what of it cannot be told from its content.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileConfig {
+    pub(super) path: PathBuf,
+    pub(super) format: Option<FileFormat>,
+    pub(super) ts_column: Option<String>,
+    pub(super) ts_unit: Option<TsUnit>,
+    pub(super) symbol_column: Option<String>,
+    pub(super) symbols: BTreeMap<NodeId, String>,
+    pub(super) interval: Option<Interval>,
+    pub(super) column_types: BTreeMap<String, ColumnType>,
+    pub(super) max_unpacked_bytes: u64,
+}
+
+impl FileConfig {
+    /// How many bytes a compressed file may unpack to unless said otherwise: 4 GiB.
+    pub const MAX_UNPACKED_BYTES: u64 = 4 << 30;
+
+    /// Reads the file at `path`, its format told by the extension and everything else by content.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            format: None,
+            ts_column: None,
+            ts_unit: None,
+            symbol_column: None,
+            symbols: BTreeMap::new(),
+            interval: None,
+            column_types: BTreeMap::new(),
+            max_unpacked_bytes: Self::MAX_UNPACKED_BYTES,
+        }
+    }
+
+    /// Reads the file as `format`, whatever its extension says.
+    #[must_use]
+    pub fn with_format(mut self, format: FileFormat) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// The column that holds the opening time of the bars. Without this it must be the only one
+    /// named ts, timestamp, time, date or open_time (case and blanks do not matter).
+    #[must_use]
+    pub fn with_ts_column(mut self, name: impl Into<String>) -> Self {
+        self.ts_column = Some(name.into());
+        self
+    }
+
+    /// The unit of an integer time column. Without this the values must prove it: exactly one unit
+    /// may put every value of the file into the years 1990 to 2100.
+    #[must_use]
+    pub fn with_ts_unit(mut self, unit: TsUnit) -> Self {
+        self.ts_unit = Some(unit);
+        self
+    }
+
+    /// The column that says which series a row belongs to. Without this the file is one series,
+    /// which is served to whichever node asks.
+    #[must_use]
+    pub fn with_symbol_column(mut self, name: impl Into<String>) -> Self {
+        self.symbol_column = Some(name.into());
+        self
+    }
+
+    /// Serves `node` from the rows of `symbol`. A node without a symbol looks for its own id.
+    #[must_use]
+    pub fn with_symbol(mut self, node: NodeId, symbol: impl Into<String>) -> Self {
+        self.symbols.insert(node, symbol.into());
+        self
+    }
+
+    /// Vouches that the file's bars are `interval` apart, so that a bar it lacks is proven not to
+    /// exist. Needed where the closest two rows lie further apart than that: a sparse series.
+    /// Requests for another interval are refused then.
+    #[must_use]
+    pub fn with_interval(mut self, interval: Interval) -> Self {
+        self.interval = Some(interval);
+        self
+    }
+
+    /// The type of a CSV column. Without this the usual columns of a candle are numbers, `trades`
+    /// an integer, and any other is a number when every value of the file is one, else text.
+    #[must_use]
+    pub fn with_column_type(mut self, name: impl Into<String>, column_type: ColumnType) -> Self {
+        self.column_types.insert(name.into(), column_type);
+        self
+    }
+
+    /// How many bytes a compressed file may unpack to; more is taken for a decompression bomb.
+    #[must_use]
+    pub fn with_max_unpacked_bytes(mut self, bytes: u64) -> Self {
+        self.max_unpacked_bytes = bytes;
+        self
+    }
+}

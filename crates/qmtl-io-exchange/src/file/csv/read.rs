@@ -1,0 +1,135 @@
+//! Reads one block of a CSV file into a record batch.
+
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::builder::{Float64Builder, Int64Builder, StringBuilder};
+use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
+use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
+use qmtl_history_api::{Error, ErrorKind, Result};
+
+use super::layout::{Column, Layout, integer, number};
+use super::split::{Record, Splitter};
+use crate::file::bytes::FileBytes;
+use crate::file::table::{Selection, Table};
+use crate::file::time::TsUnit;
+
+/// Where a block stands in the file, and the line that it starts with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub(super) offset: u64,
+    pub(super) bytes: usize,
+    pub(super) line: u64,
+}
+
+/// A scanned CSV file.
+#[derive(Debug)]
+pub(super) struct CsvTable {
+    bytes: FileBytes,
+    layout: Layout,
+    extents: Vec<Extent>,
+    unit: TsUnit,
+    schema: SchemaRef,
+}
+
+impl CsvTable {
+    pub(super) fn new(
+        bytes: FileBytes,
+        layout: Layout,
+        extents: Vec<Extent>,
+        unit: TsUnit,
+        (ts, ts_type): (&str, DataType),
+    ) -> Self {
+        let payload = layout.payload.iter().map(|column| Field::new(&column.name, column.data_type(), true));
+        let fields: Vec<_> = std::iter::once(Field::new(ts, ts_type, false)).chain(payload).collect();
+        Self { bytes, layout, extents, unit, schema: Arc::new(Schema::new(fields)) }
+    }
+
+    /// The columns of the selected rows of a block's text.
+    fn columns(&self, text: &[u8], line: u64, rows: &Selection) -> Result<Vec<ArrayRef>> {
+        let mut times = Vec::new();
+        let mut builders: Vec<_> = self.layout.payload.iter().map(ColumnBuilder::new).collect();
+        let mut splitter = Splitter::new();
+        let mut records = splitter.records(text, line, true);
+        while let Some(record) = records.next().map_err(|e| Error::schema(e.message()))? {
+            if record.len() != self.layout.width {
+                return Err(Error::new(ErrorKind::Conflict, "the file changed while it was read"));
+            }
+            let time = self.layout.time(&record)?;
+            let is_other = self.layout.symbol.is_some_and(|at| record.field(at) != rows.symbol.as_bytes());
+            if is_other || !rows.span.contains(&time) {
+                continue;
+            }
+            times.push(time);
+            for (builder, column) in builders.iter_mut().zip(&self.layout.payload) {
+                builder.push(record.field(column.at)).map_err(|wanted| bad_value(&record, column, wanted))?;
+            }
+        }
+        let payload = builders.into_iter().map(ColumnBuilder::finish);
+        Ok(std::iter::once(self.unit.column(times)).chain(payload).collect())
+    }
+}
+
+impl Table for CsvTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
+        let extent = self.extents[block];
+        let mut text = vec![0; extent.bytes];
+        let count = self.bytes.read_at(&mut text, extent.offset).map_err(|e| self.bytes.io(e))?;
+        let columns = self
+            .columns(&text[..count], extent.line, rows)
+            .map_err(|e| e.with("file", self.bytes.shown()))?;
+        RecordBatch::try_new(self.schema(), columns)
+            .map(|batch| vec![batch])
+            .map_err(|e| Error::unexpected("cannot assemble the rows of a block").caused_by(e))
+    }
+}
+
+fn bad_value(record: &Record<'_>, column: &Column, wanted: &str) -> Error {
+    Error::schema(format!(
+        "a value is not {wanted}; correct it, or declare the column's type (with_column_type)"
+    ))
+    .with("line", record.line)
+    .with("column", &column.name)
+    .with("value", format_args!("{:?}", String::from_utf8_lossy(record.field(column.at))))
+}
+
+/// Collects the values of one column.
+enum ColumnBuilder {
+    Float64(Float64Builder),
+    Int64(Int64Builder),
+    Utf8(StringBuilder),
+}
+
+impl ColumnBuilder {
+    fn new(column: &Column) -> Self {
+        match column.data_type() {
+            DataType::Int64 => Self::Int64(Int64Builder::new()),
+            DataType::Utf8 => Self::Utf8(StringBuilder::new()),
+            _ => Self::Float64(Float64Builder::new()),
+        }
+    }
+
+    /// Adds a value, null when it is empty; what it should have been when it is something else.
+    fn push(&mut self, field: &[u8]) -> Result<(), &'static str> {
+        match self {
+            Self::Float64(values) if field.is_empty() => values.append_null(),
+            Self::Float64(values) => values.append_value(number(field).ok_or("a number")?),
+            Self::Int64(values) if field.is_empty() => values.append_null(),
+            Self::Int64(values) => values.append_value(integer(field).ok_or("an integer")?),
+            Self::Utf8(values) if field.is_empty() => values.append_null(),
+            Self::Utf8(values) => values.append_value(std::str::from_utf8(field).map_err(|_| "UTF-8 text")?),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> ArrayRef {
+        match self {
+            Self::Float64(mut values) => Arc::new(values.finish()),
+            Self::Int64(mut values) => Arc::new(values.finish()),
+            Self::Utf8(mut values) => Arc::new(values.finish()),
+        }
+    }
+}

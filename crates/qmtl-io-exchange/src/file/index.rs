@@ -1,0 +1,156 @@
+//! The zone map of a file: which blocks can hold rows of a series and a span of time, and what the
+//! file as a whole says about each of its series. Times are in the file's own unit.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use qmtl_history_api::{Error, Result};
+
+/// The most series that one file may hold.
+const MAX_SERIES: usize = 1 << 16;
+
+/// What one scan of a file found.
+#[derive(Debug)]
+pub(super) struct Index {
+    zones: Vec<Zone>,
+    series: Vec<Series>,
+    ids: HashMap<String, usize>,
+}
+
+/// The times of one block and the series in it, a bit for each.
+#[derive(Debug)]
+struct Zone {
+    min: i64,
+    max: i64,
+    members: Vec<u64>,
+}
+
+/// The times of one series.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Series {
+    /// The earliest.
+    pub(super) first: i64,
+    /// The latest.
+    pub(super) last: i64,
+    /// The smallest distance of two different times that was seen: exact where rows are sorted
+    /// inside each block or blocks do not overlap, otherwise never too small.
+    pub(super) spacing: Option<u64>,
+    /// The times of the last block that has rows of the series.
+    recent: (i64, i64),
+}
+
+impl Index {
+    /// The earliest and the latest time of the file.
+    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
+        Some((self.zones.iter().map(|z| z.min).min()?, self.zones.iter().map(|z| z.max).max()?))
+    }
+
+    /// The series called `symbol`.
+    pub(super) fn series(&self, symbol: &str) -> Option<Series> {
+        self.ids.get(symbol).map(|id| self.series[*id])
+    }
+
+    /// The names of all series.
+    pub(super) fn symbols(&self) -> impl Iterator<Item = &str> {
+        self.ids.keys().map(String::as_str)
+    }
+
+    /// The blocks that may hold rows of `symbol` with a time inside `span`, in file order.
+    pub(super) fn blocks(&self, symbol: &str, span: &Range<i64>) -> Vec<usize> {
+        let Some(id) = self.ids.get(symbol) else { return Vec::new() };
+        let (word, bit) = (id / 64, 1u64 << (id % 64));
+        let may_hold = |zone: &Zone| {
+            zone.min < span.end
+                && zone.max >= span.start
+                && zone.members.get(word).is_some_and(|members| members & bit != 0)
+        };
+        (0..self.zones.len()).filter(|block| may_hold(&self.zones[*block])).collect()
+    }
+}
+
+/// Builds an [`Index`] from rows in file order.
+#[derive(Debug, Default)]
+pub(super) struct IndexBuilder {
+    zones: Vec<Zone>,
+    series: Vec<Series>,
+    ids: HashMap<String, usize>,
+    block: Vec<(usize, i64)>,
+}
+
+impl IndexBuilder {
+    /// The id of a series; an error when there are too many to be symbols.
+    pub(super) fn id(&mut self, symbol: &str) -> Result<usize> {
+        if let Some(id) = self.ids.get(symbol) {
+            return Ok(*id);
+        }
+        if self.ids.len() == MAX_SERIES {
+            return Err(Error::schema("the symbol column holds more than 65536 different symbols"));
+        }
+        let id = self.ids.len();
+        self.ids.insert(symbol.to_owned(), id);
+        Ok(id)
+    }
+
+    /// Adds a row to the current block.
+    pub(super) fn row(&mut self, id: usize, time: i64) {
+        self.block.push((id, time));
+    }
+
+    /// Ends the current block; `false` when it has no row and so does not count.
+    pub(super) fn end_block(&mut self) -> bool {
+        if self.block.is_empty() {
+            return false;
+        }
+        if !self.block.is_sorted() {
+            self.block.sort_unstable();
+        }
+        let mut zone = Zone { min: i64::MAX, max: i64::MIN, members: Vec::new() };
+        for run in self.block.chunk_by(|a, b| a.0 == b.0) {
+            let (id, min, max) = (run[0].0, run[0].1, run[run.len() - 1].1);
+            zone.min = zone.min.min(min);
+            zone.max = zone.max.max(max);
+            zone.members.resize(zone.members.len().max(id / 64 + 1), 0);
+            zone.members[id / 64] |= 1 << (id % 64);
+            let within =
+                run.windows(2).map(|pair| pair[1].1.abs_diff(pair[0].1)).filter(|gap| *gap > 0).min();
+            // Ids are given in order of first appearance, but a block is sorted by id.
+            let known = self.series.len();
+            self.series.resize(
+                known.max(id + 1),
+                Series { first: i64::MAX, last: i64::MIN, spacing: None, recent: (i64::MAX, i64::MIN) },
+            );
+            self.series[id].absorb(min, max, within);
+        }
+        self.zones.push(zone);
+        self.block.clear();
+        true
+    }
+
+    /// The index of all blocks that were ended.
+    pub(super) fn finish(self) -> Index {
+        Index { zones: self.zones, series: self.series, ids: self.ids }
+    }
+}
+
+impl Series {
+    /// Adds the rows of one more block.
+    fn absorb(&mut self, min: i64, max: i64, within: Option<u64>) {
+        let (earlier, later) = self.recent;
+        let across = if earlier > later {
+            None
+        } else if min > later {
+            Some(min.abs_diff(later))
+        } else if max < earlier {
+            Some(earlier.abs_diff(max))
+        } else {
+            None
+        };
+        self.spacing = [self.spacing, within, across].into_iter().flatten().min();
+        self.first = self.first.min(min);
+        self.last = self.last.max(max);
+        self.recent = (min, max);
+    }
+}
+
+#[cfg(test)]
+mod tests;

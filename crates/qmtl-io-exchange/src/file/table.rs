@@ -1,0 +1,38 @@
+//! What every format offers once it was scanned.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use qmtl_history_api::Result;
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+
+use super::index::Index;
+use super::time::TsUnit;
+
+/// Which rows of a block are wanted.
+#[derive(Clone, Debug)]
+pub(super) struct Selection {
+    /// The times wanted, in the file's unit.
+    pub(super) span: Range<i64>,
+    /// The symbol wanted; empty when the file has no symbol column.
+    pub(super) symbol: String,
+}
+
+/// Random access to the blocks of a scanned file.
+pub(super) trait Table: Debug + Send + Sync {
+    /// `ts`, then the payload columns in file order.
+    fn schema(&self) -> SchemaRef;
+
+    /// The selected rows of a block in file order. Blocking.
+    fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>>;
+}
+
+/// A scanned file.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) table: Arc<dyn Table>,
+    pub(super) index: Index,
+    pub(super) unit: TsUnit,
+}

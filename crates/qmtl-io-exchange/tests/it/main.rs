@@ -1,0 +1,3 @@
+//! Files of every kind, read through the public API.
+
+mod files;
