@@ -1,0 +1,94 @@
+//! What the runtime costs, printed as a table: merging history, looking back.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use qmtl_history_api::arrow_schema::DataType;
+use qmtl_history_api::{Interval, SeriesKey, Timestamp, frame};
+use qmtl_runtime::NodeCache;
+
+const BARS: usize = 1_000_000;
+const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
+
+fn main() {
+    println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
+    bulk();
+    view();
+}
+
+fn report(what: &str, time: Duration, rate: &str) {
+    println!("{what:<44} {:>12} {rate:>24}", format!("{time:.2?}"));
+}
+
+/// The median of several runs; what `prepare` makes is not timed, nor what is dropped.
+fn median<T, U>(mut prepare: impl FnMut() -> T, mut run: impl FnMut(T) -> U) -> Duration {
+    let mut times: Vec<_> = (0..11)
+        .map(|_| {
+            let input = prepare();
+            let start = Instant::now();
+            let output = black_box(run(input));
+            let time = start.elapsed();
+            drop(output);
+            time
+        })
+        .collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn key() -> SeriesKey {
+    SeriesKey::new("bench", Interval::MINUTE).expect("a short name is a node id")
+}
+
+fn minute(bar: usize) -> Timestamp {
+    let secs = i64::try_from(bar).expect("few bars") * 60;
+    Timestamp::from_secs(secs).expect("a million minutes after 1970 is before 9999")
+}
+
+fn bars(rows: std::ops::Range<usize>) -> RecordBatch {
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(frame::ts_array(rows.clone().map(minute)))];
+    for column in 0..COLUMNS.len() {
+        let values = rows.clone().map(|row| 100.0 + ((row * 7 + column) % 1_000) as f64 / 10.0);
+        columns.push(Arc::new(Float64Array::from_iter_values(values)));
+    }
+    let schema = frame::schema_of(COLUMNS.map(|name| (name, DataType::Float64)));
+    RecordBatch::try_new(schema, columns).expect("the columns have the schema's types")
+}
+
+fn bulk() {
+    let batch = bars(0..BARS);
+    let bytes: usize = batch.columns().iter().map(|column| column.get_buffer_memory_size()).sum();
+    let source = vec![1u8; bytes];
+    let copy = median(|| (), |()| source.to_vec());
+    report("memcpy of the bytes into new memory", copy, &format!("{} MB", bytes / 1_000_000));
+    let with_live = || {
+        let mut cache = NodeCache::new(key(), BARS).expect("the period is not 0");
+        for bar in BARS - 500..BARS + 500 {
+            cache.append(minute(bar), &bars(bar..bar + 1)).expect("a bar of the same columns");
+        }
+        cache
+    };
+    let merge = median(with_live, |mut cache| {
+        cache.backfill_bulk(&batch).expect("rows are ascending");
+        cache
+    });
+    let ratio = format!("{:.2}x memcpy", merge.as_secs_f64() / copy.as_secs_f64());
+    report("backfill_bulk, 1M x 5, 1,000 live rows", merge, &ratio);
+}
+
+fn view() {
+    const CALLS: u32 = 1_000_000;
+    let mut cache = NodeCache::new(key(), 1_000).expect("the period is not 0");
+    cache.backfill_bulk(&bars(0..2_000)).expect("rows are ascending");
+    let time = median(
+        || (),
+        |()| {
+            for _ in 0..CALLS {
+                black_box(black_box(&cache).last(500).f64("close").expect("a column of doubles"));
+            }
+        },
+    );
+    report("view of the last 500 bars", time / CALLS, "a call, by name");
+}

@@ -1,0 +1,101 @@
+//! What a strategy sees of a cache: contiguous columns of neighbouring rows.
+
+use std::fmt;
+use std::ops::Range;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use qmtl_history_api::{Error, ErrorKind, Result, Timestamp, arrow_array, arrow_schema, frame};
+
+use super::NodeCache;
+
+/// One column of a view, without a copy.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ColumnView<'a> {
+    /// Doubles without nulls, oldest first.
+    F64(&'a [f64]),
+    /// Anything else, oldest first; shares the cache's buffers.
+    Arrow(ArrayRef),
+}
+
+/// Neighbouring rows of a [`NodeCache`], oldest first.
+#[derive(Clone)]
+pub struct CacheView<'a> {
+    cache: &'a NodeCache,
+    rows: Range<usize>,
+}
+
+impl<'a> CacheView<'a> {
+    pub(super) fn new(cache: &'a NodeCache, rows: Range<usize>) -> Self {
+        Self { cache, rows }
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True when no row is in the view.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// When the bars open, ascending.
+    #[must_use]
+    pub fn timestamps(&self) -> &'a [Timestamp] {
+        &self.cache.rows.ts()[self.rows.clone()]
+    }
+
+    /// A column of doubles; does not allocate. `NotFound` for a column that the cache lacks,
+    /// `Schema` for one of another type or with a null in the view: take [`CacheView::column`].
+    pub fn f64(&self, name: &str) -> Result<&'a [f64]> {
+        let column = self.index_of(name)?;
+        self.cache.rows.doubles(column, &self.rows).ok_or_else(|| {
+            Error::schema("the column is not one of doubles without nulls")
+                .with("series", self.cache.key())
+                .with("column", name)
+        })
+    }
+
+    /// A column of any type. `NotFound` for a column that the cache lacks.
+    pub fn column(&self, name: &str) -> Result<ColumnView<'a>> {
+        let column = self.index_of(name)?;
+        Ok(match self.cache.rows.doubles(column, &self.rows) {
+            Some(values) => ColumnView::F64(values),
+            None => ColumnView::Arrow(self.cache.rows.array(column, &self.rows)),
+        })
+    }
+
+    /// The rows as a canonical batch. This copies `ts` and columns of doubles.
+    pub fn to_batch(&self) -> Result<RecordBatch> {
+        let fields = self.cache.schema().map_or_else(arrow_schema::Fields::empty, |s| s.fields().clone());
+        let schema =
+            std::iter::once(frame::ts_field()).chain(fields.iter().map(|field| field.as_ref().clone()));
+        let mut columns: Vec<ArrayRef> =
+            vec![std::sync::Arc::new(frame::ts_array(self.timestamps().iter().copied()))];
+        columns.extend((0..fields.len()).map(|column| self.cache.rows.array(column, &self.rows)));
+        let options = RecordBatchOptions::new().with_row_count(Some(self.len()));
+        let schema = std::sync::Arc::new(arrow_schema::Schema::new(schema.collect::<Vec<_>>()));
+        RecordBatch::try_new_with_options(schema, columns, &options).map_err(|e| {
+            Error::unexpected("cannot assemble the cache's rows")
+                .with("series", self.cache.key())
+                .caused_by(e)
+        })
+    }
+
+    fn index_of(&self, name: &str) -> Result<usize> {
+        self.cache.schema().and_then(|schema| schema.index_of(name).ok()).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the cache has no such column")
+                .with("series", self.cache.key())
+                .with("column", name)
+        })
+    }
+}
+
+impl fmt::Debug for CacheView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheView").field("series", self.cache.key()).field("rows", &self.rows).finish()
+    }
+}

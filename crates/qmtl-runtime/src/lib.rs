@@ -1,0 +1,6 @@
+//! Node caches, backfill engine, warm-up and replay: what primes a strategy with history and
+//! hands it over to live data without a bar lost or doubled.
+
+mod cache;
+
+pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
