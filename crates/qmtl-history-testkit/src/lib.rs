@@ -1,1 +1,3 @@
 //! Conformance suite, faulty wrappers and fixtures for history backends.
+
+pub mod fixtures;

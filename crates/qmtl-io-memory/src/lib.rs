@@ -1,1 +1,1 @@
-//! In-memory history backend, the reference model of the conformance suite.
+//! In-memory history backend.
