@@ -3,5 +3,9 @@
 mod budget;
 mod config;
 pub mod plan;
+mod provider;
+mod strategy;
 
 pub use config::BackfillConfig;
+pub use provider::AugmentedHistoryProvider;
+pub use strategy::FetcherBackfillStrategy;

@@ -1,0 +1,274 @@
+//! Filling from a fetcher: coverage, plan, windows in flight, gathered writes, report.
+
+mod batch;
+mod fetch;
+mod tally;
+mod write;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt, stream};
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error,
+    HistoryBackend, ProgressEvent, ProgressSink, ReadRequest, Result, SeriesKey, SourceId, TimeRange,
+    Timestamp, async_trait,
+};
+use qmtl_observe::{events, metrics};
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use crate::BackfillConfig;
+use crate::budget::Budget;
+use crate::plan::{Plan, Planner, Window};
+use tally::Tally;
+use write::Writer;
+
+/// Completes a range with the rows of one [`DataFetcher`].
+///
+/// - It asks only for bars that have closed and that are neither stored nor proven not to exist.
+/// - Windows are fetched side by side within a budget of bytes; their rows are gathered and written
+///   together, ascending. A window whose rows contradict the frame or the stored columns is not
+///   written at all; of one that breaks off otherwise, what came before stays.
+/// - A window that fails does not stop the others. Three things stop the run, because going on
+///   would only ask the source in vain: the source does not know the series or its interval, the
+///   store cannot take bytes or is damaged, or three writes in a row failed. What was fetched
+///   by then is stored where that is possible, and the windows left stand in the report as failed.
+/// - Nothing is retried here: retries are the fetcher's business. Running again asks for what is
+///   still missing.
+/// - Dropping the future cancels: requests end, and what the store had acknowledged stays.
+#[derive(Clone, Debug)]
+pub struct FetcherBackfillStrategy {
+    fetcher: Arc<dyn DataFetcher>,
+    clock: Arc<dyn Clock>,
+    config: BackfillConfig,
+}
+
+impl FetcherBackfillStrategy {
+    /// The name in metric labels.
+    pub const NAME: &'static str = "fetcher";
+
+    /// Fills from `fetcher`, at the time of `clock`.
+    #[must_use]
+    pub fn new(fetcher: Arc<dyn DataFetcher>, clock: Arc<dyn Clock>) -> Self {
+        Self { fetcher, clock, config: BackfillConfig::default() }
+    }
+
+    /// Changes how it fills.
+    #[must_use]
+    pub fn with_config(mut self, config: BackfillConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What [`ensure_range`](AutoBackfillStrategy::ensure_range) would ask for now; asks nothing.
+    ///
+    /// `InvalidInput` for a configuration without room, else what the backend answers.
+    pub async fn plan(&self, request: &BackfillRequest, backend: &dyn HistoryBackend) -> Result<Plan> {
+        let coverage = backend.coverage(&request.key, request.range).await?;
+        self.plan_from(request, &coverage, self.clock.now())
+    }
+
+    fn plan_from(&self, request: &BackfillRequest, coverage: &Coverage, now: Timestamp) -> Result<Plan> {
+        self.config.check()?;
+        let planner = Planner::new(request.key.interval, self.sources(), self.fetcher.limits())
+            .with_settle(self.config.settle);
+        match self.config.window_bars {
+            Some(bars) => planner.with_window_bars(bars),
+            None => planner,
+        }
+        .plan(request.range, coverage, now)
+    }
+}
+
+#[async_trait]
+impl AutoBackfillStrategy for FetcherBackfillStrategy {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn sources(&self) -> Vec<SourceId> {
+        vec![self.fetcher.source_id()]
+    }
+
+    async fn ensure_range(
+        &self,
+        request: &BackfillRequest,
+        backend: &dyn HistoryBackend,
+        progress: &dyn ProgressSink,
+    ) -> Result<BackfillReport> {
+        let _job = metrics::JobGuard::start();
+        let started = self.clock.monotonic();
+        let key = &request.key;
+        metrics::auto_backfill_request(Self::NAME, key);
+        let span = tracing::info_span!("backfill.job", series = %key, range = %request.range);
+        let outcome = self.fill(request, backend, progress).instrument(span).await;
+        let elapsed = self.clock.monotonic().saturating_sub(started);
+        metrics::auto_backfill_duration(Self::NAME, elapsed);
+        outcome.map(|mut report| {
+            report.elapsed = elapsed;
+            report
+        })
+    }
+}
+
+impl FetcherBackfillStrategy {
+    async fn fill(
+        &self,
+        request: &BackfillRequest,
+        backend: &dyn HistoryBackend,
+        progress: &dyn ProgressSink,
+    ) -> Result<BackfillReport> {
+        let key = &request.key;
+        let before = backend.coverage(key, request.range).await?;
+        let now = self.clock.now();
+        let plan = self.plan_from(request, &before, now)?;
+        metrics::auto_backfill_missing_ranges(Self::NAME, key, plan.gaps().len() as u64);
+        progress.on_event(
+            key,
+            &ProgressEvent::Planned {
+                bars: plan.estimated_rows(),
+                windows: plan.window_count(),
+                requests: plan.request_count(),
+            },
+        );
+        let mut report = BackfillReport::new(key.clone(), request.range);
+        let after = if plan.gaps().is_empty() {
+            before
+        } else {
+            let job = Job {
+                key,
+                source: self.fetcher.source_id(),
+                fetcher: &*self.fetcher,
+                backend,
+                progress,
+                clock: &*self.clock,
+                config: &self.config,
+                forming: forming_bar(key, now),
+                budget: Budget::new(self.config.memory_budget),
+                row_bytes: AtomicU64::new(FIRST_ROW_BYTES),
+                requests: AtomicU64::new(0),
+                open: Mutex::default(),
+            };
+            let columns = stored_columns(key, plan.gaps().span().unwrap_or(request.range), backend).await?;
+            let tally = job.run(&plan, columns).await;
+            // The report of what was done must not get lost because the store went away.
+            let after = match backend.coverage(key, request.range).await {
+                Ok(after) => after,
+                Err(_) => tally.applied_to(before),
+            };
+            tally.into_report(&mut report, &after);
+            report.fetch_requests = job.requests.into_inner();
+            after
+        };
+        let now = self.clock.now();
+        report.missing = after.missing(request.range, key.interval, &self.sources(), now);
+        metrics::known_empty_bars(key, after.empty_by_any(now).count(key.interval));
+        let wanted = request.range.count(key.interval);
+        let settled = wanted - report.missing.count(key.interval);
+        metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
+        metrics::auto_backfill_rows(Self::NAME, key, report.rows_written);
+        Ok(report)
+    }
+}
+
+/// Bytes that a row is taken for before the first rows have come: a bar of `ts` and seven doubles.
+const FIRST_ROW_BYTES: u64 = 64;
+
+/// The bar that is open at `now`.
+fn forming_bar(key: &SeriesKey, now: Timestamp) -> Option<TimeRange> {
+    TimeRange::checked(key.interval.floor(now)?, key.interval.next(now)?)
+}
+
+/// The columns that the series is stored with: a stream's schema is known without reading rows.
+async fn stored_columns(key: &SeriesKey, near: TimeRange, backend: &dyn HistoryBackend) -> Result<SchemaRef> {
+    let point = near.start().checked_add_micros(1).unwrap_or(Timestamp::MAX);
+    let range = TimeRange::checked(near.start(), point).unwrap_or(near);
+    Ok(backend.read_range(&ReadRequest::new(key.clone(), range)).await?.schema())
+}
+
+/// One run of a plan: what fetching and writing share.
+struct Job<'a> {
+    key: &'a SeriesKey,
+    source: SourceId,
+    fetcher: &'a dyn DataFetcher,
+    backend: &'a dyn HistoryBackend,
+    progress: &'a dyn ProgressSink,
+    clock: &'a dyn Clock,
+    config: &'a BackfillConfig,
+    /// The bar that was open when the plan was made.
+    forming: Option<TimeRange>,
+    budget: Budget,
+    /// Bytes of the widest row seen, for reservations.
+    row_bytes: AtomicU64,
+    requests: AtomicU64,
+    /// Ordinals of the windows that have started and not ended.
+    open: Mutex<BTreeSet<u64>>,
+}
+
+impl Job<'_> {
+    /// Fetches and writes side by side until all is done or the writer finds that to go on is vain.
+    async fn run(&self, plan: &Plan, columns: SchemaRef) -> Tally {
+        let mut writer = Writer::new(self, columns);
+        // Unbounded in number, bounded in bytes by the budget, so that a slow write never
+        // keeps an open request from being read.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let fetching = async move {
+            let sender = &sender;
+            stream::iter(plan.windows())
+                .for_each_concurrent(self.config.windows_in_flight, |window| async move {
+                    let answer = self.fetch_window(window).await;
+                    // The writer is gone only when this future is about to be dropped.
+                    let _ = sender.send(Box::new(answer));
+                    // A source that never waits must not keep the writer from its turn.
+                    tokio::task::yield_now().await;
+                })
+                .await;
+            Ok(())
+        };
+        let stopped = tokio::try_join!(fetching, writer.run(receiver)).err();
+        let mut tally = writer.into_tally();
+        if let Some(error) = stopped {
+            for window in plan.windows() {
+                if tally.is_concluded(&window) {
+                    continue;
+                }
+                if self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&window.ordinal) {
+                    self.window_failed(&window, &error);
+                }
+                tally.failed(&window, error.clone());
+            }
+        }
+        tally
+    }
+
+    fn window_started(&self, window: &Window) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(window.ordinal);
+        events::Batch::new(self.key, window.span(), &self.source).attempt(1);
+        self.tell(&ProgressEvent::WindowStarted { window: window.span() });
+    }
+
+    fn window_stored(&self, window: &Window, rows: u64, bars: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&window.ordinal);
+        events::Batch::new(self.key, window.span(), &self.source).succeeded(1);
+        self.tell(&ProgressEvent::WindowStored { window: window.span(), rows, bars });
+    }
+
+    fn window_failed(&self, window: &Window, error: &Error) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&window.ordinal);
+        metrics::failure(self.key);
+        events::Batch::new(self.key, window.span(), &self.source).failed(1, error);
+        self.tell(&ProgressEvent::WindowFailed { window: window.span(), error: error.clone() });
+    }
+
+    fn tell(&self, event: &ProgressEvent) {
+        self.progress.on_event(self.key, event);
+    }
+
+    /// Bytes to reserve for a window before anything of it is known.
+    fn estimate(&self, window: &Window) -> u64 {
+        window.bars().saturating_mul(self.row_bytes.load(Ordering::Relaxed))
+    }
+}

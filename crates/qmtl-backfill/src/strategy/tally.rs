@@ -1,0 +1,121 @@
+//! What a run has done so far, window by window, and the report that comes of it.
+
+use qmtl_history_api::frame::Dropped;
+use qmtl_history_api::{
+    BackfillReport, Coverage, EmptyProof, Error, RangeSet, SourceId, TimeRange, Timestamp, WriteReceipt,
+};
+
+use super::fetch::Answer;
+use crate::plan::Window;
+
+/// Counts of one run of a plan.
+#[derive(Debug)]
+pub(super) struct Tally {
+    source: SourceId,
+    written: u64,
+    kept_out: u64,
+    dropped: Dropped,
+    filled: RangeSet,
+    empty: RangeSet,
+    /// The whole ranges of the windows that are stored or have failed.
+    concluded: RangeSet,
+    failed: Vec<Failure>,
+}
+
+/// A window that failed, or several in a row that failed alike.
+#[derive(Debug)]
+struct Failure {
+    first: u64,
+    last: u64,
+    range: TimeRange,
+    error: Error,
+}
+
+impl Tally {
+    pub(super) fn new(source: SourceId) -> Self {
+        Self {
+            source,
+            written: 0,
+            kept_out: 0,
+            dropped: Dropped::default(),
+            filled: RangeSet::new(),
+            empty: RangeSet::new(),
+            concluded: RangeSet::new(),
+            failed: Vec::new(),
+        }
+    }
+
+    pub(super) fn dropped(&mut self, rows: Dropped) {
+        self.dropped.add(rows);
+    }
+
+    pub(super) fn written(&mut self, receipt: WriteReceipt) {
+        self.written += receipt.rows_written;
+        self.kept_out += receipt.rows_kept_out;
+    }
+
+    /// Takes in what a stored answer brought.
+    pub(super) fn stored(&mut self, answer: &Answer) {
+        self.filled.extend(answer.present.iter());
+        answer.empty().for_each(|ranges| self.empty.extend(ranges.iter()));
+    }
+
+    pub(super) fn conclude(&mut self, window: &Window) {
+        self.concluded.insert(window.range);
+    }
+
+    pub(super) fn failed(&mut self, window: &Window, error: Error) {
+        self.conclude(window);
+        let ordinal = window.ordinal;
+        self.failed.push(Failure { first: ordinal, last: ordinal, range: window.span(), error });
+    }
+
+    pub(super) fn is_concluded(&self, window: &Window) -> bool {
+        self.concluded.contains(window.range.start())
+    }
+
+    /// What the store must know by now, when it can no longer be asked.
+    pub(super) fn applied_to(&self, mut before: Coverage) -> Coverage {
+        before.add_present(&self.filled);
+        let answered_at = Timestamp::MAX;
+        before.add_empty(&EmptyProof::new(self.source.clone(), self.empty.clone(), "", answered_at));
+        before
+    }
+
+    /// Fills in `report`, given the coverage at the end.
+    pub(super) fn into_report(self, report: &mut BackfillReport, after: &Coverage) {
+        report.rows_written = self.written;
+        report.rows_kept_out = self.kept_out;
+        report.dropped = self.dropped;
+        report.known_empty = self.empty.difference(after.present());
+        if !self.filled.is_empty() {
+            report.filled.push((self.source, self.filled));
+        }
+        report.failed = join_alike(self.failed);
+    }
+}
+
+/// Joins windows that follow one another in the plan and failed with the same kind and message;
+/// the first one's error stands for them, and says how many they are.
+fn join_alike(mut failures: Vec<Failure>) -> Vec<(TimeRange, Error)> {
+    failures.sort_by_key(|failure| failure.first);
+    let mut joined = Vec::<Failure>::new();
+    for failure in failures {
+        match joined.last_mut() {
+            Some(run) if run.last + 1 == failure.first && alike(&run.error, &failure.error) => {
+                run.last = failure.last;
+                run.range = TimeRange::checked(run.range.start(), failure.range.end()).unwrap_or(run.range);
+            }
+            _ => joined.push(failure),
+        }
+    }
+    let told = |run: Failure| match run.last - run.first {
+        0 => (run.range, run.error),
+        more => (run.range, run.error.with("windows", more + 1)),
+    };
+    joined.into_iter().map(told).collect()
+}
+
+fn alike(a: &Error, b: &Error) -> bool {
+    a.kind() == b.kind() && a.message() == b.message()
+}
