@@ -12,12 +12,14 @@ use qmtl_runtime::NodeCache;
 const BARS: usize = 1_000_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
+#[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn main() {
     println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
     bulk();
     view();
 }
 
+#[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn report(what: &str, time: Duration, rate: &str) {
     println!("{what:<44} {:>12} {rate:>24}", format!("{time:.2?}"));
 }
