@@ -6,9 +6,11 @@ mod config;
 mod csv;
 mod frame;
 mod index;
+mod ipc;
 mod parquet;
 mod table;
 mod time;
+mod unpack;
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -126,14 +128,15 @@ impl Inner {
             return Err(bytes.fault("the file is empty"));
         }
         let source = source_id(&config.path, &bytes)?;
-        let opened = match format_of(&config)? {
+        let format = format_of(&config)?;
+        format.check(&bytes)?;
+        let cap = config.max_unpacked_bytes;
+        let opened = match format {
             FileFormat::Csv => csv::open(&bytes, &config)?,
+            FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, &config)?,
+            FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, &config)?,
             FileFormat::Parquet => parquet::open(&bytes, &config)?,
-            _ => {
-                return Err(
-                    Error::new(ErrorKind::Unsupported, "this format is not read yet").with("file", &shown)
-                );
-            }
+            FileFormat::Arrow => ipc::open(&bytes, &config)?,
         };
         Ok(Self { config, shown, stamp: Stamp::of(&metadata), opened, source })
     }
@@ -240,6 +243,12 @@ fn format_of(config: &FileConfig) -> Result<FileFormat> {
         )
         .with("file", config.path.display())
     })
+}
+
+/// Opens what was inside a compressed file.
+fn open_unpacked(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
+    FileFormat::Csv.check(bytes)?;
+    csv::open(bytes, config)
 }
 
 /// `file:<name>#<the first 16 hex digits of the content's BLAKE3 hash>`.

@@ -1,10 +1,12 @@
 //! What to read and how: everything that a file cannot say about itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
-use qmtl_history_api::{Interval, NodeId};
+use qmtl_history_api::{Interval, NodeId, Result};
 
+use super::bytes::FileBytes;
 use super::time::TsUnit;
 
 /// How a file's bytes are to be read.
@@ -34,6 +36,48 @@ impl FileFormat {
             "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
             _ => None,
         }
+    }
+
+    /// The format that a file's first bytes tell; text tells none.
+    fn of_content(head: &[u8]) -> Option<Self> {
+        match head {
+            [b'P', b'A', b'R', b'1', ..] => Some(Self::Parquet),
+            [b'P', b'K', 3 | 5, 4 | 6, ..] => Some(Self::Zip),
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            // The second is the continuation marker that a stream's messages start with.
+            [b'A', b'R', b'R', b'O', b'W', b'1', ..] | [0xff, 0xff, 0xff, 0xff, ..] => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    /// Fails with `Schema` when the file's first bytes belong to another format.
+    pub(super) fn check(self, bytes: &FileBytes) -> Result<()> {
+        let mut head = [0; 8];
+        let count = bytes.read_at(&mut head, 0).map_err(|e| bytes.io(e))?;
+        if head.starts_with(b"FEA1") {
+            return Err(bytes.fault("Feather V1 is not read; write the file as Feather V2 or Parquet"));
+        }
+        match Self::of_content(&head[..count]) {
+            Some(found) if found == self => Ok(()),
+            None if self == Self::Csv => Ok(()),
+            Some(found) => Err(bytes.fault(format!(
+                "the file is to be read as {self}, but its content is {found}; say so (with_format) or rename it"
+            ))),
+            None => Err(bytes.fault(format!("the file is to be read as {self}, but its content is not"))),
+        }
+    }
+}
+
+/// Prints the name that people use.
+impl fmt::Display for FileFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Csv => "CSV",
+            Self::Zip => "zip",
+            Self::Gzip => "gzip",
+            Self::Parquet => "Parquet",
+            Self::Arrow => "Arrow IPC",
+        })
     }
 }
 

@@ -107,8 +107,10 @@ impl Splitter {
             ReadRecordResult::InputEmpty | ReadRecordResult::End => return Ok(None),
         }
         self.ends.truncate(fields);
-        if let Some(last) = self.ends.last_mut()
-            && self.text[..*last].ends_with(b"\r")
+        // The carriage return of the line's end is no part of its last field.
+        let line = rest[..used].strip_suffix(b"\n").unwrap_or(&rest[..used]);
+        if line.ends_with(b"\r")
+            && let Some(last) = self.ends.last_mut()
         {
             *last -= 1;
         }
