@@ -1,1 +1,6 @@
-//! In-memory history backend.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod series;
+
+pub use backend::MemoryBackend;

@@ -1,0 +1,1 @@
+//! The memory backend, plain and behind the pointers that the protocol forwards through.
