@@ -37,15 +37,17 @@ pub fn key(node_id: &str, interval: &str) -> SeriesKey {
     SeriesKey::new(node_id, interval).expect("a fixture's node id is valid")
 }
 
-/// The opening of the bar `index` bars after [`start`]. Panics beyond 9999.
+/// The opening of the bar number `index`; number 0 is the first one at or after [`start`].
+/// Panics beyond 9999.
 #[must_use]
 pub fn bar(key: &SeriesKey, index: u32) -> Timestamp {
-    start()
-        .checked_add_micros(key.interval.as_micros() * i64::from(index))
+    key.interval
+        .ceil(start())
+        .and_then(|first| first.checked_add_micros(key.interval.as_micros() * i64::from(index)))
         .expect("a fixture's bar opens before the year 10000")
 }
 
-/// The range that holds exactly the bars `[first, end)`, counted from [`start`]. Panics unless
+/// The range that holds exactly the bars number `first` to `end - 1`. Panics unless
 /// `first < end`.
 #[must_use]
 pub fn span(key: &SeriesKey, first: u32, end: u32) -> TimeRange {

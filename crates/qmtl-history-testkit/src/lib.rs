@@ -1,3 +1,8 @@
-//! Conformance suite, faulty wrappers and fixtures for history backends.
+#![doc = include_str!("../README.md")]
 
+pub mod checks;
 pub mod fixtures;
+mod probe;
+mod suite;
+
+pub use suite::{CHECKS, Check, Subject, run};

@@ -1,0 +1,199 @@
+//! What is tested, the list of checks, and how a test is made of each.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use qmtl_history_api::HistoryBackend;
+
+type Reopen = dyn Fn() -> BoxFuture<'static, Arc<dyn HistoryBackend>> + Send + Sync;
+
+/// An empty store under test, for one check alone.
+pub struct Subject {
+    backend: Arc<dyn HistoryBackend>,
+    reopen: Option<Box<Reopen>>,
+    // Held for its drop: it goes last, after every handle of the store.
+    guard: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Subject {
+    /// A store without series.
+    #[must_use]
+    pub fn new(backend: impl HistoryBackend) -> Self {
+        Self { backend: Arc::new(backend), reopen: None, guard: None }
+    }
+
+    /// How to get another handle onto the same data that shares as little as possible with the
+    /// first one: no cache, its own connection. Without it the checks of several handles know one.
+    #[must_use]
+    pub fn with_reopen<F, B>(mut self, reopen: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = B> + Send + 'static,
+        B: HistoryBackend,
+    {
+        self.reopen = Some(Box::new(move || {
+            let handle = reopen();
+            Box::pin(async move { Arc::new(handle.await) as Arc<dyn HistoryBackend> })
+        }));
+        self
+    }
+
+    /// What must live as long as the store: a temporary folder, a server.
+    #[must_use]
+    pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {
+        self.guard = Some(Box::new(guard));
+        self
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn backend(&self) -> Arc<dyn HistoryBackend> {
+        Arc::clone(&self.backend)
+    }
+
+    /// Another handle onto the store, where the subject knows how to open one.
+    pub async fn reopened(&self) -> Option<Arc<dyn HistoryBackend>> {
+        match &self.reopen {
+            Some(reopen) => Some(reopen().await),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("backend", &self.backend)
+            .field("reopen", &self.reopen.is_some())
+            .field("guard", &self.guard.is_some())
+            .finish()
+    }
+}
+
+/// One check of the suite. It panics, with what it saw, when the store breaks a guarantee.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Check {
+    /// The name of its test: `h_read_01_off_grid_ends`.
+    pub name: &'static str,
+    /// Runs the check on a store of its own.
+    pub run: for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>,
+}
+
+impl Check {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(name: &'static str, run: for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>) -> Self {
+        Self { name, run }
+    }
+
+    /// The guarantee that the check is named after, as `HistoryBackend`'s page writes it:
+    /// `H-READ-01`. `None` for the model test, which holds the store against all of them.
+    #[must_use]
+    pub fn guarantee(&self) -> Option<String> {
+        let words: Vec<_> = self.name.split('_').take(3).collect();
+        (words.first() == Some(&"h")).then(|| words.join("-").to_uppercase())
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Expands to one `#[test]` per check of the suite, each on a fresh store.
+///
+/// Its argument is the path of an `async fn() -> Option<Subject>` that gives an empty store of its
+/// own to every call, so that checks run side by side. `None` says that no server is configured:
+/// the test prints that it skips, and fails where `QMTL_REQUIRE_BACKENDS=1`.
+///
+/// ```
+/// use qmtl_history_testkit::Subject;
+/// use qmtl_io_memory::MemoryBackend;
+///
+/// async fn fresh() -> Option<Subject> {
+///     Some(Subject::new(MemoryBackend::new()))
+/// }
+///
+/// qmtl_history_testkit::backend_conformance!(fresh);
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! backend_conformance {
+    ($fresh:path) => {
+        $crate::backend_conformance! { @checks tests [$fresh] }
+    };
+    // The only list of checks.
+    (@checks $what:ident $fresh:tt) => {
+        $crate::backend_conformance! { @$what $fresh
+            h_read_01_half_open_ascending_unique
+            h_read_01_off_grid_ends
+            h_read_01_out_of_order_and_overlapping_writes
+            h_read_01_many_partitions
+            h_read_01_every_grid
+            h_read_01_first_and_last_bar_of_time
+            h_read_02_schema_without_rows
+            h_read_02_every_batch_has_the_schema
+            h_read_03_projection_in_the_asked_order
+            h_read_03_unknown_column_is_not_found
+            h_read_04_dropped_stream_leaves_no_lock
+            h_read_05_commit_whole_or_not_at_all
+            h_write_01_visible_at_once
+            h_write_01_visible_to_every_handle
+            h_write_02_keep_existing_keeps_bit_for_bit
+            h_write_02_replace_takes_the_whole_row
+            h_write_03_repeating_changes_nothing
+            h_write_03_receipt_adds_up
+            h_write_04_not_canonical_is_refused_whole
+            h_write_05_type_clash_is_refused_whole
+            h_write_06_floats_bit_for_bit
+            h_write_06_nan_as_declared
+            h_write_06_strings_byte_for_byte
+            h_write_06_every_type_held_or_refused
+            h_write_07_columns_by_name
+            h_write_07_new_column_is_null_in_older_rows
+            h_write_08_empty_batch_records_proofs
+            h_write_08_nothing_comes_of_nothing
+            h_write_09_concurrent_writers_keep
+            h_write_09_concurrent_writers_replace
+        }
+    };
+    (@tests [$fresh:path] $($check:ident)*) => {$(
+        #[test]
+        fn $check() {
+            let check = $crate::Check::new(stringify!($check), |subject| Box::pin($crate::checks::$check(subject)));
+            $crate::run(&check, $fresh);
+        }
+    )*};
+    (@table [] $($check:ident)*) => {
+        &[$($crate::Check::new(stringify!($check), |subject| Box::pin($crate::checks::$check(subject)))),*]
+    };
+}
+
+/// Every check of the suite.
+pub const CHECKS: &[Check] = crate::backend_conformance! { @checks table [] };
+
+/// Runs one check on a fresh store; [`backend_conformance!`](crate::backend_conformance) calls it.
+/// Panics when the check fails, and without a store where `QMTL_REQUIRE_BACKENDS=1`.
+#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+pub fn run<F>(check: &Check, fresh: impl Fn() -> F)
+where
+    F: Future<Output = Option<Subject>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test can start threads");
+    runtime.block_on(async {
+        match fresh().await {
+            Some(subject) => (check.run)(&subject).await,
+            None if std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
+                panic!("QMTL_REQUIRE_BACKENDS=1, but there is no backend for {check:?}")
+            }
+            None => eprintln!("{check:?}: skipped, no backend is configured"),
+        }
+    });
+}
