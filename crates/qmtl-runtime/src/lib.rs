@@ -3,8 +3,12 @@
 
 mod cache;
 mod engine;
+mod recorder;
 mod shared;
+mod stream;
 
 pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
+pub use recorder::EventRecorderService;
 pub use shared::SharedCache;
+pub use stream::{StreamInput, StreamInputBuilder};

@@ -181,10 +181,11 @@ impl Rows {
         }
     }
 
-    /// Drops the oldest rows; moves the others to the front once `slack` dropped ones have gathered.
+    /// Drops the oldest rows; moves the others to the front once `slack` dropped ones, and no fewer
+    /// than there are others, have gathered.
     pub(super) fn drop_oldest(&mut self, rows: usize, slack: usize) {
         self.start += rows;
-        if rows > 0 && (self.start >= slack || self.start == self.ts.len()) {
+        if rows > 0 && self.start >= slack.max(self.ts.len() / 2) {
             self.columns.iter_mut().for_each(|column| column.drop_front(self.start));
             self.ts.drain(..self.start);
             self.live.drain(..self.start);
