@@ -1,0 +1,23 @@
+//! The command line.
+
+xflags::xflags! {
+    /// Every check of this repository.
+    cmd xtask {
+        /// Runs every check and every test; what a change must pass.
+        cmd test {
+            /// Only these packages instead of the whole workspace.
+            repeated -p, --package name: String
+            /// Only these steps: fmt, tidy, clippy, docs, tests, examples, alone, deny.
+            repeated -s, --step name: String
+        }
+        /// Checks the rules of the repository that no compiler knows.
+        cmd tidy {}
+        /// Measures, beside peers where they can be installed, and prints one table.
+        cmd bench {
+            /// Only rows whose name contains this.
+            optional row: String
+            /// Also measures a cold release build of the program, which takes minutes.
+            optional --cold
+        }
+    }
+}
