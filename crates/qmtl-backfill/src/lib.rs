@@ -1,4 +1,4 @@
-//! Planner, strategies and the augmented provider of the qmtl history system.
+#![doc = include_str!("../README.md")]
 
 mod budget;
 mod config;

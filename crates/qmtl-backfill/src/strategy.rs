@@ -7,7 +7,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_schema::SchemaRef;
@@ -235,7 +235,7 @@ impl Job<'_> {
                 if tally.is_concluded(&window) {
                     continue;
                 }
-                if self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&window.ordinal) {
+                if self.open().contains(&window.ordinal) {
                     self.window_failed(&window, &error);
                 }
                 tally.failed(&window, error.clone());
@@ -244,20 +244,24 @@ impl Job<'_> {
         tally
     }
 
+    fn open(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn window_started(&self, window: &Window) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(window.ordinal);
+        self.open().insert(window.ordinal);
         events::Batch::new(self.key, window.span(), &self.source).attempt(1);
         self.tell(&ProgressEvent::WindowStarted { window: window.span() });
     }
 
     fn window_stored(&self, window: &Window, rows: u64, bars: u64) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&window.ordinal);
+        self.open().remove(&window.ordinal);
         events::Batch::new(self.key, window.span(), &self.source).succeeded(1);
         self.tell(&ProgressEvent::WindowStored { window: window.span(), rows, bars });
     }
 
     fn window_failed(&self, window: &Window, error: &Error) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&window.ordinal);
+        self.open().remove(&window.ordinal);
         metrics::failure(self.key);
         events::Batch::new(self.key, window.span(), &self.source).failed(1, error);
         self.tell(&ProgressEvent::WindowFailed { window: window.span(), error: error.clone() });

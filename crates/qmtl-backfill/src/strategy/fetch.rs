@@ -43,6 +43,11 @@ impl Answer {
         self.bytes = 0;
     }
 
+    /// True when there is nothing to store.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.proofs.is_empty()
+    }
+
     /// Where the source proved that there is no row.
     pub(super) fn empty(&self) -> impl Iterator<Item = &RangeSet> {
         self.proofs.iter().map(|proof| &proof.ranges)

@@ -103,15 +103,20 @@ impl<'a> Writer<'a> {
                 answer.error = Some(clash.with("source", &self.job.source));
             }
         }
+        // The source's contract: these two speak of the series, not of the request.
+        let speaks_of_all =
+            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput);
+        let stop = answer.error.clone().filter(speaks_of_all);
+        if let Some(error) = &answer.error
+            && answer.is_empty()
+        {
+            self.fail(&answer, error.clone());
+            return stop;
+        }
         if self.pending.is_empty() {
             self.since = self.job.clock.monotonic();
         }
         self.pending_bytes += answer.bytes;
-        // The source's contract: these two speak of the series, not of the request.
-        let stop = answer
-            .error
-            .clone()
-            .filter(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput));
         self.pending.insert(answer.window.ordinal, *answer);
         stop
     }

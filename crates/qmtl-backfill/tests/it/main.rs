@@ -1,0 +1,10 @@
+//! The strategy and the provider over a store and a source that do what a test wants.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod convergence;
+mod fetching;
+mod observation;
+mod provider;
+mod support;
+mod writing;

@@ -1,0 +1,206 @@
+//! How rows reach the store: gathered, bounded in memory, and what happens when it refuses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::{Error, ErrorKind, FetchRequest, RangeSet, frame};
+use qmtl_history_testkit::fixtures::{FakeFetcher, bar, sparse_bars};
+
+use crate::support::{Filling, Store, btc, failures, late, runs, span};
+
+/// Bytes of a bar of the fixtures: a time and five doubles.
+const BAR: u64 = 48;
+
+fn holds(rows: &RecordBatch, index: u32) -> bool {
+    let ts = frame::timestamps(rows).unwrap().values();
+    ts.contains(&bar(&btc(), index).as_micros())
+}
+
+#[tokio::test]
+async fn a_thousand_holes_are_one_write() {
+    let holes: RangeSet = (0..1_000).map(|index| span(index * 20, index * 20 + 1)).collect();
+    let store = Store::new();
+    let known = RangeSet::from(span(0, 20_000)).difference(&holes);
+    store.seed(&btc(), sparse_bars(&btc(), &known)).await;
+    let fetcher = Arc::new(FakeFetcher::new("fake"));
+    let report = Filling::new().run(&fetcher, &store, span(0, 20_000)).await;
+    assert_eq!((report.rows_written, report.fetch_requests), (1_000, 1_000));
+    assert_eq!(store.writes(), [holes]);
+}
+
+#[tokio::test]
+async fn rows_are_written_ascending_in_pieces_of_the_wanted_size() {
+    let store = Store::new();
+    let filling = Filling::new().with_config(|config| config.with_flush_bytes(30 * BAR));
+    filling.run(&Arc::new(FakeFetcher::new("fake")), &store, span(0, 100)).await;
+    let writes = store.writes();
+    assert_eq!(writes, [(0, 30), (30, 60), (60, 90), (90, 100)].map(|(a, b)| RangeSet::from(span(a, b))));
+}
+
+#[tokio::test]
+async fn rows_do_not_wait_for_others_for_ever() {
+    let clock = late();
+    // The first window answers at once, the second one never.
+    let slow = clock.clone();
+    let fetcher = Arc::new(qmtl_history_api::fetcher_fn(
+        qmtl_history_testkit::fixtures::source("fake"),
+        move |request: FetchRequest| {
+            let slow = slow.clone();
+            async move {
+                if request.range == span(10, 20) {
+                    qmtl_history_api::Clock::sleep(&slow, Duration::from_secs(1_000)).await;
+                }
+                Ok(qmtl_history_api::Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+            }
+        },
+    ));
+    let store = Arc::new(Store::new());
+    let (filling, to) = (Filling::new().with_clock(&clock), Arc::clone(&store));
+    let running = tokio::spawn(async move { filling.run(&fetcher, &to, span(0, 20)).await });
+    // The source sleeps, and so does the writer.
+    clock.wait_for_sleepers(2).await;
+    assert!(store.writes().is_empty());
+    clock.advance(Duration::from_secs(10));
+    while store.writes().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.present(&btc()).await, runs([(0, 10)]));
+    clock.advance(Duration::from_secs(990));
+    assert_eq!(running.await.unwrap().rows_written, 20);
+}
+
+/// A source and a store that count the bytes of rows between them.
+fn counted(most: &Arc<AtomicI64>) -> (Arc<FakeFetcher>, Store) {
+    let open = Arc::new(AtomicI64::new(0));
+    let (given, taken, most) = (Arc::clone(&open), open, Arc::clone(most));
+    let bytes = |rows: usize| i64::try_from(rows).unwrap() * 48;
+    let fetcher = FakeFetcher::new("fake").with_rows(move |request| {
+        let rows = sparse_bars(&request.key, &request.range.into());
+        let now = given.fetch_add(bytes(rows.num_rows()), Ordering::SeqCst) + bytes(rows.num_rows());
+        most.fetch_max(now, Ordering::SeqCst);
+        rows
+    });
+    let store = Store::failing(move |_, rows| {
+        taken.fetch_sub(bytes(rows.num_rows()), Ordering::SeqCst);
+        None
+    });
+    (Arc::new(fetcher), store)
+}
+
+#[tokio::test]
+async fn rows_in_memory_keep_to_the_budget_whatever_the_range() {
+    for (budget, window) in [(64 << 10, 100), (20 << 10, 100), (1, 100), (64 << 10, 5_000)] {
+        let most = Arc::new(AtomicI64::new(0));
+        let (fetcher, store) = counted(&most);
+        let filling =
+            Filling::new().with_config(|config| config.with_memory_budget(budget).with_window_bars(window));
+        let report = filling.run(&fetcher, &store, span(0, 20_000)).await;
+        assert_eq!((report.rows_written, report.is_complete()), (20_000, true));
+        // One window may exceed the budget, when it is alone.
+        let bound = i64::try_from(budget.max(window * BAR)).unwrap();
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= bound, "{most} bytes with a budget of {budget} and windows of {window}");
+    }
+}
+
+#[tokio::test]
+async fn rows_wider_than_thought_pass_through_the_overdraft_one_by_one() {
+    // 10 windows of 10 rows of 4 KB each: many times the first estimate, and over the budget.
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
+        let points: Vec<_> = request.range.points(request.key.interval).collect();
+        let text: qmtl_history_api::arrow_array::StringArray =
+            points.iter().map(|_| Some("x".repeat(4_096))).collect();
+        qmtl_history_testkit::fixtures::batch(&points, [("note", Arc::new(text) as _)])
+    }));
+    let store = Store::new();
+    let filling = Filling::new().with_config(|config| config.with_memory_budget(50 << 10));
+    let report = filling.run(&fetcher, &store, span(0, 100)).await;
+    assert_eq!((report.rows_written, report.is_complete()), (100, true));
+    let windows = |rows: &RangeSet| rows.count(btc().interval) / 10;
+    assert!(store.writes().iter().all(|rows| windows(rows) <= 8), "{:?}", store.writes());
+}
+
+#[tokio::test]
+async fn a_row_that_the_store_cannot_hold_does_not_take_other_windows_with_it() {
+    let store = Store::failing(|_, rows| {
+        holds(rows, 25).then(|| Error::schema("NaN cannot be held").with("column", "close"))
+    });
+    let fetcher = Arc::new(FakeFetcher::new("fake"));
+    let report = Filling::new().run(&fetcher, &store, span(0, 50)).await;
+    assert_eq!((report.rows_written, &report.missing), (40, &runs([(20, 30)])));
+    assert_eq!(
+        failures(&report),
+        [(span(20, 30), "NaN cannot be held (column: close, rows: 10)".to_owned())]
+    );
+}
+
+#[tokio::test]
+async fn a_full_store_ends_the_asking_and_every_window_says_why() {
+    let full = || Error::new(ErrorKind::Storage, "no space left").with("path", "store/1.parquet");
+    let store = Store::failing(move |number, _| (number >= 1).then(full));
+    let fetcher = Arc::new(FakeFetcher::new("fake"));
+    let filling =
+        Filling::new().with_config(|config| config.with_windows_in_flight(1).with_flush_bytes(20 * BAR));
+    let report = filling.run(&fetcher, &store, span(0, 10_000)).await;
+    assert!(fetcher.requests().len() < 20, "{} requests after the disk was full", fetcher.requests().len());
+    assert_eq!(report.rows_written, 20, "what was stored before stays");
+    assert_eq!(report.missing, runs([(20, 10_000)]));
+    assert_eq!((report.failed.len(), report.failed[0].0), (1, span(20, 10_000)));
+    let text = report.failed[0].1.to_string();
+    assert!(text.starts_with("no space left (path: store/1.parquet"), "{text}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_for_one_write_fails_that_one_and_three_in_a_row_end_the_run() {
+    let flush =
+        |config: qmtl_backfill::BackfillConfig| config.with_windows_in_flight(1).with_flush_bytes(10 * BAR);
+    let away = || Error::unavailable("connection refused");
+    let once = Store::failing(move |number, _| (number == 2).then(away));
+    let fetcher = Arc::new(FakeFetcher::new("fake"));
+    let report = Filling::new().with_config(flush).run(&fetcher, &once, span(0, 100)).await;
+    assert_eq!((report.rows_written, &report.missing), (90, &runs([(20, 30)])));
+
+    let gone = Store::failing(move |number, _| (number >= 2).then(away));
+    let fetcher = Arc::new(FakeFetcher::new("fake"));
+    let report = Filling::new().with_config(flush).run(&fetcher, &gone, span(0, 1_000)).await;
+    assert_eq!((report.rows_written, gone.writes().len()), (20, 5));
+    assert!(fetcher.requests().len() < 20, "{}", fetcher.requests().len());
+    assert_eq!((report.failed.len(), report.failed[0].0), (1, span(20, 1_000)));
+}
+
+#[tokio::test]
+async fn a_report_survives_a_store_that_goes_away_at_the_end() {
+    let store = Arc::new(Store::new());
+    let fetcher = {
+        let store = Arc::clone(&store);
+        Arc::new(FakeFetcher::new("fake").with_bars_in(runs([(0, 15)])).with_failures(move |_, request| {
+            store.coverage_is_down.store(true, Ordering::Relaxed);
+            (request.range == span(20, 30)).then(|| Error::unavailable("reset"))
+        }))
+    };
+    let report = Filling::new().run(&fetcher, &store, span(0, 30)).await;
+    assert_eq!(report.rows_written, 15);
+    assert_eq!((report.known_empty, report.missing), (runs([(15, 20)]), runs([(20, 30)])));
+}
+
+#[tokio::test]
+async fn rows_that_somebody_else_wrote_meanwhile_are_kept_and_counted() {
+    // Somebody writes bars 3 to 5 after the plan was made.
+    let store = Arc::new(Store::new());
+    let other = Arc::clone(&store);
+    let fetcher = Arc::new(qmtl_history_api::fetcher_fn(
+        qmtl_history_testkit::fixtures::source("fake"),
+        move |request: FetchRequest| {
+            let other = Arc::clone(&other);
+            async move {
+                other.seed(&btc(), sparse_bars(&btc(), &runs([(3, 6)]))).await;
+                Ok(qmtl_history_api::Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+            }
+        },
+    ));
+    let report = Filling::new().run(&fetcher, &store, span(0, 10)).await;
+    assert_eq!((report.rows_written, report.rows_kept_out), (7, 3));
+    assert!(report.is_complete());
+}
