@@ -15,7 +15,7 @@ mod unpack;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
@@ -43,7 +43,6 @@ pub struct FileFetcher(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: FileConfig,
-    shown: Arc<str>,
     stamp: Stamp,
     opened: Opened,
     source: SourceId,
@@ -55,9 +54,12 @@ impl FileFetcher {
     /// Errors: `NotFound` when there is no such file; `InvalidInput` when it is no file, or when
     /// something must be said that the file does not say, such as which column holds the time;
     /// `Schema` for content that cannot be candles, naming line or row, column and value;
-    /// `Corrupt` for damaged bytes; `Unavailable` when the file cannot be read.
+    /// `Corrupt` for damaged bytes; `Storage` when there is no room to unpack it; `Unavailable`
+    /// when it cannot be read.
     pub async fn open(config: FileConfig) -> Result<Self> {
-        blocking(move || Inner::open(config)).await.map(|inner| Self(Arc::new(inner)))
+        let path = config.path.clone();
+        let inner = blocking(move || Inner::open(config)).await;
+        inner.map(|inner| Self(Arc::new(inner))).map_err(|e| e.with("file", path.display()))
     }
 
     /// The columns of every answer: `ts`, then the payload in file order.
@@ -71,27 +73,23 @@ impl FileFetcher {
     /// Errors: `NotFound` for a symbol that the file lacks, naming similar ones; `InvalidInput`
     /// when the file's rows lie further apart than the interval, or another one was vouched for.
     pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
-        let (_, series) = self.0.series(key)?;
-        self.0.extent(key, &series)
+        self.0.series(key).map(|(_, range)| range).map_err(|e| self.0.in_file(e))
     }
 }
 
 #[async_trait]
 impl DataFetcher for FileFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
-        let inner = &self.0;
-        let (symbol, series) = inner.series(&request.key)?;
-        let extent = inner.extent(&request.key, &series)?;
+        let inner = Arc::clone(&self.0);
+        let (symbol, extent) = inner.series(&request.key).map_err(|e| inner.in_file(e))?;
         let span = inner.opened.unit.span(request.range);
         let blocks = inner.opened.index.blocks(&symbol, &span);
         let rows = Arc::new(Selection { span, symbol });
-        let inner = Arc::clone(inner);
-        let unchanged = Arc::clone(&inner);
-        blocking(move || unchanged.check_unchanged()).await?;
+        inner.run(Inner::check_unchanged).await?;
         let batches = stream::iter(blocks)
             .then(move |block| {
                 let (inner, rows) = (Arc::clone(&inner), Arc::clone(&rows));
-                blocking(move || inner.read(block, &rows))
+                async move { inner.run(move |inner| inner.read(block, &rows)).await }
             })
             .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
             .try_flatten();
@@ -111,46 +109,58 @@ impl DataFetcher for FileFetcher {
 
 impl Inner {
     fn open(config: FileConfig) -> Result<Self> {
-        let shown: Arc<str> = config.path.display().to_string().into();
-        let file = File::open(&config.path).map_err(|e| io_error(&shown, e))?;
-        let metadata = file.metadata().map_err(|e| io_error(&shown, e))?;
+        let file = File::open(&config.path).map_err(io_error)?;
+        let metadata = file.metadata().map_err(io_error)?;
         if metadata.is_dir() {
-            return Err(Error::invalid("a directory is given where a file is read").with("file", &shown));
+            return Err(Error::invalid("a directory is given where a file is read"));
         }
         if !config.symbols.is_empty() && config.symbol_column.is_none() {
             return Err(Error::invalid(
                 "symbols are given, but not the column to find them in (with_symbol_column)",
-            )
-            .with("file", &shown));
+            ));
         }
-        let bytes = FileBytes::new(file, Arc::clone(&shown)).map_err(|e| io_error(&shown, e))?;
+        let bytes = FileBytes::new(file).map_err(io_error)?;
         if bytes.len() == 0 {
-            return Err(bytes.fault("the file is empty"));
+            return Err(Error::schema("the file is empty"));
         }
-        let source = source_id(&config.path, &bytes)?;
         let format = format_of(&config)?;
         format.check(&bytes)?;
+        let source = source_id(&config.path, &bytes)?;
         let cap = config.max_unpacked_bytes;
         let opened = match format {
-            FileFormat::Csv => csv::open(&bytes, &config)?,
-            FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, &config)?,
-            FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, &config)?,
-            FileFormat::Parquet => parquet::open(&bytes, &config)?,
-            FileFormat::Arrow => ipc::open(&bytes, &config)?,
+            FileFormat::Csv => csv::open(&bytes, &config),
+            FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, &config),
+            FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, &config),
+            FileFormat::Parquet => parquet::open(&bytes, &config),
+            FileFormat::Arrow => ipc::open(&bytes, &config),
         };
-        Ok(Self { config, shown, stamp: Stamp::of(&metadata), opened, source })
+        let inner = Self { config, stamp: Stamp::of(&metadata), opened: opened?, source };
+        inner.check_unchanged()?;
+        Ok(inner)
     }
 
-    /// The symbol and the rows of a node's series.
-    fn series(&self, key: &SeriesKey) -> Result<(String, Series)> {
+    fn in_file(&self, error: Error) -> Error {
+        error.with("file", self.config.path.display())
+    }
+
+    /// Runs blocking work on a thread for it; its errors name the file.
+    async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(self);
+        blocking(move || work(&inner)).await.map_err(|e| self.in_file(e))
+    }
+
+    /// A node's symbol, and where the file proves the absence of its bars.
+    fn series(&self, key: &SeriesKey) -> Result<(String, TimeRange)> {
         let symbol = self.symbol(&key.node_id);
         match self.opened.index.series(&symbol) {
-            Some(series) => Ok((symbol, series)),
+            Some(series) => Ok((symbol, self.extent(key, &series)?)),
             None => Err(Error::new(ErrorKind::NotFound, "the file has no row of this symbol")
                 .with("series", key)
                 .with("symbol", format_args!("{symbol:?}"))
-                .with("nearest", self.nearest(&symbol))
-                .with("file", &self.shown)),
+                .with("nearest", self.nearest(&symbol))),
         }
     }
 
@@ -170,38 +180,33 @@ impl Inner {
         known.iter().take(3).map(|(_, other)| format!("{other:?}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// Where the file proves absence: refused where its rows are too far apart for the interval.
+    /// From the first bar of a series to the end of its last one, unless the file's rows lie too
+    /// far apart to say anything about bars of that interval.
     fn extent(&self, key: &SeriesKey, series: &Series) -> Result<TimeRange> {
-        let unit = self.opened.unit;
-        let refuse = |message: String| Error::invalid(message).with("series", key).with("file", &self.shown);
-        match (self.config.interval, series.spacing) {
-            (Some(vouched), _) if vouched != key.interval => {
-                return Err(refuse(format!(
-                    "the file is said to hold bars of {vouched} (with_interval), not of {}",
-                    key.interval
-                )));
+        let (unit, interval) = (self.opened.unit, key.interval);
+        let spacing = series.spacing.map(|spacing| unit.distance_micros(spacing));
+        let refuse = |message: String| Err(Error::invalid(message).with("series", key));
+        match (self.config.interval, spacing) {
+            (Some(vouched), _) if vouched != interval => {
+                return refuse(format!(
+                    "the file is said to hold bars of {vouched} (with_interval), not of {interval}"
+                ));
             }
-            (None, Some(spacing))
-                if unit.distance_micros(spacing) > key.interval.as_micros().unsigned_abs() =>
-            {
-                let seconds = unit.distance_micros(spacing) / 1_000_000;
-                return Err(refuse(format!(
-                    "the closest rows of the file are {seconds} s apart, so it does not look like bars of {}; \
-                     ask for the interval it holds, or vouch that it is a sparse series (with_interval)",
-                    key.interval
-                )));
+            (None, Some(spacing)) if spacing > interval.as_micros().unsigned_abs() => {
+                return refuse(format!(
+                    "the closest rows of the file lie {:?} apart, so it does not hold bars of {interval}; ask for \
+                     the interval it holds, or vouch that it is a sparse series (with_interval)",
+                    Duration::from_micros(spacing)
+                ));
             }
             _ => {}
         }
         let instant = |value| {
-            unit.instant(value)
-                .ok_or_else(|| {
-                    Error::schema("a time lies outside the years 1970 to 9999").with("value", value)
-                })
-                .map_err(|e| e.with("file", &self.shown))
+            let outside = || Error::schema("a time lies outside the years 1970 to 9999").with("value", value);
+            unit.instant(value).ok_or_else(outside)
         };
         let (first, last) = (instant(series.first)?, instant(series.last)?);
-        TimeRange::new(first, last.checked_add_micros(key.interval.as_micros()).unwrap_or(Timestamp::MAX))
+        TimeRange::new(first, last.checked_add_micros(interval.as_micros()).unwrap_or(Timestamp::MAX))
     }
 
     /// Reads a block, which must still be what was scanned.
@@ -212,13 +217,12 @@ impl Inner {
     }
 
     fn check_unchanged(&self) -> Result<()> {
-        let metadata = std::fs::metadata(&self.config.path).map_err(|e| io_error(&self.shown, e))?;
+        let metadata = std::fs::metadata(&self.config.path).map_err(io_error)?;
         if Stamp::of(&metadata) != self.stamp {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "the file changed after it was opened; open it again",
-            )
-            .with("file", &self.shown));
+            ));
         }
         Ok(())
     }
@@ -241,7 +245,6 @@ fn format_of(config: &FileConfig) -> Result<FileFormat> {
             "the file's extension names no format that is read (csv, csv.gz, zip, parquet, arrow, feather, ipc); \
              say which one it is (with_format)",
         )
-        .with("file", config.path.display())
     })
 }
 
@@ -254,7 +257,7 @@ fn open_unpacked(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
 /// `file:<name>#<the first 16 hex digits of the content's BLAKE3 hash>`.
 fn source_id(path: &Path, bytes: &FileBytes) -> Result<SourceId> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(bytes.cursor()).map_err(|e| bytes.io(e))?;
+    hasher.update_reader(bytes.cursor()).map_err(io_error)?;
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     SourceId::new(format!("file:{}#{}", name.display(), &hasher.finalize().to_hex()[..16]))
 }

@@ -9,41 +9,21 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 use qmtl_history_api::{Error, ErrorKind};
 
-/// A file's bytes and the name under which messages speak of it.
+/// A file's bytes.
 #[derive(Clone, Debug)]
 pub(super) struct FileBytes {
     file: Arc<File>,
     len: u64,
-    shown: Arc<str>,
 }
 
 impl FileBytes {
-    pub(super) fn new(file: File, shown: Arc<str>) -> io::Result<Self> {
+    pub(super) fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), len, shown })
+        Ok(Self { file: Arc::new(file), len })
     }
 
     pub(super) fn len(&self) -> u64 {
         self.len
-    }
-
-    pub(super) fn shown(&self) -> &Arc<str> {
-        &self.shown
-    }
-
-    /// An error about the file's content.
-    pub(super) fn fault(&self, message: impl Into<String>) -> Error {
-        Error::schema(message).with("file", &self.shown)
-    }
-
-    /// An error about bytes that are not what their format promises.
-    pub(super) fn corrupt(&self, message: impl Into<String>) -> Error {
-        Error::new(ErrorKind::Corrupt, message).with("file", &self.shown)
-    }
-
-    /// An error of the operating system.
-    pub(super) fn io(&self, cause: io::Error) -> Error {
-        io_error(&self.shown, cause)
     }
 
     /// Fills `buffer` from `at` on as far as the file goes; the number of bytes read.
@@ -66,14 +46,18 @@ impl FileBytes {
     }
 }
 
-/// An error of the operating system about the file `shown`.
-pub(super) fn io_error(shown: &str, cause: io::Error) -> Error {
+/// An error of the operating system. Whoever knows the file's name adds it.
+pub(super) fn io_error(cause: io::Error) -> Error {
     let (kind, message) = match cause.kind() {
         io::ErrorKind::NotFound => (ErrorKind::NotFound, "the file does not exist"),
-        io::ErrorKind::UnexpectedEof => (ErrorKind::Corrupt, "the file ends too early"),
         _ => (ErrorKind::Unavailable, "cannot read the file"),
     };
-    Error::new(kind, message).with("file", shown).retryable(false).caused_by(cause)
+    Error::new(kind, message).retryable(false).caused_by(cause)
+}
+
+/// An error about bytes that are not what their format promises.
+pub(super) fn corrupt(message: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 #[cfg(unix)]

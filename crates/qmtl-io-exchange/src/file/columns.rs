@@ -1,6 +1,8 @@
 //! Which columns of a file hold the time and the symbol.
 
-use qmtl_history_api::{Error, Result};
+use std::collections::HashSet;
+
+use qmtl_history_api::{Error, Result, frame};
 
 use super::config::FileConfig;
 
@@ -17,8 +19,8 @@ pub(super) struct Roles {
 /// Finds the time and the symbol column among columns given by place and name.
 ///
 /// `InvalidInput` when a configured column is not there, or when not exactly one is named like a
-/// time column and none is configured.
-pub(super) fn time_column(config: &FileConfig, columns: &[(usize, &str)]) -> Result<Roles> {
+/// time column and none is configured; `Schema` when two columns would come out under one name.
+pub(super) fn find_roles(config: &FileConfig, columns: &[(usize, &str)]) -> Result<Roles> {
     let seen = || columns.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
     let named = |what: &str, wanted: &str| {
         columns.iter().find(|(_, name)| *name == wanted).map(|(at, _)| *at).ok_or_else(|| {
@@ -27,28 +29,9 @@ pub(super) fn time_column(config: &FileConfig, columns: &[(usize, &str)]) -> Res
                 .with("columns", seen())
         })
     };
-    let is_time = |name: &str| TIME_NAMES.contains(&name.to_ascii_lowercase().replace(' ', "_").as_str());
     let ts = match &config.ts_column {
         Some(name) => named("time", name)?,
-        None => {
-            let mut found = columns.iter().filter(|(_, name)| is_time(name));
-            match (found.next(), found.next()) {
-                (Some((at, _)), None) => *at,
-                (Some(_), Some(_)) => {
-                    return Err(Error::invalid(
-                        "several columns may hold the time; say which one does (with_ts_column)",
-                    )
-                    .with("columns", seen()));
-                }
-                (None, _) => {
-                    return Err(Error::invalid(
-                        "no column is named ts, timestamp, time, date or open_time; say which one holds the time \
-                         (with_ts_column)",
-                    )
-                    .with("columns", seen()));
-                }
-            }
-        }
+        None => time_column(columns).map_err(|message| Error::invalid(message).with("columns", seen()))?,
     };
     let symbol = config.symbol_column.as_deref().map(|name| named("symbol", name)).transpose()?;
     if symbol == Some(ts) {
@@ -56,5 +39,23 @@ pub(super) fn time_column(config: &FileConfig, columns: &[(usize, &str)]) -> Res
             Error::invalid("one column cannot hold both the time and the symbol").with("columns", seen())
         );
     }
-    Ok(Roles { ts, symbol })
+    let mut names = HashSet::from([frame::TS]);
+    match columns.iter().find(|(at, name)| *at != ts && Some(*at) != symbol && !names.insert(name)) {
+        Some((_, name)) => Err(Error::schema("two columns have one name").with("column", name)),
+        None => Ok(Roles { ts, symbol }),
+    }
+}
+
+/// The only column that is named like a time column, or what to do about it.
+fn time_column(columns: &[(usize, &str)]) -> Result<usize, &'static str> {
+    let is_time = |name: &str| TIME_NAMES.contains(&name.to_ascii_lowercase().replace(' ', "_").as_str());
+    let mut found = columns.iter().filter(|(_, name)| is_time(name));
+    match (found.next(), found.next()) {
+        (Some((at, _)), None) => Ok(*at),
+        (Some(_), Some(_)) => Err("several columns may hold the time; say which one does (with_ts_column)"),
+        (None, _) => {
+            Err("no column is named ts, timestamp, time, date or open_time; say which one holds the time \
+                          (with_ts_column)")
+        }
+    }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use qmtl_history_api::{Interval, NodeId, Result};
+use qmtl_history_api::{Error, Interval, NodeId, Result};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, io_error};
 use super::time::TsUnit;
 
 /// How a file's bytes are to be read.
@@ -53,17 +53,17 @@ impl FileFormat {
     /// Fails with `Schema` when the file's first bytes belong to another format.
     pub(super) fn check(self, bytes: &FileBytes) -> Result<()> {
         let mut head = [0; 8];
-        let count = bytes.read_at(&mut head, 0).map_err(|e| bytes.io(e))?;
+        let count = bytes.read_at(&mut head, 0).map_err(io_error)?;
         if head.starts_with(b"FEA1") {
-            return Err(bytes.fault("Feather V1 is not read; write the file as Feather V2 or Parquet"));
+            return Err(Error::schema("Feather V1 is not read; write the file as Feather V2 or Parquet"));
         }
         match Self::of_content(&head[..count]) {
             Some(found) if found == self => Ok(()),
             None if self == Self::Csv => Ok(()),
-            Some(found) => Err(bytes.fault(format!(
+            Some(found) => Err(Error::schema(format!(
                 "the file is to be read as {self}, but its content is {found}; say so (with_format) or rename it"
             ))),
-            None => Err(bytes.fault(format!("the file is to be read as {self}, but its content is not"))),
+            None => Err(Error::schema(format!("the file is to be read as {self}, but its content is not"))),
         }
     }
 }

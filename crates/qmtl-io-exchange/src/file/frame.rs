@@ -12,8 +12,7 @@ use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUni
 use qmtl_history_api::arrow_select::filter::filter;
 use qmtl_history_api::{Error, Result, frame};
 
-use super::bytes::FileBytes;
-use super::columns::{Roles, time_column};
+use super::columns::{Roles, find_roles};
 use super::config::FileConfig;
 use super::index::{Index, IndexBuilder};
 use super::table::Selection;
@@ -39,40 +38,29 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// Finds the time and the symbol column; the errors name the file.
-    pub(super) fn new(bytes: &FileBytes, config: &FileConfig, schema: &SchemaRef) -> Result<Self> {
-        let in_file = |e: Error| e.with("file", bytes.shown());
+    /// Finds the time and the symbol column.
+    pub(super) fn new(config: &FileConfig, schema: &SchemaRef) -> Result<Self> {
         if let Some(name) = config.column_types.keys().next() {
-            return Err(in_file(
-                Error::invalid("types are declared for CSV alone; this file carries its own")
-                    .with("column", name),
-            ));
+            return Err(Error::invalid("types are declared for CSV alone; this file carries its own")
+                .with("column", name));
         }
         let named: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).enumerate().collect();
-        let roles = time_column(config, &named).map_err(in_file)?;
-        for (at, name) in &named {
-            let is_payload = *at != roles.ts && Some(*at) != roles.symbol;
-            let is_double = named.iter().filter(|(_, other)| other == name).count() > 1;
-            if is_double || (is_payload && *name == frame::TS) {
-                return Err(bytes.fault("two columns have one name").with("column", name));
-            }
-        }
+        let roles = find_roles(config, &named)?;
         let field = schema.field(roles.ts);
         let time = time_kind(field.data_type()).ok_or_else(|| {
-            bytes
-                .fault("the time column is neither a timestamp, nor a date, an integer or text")
+            Error::schema("the time column is neither a timestamp, nor a date, an integer or text")
                 .with("column", field.name())
                 .with("type", field.data_type())
         })?;
         match (time, config.ts_unit) {
-            (TimeKind::Typed(own), Some(declared)) if own != declared => Err(in_file(
-                Error::invalid(format!("the time column is declared in {declared}, but its type says {own}"))
-                    .with("column", field.name()),
-            )),
-            (TimeKind::Text, Some(declared)) => Err(in_file(
-                Error::invalid(format!("the time column is declared in {declared}, but holds text"))
-                    .with("column", field.name()),
-            )),
+            (TimeKind::Typed(own), Some(declared)) if own != declared => Err(Error::invalid(format!(
+                "the time column is declared in {declared}, but its type says {own}"
+            ))
+            .with("column", field.name())),
+            (TimeKind::Text, Some(declared)) => {
+                Err(Error::invalid(format!("the time column is declared in {declared}, but holds text"))
+                    .with("column", field.name()))
+            }
             _ => Ok(Self { schema: Arc::clone(schema), roles, time }),
         }
     }

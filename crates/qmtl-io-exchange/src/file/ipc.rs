@@ -13,7 +13,7 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, Result};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, corrupt, io_error};
 use super::config::FileConfig;
 use super::frame::Columns;
 use super::index::IndexBuilder;
@@ -48,32 +48,32 @@ struct IpcFile {
 /// Reads the footer and every batch's time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let mut head = [0; MAGIC.len()];
-    bytes.read_at(&mut head, 0).map_err(|e| bytes.io(e))?;
+    bytes.read_at(&mut head, 0).map_err(io_error)?;
     let mut file = if head == MAGIC {
         IpcFile::open(bytes)?
     } else {
         IpcFile::open(&rewritten(bytes, config.max_unpacked_bytes)?)?
     };
-    let columns = Columns::new(bytes, config, &file.schema)?;
+    let columns = Columns::new(config, &file.schema)?;
     let (mut builder, mut first_row) = (IndexBuilder::default(), 0);
     for block in std::mem::take(&mut file.batches) {
         let batch = file.decode(&block)?;
-        columns.index(&mut builder, &batch, first_row).map_err(|e| e.with("file", bytes.shown()))?;
+        columns.index(&mut builder, &batch, first_row)?;
         first_row += batch.num_rows() as u64;
         if builder.end_block() {
             file.batches.push(block);
         }
     }
     let index = builder.finish();
-    let unit = columns.unit(config, &index).map_err(|e| e.with("file", bytes.shown()))?;
+    let unit = columns.unit(config, &index)?;
     let output = columns.output(unit);
     Ok(Opened { table: Arc::new(IpcTable { file, columns, unit, output }), index, unit })
 }
 
 /// An IPC stream as a file.
 fn rewritten(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
-    let damaged = |e| bytes.corrupt("cannot read the Arrow stream: it is damaged or cut off").caused_by(e);
-    rewrite(bytes, cap, |target| {
+    let damaged = |e| corrupt("cannot read the Arrow stream: it is damaged or cut off").caused_by(e);
+    rewrite(cap, |target| {
         let stream = StreamReader::try_new(BufReader::new(bytes.cursor()), None).map_err(damaged)?;
         let mut writer = FileWriter::try_new(BufWriter::new(target), &stream.schema()).map_err(damaged)?;
         for batch in stream {
@@ -86,13 +86,11 @@ fn rewritten(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
 impl IpcFile {
     fn open(bytes: &FileBytes) -> Result<Self> {
         let damaged = |cause: String| {
-            bytes
-                .corrupt("cannot read the footer of the Arrow file: it is damaged or cut off")
-                .caused_by(cause)
+            corrupt("cannot read the footer of the Arrow file: it is damaged or cut off").caused_by(cause)
         };
         let mut trailer = [0; TRAILER_BYTES];
         let trailer_at = bytes.len().saturating_sub(TRAILER_BYTES as u64);
-        bytes.read_at(&mut trailer, trailer_at).map_err(|e| bytes.io(e))?;
+        bytes.read_at(&mut trailer, trailer_at).map_err(io_error)?;
         let footer_bytes = read_footer_length(trailer).map_err(|e| damaged(e.to_string()))?;
         let footer_at =
             trailer_at.checked_sub(footer_bytes as u64).ok_or_else(|| damaged("too short".into()))?;
@@ -100,7 +98,7 @@ impl IpcFile {
         let footer = root_as_footer(&footer).map_err(|e| damaged(e.to_string()))?;
         let schema = footer.schema().ok_or_else(|| damaged("no schema".into()))?;
         if !schema.endianness().equals_to_target_endianness() {
-            return Err(bytes.fault("the Arrow file was written with another byte order"));
+            return Err(Error::schema("the Arrow file was written with another byte order"));
         }
         let schema = Arc::new(fb_to_schema(schema));
         let decoder = FileDecoder::new(Arc::clone(&schema), footer.version());
@@ -108,16 +106,14 @@ impl IpcFile {
         let mut file = Self { bytes: bytes.clone(), schema, decoder, batches };
         for block in footer.dictionaries().into_iter().flatten() {
             let buffer = file.block(block)?;
-            file.decoder.read_dictionary(block, &buffer).map_err(|e| unreadable(bytes, e))?;
+            file.decoder.read_dictionary(block, &buffer).map_err(unreadable)?;
         }
         Ok(file)
     }
 
     fn decode(&self, block: &Block) -> Result<RecordBatch> {
         let batch = self.decoder.read_record_batch(block, &self.block(block)?);
-        batch
-            .map_err(|e| unreadable(&self.bytes, e))?
-            .ok_or_else(|| self.bytes.corrupt("a batch of the Arrow file is no batch"))
+        batch.map_err(unreadable)?.ok_or_else(|| corrupt("a batch of the Arrow file is no batch"))
     }
 
     /// A message and its body. Its place comes from the footer, which may be damaged.
@@ -127,8 +123,7 @@ impl IpcFile {
             let length = usize::try_from(block.bodyLength()).ok()?.checked_add(head)?;
             Some((u64::try_from(block.offset()).ok()?, length))
         };
-        let (at, length) =
-            place().ok_or_else(|| self.bytes.corrupt("the footer of the Arrow file is damaged"))?;
+        let (at, length) = place().ok_or_else(|| corrupt("the footer of the Arrow file is damaged"))?;
         read_exact(&self.bytes, at, length)
     }
 }
@@ -136,18 +131,15 @@ impl IpcFile {
 /// Bytes of the file, aligned as Arrow's arrays want them.
 fn read_exact(bytes: &FileBytes, at: u64, length: usize) -> Result<Buffer> {
     if at.checked_add(length as u64).is_none_or(|end| end > bytes.len()) {
-        return Err(
-            bytes.corrupt("the footer of the Arrow file points beyond the file: it is damaged or cut off")
-        );
+        return Err(corrupt("the footer of the Arrow file points beyond the file: it is damaged or cut off"));
     }
     let mut buffer = MutableBuffer::from_len_zeroed(length);
-    bytes.read_at(&mut buffer, at).map_err(|e| bytes.io(e))?;
+    bytes.read_at(&mut buffer, at).map_err(io_error)?;
     Ok(buffer.into())
 }
 
-fn unreadable(bytes: &FileBytes, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    bytes
-        .corrupt("cannot read the rows of the Arrow file: it is damaged or compressed in an unknown way")
+fn unreadable(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    corrupt("cannot read the rows of the Arrow file: it is damaged or compressed in an unknown way")
         .caused_by(cause)
 }
 
@@ -158,9 +150,6 @@ impl Table for IpcTable {
 
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let batch = self.file.decode(&self.file.batches[block])?;
-        self.columns
-            .select(&batch, rows, (self.unit, &self.output))
-            .map(|batch| vec![batch])
-            .map_err(|e| e.with("file", self.file.bytes.shown()))
+        self.columns.select(&batch, rows, (self.unit, &self.output)).map(|batch| vec![batch])
     }
 }

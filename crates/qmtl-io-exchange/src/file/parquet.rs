@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-    RowSelection, RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
 use parquet::file::metadata::PageIndexPolicy;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, Result};
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, corrupt};
 use super::config::FileConfig;
 use super::frame::Columns;
 use super::index::IndexBuilder;
@@ -33,36 +32,31 @@ struct Extent {
 /// A scanned Parquet file.
 #[derive(Debug)]
 struct ParquetTable {
-    bytes: FileBytes,
-    metadata: ArrowReaderMetadata,
+    file: ParquetFile,
     columns: Columns,
     extents: Vec<Extent>,
     unit: TsUnit,
     output: SchemaRef,
 }
 
+/// A Parquet file with its footer read.
+#[derive(Debug)]
+struct ParquetFile {
+    bytes: FileBytes,
+    metadata: ArrowReaderMetadata,
+}
+
 /// Reads the footer and the time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    let damaged = |e| {
-        bytes.corrupt("cannot read the footer of the Parquet file: it is damaged or cut off").caused_by(e)
-    };
-    // The offset index lets a window inside a large row group skip to its pages.
-    let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-    let metadata = ArrowReaderMetadata::load(bytes, options).map_err(damaged)?;
-    let columns = Columns::new(bytes, config, metadata.schema())?;
-    let mut builder = IndexBuilder::default();
-    let mut extents = Vec::new();
-    let mut first_row = 0;
-    for group in 0..metadata.metadata().num_row_groups() {
-        let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.scanned());
+    let file = ParquetFile::open(bytes)?;
+    let columns = Columns::new(config, file.metadata.schema())?;
+    let (mut builder, mut extents, mut first_row) = (IndexBuilder::default(), Vec::new(), 0);
+    for group in 0..file.metadata.metadata().num_row_groups() {
+        let scanned = ProjectionMask::roots(file.metadata.parquet_schema(), columns.scanned());
         let mut skip = 0;
-        for batch in reader(bytes, &metadata, group)?
-            .with_projection(mask)
-            .build()
-            .map_err(|e| unreadable(bytes, e))?
-        {
-            let batch = batch.map_err(|e| unreadable(bytes, e))?;
-            columns.index(&mut builder, &batch, first_row).map_err(|e| e.with("file", bytes.shown()))?;
+        for batch in file.group(group).with_projection(scanned).build().map_err(unreadable)? {
+            let batch = batch.map_err(unreadable)?;
+            columns.index(&mut builder, &batch, first_row)?;
             let rows = batch.num_rows();
             if builder.end_block() {
                 extents.push(Extent { group, skip, rows });
@@ -72,25 +66,31 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
         }
     }
     let index = builder.finish();
-    let unit = columns.unit(config, &index).map_err(|e| e.with("file", bytes.shown()))?;
+    let unit = columns.unit(config, &index)?;
     let output = columns.output(unit);
-    let table = ParquetTable { bytes: bytes.clone(), metadata, columns, extents, unit, output };
-    Ok(Opened { table: Arc::new(table), index, unit })
+    Ok(Opened { table: Arc::new(ParquetTable { file, columns, extents, unit, output }), index, unit })
 }
 
-fn reader(
-    bytes: &FileBytes,
-    metadata: &ArrowReaderMetadata,
-    group: usize,
-) -> Result<ParquetRecordBatchReaderBuilder<FileBytes>> {
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), metadata.clone())
-        .with_row_groups(vec![group])
-        .with_batch_size(BLOCK_ROWS))
+impl ParquetFile {
+    fn open(bytes: &FileBytes) -> Result<Self> {
+        // The offset index lets a window inside a large row group skip to its pages.
+        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+        let metadata = ArrowReaderMetadata::load(bytes, options).map_err(|e| {
+            corrupt("cannot read the footer of the Parquet file: it is damaged or cut off").caused_by(e)
+        })?;
+        Ok(Self { bytes: bytes.clone(), metadata })
+    }
+
+    /// A reader of one row group.
+    fn group(&self, group: usize) -> ParquetRecordBatchReaderBuilder<FileBytes> {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.bytes.clone(), self.metadata.clone())
+            .with_row_groups(vec![group])
+            .with_batch_size(BLOCK_ROWS)
+    }
 }
 
-fn unreadable(bytes: &FileBytes, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    bytes
-        .corrupt("cannot read the rows of the Parquet file: it is damaged or compressed in an unknown way")
+fn unreadable(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    corrupt("cannot read the rows of the Parquet file: it is damaged or compressed in an unknown way")
         .caused_by(cause)
 }
 
@@ -102,17 +102,9 @@ impl Table for ParquetTable {
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let Extent { group, skip, rows: count } = self.extents[block];
         let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(count)]);
-        let reader: ParquetRecordBatchReader = reader(&self.bytes, &self.metadata, group)?
-            .with_row_selection(selection)
-            .build()
-            .map_err(|e| unreadable(&self.bytes, e))?;
+        let reader = self.file.group(group).with_row_selection(selection).build().map_err(unreadable)?;
         reader
-            .map(|batch| {
-                let batch = batch.map_err(|e| unreadable(&self.bytes, e))?;
-                self.columns
-                    .select(&batch, rows, (self.unit, &self.output))
-                    .map_err(|e| e.with("file", self.bytes.shown()))
-            })
+            .map(|batch| self.columns.select(&batch.map_err(unreadable)?, rows, (self.unit, &self.output)))
             .collect()
     }
 }

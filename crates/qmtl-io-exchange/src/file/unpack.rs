@@ -3,13 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use qmtl_history_api::{Error, ErrorKind, Result};
 use zip::ZipArchive;
 
-use super::bytes::FileBytes;
+use super::bytes::{FileBytes, corrupt};
 
 /// Writes up to a number of bytes and remembers why it could not.
 #[derive(Debug)]
@@ -46,15 +45,10 @@ impl Write for Capped {
 }
 
 /// The bytes that `fill` writes into a temporary file, at most `cap`.
-pub(super) fn rewrite(
-    bytes: &FileBytes,
-    cap: u64,
-    fill: impl FnOnce(&mut Capped) -> Result<()>,
-) -> Result<FileBytes> {
+pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
     let no_room = |e: io::Error| {
         Error::new(ErrorKind::Storage, "cannot unpack into a temporary file; make room there, or set TMPDIR")
             .with("folder", std::env::temp_dir().display())
-            .with("file", bytes.shown())
             .caused_by(e)
     };
     let mut target = Capped { file: tempfile::tempfile().map_err(no_room)?, left: cap, failed: None };
@@ -64,12 +58,11 @@ pub(super) fn rewrite(
             "the file unpacks to more than the cap and may be a decompression bomb; raise the cap if it is not \
              (with_max_unpacked_bytes)",
         )
-        .with("cap_bytes", cap)
-        .with("file", bytes.shown())),
+        .with("cap_bytes", cap)),
         Some(Fault::Io(e)) => Err(no_room(e)),
         None => {
             filled?;
-            FileBytes::new(target.file, Arc::clone(bytes.shown())).map_err(no_room)
+            FileBytes::new(target.file).map_err(no_room)
         }
     }
 }
@@ -77,7 +70,7 @@ pub(super) fn rewrite(
 /// The one file inside a zip archive.
 pub(super) fn zip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
     let damaged =
-        |e| bytes.corrupt("cannot read the zip archive: it is damaged, cut off or encrypted").caused_by(e);
+        |e| corrupt("cannot read the zip archive: it is damaged, cut off or encrypted").caused_by(e);
     let mut archive = ZipArchive::new(BufReader::new(bytes.cursor())).map_err(damaged)?;
     // A folder is no content, nor is what macOS adds beside each file.
     let is_content = |name: &str| !name.ends_with('/') && !name.starts_with("__MACOSX/");
@@ -89,23 +82,24 @@ pub(super) fn zip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
         }
     }
     let [(at, _)] = names[..] else {
-        let shown: Vec<_> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();
-        return Err(bytes
-            .fault("a zip archive must hold exactly one CSV file; unpack it and read the files one by one")
-            .with("files", names.len())
-            .with("names", shown.join(", ")));
+        let first: Vec<_> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();
+        return Err(Error::schema(
+            "a zip archive must hold exactly one CSV file; unpack it and read the files one by one",
+        )
+        .with("files", names.len())
+        .with("names", first.join(", ")));
     };
     let entry = archive.by_index(at).map_err(damaged)?;
-    rewrite(bytes, cap, |target| copy(entry, target, bytes))
+    rewrite(cap, |target| copy(entry, target))
 }
 
 /// A file compressed with gzip.
 pub(super) fn gzip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
-    rewrite(bytes, cap, |target| copy(MultiGzDecoder::new(BufReader::new(bytes.cursor())), target, bytes))
+    rewrite(cap, |target| copy(MultiGzDecoder::new(BufReader::new(bytes.cursor())), target))
 }
 
-fn copy(mut from: impl Read, target: &mut Capped, bytes: &FileBytes) -> Result<()> {
+fn copy(mut from: impl Read, target: &mut Capped) -> Result<()> {
     io::copy(&mut from, target)
         .map(|_| ())
-        .map_err(|e| bytes.corrupt("cannot unpack the file: it is damaged or cut off").caused_by(e))
+        .map_err(|e| corrupt("cannot unpack the file: it is damaged or cut off").caused_by(e))
 }

@@ -1,13 +1,16 @@
 //! What the columns of a CSV file are: told by its header, or by the shape of a Binance archive.
 
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{Error, Result, frame};
+use qmtl_history_api::{Error, Result};
 
-use super::split::{Record, Splitter};
-use super::{BLOCK_BYTES, MAX_LINE_BYTES};
-use crate::file::bytes::FileBytes;
-use crate::file::columns::{Roles, time_column};
+use super::MAX_LINE_BYTES;
+use super::split::{Record, SplitFault, Splitter};
+use crate::file::bytes::{FileBytes, io_error};
+use crate::file::columns::{Roles, find_roles};
 use crate::file::config::{ColumnType, FileConfig};
+
+/// The mark that some editors put before UTF-8 text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The columns of a Binance archive, which has no header. The close time says nothing that the
 /// opening time and the interval do not say, and the last column is always 0: neither is read.
@@ -72,34 +75,34 @@ pub(super) struct Layout {
 
 /// Reads the first two lines of a file.
 pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
-    let mut head = vec![0; BLOCK_BYTES + MAX_LINE_BYTES];
-    let filled = bytes.read_at(&mut head, 0).map_err(|e| bytes.io(e))?;
+    let mut head = vec![0; BOM.len() + 2 * MAX_LINE_BYTES];
+    let filled = bytes.read_at(&mut head, 0).map_err(io_error)?;
     head.truncate(filled);
-    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
+    let text = head.strip_prefix(BOM).unwrap_or(&head);
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
-        return Err(bytes.fault("the file is UTF-16 text; save it as UTF-8"));
+        return Err(Error::schema("the file is UTF-16 text; save it as UTF-8"));
     }
-    let bom = head.len() - text.len();
-    let (mut splitter, mut row_splitter) = (Splitter::new(), Splitter::new());
+    let bad_line = |e: SplitFault, line: u64| Error::schema(e.message()).with("line", line);
     let at_end = filled as u64 == bytes.len();
+    let (mut splitter, mut row_splitter) = (Splitter::new(), Splitter::new());
     let mut records = splitter.records(text, 1, at_end);
-    let first = records.next().map_err(|e| bytes.fault(e.message()).with("line", 1))?;
-    let first = first.ok_or_else(|| bytes.fault("the file is empty"))?;
+    let first = records.next().map_err(|e| bad_line(e, 1))?;
+    let first = first.ok_or_else(|| Error::schema("the file is empty"))?;
     let is_archive = (0..first.len()).all(|at| number(first.field(at)).is_some());
-    let names = if is_archive { archive_names(bytes, &first)? } else { header_names(bytes, &first)? };
+    let names = if is_archive { archive_names(&first)? } else { header_names(&first)? };
     let (start, line) = if is_archive { (0, 1) } else { (records.position, records.line) };
     let mut rows = row_splitter.records(&text[start..], line, at_end);
-    let row = rows.next().map_err(|e| bytes.fault(e.message()).with("line", line))?;
-    let row = row.ok_or_else(|| bytes.fault("the file has a header and no row"))?;
-    let roles = roles(bytes, config, &names)?;
+    let row = rows.next().map_err(|e| bad_line(e, line))?;
+    let row = row.ok_or_else(|| Error::schema("the file has a header and no row"))?;
+    let (roles, payload) = columns(config, &names)?;
     Ok(Layout {
         width: names.len(),
         ts: roles.ts,
         ts_name: names[roles.ts].clone().unwrap_or_default(),
         symbol: roles.symbol,
-        payload: payload(bytes, config, &names, &roles)?,
+        payload,
         integer_time: roles.ts < row.len() && integer(row.field(roles.ts)).is_some(),
-        data_start: (bom + start) as u64,
+        data_start: (head.len() - text.len() + start) as u64,
         data_line: line,
     })
 }
@@ -114,65 +117,52 @@ pub(super) fn integer(field: &[u8]) -> Option<i64> {
     std::str::from_utf8(field).ok()?.trim_ascii().parse().ok()
 }
 
-fn archive_names(bytes: &FileBytes, first: &Record<'_>) -> Result<Vec<Option<String>>> {
+fn archive_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
     if first.len() != ARCHIVE.len() {
-        return Err(bytes
-            .fault("the first line has numbers alone, so there is no header; only the 12 columns of a Binance archive are known without one: add a header")
-            .with("columns", first.len()));
+        return Err(Error::schema(
+            "the first line has numbers alone, so there is no header; only the 12 columns of a Binance archive are \
+             known without one: add a header",
+        )
+        .with("columns", first.len()));
     }
     Ok(ARCHIVE.iter().map(|name| name.map(str::to_owned)).collect())
 }
 
-fn header_names(bytes: &FileBytes, first: &Record<'_>) -> Result<Vec<Option<String>>> {
+fn header_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
+    let bad =
+        |message: &str, at: usize| Error::schema(message).with("line", first.line).with("column", at + 1);
     (0..first.len())
         .map(|at| match std::str::from_utf8(first.field(at)).map(str::trim) {
-            Ok("") => {
-                Err(bytes.fault("a column has no name").with("line", first.line).with("column", at + 1))
-            }
+            Ok("") => Err(bad("a column has no name", at)),
             Ok(name) => Ok(Some(name.to_owned())),
-            Err(_) => {
-                Err(bytes.fault("the header is not UTF-8").with("line", first.line).with("column", at + 1))
-            }
+            Err(_) => Err(bad("the header is not UTF-8", at)),
         })
         .collect()
 }
 
-fn roles(bytes: &FileBytes, config: &FileConfig, names: &[Option<String>]) -> Result<Roles> {
+/// The time, the symbol and the payload columns.
+fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, Vec<Column>)> {
     let known: Vec<_> =
         names.iter().enumerate().filter_map(|(at, name)| Some((at, name.as_deref()?))).collect();
-    let in_file = |e: Error| e.with("file", bytes.shown());
-    let unknown = config.column_types.keys().find(|name| known.iter().all(|(_, other)| other != name));
-    if let Some(name) = unknown {
-        return Err(in_file(
-            Error::invalid("a type is declared for a column that the file lacks").with("column", name),
-        ));
+    let is_absent = |name: &&String| known.iter().all(|(_, other)| other != name);
+    if let Some(name) = config.column_types.keys().find(is_absent) {
+        return Err(
+            Error::invalid("a type is declared for a column that the file lacks").with("column", name)
+        );
     }
-    time_column(config, &known).map_err(in_file)
+    let roles = find_roles(config, &known)?;
+    let payload = known.into_iter().filter(|(at, _)| *at != roles.ts && Some(*at) != roles.symbol);
+    let column = |(at, name): (usize, &str)| {
+        let column_type = config.column_types.get(name).copied().or_else(|| usual_type(name));
+        Column { at, name: name.to_owned(), column_type }
+    };
+    Ok((roles, payload.map(column).collect()))
 }
 
-fn payload(
-    bytes: &FileBytes,
-    config: &FileConfig,
-    names: &[Option<String>],
-    roles: &Roles,
-) -> Result<Vec<Column>> {
-    let mut columns: Vec<Column> = Vec::new();
-    for (at, name) in names.iter().enumerate() {
-        let Some(name) = name else { continue };
-        if at == roles.ts || Some(at) == roles.symbol {
-            continue;
-        }
-        if name == frame::TS || columns.iter().any(|column| column.name == *name) {
-            return Err(bytes.fault("two columns have one name").with("column", name));
-        }
-        let lower = name.to_ascii_lowercase();
-        let known = match lower.as_str() {
-            "trades" => Some(ColumnType::Int64),
-            lower if NUMBERS.contains(&lower) => Some(ColumnType::Float64),
-            _ => None,
-        };
-        let column_type = config.column_types.get(name).copied().or(known);
-        columns.push(Column { at, name: name.clone(), column_type });
+/// The type of a column that every candle file has, whatever the case of its name.
+fn usual_type(name: &str) -> Option<ColumnType> {
+    match name.to_ascii_lowercase().as_str() {
+        "trades" => Some(ColumnType::Int64),
+        name => NUMBERS.contains(&name).then_some(ColumnType::Float64),
     }
-    Ok(columns)
 }

@@ -9,7 +9,7 @@ use qmtl_history_api::{Error, ErrorKind, Result};
 
 use super::layout::{Column, Layout, integer, number};
 use super::split::{Record, Splitter};
-use crate::file::bytes::FileBytes;
+use crate::file::bytes::{FileBytes, io_error};
 use crate::file::table::{Selection, Table};
 use crate::file::time::TsUnit;
 
@@ -77,10 +77,8 @@ impl Table for CsvTable {
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let extent = self.extents[block];
         let mut text = vec![0; extent.bytes];
-        let count = self.bytes.read_at(&mut text, extent.offset).map_err(|e| self.bytes.io(e))?;
-        let columns = self
-            .columns(&text[..count], extent.line, rows)
-            .map_err(|e| e.with("file", self.bytes.shown()))?;
+        let count = self.bytes.read_at(&mut text, extent.offset).map_err(io_error)?;
+        let columns = self.columns(&text[..count], extent.line, rows)?;
         RecordBatch::try_new(self.schema(), columns)
             .map(|batch| vec![batch])
             .map_err(|e| Error::unexpected("cannot assemble the rows of a block").caused_by(e))

@@ -9,7 +9,7 @@ use super::layout::{self, Layout};
 use super::read::{CsvTable, Extent};
 use super::split::{Record, Splitter};
 use super::{BLOCK_BYTES, MAX_LINE_BYTES};
-use crate::file::bytes::FileBytes;
+use crate::file::bytes::{FileBytes, io_error};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::IndexBuilder;
 use crate::file::table::Opened;
@@ -22,7 +22,6 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
         && let Some(unit) = config.ts_unit
     {
         return Err(Error::invalid(format!("the time column is declared in {unit}, but holds no integer"))
-            .with("file", bytes.shown())
             .with("column", &layout.ts_name));
     }
     let mut scan = Scan::new(bytes, layout);
@@ -33,10 +32,9 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
             Some(if is_number { ColumnType::Float64 } else { ColumnType::Utf8 });
     }
     let index = builder.finish();
-    let (min, max) = index.bounds().ok_or_else(|| bytes.fault("the file has a header and no row"))?;
+    let (min, max) = index.bounds().ok_or_else(|| Error::schema("the file has a header and no row"))?;
     let unit = if layout.integer_time {
-        unit_of(config.ts_unit, min, max)
-            .map_err(|e| e.with("column", &layout.ts_name).with("file", bytes.shown()))?
+        unit_of(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?
     } else {
         TsUnit::Microsecond
     };
@@ -72,7 +70,7 @@ impl<'a> Scan<'a> {
         self.symbol.1 = if self.layout.symbol.is_none() { self.builder.id("")? } else { usize::MAX };
         loop {
             let end = offset + filled as u64;
-            filled += self.bytes.read_at(&mut buffer[filled..], end).map_err(|e| self.bytes.io(e))?;
+            filled += self.bytes.read_at(&mut buffer[filled..], end).map_err(io_error)?;
             let at_end = offset + filled as u64 >= self.bytes.len();
             let mut records = splitter.records(&buffer[..filled], line, at_end);
             while records.position < BLOCK_BYTES {
@@ -80,7 +78,7 @@ impl<'a> Scan<'a> {
                 match records.next() {
                     Ok(Some(record)) => self.row(&record)?,
                     Ok(None) => break,
-                    Err(fault) => return Err(self.bytes.fault(fault.message()).with("line", at)),
+                    Err(fault) => return Err(Error::schema(fault.message()).with("line", at)),
                 }
             }
             let (used, next_line) = (records.position, records.line);
@@ -91,7 +89,7 @@ impl<'a> Scan<'a> {
                 return Ok(());
             }
             if used == 0 {
-                return Err(self.bytes.fault("a line is longer than 64 KiB").with("line", line));
+                return Err(Error::schema("a line is longer than 64 KiB").with("line", line));
             }
             buffer.copy_within(used..filled, 0);
             (filled, offset, line) = (filled - used, offset + used as u64, next_line);
@@ -101,20 +99,18 @@ impl<'a> Scan<'a> {
     fn row(&mut self, record: &Record<'_>) -> Result<()> {
         let layout = &self.layout;
         if record.len() != layout.width {
-            return Err(self
-                .bytes
-                .fault("a line has another number of fields than the first one")
+            return Err(Error::schema("a line has another number of fields than the first one")
                 .with("line", record.line)
                 .with("fields", record.len())
                 .with("expected", layout.width));
         }
-        let time = layout.time(record).map_err(|e| e.with("file", self.bytes.shown()))?;
+        let time = layout.time(record)?;
         if let Some(at) = layout.symbol {
             let symbol = record.field(at);
             if self.symbol.1 == usize::MAX || self.symbol.0 != symbol {
                 let text = std::str::from_utf8(symbol)
-                    .map_err(|_| self.bytes.fault("a symbol is not UTF-8").with("line", record.line))?;
-                let id = self.builder.id(text).map_err(|e| e.with("file", self.bytes.shown()))?;
+                    .map_err(|_| Error::schema("a symbol is not UTF-8").with("line", record.line))?;
+                let id = self.builder.id(text)?;
                 self.symbol = (symbol.to_vec(), id);
             }
         }

@@ -121,7 +121,7 @@ impl Splitter {
 
 /// Whether a record that has no line end is complete: every quote of it has its partner.
 fn ends_outside_quotes(record: &[u8]) -> bool {
-    memchr::memchr_iter(b'"', record).count() % 2 == 0
+    memchr::memchr_iter(b'"', record).count().is_multiple_of(2)
 }
 
 impl Records<'_> {

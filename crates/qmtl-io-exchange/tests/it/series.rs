@@ -1,0 +1,125 @@
+//! Which rows a node gets, which intervals are answered, and that a changed file is refused.
+
+use std::time::{Duration, SystemTime};
+
+use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, NodeId};
+use qmtl_io_exchange::FileFetcher;
+
+use crate::files::{file, key, range, rows};
+
+const BASE: i64 = 1_704_067_200;
+const TWO: &str = "time,symbol,close\n\
+    1704067200,BTC/USDT,1\n\
+    1704067200,ETH/USDT,10\n\
+    1704067260,ETH/USDT,11\n\
+    1704067500,BTC/USDT,2\n\
+    1704067800,BTC/USDT,3\n";
+
+#[tokio::test]
+async fn a_symbol_column_tells_series_apart() {
+    let two = file("two.csv", TWO);
+    let node = NodeId::new("ohlcv:binance:ETH/USDT:1m").unwrap();
+    let config = two.config().with_symbol_column("symbol").with_symbol(node, "ETH/USDT");
+    let fetcher = FileFetcher::open(config).await.unwrap();
+    let window = range(BASE - 60, BASE + 6_000);
+    let (btc, eth) = (key("BTC/USDT", "5m"), key("ohlcv:binance:ETH/USDT:1m", "1m"));
+    assert_eq!(rows(&fetcher, &btc, window).await.unwrap().num_rows(), 3);
+    let found = rows(&fetcher, &eth, window).await.unwrap();
+    assert_eq!((found.num_rows(), found.num_columns()), (2, 2));
+    // Each series has its own ends and its own spacing.
+    assert_eq!(fetcher.range(&btc).unwrap(), range(BASE, BASE + 900));
+    assert_eq!(fetcher.range(&eth).unwrap(), range(BASE, BASE + 120));
+    let unknown = fetcher.fetch(&FetchRequest::new(key("BTC/USD", "5m"), window)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        unknown.to_string(),
+        format!(
+            "the file has no row of this symbol (series: BTC/USD@5m, symbol: \"BTC/USD\", nearest: \"BTC/USDT\", \
+             \"ETH/USDT\", file: {})",
+            two.path.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn without_a_symbol_column_any_node_is_served() {
+    let two = file("a.csv", "ts,close\n1704067200,1\n1704067260,2\n");
+    let fetcher = two.open().await;
+    for node in ["blake3:ab/../\"x\"", "🦀", &"x".repeat(1_000)] {
+        assert_eq!(rows(&fetcher, &key(node, "1m"), range(BASE, BASE + 600)).await.unwrap().num_rows(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_interval_finer_than_the_file_is_refused_unless_vouched_for() {
+    let five = file("five.csv", "ts,close\n1704067200,1\n1704067500,2\n1704068100,3\n");
+    let fetcher = five.open().await;
+    let window = range(BASE, BASE + 6_000);
+    let error = fetcher.fetch(&FetchRequest::new(key("X", "1m"), window)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the closest rows of the file lie 300s apart, so it does not hold bars of 1m; ask for the interval \
+             it holds, or vouch that it is a sparse series (with_interval) (series: X@1m, file: {})",
+            five.path.display()
+        )
+    );
+    assert_eq!(fetcher.range(&key("X", "5m")).unwrap(), range(BASE, BASE + 1_200));
+    let vouched = FileFetcher::open(five.config().with_interval("1m".parse().unwrap())).await.unwrap();
+    assert_eq!(rows(&vouched, &key("X", "1m"), window).await.unwrap().num_rows(), 3);
+    let error = vouched.fetch(&FetchRequest::new(key("X", "5m"), window)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the file is said to hold bars of 1m (with_interval), not of 5m (series: X@5m, file: {})",
+            five.path.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_coarser_interval_fails_on_the_first_row_off_its_grid() {
+    let two = file("a.csv", "ts,close\n1704067200,1\n1704067260,2\n");
+    let fetcher = two.open().await;
+    let error = rows(&fetcher, &key("X", "5m"), range(BASE, BASE + 600)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a row is off the grid (series: X@5m, column: ts, row: 1, value: 2024-01-01T00:01:00Z, hint: the bar around \
+         it opens at 2024-01-01T00:00:00Z)"
+    );
+}
+
+#[tokio::test]
+async fn the_source_id_is_the_content() {
+    let [one, same, other] = [
+        ("a.csv", "ts,v\n1704067200,1\n"),
+        ("a.csv", "ts,v\n1704067200,1\n"),
+        ("a.csv", "ts,v\n1704067200,2\n"),
+    ]
+    .map(|(name, content)| file(name, content));
+    let id = one.open().await.source_id();
+    assert!(id.as_str().starts_with("file:a.csv#") && id.as_str().len() == "file:a.csv#".len() + 16);
+    assert_eq!(id, same.open().await.source_id());
+    assert_ne!(id, other.open().await.source_id());
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_refused_also_midway() {
+    let long: String = (0..60_000).map(|row| format!("{},{row}\n", BASE + row * 60)).collect();
+    let growing = file("a.csv", format!("ts,close\n{long}"));
+    let fetcher = growing.open().await;
+    let everything = FetchRequest::new(key("X", "1m"), range(BASE, BASE + 6_000_000));
+    let mut batches = fetcher.fetch(&everything).await.unwrap().batches;
+    assert!(batches.next().await.unwrap().unwrap().num_rows() > 8_000);
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    std::fs::File::options().append(true).open(&growing.path).unwrap().set_modified(later).unwrap();
+    let expected =
+        format!("the file changed after it was opened; open it again (file: {})", growing.path.display());
+    let error = batches.next().await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.to_string()), (ErrorKind::Conflict, expected.clone()));
+    let hole = FetchRequest::new(key("X", "1m"), range(BASE + 1, BASE + 2));
+    assert_eq!(fetcher.fetch(&hole).await.unwrap_err().to_string(), expected);
+    std::fs::remove_file(&growing.path).unwrap();
+    assert_eq!(fetcher.fetch(&hole).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
