@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod clock;
+mod conformance;
 mod events;
 #[cfg(feature = "format")]
 mod format;
