@@ -1,6 +1,8 @@
 //! How fast candles are read from CSV: prints MB/s (10^6 bytes) of the scan that opening a file
 //! pays, of parsing all its rows, and of both together, each the median of several runs.
 
+#![expect(clippy::print_stdout, reason = "the table is what a bench is run for")]
+
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 

@@ -109,12 +109,12 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
 
 /// A decimal number, blanks around it ignored: the nearest double.
 pub(super) fn number(field: &[u8]) -> Option<f64> {
-    std::str::from_utf8(field).ok()?.trim_ascii().parse().ok()
+    lexical_core::parse(field.trim_ascii()).ok()
 }
 
 /// A whole number, blanks around it ignored.
 pub(super) fn integer(field: &[u8]) -> Option<i64> {
-    std::str::from_utf8(field).ok()?.trim_ascii().parse().ok()
+    lexical_core::parse(field.trim_ascii()).ok()
 }
 
 fn archive_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
