@@ -3,10 +3,15 @@
 //! Each wants an empty store of its own and panics, saying what it saw, when a guarantee of
 //! [`HistoryBackend`](qmtl_history_api::HistoryBackend) is broken.
 
+mod coverage;
 mod read;
+mod series;
 mod values;
 mod write;
 
+pub use crate::model::model_random_operations;
+pub use coverage::*;
 pub use read::*;
+pub use series::*;
 pub use values::*;
 pub use write::*;

@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod fixtures;
+mod model;
 mod probe;
 mod suite;
 

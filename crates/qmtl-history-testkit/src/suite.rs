@@ -158,6 +158,25 @@ macro_rules! backend_conformance {
             h_write_08_nothing_comes_of_nothing
             h_write_09_concurrent_writers_keep
             h_write_09_concurrent_writers_replace
+            h_cov_01_present_is_the_rows
+            h_cov_01_cut_to_the_asked_range
+            h_cov_02_proofs_are_kept
+            h_cov_02_known_empty_only_where_no_row_is
+            h_cov_02_answers_about_young_bars_expire
+            h_cov_03_a_row_removes_known_empty
+            h_cov_03_a_proof_never_removes_a_row
+            h_cov_04_never_ahead_of_rows
+            h_cov_05_never_written_is_empty
+            h_cov_06_sources_live_side_by_side
+            h_cov_06_the_newer_answer_counts
+            h_ser_01_lists_every_series_once
+            h_ser_02_alike_ids_do_not_touch
+            h_ser_02_intervals_do_not_touch
+            h_rev_01_none_before_the_first_write
+            h_rev_01_differs_after_every_change
+            h_err_01_bad_input_is_not_retryable
+            h_conc_01_many_tasks_at_once
+            model_random_operations
         }
     };
     (@tests [$fresh:path] $($check:ident)*) => {$(
