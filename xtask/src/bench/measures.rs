@@ -1,0 +1,218 @@
+//! The rows of the table.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::peers::Peers;
+use super::{Amount, Better, Row};
+use crate::process::{cargo, output, run, shown, target};
+
+/// A difference of a million ranges takes linear time: the time of a range may grow by what slower
+/// memory costs, which is far from the hundredfold of a quadratic one.
+pub(super) fn algebra(_: &Peers) -> Result<Vec<Row>> {
+    let text = bench("qmtl-history-api", "algebra")?;
+    let small = number(&text, "difference 10000 ")?;
+    let growth = |count: &str| -> Result<Row> {
+        Ok(Row {
+            name: format!("difference of {count} ranges"),
+            ours: Amount(number(&text, &format!("difference {count} "))?, "ns/range"),
+            other: (small, "with 10000".to_owned()),
+            better: Better::Less,
+            gate: Some(0.25),
+        })
+    };
+    Ok(vec![growth("100000")?, growth("1000000")?])
+}
+
+/// Candles are read from CSV at 150 MB/s or better on one core.
+pub(super) fn csv(peers: &Peers) -> Result<Vec<Row>> {
+    let ours = number(&bench("qmtl-io-exchange", "csv")?, "csv scan+parse ")?;
+    let against = |other: f64, whose: String, gate| Row {
+        name: "read candles from CSV".to_owned(),
+        ours: Amount(ours, "MB/s"),
+        other: (other, whose),
+        better: Better::More,
+        gate,
+    };
+    let mut rows = vec![against(150.0, "limit".to_owned(), Some(1.0))];
+    rows.extend(peers.run("csv.py")?.into_iter().map(|(peer, rate)| against(rate, peer, None)));
+    Ok(rows)
+}
+
+const BARS: u64 = 10_000_000;
+/// 2000-01-01, in seconds.
+const FIRST_BAR: u64 = 946_684_800;
+
+/// Ten million bars from a Parquet file through the program, within 256 MB.
+pub(super) fn backfill(_: &Peers) -> Result<Vec<Row>> {
+    let folder = target().join("bench-backfill");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    run(&mut cargo(["build", "--release", "--quiet", "--package", "qmtl-history", "--bin", "qmtl-history"]))?;
+    let program = Program { folder: folder.clone() };
+    // The program's own export makes the Parquet file, so that no peer is needed for the gate.
+    write_candles(&folder.join("candles.csv"))?;
+    program.backfill("first", "candles.csv")?;
+    fs::remove_file(folder.join("candles.csv"))?;
+    let export =
+        ["export", "--store", "first", "--node", "bench", "--interval", "1m", "--out", "candles.parquet"];
+    run(program.command().args(export).stdout(Stdio::null()))?;
+    let filled = program.backfill("second", "candles.parquet")?;
+    fs::remove_dir_all(&folder)?;
+    let limit = |name: &str, ours, other, better, gate| Row {
+        name: name.to_owned(),
+        ours,
+        other: (other, "limit".to_owned()),
+        better,
+        gate,
+    };
+    let millions = 10.0 / filled.seconds;
+    Ok(vec![
+        limit(
+            "peak memory of a backfill of 10M bars",
+            Amount(filled.peak_mb, "MB"),
+            256.0,
+            Better::Less,
+            Some(1.0),
+        ),
+        limit("speed of a backfill of 10M bars", Amount(millions, "M bars/s"), 1.0, Better::More, None),
+    ])
+}
+
+/// A cold release build of the README's first command, against five minutes.
+pub(super) fn cold_build(_: &Peers) -> Result<Vec<Row>> {
+    let folder = target().join("bench-cold");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    run(&mut cargo(["fetch", "--quiet"]))?;
+    let started = Instant::now();
+    let mut build = cargo(["build", "--release", "--quiet", "--bin", "qmtl-history", "--target-dir"]);
+    run(build.arg(&folder))?;
+    let seconds = started.elapsed().as_secs_f64();
+    fs::remove_dir_all(&folder)?;
+    Ok(vec![Row {
+        name: "cold release build of the program".to_owned(),
+        ours: Amount(seconds, "s"),
+        other: (300.0, "limit on two cores".to_owned()),
+        better: Better::Less,
+        gate: Some(1.0),
+    }])
+}
+
+/// What a bench of one of our crates prints.
+fn bench(package: &str, name: &str) -> Result<String> {
+    output(&mut cargo(["bench", "--quiet", "--package", package, "--bench", name]))
+}
+
+/// The number that follows `lead` at the start of a line.
+fn number(text: &str, lead: &str) -> Result<f64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(lead));
+    let word = rest.and_then(|rest| rest.split_whitespace().next());
+    word.and_then(|word| word.parse().ok()).with_context(|| format!("no number after {lead:?} in:\n{text}"))
+}
+
+/// A candle a minute, prices in whole cents.
+fn write_candles(path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    writeln!(file, "ts,open,high,low,close,volume")?;
+    for bar in 0..BARS {
+        let cents = 4_000_000 + bar.wrapping_mul(7_919) % 100_000;
+        let (ts, units, rest) = (FIRST_BAR + bar * 60, cents / 100, cents % 100);
+        writeln!(
+            file,
+            "{ts},{units}.{rest:02},{}.5,{}.5,{units}.{:02},{}",
+            units + 1,
+            units - 1,
+            rest,
+            bar % 977
+        )?;
+    }
+    Ok(file.flush()?)
+}
+
+/// The program at work in a folder.
+struct Program {
+    folder: PathBuf,
+}
+
+struct Filled {
+    seconds: f64,
+    peak_mb: f64,
+}
+
+impl Program {
+    fn command(&self) -> Command {
+        let mut command = Command::new(target().join("release/qmtl-history"));
+        command.current_dir(&self.folder);
+        command
+    }
+
+    /// Fills a store from a file with all bars, and checks that all were written.
+    fn backfill(&self, store: &str, file: &str) -> Result<Filled> {
+        let mut command = self.command();
+        let end = (FIRST_BAR + BARS * 60).to_string();
+        command.args([
+            "backfill",
+            "--json",
+            "--yes",
+            "--node",
+            "bench",
+            "--interval",
+            "1m",
+            "--store",
+            store,
+        ]);
+        command.args(["--source", &format!("file:{file}"), "--start", &FIRST_BAR.to_string(), "--end", &end]);
+        let report = File::create(self.folder.join("report.json"))?;
+        let started = Instant::now();
+        let mut child =
+            command.stdout(report).spawn().with_context(|| format!("start `{}`", shown(&command)))?;
+        let mut peak_mb = None;
+        let status = loop {
+            peak_mb = peak_memory(child.id()).or(peak_mb);
+            match child.try_wait()? {
+                Some(status) => break status,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let report = fs::read_to_string(self.folder.join("report.json"))?;
+        let rows =
+            serde_json::from_str::<Value>(&report).ok().and_then(|report| report["rows_written"].as_u64());
+        if !status.success() || rows != Some(BARS) {
+            bail!("`{}` did not write {BARS} rows but said {report}", shown(&command));
+        }
+        let peak_mb = peak_mb.context("the system has no /proc to read peak memory from")?;
+        Ok(Filled { seconds, peak_mb })
+    }
+}
+
+/// The most memory that a running process has held so far, in MB of 2^20 bytes; `None` when it has
+/// ended, or on systems without `/proc`.
+fn peak_memory(process: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok().map(|kilobytes: f64| kilobytes / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_by_what_stands_before_them() {
+        let text = "csv scan         900 MB/s\ncsv scan+parse      312 MB/s   9 ms\n";
+        assert_eq!(number(text, "csv scan+parse ").unwrap(), 312.0);
+        assert!(number(text, "parquet ").is_err());
+    }
+}

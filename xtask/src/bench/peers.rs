@@ -1,0 +1,60 @@
+//! What others do with the same work, in Python, installed by pip into a folder of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::{output, root, target};
+
+const PACKAGES: [&str; 3] = ["pyarrow", "pandas", "polars"];
+
+/// The interpreter that has the peers, or why there is none.
+pub(super) struct Peers {
+    pub(super) python: Result<PathBuf, String>,
+}
+
+impl Peers {
+    pub(super) fn install() -> Self {
+        println!("installing {} …", PACKAGES.join(", "));
+        Self { python: python().map_err(|error| format!("{error:#}")) }
+    }
+
+    /// What a script of `xtask/peers` prints: a peer's name and its number on each line.
+    pub(super) fn run(&self, script: &str) -> Result<Vec<(String, f64)>> {
+        let Ok(python) = &self.python else { return Ok(Vec::new()) };
+        parse(&output(Command::new(python).arg(root().join("xtask/peers").join(script)))?)
+    }
+}
+
+fn python() -> Result<PathBuf> {
+    let folder = target().join("bench-venv");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    output(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
+    Ok(python)
+}
+
+fn parse(text: &str) -> Result<Vec<(String, f64)>> {
+    let mut numbers = Vec::new();
+    for line in text.lines() {
+        match line.rsplit_once(' ').map(|(name, number)| (name, number.parse())) {
+            Some((name, Ok(number))) => numbers.push((name.to_owned(), number)),
+            _ => bail!("a peer printed {line:?} instead of a name and a number"),
+        }
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_print_names_and_numbers() {
+        assert_eq!(parse("pyarrow 26 1.5\n").unwrap(), [("pyarrow 26".to_owned(), 1.5)]);
+        assert!(parse("Traceback").unwrap_err().to_string().contains("\"Traceback\""));
+    }
+}
