@@ -42,7 +42,7 @@ pub(super) fn csv(peers: &Peers) -> Result<Vec<Row>> {
         gate,
     };
     let mut rows = vec![against(150.0, "limit".to_owned(), Some(1.0))];
-    rows.extend(peers.run("csv.py")?.into_iter().map(|(peer, rate)| against(rate, peer, None)));
+    rows.extend(peers.run("read_csv.py")?.into_iter().map(|(peer, rate)| against(rate, peer, None)));
     Ok(rows)
 }
 
