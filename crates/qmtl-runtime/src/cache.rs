@@ -254,6 +254,15 @@ impl NodeCache {
         self.known_empty = self.known_empty.union(&bars.on_grid(self.key.interval));
     }
 
+    pub(crate) fn has_proofs(&self) -> bool {
+        !self.known_empty.is_empty()
+    }
+
+    /// How many bars inside `span` are proven not to exist.
+    pub(crate) fn proofs_within(&self, span: TimeRange) -> u64 {
+        self.known_empty.within(span).count(self.key.interval)
+    }
+
     /// True when `period` bars are there, or each of the last `period` bars up to the newest that
     /// is there or proven not to exist.
     #[must_use]

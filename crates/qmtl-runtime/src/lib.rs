@@ -3,12 +3,16 @@
 
 mod cache;
 mod engine;
+mod graph;
+mod pipeline;
 mod recorder;
 mod shared;
 mod stream;
 
 pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
+pub use graph::{ComputeNode, Strategy, StrategyBuilder, VALUE, Windows};
+pub use pipeline::{Fed, LateBars, OnPanic, Parallelism, Pipeline, Replayed};
 pub use recorder::EventRecorderService;
 pub use shared::SharedCache;
 pub use stream::{StreamInput, StreamInputBuilder};

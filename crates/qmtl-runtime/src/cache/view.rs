@@ -1,9 +1,12 @@
 //! What a strategy sees of a cache: contiguous columns of neighbouring rows.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use qmtl_history_api::{Error, ErrorKind, Result, Timestamp, arrow_array, arrow_schema, frame};
 
 use super::NodeCache;
@@ -66,6 +69,26 @@ impl<'a> CacheView<'a> {
             Some(values) => ColumnView::F64(values),
             None => ColumnView::Arrow(self.cache.rows.array(column, &self.rows)),
         })
+    }
+
+    /// A column of doubles; copies it when it has a null, which becomes NaN.
+    pub(crate) fn f64_or_nan(&self, name: &str) -> Result<Cow<'a, [f64]>> {
+        let column = self.index_of(name)?;
+        if let Some(values) = self.cache.rows.doubles(column, &self.rows) {
+            return Ok(Cow::Borrowed(values));
+        }
+        let array = self.cache.rows.array(column, &self.rows);
+        let doubles = array.as_primitive_opt::<Float64Type>().ok_or_else(|| {
+            Error::schema("the column is not one of doubles")
+                .with("series", self.cache.key())
+                .with("column", name)
+                .with("type", array.data_type())
+        })?;
+        Ok(Cow::Owned(doubles.iter().map(|value| value.unwrap_or(f64::NAN)).collect()))
+    }
+
+    pub(crate) fn cache(&self) -> &'a NodeCache {
+        self.cache
     }
 
     /// The rows as a canonical batch. This copies `ts` and columns of doubles.

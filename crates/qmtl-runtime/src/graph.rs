@@ -1,0 +1,373 @@
+//! A strategy as a graph: inputs, and compute nodes that read windows of inputs and of each other.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use qmtl_history_api::{Error, Result, Timestamp};
+
+use crate::{EventRecorderService, StreamInput};
+
+/// The column in which a node's results are read by other nodes.
+pub const VALUE: &str = "value";
+
+/// What a node computes from: for each of its reads the newest values, oldest first.
+///
+/// Reads are numbered in the order in which they were declared.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows<'a> {
+    pub(crate) columns: &'a [&'a [f64]],
+    pub(crate) source_of: &'a [usize],
+    pub(crate) rows: &'a [Range<usize>],
+    pub(crate) ts: Timestamp,
+}
+
+impl<'a> Windows<'a> {
+    /// The values of a read; a null reads as NaN. Panics when the node declared no such read.
+    ///
+    /// A closure over slices sees at most the node's window, and fewer only where bars are proven
+    /// not to exist. A batch function sees the window of its first result, followed by one row
+    /// for each further result.
+    #[must_use]
+    pub fn f64(&self, read: usize) -> &'a [f64] {
+        &self.columns[read][self.rows[self.source_of[read]].clone()]
+    }
+
+    /// The bar at which the (last) result stands.
+    #[must_use]
+    pub fn ts(&self) -> Timestamp {
+        self.ts
+    }
+}
+
+pub(crate) type SliceFn = dyn FnMut(&Windows<'_>) -> f64 + Send;
+pub(crate) type BatchFn = dyn FnMut(&Windows<'_>, &mut [f64]) + Send;
+
+pub(crate) enum Compute {
+    Slices(Box<SliceFn>),
+    Batch(Box<BatchFn>),
+}
+
+/// A node that computes one double from the newest rows of what it reads.
+///
+/// It runs at every bar of every source that it reads, once each of them has `window` rows or
+/// proof that they cannot exist. What it returns must follow from its windows and its own state alone:
+/// when history is replayed, a node may be run over many bars before the next node is.
+pub struct ComputeNode {
+    pub(crate) id: String,
+    pub(crate) reads: Vec<(String, String)>,
+    pub(crate) window: usize,
+    pub(crate) keeps: usize,
+    pub(crate) recorder: Option<Arc<EventRecorderService>>,
+    pub(crate) compute: Compute,
+}
+
+impl ComputeNode {
+    /// A node called `id` whose closure sees the last `window` rows of each read.
+    #[must_use]
+    pub fn slices(
+        id: impl Into<String>,
+        window: usize,
+        compute: impl FnMut(&Windows<'_>) -> f64 + Send + 'static,
+    ) -> Self {
+        Self::new(id.into(), window, Compute::Slices(Box::new(compute)))
+    }
+
+    /// A node called `id` that fills many results at once: for `n` results, each read holds
+    /// `window - 1 + n` rows, and result `i` stands at row `window - 1 + i`.
+    ///
+    /// It gets many bars at once when it reads a single source and history is replayed, else one.
+    /// Where bars are proven not to exist a read may be shorter; `n` is 1 then.
+    #[must_use]
+    pub fn batch(
+        id: impl Into<String>,
+        window: usize,
+        compute: impl FnMut(&Windows<'_>, &mut [f64]) + Send + 'static,
+    ) -> Self {
+        Self::new(id.into(), window, Compute::Batch(Box::new(compute)))
+    }
+
+    fn new(id: String, window: usize, compute: Compute) -> Self {
+        Self { id, reads: Vec::new(), window, keeps: 1, recorder: None, compute }
+    }
+
+    /// Reads a column of an input, or the column [`VALUE`] of another node.
+    #[must_use]
+    pub fn reads(mut self, source: impl Into<String>, column: impl Into<String>) -> Self {
+        self.reads.push((source.into(), column.into()));
+        self
+    }
+
+    /// Keeps at least the newest `results`; 1 by default, and as many as its readers need.
+    #[must_use]
+    pub fn keeps(mut self, results: usize) -> Self {
+        self.keeps = results;
+        self
+    }
+
+    /// Records the results of live bars under the node's id.
+    #[must_use]
+    pub fn recorded_by(mut self, service: impl Into<Arc<EventRecorderService>>) -> Self {
+        self.recorder = Some(service.into());
+        self
+    }
+}
+
+impl fmt::Debug for ComputeNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ComputeNode")
+            .field("id", &self.id)
+            .field("reads", &self.reads)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a node reads from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Input(usize),
+    Node(usize),
+}
+
+/// Inputs and the nodes that compute from them; made by [`Strategy::builder`].
+#[derive(Debug)]
+pub struct Strategy {
+    pub(crate) inputs: Vec<StreamInput>,
+    /// So ordered that a node stands after those that it reads.
+    pub(crate) nodes: Vec<ComputeNode>,
+    /// For every node what each of its reads reads.
+    pub(crate) sources: Vec<Vec<Source>>,
+    /// For every node the length of the longest chain of nodes that it reads.
+    pub(crate) levels: Vec<usize>,
+}
+
+impl Strategy {
+    /// Starts an empty strategy.
+    #[must_use]
+    pub fn builder() -> StrategyBuilder {
+        StrategyBuilder::default()
+    }
+
+    /// The inputs, in the order in which bars of one time are delivered.
+    #[must_use]
+    pub fn inputs(&self) -> &[StreamInput] {
+        &self.inputs
+    }
+}
+
+/// Builds a [`Strategy`]. Mistakes are reported by [`build`](Self::build).
+#[derive(Debug, Default)]
+pub struct StrategyBuilder {
+    inputs: Vec<StreamInput>,
+    nodes: Vec<ComputeNode>,
+}
+
+impl StrategyBuilder {
+    /// Adds an input; nodes read it by its node id.
+    #[must_use]
+    pub fn input(mut self, input: StreamInput) -> Self {
+        self.inputs.push(input);
+        self
+    }
+
+    /// Adds a node, before or after those that it reads.
+    #[must_use]
+    pub fn node(mut self, node: ComputeNode) -> Self {
+        self.nodes.push(node);
+        self
+    }
+
+    /// Checks and orders the graph.
+    ///
+    /// `InvalidInput` for two inputs or nodes of one name, a node without a read or with an empty
+    /// window, a read of something unknown or of fewer rows than its source keeps, and a cycle,
+    /// whose nodes are named.
+    pub fn build(self) -> Result<Strategy> {
+        let names = self.names()?;
+        for node in &self.nodes {
+            self.check_node(node, &names)?;
+        }
+        let levels = self.levels(&names)?;
+        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
+        order.sort_by_key(|node| levels[*node]);
+        let mut place = vec![0; order.len()];
+        for (at, node) in order.iter().enumerate() {
+            place[*node] = at;
+        }
+        let resolve = |read: &(String, String)| match names[read.0.as_str()] {
+            Source::Node(node) => Source::Node(place[node]),
+            input @ Source::Input(_) => input,
+        };
+        let sources =
+            order.iter().map(|node| self.nodes[*node].reads.iter().map(resolve).collect()).collect();
+        let levels = order.iter().map(|node| levels[*node]).collect();
+        let mut nodes: Vec<_> = self.nodes.into_iter().enumerate().collect();
+        nodes.sort_by_key(|(node, _)| place[*node]);
+        let nodes = nodes.into_iter().map(|(_, node)| node).collect();
+        Ok(Strategy { inputs: self.inputs, nodes, sources, levels })
+    }
+
+    fn names(&self) -> Result<HashMap<String, Source>> {
+        let inputs = self.inputs.iter().map(|input| input.key().node_id.as_str());
+        let named = inputs.enumerate().map(|(i, id)| (id, Source::Input(i)));
+        let nodes = self.nodes.iter().enumerate().map(|(n, node)| (node.id.as_str(), Source::Node(n)));
+        let mut names = HashMap::new();
+        for (id, source) in named.chain(nodes) {
+            if names.insert(id.to_owned(), source).is_some() {
+                return Err(Error::invalid("two parts of a strategy have one name").with("node_id", id));
+            }
+        }
+        Ok(names)
+    }
+
+    fn check_node(&self, node: &ComputeNode, names: &HashMap<String, Source>) -> Result<()> {
+        let fault = |message: &str| Error::invalid(message).with("node_id", &node.id);
+        if node.reads.is_empty() {
+            return Err(fault("a compute node must read something"));
+        }
+        if node.window == 0 {
+            return Err(fault("a compute node's window must hold at least one row"));
+        }
+        for (source, column) in &node.reads {
+            match names.get(source) {
+                None => return Err(fault("a compute node reads something unknown").with("source", source)),
+                Some(Source::Input(input)) => {
+                    let period = self.inputs[*input].cache().read(crate::NodeCache::period);
+                    if node.window > period {
+                        return Err(fault("a compute node's window is longer than its input's period")
+                            .with("source", source)
+                            .with("window", node.window)
+                            .with("period", period));
+                    }
+                }
+                Some(Source::Node(_)) if column != VALUE => {
+                    return Err(fault("a compute node's only column is value")
+                        .with("source", source)
+                        .with("column", column));
+                }
+                Some(Source::Node(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every node's level, by repeatedly settling those whose sources are settled.
+    fn levels(&self, names: &HashMap<String, Source>) -> Result<Vec<usize>> {
+        let mut levels: Vec<Option<usize>> = vec![None; self.nodes.len()];
+        loop {
+            let mut settled_one = false;
+            for (at, node) in
+                self.nodes.iter().enumerate().filter(|(at, _)| levels[*at].is_none()).collect::<Vec<_>>()
+            {
+                let of_sources = node.reads.iter().map(|(source, _)| match names[source.as_str()] {
+                    Source::Input(_) => Some(0),
+                    Source::Node(other) => levels[other].map(|level| level + 1),
+                });
+                if let Some(deepest) = of_sources.collect::<Option<Vec<_>>>() {
+                    levels[at] = deepest.into_iter().max();
+                    settled_one = true;
+                }
+            }
+            if !settled_one {
+                break;
+            }
+        }
+        let open = |at: usize| levels[at].is_none();
+        match (0..levels.len()).find(|at| open(*at)) {
+            Some(first) => Err(Error::invalid("compute nodes read each other in a cycle")
+                .with("cycle", self.cycle_from(first, names, &open).join(" -> "))),
+            None => Ok(levels.into_iter().flatten().collect()),
+        }
+    }
+
+    /// The ids of a cycle that is reached from an unsettled node, the first one repeated at the end.
+    fn cycle_from(
+        &self,
+        first: usize,
+        names: &HashMap<String, Source>,
+        open: &dyn Fn(usize) -> bool,
+    ) -> Vec<&str> {
+        let mut path = vec![first];
+        loop {
+            let last = path[path.len() - 1];
+            let next = self.nodes[last].reads.iter().find_map(|(source, _)| match names[source.as_str()] {
+                Source::Node(node) if open(node) => Some(node),
+                _ => None,
+            });
+            let Some(next) = next else { break };
+            let seen = path.iter().position(|node| *node == next);
+            path.push(next);
+            if let Some(start) = seen {
+                path.drain(..start);
+                break;
+            }
+        }
+        path.into_iter().map(|node| self.nodes[node].id.as_str()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(id: &str, period: usize) -> StreamInput {
+        StreamInput::builder(id).interval("1m").period(period).build().unwrap()
+    }
+
+    fn node(id: &str, sources: &[&str]) -> ComputeNode {
+        let node = ComputeNode::slices(id, 2, |_| 0.0);
+        sources.iter().fold(node, |node, source| node.reads(*source, VALUE))
+    }
+
+    #[test]
+    fn nodes_are_ordered_whatever_the_order_of_their_building() {
+        let strategy = Strategy::builder()
+            .node(node("c", &["b", "in"]))
+            .node(node("b", &["a"]))
+            .node(node("a", &["in"]))
+            .node(node("d", &["in"]))
+            .input(input("in", 5))
+            .build()
+            .unwrap();
+        let ids: Vec<_> = strategy.nodes.iter().map(|n| n.id.as_str()).collect();
+        assert_eq!(ids, ["a", "d", "b", "c"]);
+        assert_eq!(strategy.levels, [0, 0, 1, 2]);
+        assert_eq!(strategy.sources[3], [Source::Node(2), Source::Input(0)]);
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_by_name() {
+        let build = |nodes: Vec<ComputeNode>| {
+            let start = Strategy::builder().input(input("in", 2));
+            nodes.into_iter().fold(start, StrategyBuilder::node).build().unwrap_err().to_string()
+        };
+        assert_eq!(
+            build(vec![node("x", &["a"]), node("a", &["b", "in"]), node("b", &["c"]), node("c", &["a"])]),
+            "compute nodes read each other in a cycle (cycle: a -> b -> c -> a)"
+        );
+        assert_eq!(
+            build(vec![node("a", &["a"])]),
+            "compute nodes read each other in a cycle (cycle: a -> a)"
+        );
+        assert_eq!(build(vec![node("in", &["in"])]), "two parts of a strategy have one name (node_id: in)");
+        assert_eq!(build(vec![node("a", &[])]), "a compute node must read something (node_id: a)");
+        assert_eq!(
+            build(vec![node("a", &["nope"])]),
+            "a compute node reads something unknown (node_id: a, source: nope)"
+        );
+        assert_eq!(
+            build(vec![ComputeNode::slices("a", 3, |_| 0.0).reads("in", "close")]),
+            "a compute node's window is longer than its input's period (node_id: a, source: in, window: 3, period: 2)"
+        );
+        assert_eq!(
+            build(vec![ComputeNode::slices("a", 0, |_| 0.0).reads("in", "close")]),
+            "a compute node's window must hold at least one row (node_id: a)"
+        );
+        assert_eq!(
+            build(vec![node("a", &["in"]), ComputeNode::slices("b", 1, |_| 0.0).reads("a", "close")]),
+            "a compute node's only column is value (node_id: b, source: a, column: close)"
+        );
+    }
+}

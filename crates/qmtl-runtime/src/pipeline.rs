@@ -1,0 +1,428 @@
+//! Delivers bars to a strategy's nodes, one by one as they come or many when history is replayed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard};
+
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
+use qmtl_history_api::{BatchStream, Error, ErrorKind, Result, SeriesKey, Timestamp, frame};
+
+use crate::graph::{Source, VALUE};
+use crate::{Appended, CacheView, NodeCache, Strategy, StreamInput};
+use node::{Chunk, Node, Results, Round};
+
+mod node;
+
+/// How many events are delivered before caches are trimmed: what a core's cache holds well.
+const CHUNK: usize = 16_384;
+
+/// What happens to the other nodes when one panics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnPanic {
+    /// The node and those that read it stand still; the others go on.
+    #[default]
+    Isolate,
+    /// The pipeline stops: this call and all later ones fail with the node named.
+    Stop,
+}
+
+/// How many nodes compute at once when history is replayed. Results are the same either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parallelism {
+    /// One after the other.
+    #[default]
+    Serial,
+    /// Nodes that do not read each other are spread over this many threads.
+    Threads(usize),
+}
+
+/// What a live bar did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fed {
+    /// What became of it in the cache. Only a [`Appended::New`] bar is delivered to nodes.
+    pub appended: Appended,
+    /// How many results it led to.
+    pub results: u64,
+}
+
+/// What a replay delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replayed {
+    /// Bars of inputs.
+    pub bars: u64,
+    /// Results of nodes.
+    pub results: u64,
+}
+
+/// Live bars that were not delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LateBars {
+    /// At or below the newest bar that was delivered.
+    pub late: u64,
+    /// A second bar of one time.
+    pub duplicate: u64,
+}
+
+/// The nodes of a strategy at work.
+///
+/// A row of an input is delivered once, in the order of time, then of the inputs; a row that comes
+/// to lie behind the newest delivered one of its input only lies in the cache.
+pub struct Pipeline {
+    inputs: Vec<StreamInput>,
+    by_id: HashMap<String, Source>,
+    /// The inputs by series: whoever holds several caches at once locks them in this order.
+    lock_order: Vec<usize>,
+    /// The newest row of each input that was delivered.
+    delivered: Vec<Option<Timestamp>>,
+    nodes: Vec<Node>,
+    /// For every node what it has computed.
+    results: Vec<Results>,
+    /// The nodes of each level are neighbours.
+    levels: Vec<std::ops::Range<usize>>,
+    late: LateBars,
+    on_panic: OnPanic,
+    parallelism: Parallelism,
+    stopped: Option<Error>,
+}
+
+impl Pipeline {
+    /// A pipeline to which nothing was delivered yet.
+    #[must_use]
+    pub fn new(strategy: Strategy) -> Self {
+        let Strategy { inputs, mut nodes, sources, levels } = strategy;
+        for (reader, sources) in sources.iter().enumerate() {
+            for source in sources {
+                if let Source::Node(node) = *source {
+                    nodes[node].keeps = nodes[node].keeps.max(nodes[reader].window);
+                }
+            }
+        }
+        let mut by_id: HashMap<_, _> =
+            nodes.iter().enumerate().map(|(n, node)| (node.id.clone(), Source::Node(n))).collect();
+        by_id.extend(
+            inputs
+                .iter()
+                .enumerate()
+                .map(|(i, input)| (input.key().node_id.as_str().to_owned(), Source::Input(i))),
+        );
+        let mut lock_order: Vec<usize> = (0..inputs.len()).collect();
+        lock_order.sort_by_key(|input| inputs[*input].key());
+        let deepest = levels.last().map_or(0, |level| level + 1);
+        let level = |level| levels.partition_point(|l| *l < level)..levels.partition_point(|l| *l <= level);
+        Self {
+            by_id,
+            lock_order,
+            delivered: vec![None; inputs.len()],
+            levels: (0..deepest).map(level).collect(),
+            results: nodes.iter().map(|_| Results::default()).collect(),
+            nodes: nodes.into_iter().zip(&sources).map(|(spec, reads)| Node::new(spec, reads)).collect(),
+            inputs,
+            late: LateBars::default(),
+            on_panic: OnPanic::default(),
+            parallelism: Parallelism::default(),
+            stopped: None,
+        }
+    }
+
+    /// Chooses what a panic stops.
+    #[must_use]
+    pub fn with_on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.on_panic = on_panic;
+        self
+    }
+
+    /// Chooses how many nodes compute at once when history is replayed.
+    #[must_use]
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// The inputs.
+    #[must_use]
+    pub fn inputs(&self) -> &[StreamInput] {
+        &self.inputs
+    }
+
+    /// Live bars that were not delivered.
+    #[must_use]
+    pub fn late_bars(&self) -> LateBars {
+        self.late
+    }
+
+    /// The newest results of a node, at least as many as it keeps once it had them, oldest first.
+    /// `NotFound` for an unknown node.
+    pub fn results(&self, node: &str) -> Result<(&[Timestamp], &[f64])> {
+        match self.by_id.get(node) {
+            Some(Source::Node(node)) => {
+                let Results { ts, values, .. } = &self.results[*node];
+                Ok((ts, values))
+            }
+            _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such compute node")
+                .with("node_id", node)),
+        }
+    }
+
+    /// True when the node has had a result: everything that it reads was warm.
+    #[must_use]
+    pub fn is_warm(&self, node: &str) -> bool {
+        self.results(node).is_ok_and(|(ts, _)| !ts.is_empty())
+    }
+
+    /// Why nodes stand still: one error for each that panicked or cannot read its columns.
+    pub fn failures(&self) -> impl Iterator<Item = &Error> {
+        self.nodes.iter().filter_map(|node| node.failed.as_ref())
+    }
+
+    /// Takes a live bar that came before history was replayed: into its cache, where it wins, and
+    /// to its recorder. The next [`replay`](Self::replay) delivers it. Fails as [`feed`](Self::feed) does.
+    pub async fn merge_live(
+        &mut self,
+        input: &str,
+        ts: Timestamp,
+        payload: &RecordBatch,
+    ) -> Result<Appended> {
+        let stream = &self.inputs[self.input(input)?];
+        let appended = stream.cache().write(|cache| cache.append(ts, payload))?;
+        if appended == Appended::Duplicate {
+            self.late.duplicate += 1;
+        } else if let Some(recorder) = stream.event_service() {
+            recorder.record(stream.key(), ts, without_ts(payload)?).await?;
+        }
+        Ok(appended)
+    }
+
+    /// Takes a live bar of an input: into its cache, to the nodes, to the recorders.
+    ///
+    /// `NotFound` for an unknown input, `Schema` for a row that contradicts the cache, the node's
+    /// error when one panicked and [`OnPanic::Stop`] was chosen, else what a recorder answers.
+    pub async fn feed(&mut self, input: &str, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
+        let (fed, records) = self.compute(input, ts, payload)?;
+        for (recorder, key, ts, payload) in records {
+            recorder.record(&key, ts, payload).await?;
+        }
+        Ok(fed)
+    }
+
+    /// The part of [`feed`](Self::feed) that waits for nothing, and what is to be recorded.
+    fn compute(&mut self, input: &str, ts: Timestamp, payload: &RecordBatch) -> Result<(Fed, Vec<Record>)> {
+        self.check_running()?;
+        let at = self.input(input)?;
+        let stream = &self.inputs[at];
+        let appended = stream.cache().write(|cache| cache.append(ts, payload))?;
+        match appended {
+            Appended::New => {}
+            Appended::Duplicate => self.late.duplicate += 1,
+            Appended::Late | Appended::Replaced | Appended::TooOld => self.late.late += 1,
+        }
+        let mut records = Vec::new();
+        if let Some(recorder) = stream.event_service().filter(|_| appended != Appended::Duplicate) {
+            records.push((Arc::clone(recorder), stream.key().clone(), ts, without_ts(payload)?));
+        }
+        let mut results = 0;
+        if appended == Appended::New {
+            let interval = stream.key().interval;
+            let before: Vec<_> = self.results.iter().map(|results| results.ts.last().copied()).collect();
+            results = self.replay()?.results;
+            for ((node, results), before) in self.nodes.iter().zip(&self.results).zip(before) {
+                if let Some(recorder) = &node.spec.recorder
+                    && let (Some(ts), Some(value)) = (results.ts.last(), results.values.last())
+                    && Some(*ts) != before
+                {
+                    let key = SeriesKey::new(&node.spec.id, interval)?;
+                    records.push((Arc::clone(recorder), key, *ts, one(*value)?));
+                }
+            }
+        }
+        Ok((Fed { appended, results }, records))
+    }
+
+    /// Delivers every row of the caches that lies after the newest delivered one of its input.
+    ///
+    /// Fails with the node's error when one panics and [`OnPanic::Stop`] was chosen.
+    pub fn replay(&mut self) -> Result<Replayed> {
+        self.deliver(&vec![false; self.inputs.len()])
+    }
+
+    /// Delivers the rows of streams, each of one input, in one pass: what is in memory at once is
+    /// a batch of each, besides the caches. Inputs without a stream deliver what they have.
+    ///
+    /// Fails as [`replay`](Self::replay) does, or with a stream's or a cache's error.
+    pub async fn replay_streams(&mut self, streams: Vec<(String, BatchStream)>) -> Result<Replayed> {
+        let mut open: Vec<Option<BatchStream>> = self.inputs.iter().map(|_| None).collect();
+        for (input, stream) in streams {
+            open[self.input(&input)?] = Some(stream);
+        }
+        let mut total = Replayed::default();
+        loop {
+            for (at, stream) in open.iter_mut().enumerate() {
+                while let Some(source) = stream
+                    && self.pending(at) == 0
+                {
+                    match source.next().await {
+                        Some(batch) => {
+                            let batch = batch?;
+                            self.inputs[at].cache().write(|cache| cache.merge(&batch, usize::MAX))?;
+                        }
+                        None => *stream = None,
+                    }
+                }
+            }
+            let is_open: Vec<bool> = open.iter().map(Option::is_some).collect();
+            let delivered = self.deliver(&is_open)?;
+            total.bars += delivered.bars;
+            total.results += delivered.results;
+            if !is_open.contains(&true) {
+                return Ok(total);
+            }
+        }
+    }
+
+    /// How many rows of an input wait to be delivered.
+    fn pending(&self, input: usize) -> usize {
+        let delivered = self.delivered[input];
+        self.inputs[input].cache().read(|cache| cache.len() - rows_up_to(cache, delivered))
+    }
+
+    /// Delivers until an input whose stream is open has no row left, or none has.
+    fn deliver(&mut self, open: &[bool]) -> Result<Replayed> {
+        let mut total = Replayed::default();
+        loop {
+            self.check_running()?;
+            let Self { inputs, nodes, results, levels, delivered, .. } = self;
+            let mut caches = lock(inputs, &self.lock_order);
+            let chunk = next_chunk(&caches, delivered, open);
+            if chunk.ts.is_empty() {
+                return Ok(total);
+            }
+            let views: Vec<CacheView<'_>> = caches.iter().map(|cache| cache.view()).collect();
+            for level in levels.iter() {
+                let (done, rest) = results.split_at_mut(level.start);
+                let round = Round { chunk: &chunk, inputs: &views, done };
+                run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, self.parallelism);
+            }
+            total.bars += chunk.ts.len() as u64;
+            total.results += results.iter().map(|results| results.fired.len() as u64).sum::<u64>();
+            for (node, results) in nodes.iter().zip(results) {
+                results.trim(node.spec.keeps);
+            }
+            for (input, cache) in caches.iter_mut().enumerate() {
+                let seen = chunk.before[input] + chunk.emits[input].len();
+                delivered[input] =
+                    seen.checked_sub(1).map(|row| cache.view().timestamps()[row]).max(delivered[input]);
+                let keep = cache.period() + (cache.len() - seen);
+                cache.trim(keep);
+            }
+            drop(caches);
+            self.stop_on_failure();
+        }
+    }
+
+    fn stop_on_failure(&mut self) {
+        if self.on_panic == OnPanic::Stop {
+            let failure = self.failures().next().cloned();
+            self.stopped = failure;
+        }
+    }
+
+    fn check_running(&self) -> Result<()> {
+        self.stopped.clone().map_or(Ok(()), Err)
+    }
+
+    fn input(&self, id: &str) -> Result<usize> {
+        match self.by_id.get(id) {
+            Some(Source::Input(input)) => Ok(*input),
+            _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such input").with("node_id", id)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("inputs", &self.inputs)
+            .field("nodes", &self.nodes.iter().map(|node| &node.spec).collect::<Vec<_>>())
+            .field("late", &self.late)
+            .finish_non_exhaustive()
+    }
+}
+
+type Record = (Arc<crate::EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
+
+/// All caches, in the order of the inputs.
+fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Vec<MutexGuard<'a, NodeCache>> {
+    let mut guards: Vec<_> = order.iter().map(|input| (*input, inputs[*input].cache().lock())).collect();
+    guards.sort_unstable_by_key(|(input, _)| *input);
+    guards.into_iter().map(|(_, guard)| guard).collect()
+}
+
+fn rows_up_to(cache: &NodeCache, ts: Option<Timestamp>) -> usize {
+    ts.map_or(0, |ts| cache.view().timestamps().partition_point(|other| *other <= ts))
+}
+
+/// Merges what waits, by time and then by input, into at most about [`CHUNK`] events.
+fn next_chunk(caches: &[MutexGuard<'_, NodeCache>], delivered: &[Option<Timestamp>], open: &[bool]) -> Chunk {
+    let rows: Vec<&[Timestamp]> = caches.iter().map(|cache| cache.view().timestamps()).collect();
+    let before: Vec<usize> = caches.iter().zip(delivered).map(|(cache, ts)| rows_up_to(cache, *ts)).collect();
+    let mut next = before.clone();
+    let mut chunk = Chunk { before, emits: vec![Vec::new(); caches.len()], ts: Vec::new() };
+    while chunk.ts.len() < CHUNK {
+        let starved = (0..rows.len()).any(|input| open[input] && next[input] == rows[input].len());
+        let oldest = rows.iter().zip(&next).filter_map(|(rows, at)| rows.get(*at)).min();
+        let Some(ts) = oldest.filter(|_| !starved) else { break };
+        for (input, rows) in rows.iter().enumerate() {
+            if rows.get(next[input]) == Some(ts) {
+                next[input] += 1;
+                let event = u32::try_from(chunk.ts.len()).expect("a chunk has few events");
+                chunk.emits[input].push(event);
+                chunk.ts.push(*ts);
+            }
+        }
+    }
+    chunk
+}
+
+/// Runs the nodes of one level, none of which reads another.
+fn run_level(nodes: &mut [Node], results: &mut [Results], round: &Round<'_>, parallelism: Parallelism) {
+    let run = |nodes: &mut [Node], results: &mut [Results]| {
+        nodes.iter_mut().zip(results).for_each(|(node, own)| node.run(own, round));
+    };
+    let threads = match parallelism {
+        // A handful of events costs less than a thread.
+        Parallelism::Threads(threads) if round.chunk.ts.len() >= 1_024 => {
+            threads.clamp(1, nodes.len().max(1))
+        }
+        _ => 1,
+    };
+    std::thread::scope(|scope| {
+        let share = nodes.len().div_ceil(threads);
+        let (own, others) = nodes.split_at_mut(share);
+        let (own_results, other_results) = results.split_at_mut(share);
+        if !others.is_empty() {
+            for (nodes, results) in others.chunks_mut(share).zip(other_results.chunks_mut(share)) {
+                scope.spawn(move || run(nodes, results));
+            }
+        }
+        run(own, own_results);
+    });
+}
+
+/// A result as an event's payload.
+fn one(value: f64) -> Result<RecordBatch> {
+    let schema = Arc::new(Schema::new(vec![Field::new(VALUE, DataType::Float64, true)]));
+    RecordBatch::try_new(schema, vec![Arc::new(Float64Array::from(vec![value])) as ArrayRef])
+        .map_err(|e| Error::unexpected("cannot make a payload of a result").caused_by(e))
+}
+
+fn without_ts(payload: &RecordBatch) -> Result<RecordBatch> {
+    let fields = payload.schema_ref().fields().iter().enumerate();
+    let columns: Vec<usize> =
+        fields.filter(|(_, field)| field.name() != frame::TS).map(|(at, _)| at).collect();
+    payload.project(&columns).map_err(|e| Error::unexpected("cannot leave out a payload's time").caused_by(e))
+}
+
+#[cfg(test)]
+mod tests;

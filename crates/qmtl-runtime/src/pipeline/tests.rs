@@ -1,0 +1,344 @@
+use std::sync::Mutex;
+
+use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};
+use qmtl_history_api::{EventRecorder, Interval, NodeId, RangeSet, StreamBinding, TimeRange, async_trait};
+use qmtl_history_testkit::fixtures::{bar, bars_at, batch, key, span, start};
+
+use super::*;
+use crate::{ComputeNode, EventRecorderService, Windows};
+
+fn input(id: &str, period: usize) -> StreamInput {
+    StreamInput::builder(id).interval("1m").period(period).build().unwrap()
+}
+
+/// Bars of minute `bars` whose close is the bar's number.
+fn closes(bars: &[u32]) -> RecordBatch {
+    let key = key("any", "1m");
+    let points: Vec<_> = bars.iter().map(|b| bar(&key, *b)).collect();
+    let values: ArrayRef = Arc::new(Float64Array::from_iter_values(bars.iter().map(|b| f64::from(*b))));
+    batch(&points, [("close", values)])
+}
+
+fn minute(index: u32) -> Timestamp {
+    bar(&key("any", "1m"), index)
+}
+
+fn load(stream: &StreamInput, bars: &[u32]) {
+    stream.cache().write(|cache| cache.backfill_bulk(&closes(bars))).unwrap();
+}
+
+fn mean(windows: &Windows<'_>) -> f64 {
+    let values = windows.f64(0);
+    values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).unwrap())
+}
+
+fn moving_average(id: &str, window: usize, source: &str, column: &str) -> ComputeNode {
+    ComputeNode::slices(id, window, mean).reads(source, column).keeps(1_000)
+}
+
+/// The same by one call for many bars.
+fn moving_average_batch(id: &str, window: usize, source: &str) -> ComputeNode {
+    ComputeNode::batch(id, window, move |windows, out| {
+        for (at, out) in out.iter_mut().enumerate() {
+            let values = &windows.f64(0)[at..at + window];
+            *out = values.iter().sum::<f64>() / f64::from(u32::try_from(window).unwrap());
+        }
+    })
+    .reads(source, "close")
+    .keeps(1_000)
+}
+
+/// Two inputs, averages of either kind, a spread of averages, and an average of the spread.
+fn strategy(period: usize) -> Strategy {
+    Strategy::builder()
+        .input(input("a", period))
+        .input(input("b", period))
+        .node(
+            ComputeNode::slices("spread", 1, |w| w.f64(0)[0] - w.f64(1)[0])
+                .reads("ma-a", VALUE)
+                .reads("ma-b", VALUE)
+                .keeps(1_000),
+        )
+        .node(moving_average("ma-a", 3, "a", "close"))
+        .node(moving_average_batch("ma-b", 2, "b"))
+        .node(moving_average("smooth", 2, "spread", VALUE))
+        .build()
+        .unwrap()
+}
+
+const NODES: [&str; 4] = ["ma-a", "ma-b", "spread", "smooth"];
+
+fn all_results(pipeline: &Pipeline) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
+    NODES
+        .iter()
+        .map(|node| {
+            let (ts, values) = pipeline.results(node).unwrap();
+            (ts.to_vec(), values.to_vec())
+        })
+        .collect()
+}
+
+/// What feeding the bars one by one gives, in the order of time and then of inputs.
+fn fed_one_by_one(a: &[u32], b: &[u32]) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
+    let mut events: Vec<_> = a.iter().map(|bar| (*bar, "a")).chain(b.iter().map(|bar| (*bar, "b"))).collect();
+    events.sort_unstable();
+    let mut pipeline = Pipeline::new(strategy(100));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for (bar, input) in events {
+            pipeline.feed(input, minute(bar), &closes(&[bar])).await.unwrap();
+        }
+    });
+    all_results(&pipeline)
+}
+
+#[test]
+fn a_node_sees_its_window_and_no_bar_of_the_future() {
+    let stream = input("a", 10);
+    load(&stream, &[1, 2, 4, 8]);
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 3, "a", "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    assert!(!pipeline.is_warm("ma"));
+    let replayed = pipeline.replay().unwrap();
+    assert_eq!(replayed, Replayed { bars: 4, results: 2 });
+    assert_eq!(pipeline.results("ma").unwrap(), (&[minute(4), minute(8)][..], &[7.0 / 3.0, 14.0 / 3.0][..]));
+    assert!(pipeline.is_warm("ma"));
+    assert_eq!(pipeline.replay().unwrap(), Replayed::default(), "a bar is delivered once");
+    assert_eq!(
+        pipeline.results("nope").unwrap_err().to_string(),
+        "the strategy has no such compute node (node_id: nope)"
+    );
+}
+
+#[test]
+fn bars_of_one_time_come_in_the_order_of_the_inputs() {
+    let seen: Arc<Mutex<Vec<(Timestamp, f64, f64)>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let both = ComputeNode::slices("both", 1, move |w| {
+        log.lock().unwrap().push((w.ts(), w.f64(0)[0], w.f64(1)[0]));
+        0.0
+    });
+    let (one, two) = (input("z", 5), input("a", 5));
+    load(&one, &[1, 2, 4]);
+    load(&two, &[1, 3, 4]);
+    let strategy =
+        Strategy::builder().input(one).input(two).node(both.reads("z", "close").reads("a", "close"));
+    Pipeline::new(strategy.build().unwrap()).replay().unwrap();
+    let expected = [(1, 1, 1), (2, 2, 1), (3, 2, 3), (4, 4, 3), (4, 4, 4)];
+    let expected = expected.map(|(ts, a, b)| (minute(ts), f64::from(a), f64::from(b)));
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+proptest! {
+    #![proptest_config(Config::with_cases(300))]
+
+    #[test]
+    fn replay_is_feeding_one_by_one(
+        a in proptest::collection::btree_set(0u32..60, 0..40),
+        b in proptest::collection::btree_set(0u32..60, 0..40),
+    ) {
+        let (a, b): (Vec<_>, Vec<_>) = (a.into_iter().collect(), b.into_iter().collect());
+        let expected = fed_one_by_one(&a, &b);
+        let strategy_of_caches = strategy(100);
+        load(&strategy_of_caches.inputs()[0], &a);
+        load(&strategy_of_caches.inputs()[1], &b);
+        let mut cached = Pipeline::new(strategy_of_caches);
+        cached.replay().unwrap();
+        prop_assert_eq!(all_results(&cached), expected.clone());
+
+        let mut streamed = Pipeline::new(strategy(3));
+        let stream = |bars: &[u32]| {
+            let batches: Vec<_> = bars.chunks(7).map(closes).collect();
+            BatchStream::from_batches(closes(&[]).schema(), batches)
+        };
+        let streams = vec![("b".to_owned(), stream(&b)), ("a".to_owned(), stream(&a))];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(streamed.replay_streams(streams)).unwrap();
+        prop_assert_eq!(all_results(&streamed), expected);
+        for input in streamed.inputs() {
+            prop_assert!(input.cache().read(NodeCache::len) <= 3, "a cache keeps its period alone");
+        }
+    }
+}
+
+#[test]
+fn threads_give_the_serial_results() {
+    let run = |parallelism| {
+        let strategy = strategy(40_000);
+        let (a, b): (Vec<_>, Vec<_>) = (0..40_000).partition(|bar| bar % 3 != 0);
+        load(&strategy.inputs()[0], &a);
+        load(&strategy.inputs()[1], &b);
+        let mut pipeline = Pipeline::new(strategy).with_parallelism(parallelism);
+        (pipeline.replay().unwrap(), all_results(&pipeline))
+    };
+    let serial = run(Parallelism::Serial);
+    assert_eq!(serial.0.bars, 40_000);
+    for threads in [1, 2, 3, 16] {
+        assert_eq!(run(Parallelism::Threads(threads)), serial);
+    }
+}
+
+#[tokio::test]
+async fn late_and_double_bars_are_counted_and_not_delivered_again() {
+    let stream = input("a", 10);
+    load(&stream, &[1, 2, 3]);
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, "a", "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    let mut feed = async |bar| pipeline.feed("a", minute(bar), &closes(&[bar])).await.unwrap();
+    assert_eq!(feed(3).await, Fed { appended: Appended::Replaced, results: 0 });
+    assert_eq!(feed(5).await, Fed { appended: Appended::New, results: 1 });
+    assert_eq!(feed(4).await, Fed { appended: Appended::Late, results: 0 });
+    assert_eq!(feed(5).await, Fed { appended: Appended::Duplicate, results: 0 });
+    assert_eq!(pipeline.late_bars(), LateBars { late: 2, duplicate: 1 });
+    assert_eq!(pipeline.results("ma").unwrap().1, [1.0, 2.0, 3.0, 5.0]);
+    let cached = pipeline.inputs()[0].cache().read(|cache| cache.view().timestamps().to_vec());
+    assert_eq!(cached, [1, 2, 3, 4, 5].map(minute), "the cache has them in order");
+    let error = pipeline.feed("b", minute(9), &closes(&[9])).await.unwrap_err();
+    assert_eq!(error.to_string(), "the strategy has no such input (node_id: b)");
+}
+
+fn with_a_panicking_node() -> Pipeline {
+    let bad = ComputeNode::slices("bad", 1, |w| {
+        assert!(w.f64(0)[0] < 3.0, "three is too much");
+        w.f64(0)[0]
+    });
+    let stream = input("a", 10);
+    load(&stream, &[1, 2, 3, 4]);
+    let strategy = Strategy::builder()
+        .input(stream)
+        .node(bad.reads("a", "close").keeps(9))
+        .node(moving_average("of-bad", 1, "bad", VALUE))
+        .node(moving_average("good", 1, "a", "close"));
+    Pipeline::new(strategy.build().unwrap())
+}
+
+#[tokio::test]
+async fn a_panicking_node_is_named_and_the_others_go_on() {
+    let mut pipeline = with_a_panicking_node();
+    pipeline.replay().unwrap();
+    pipeline.feed("a", minute(5), &closes(&[5])).await.unwrap();
+    let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
+    assert_eq!(failures, ["a compute node panicked (node_id: bad, panic: three is too much)"]);
+    assert_eq!(pipeline.results("good").unwrap().1, [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(pipeline.results("of-bad").unwrap().1, [1.0, 2.0]);
+}
+
+#[tokio::test]
+async fn a_panicking_node_stops_all_when_that_is_chosen() {
+    let mut pipeline = with_a_panicking_node().with_on_panic(OnPanic::Stop);
+    let expected = "a compute node panicked (node_id: bad, panic: three is too much)";
+    assert_eq!(pipeline.replay().unwrap_err().to_string(), expected);
+    let error = pipeline.feed("a", minute(5), &closes(&[5])).await.unwrap_err();
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
+    let stream = input("a", 10);
+    load(&stream, &[1]);
+    let strategy = Strategy::builder()
+        .input(stream)
+        .node(moving_average("wrong", 1, "a", "open"))
+        .node(moving_average("good", 1, "a", "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
+    assert_eq!(failures, ["the cache has no such column (series: a@1m, column: open, reader: wrong)"]);
+    assert_eq!(pipeline.results("good").unwrap().1, [1.0]);
+}
+
+#[test]
+fn a_null_reads_as_nan() {
+    let stream = input("a", 10);
+    let values: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None]));
+    let rows = batch(&[minute(1), minute(2)], [("close", values)]);
+    stream.cache().write(|cache| cache.backfill_bulk(&rows)).unwrap();
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, "a", "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    let values = pipeline.results("ma").unwrap().1;
+    assert!(values[0] == 1.0 && values[1].is_nan());
+}
+
+#[test]
+fn bars_proven_not_to_exist_fill_a_window() {
+    let stream = input("a", 5);
+    load(&stream, &[1, 2, 5]);
+    let gap = TimeRange::new(minute(3), minute(5)).unwrap();
+    stream.cache().write(|cache| cache.note_known_empty(&RangeSet::from(gap)));
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 5, "a", "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    assert_eq!(pipeline.results("ma").unwrap(), (&[minute(5)][..], &[8.0 / 3.0][..]));
+}
+
+#[derive(Clone, Debug, Default)]
+struct Taken(Arc<Mutex<Vec<(String, Timestamp, f64)>>>);
+
+#[async_trait]
+impl EventRecorder for Taken {
+    async fn persist(
+        &self,
+        node_id: &NodeId,
+        _: Interval,
+        ts: Timestamp,
+        payload: RecordBatch,
+    ) -> Result<()> {
+        use qmtl_history_api::arrow_array::cast::AsArray;
+        assert!(payload.num_columns() == 1 && payload.schema().field(0).name() != "ts");
+        let value =
+            payload.column(0).as_primitive::<qmtl_history_api::arrow_array::types::Float64Type>().value(0);
+        self.0.lock().unwrap().push((node_id.as_str().to_owned(), ts, value));
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn bind_stream(&self, _: &StreamBinding) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn live_bars_and_results_are_recorded_and_history_is_not() {
+    let taken = Taken::default();
+    let service = Arc::new(EventRecorderService::new(taken.clone()));
+    let stream = StreamInput::builder("a").interval("1m").period(10).event_service(Arc::clone(&service));
+    let stream = stream.build().unwrap();
+    load(&stream, &[1, 2, 3]);
+    let strategy = Strategy::builder()
+        .input(stream)
+        .node(moving_average("ma", 2, "a", "close").recorded_by(Arc::clone(&service)));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    pipeline.feed("a", minute(4), &closes(&[4])).await.unwrap();
+    pipeline.feed("a", minute(4), &closes(&[4])).await.unwrap();
+    service.shutdown().await.unwrap();
+    let expected = [("a".to_owned(), minute(4), 4.0), ("ma".to_owned(), minute(4), 3.5)];
+    assert_eq!(*taken.0.lock().unwrap(), expected);
+}
+
+#[test]
+fn many_columns_and_many_bars_are_one_pass() {
+    let key = key("a", "1m");
+    let points: Vec<_> = span(&key, 0, 50_000).points(key.interval).collect();
+    let stream = input("a", 50);
+    let batches: Vec<_> = points.chunks(8_192).map(bars_at).collect();
+    let rows = BatchStream::from_batches(batches[0].schema(), batches);
+    let spread = ComputeNode::slices("spread", 50, |w| {
+        assert_eq!(w.f64(0).len(), 50);
+        w.f64(0)[49] - w.f64(1)[49]
+    });
+    let strategy = Strategy::builder().input(stream).node(spread.reads("a", "high").reads("a", "low"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let replayed = runtime.block_on(pipeline.replay_streams(vec![("a".into(), rows)])).unwrap();
+    assert_eq!(replayed, Replayed { bars: 50_000, results: 50_000 - 49 });
+    assert_eq!(pipeline.failures().count(), 0);
+    assert_eq!(pipeline.inputs()[0].cache().read(NodeCache::oldest), Some(points[50_000 - 50]));
+    assert!(pipeline.inputs()[0].cache().read(NodeCache::resident_bytes) < 4_000_000);
+    assert_eq!(points[0], start());
+}
