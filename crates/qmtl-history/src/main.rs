@@ -1,3 +1,7 @@
-//! The qmtl-history program.
+//! The `qmtl-history` program; everything it does is in the library of the same crate.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qmtl_history::run(std::env::args_os())
+}

@@ -1,0 +1,387 @@
+//! The command line: every flag, its help, and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use qmtl_io_exchange::{FileFormat, TsUnit};
+use qmtl_observe::format::LogFormat;
+
+use crate::range::RangeArgs;
+
+/// The bars of a history store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qmtl-history",
+    version,
+    about = "Find the holes in your market history, fill them once, and use the bars.",
+    long_about = "Finds the holes in your market history, fills them once, and serves the bars.\n\n\
+        A store is a folder of plain Parquet files. A series is a node id and an interval. What a source \
+        proved not to exist is remembered, so that nothing is asked for twice.",
+    after_help = "Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.",
+    after_long_help = EXIT_CODES,
+    max_term_width = 110,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+#[non_exhaustive]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed and nothing new stored; `verify` found something
+  2    usage: refused before anything was read or written
+  3    some windows failed, or bars remain missing
+  4    the store cannot be reached
+  130  interrupted; what was stored stays stored
+
+Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.";
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct Global {
+    /// The folder of the store; a fill creates it
+    #[arg(long, global = true, value_name = "DIR", env = "QMTL_HISTORY_STORE", help_heading = GLOBAL)]
+    pub store: Option<String>,
+    /// Print one JSON object on stdout: times as epoch seconds, ranges as inclusive [first, last]
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    pub json: bool,
+    /// No progress and no notes; results and errors are printed
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
+    pub quiet: bool,
+    /// Log to stderr what is done; -vv says more (RUST_LOG is heeded too)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
+    pub verbose: u8,
+    /// When to colour; auto looks at the terminal, NO_COLOR and TERM
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true, help_heading = GLOBAL)]
+    pub color: ColorWhen,
+    /// The form of log lines on stderr: human, event (`EVENT {json}`) or json
+    #[arg(long, global = true, value_name = "FORM", default_value = "human", help_heading = GLOBAL)]
+    pub log_format: LogFormat,
+}
+
+const GLOBAL: &str = "Global options";
+
+/// When to colour: `auto`, `always`, `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Even into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Show the holes and what a backfill would ask for; writes nothing
+    #[command(after_help = "\
+Examples:
+  qmtl-history plan --store ./history --source file:candles.csv --node BTCUSDT --interval 1m --last 30d
+  qmtl-history plan --store ./history --nodes series.toml --timerange 20240101-20240601 --json")]
+    Plan(FillArgs),
+    /// Fill the holes of one or many series from a source
+    #[command(after_help = BACKFILL_HELP)]
+    Backfill(BackfillArgs),
+    /// List the series of the store
+    Ls,
+    /// Show where rows are, where sources proved that there are none, and what is missing
+    #[command(after_help = "\
+Examples:
+  qmtl-history coverage --store ./history
+  qmtl-history coverage --store ./history --node BTCUSDT --interval 1m --timerange 20240101-20240601")]
+    Coverage(CoverageArgs),
+    /// Print the exact current data files, for polars, DuckDB or pandas
+    #[command(after_help = "\
+Older files may lie beside the current ones, so a glob over the folder can count rows twice; this list cannot.
+
+Examples:
+  qmtl-history files --store ./history --node BTCUSDT --interval 1m
+  duckdb -c \"select count(*) from read_parquet([$(qmtl-history files --store ./history --node BTCUSDT \\
+      --interval 1m | sed \"s/.*/'&'/\" | paste -sd,)])\"
+  python -c 'import polars as pl, sys; print(pl.scan_parquet(sys.stdin.read().splitlines()).collect())' \\
+      < <(qmtl-history files --store ./history --node BTCUSDT --interval 1m)")]
+    Files(ReadArgs),
+    /// Write the bars of a series as CSV, Parquet or Arrow
+    #[command(after_help = "\
+Numbers are written in the shortest form that reads back as the same double, so that a CSV which is
+imported again gives the same bits.
+
+Examples:
+  qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet
+  qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close,volume --last 7d | head
+  qmtl-history export --store ./history --node BTCUSDT --interval 1m --format arrow --out bars.arrow")]
+    Export(ExportArgs),
+    /// Read every bar and check it: coverage, order, grid, NaN, high and low; exits 1 with the findings
+    #[command(after_help = "\
+Examples:
+  qmtl-history verify --store ./history
+  qmtl-history verify --store ./history --node BTCUSDT --interval 1m --json")]
+    Verify(VerifyArgs),
+    /// Fill a temporary store from real candles and show every step
+    Demo(DemoArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = "\
+Examples:
+  qmtl-history completions bash > ~/.local/share/bash-completion/completions/qmtl-history
+  qmtl-history completions zsh > ~/.zfunc/_qmtl-history
+  qmtl-history completions fish > ~/.config/fish/completions/qmtl-history.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+const BACKFILL_HELP: &str = "\
+Ends are exclusive: --end 2024-06-01 leaves the bar that opens on June 1st out. Bars that have not closed
+are never written. A stored row is never replaced. Ctrl-C keeps what is stored; the same command goes on.
+
+Examples:
+  qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT --interval 1m \\
+      --start 2024-01-01 --end 2024-06-01
+  qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT --interval 1m \\
+      --timerange 20240101-20240201
+  qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
+
+series.toml (what stands at the top holds for every series; paths are relative to the file):
+  interval = \"1m\"
+  source = \"file:all.csv\"
+  symbol_column = \"symbol\"
+
+  [[series]]
+  node = \"ohlcv:binance:BTC/USDT:1m\"
+  symbol = \"BTCUSDT\"
+
+  [[series]]
+  node = \"ohlcv:binance:ETH/USDT:5m\"
+  interval = \"5m\"
+  source = \"file:eth.parquet\"";
+
+/// Which series.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Series")]
+#[non_exhaustive]
+pub struct SeriesArgs {
+    /// A node id, any text up to 1 KB; may be repeated
+    #[arg(long, value_name = "ID", requires = "interval")]
+    pub node: Vec<String>,
+    /// The distance of two bars: 1s, 5m, 1h, 1d, 1w
+    #[arg(long, value_name = "INTERVAL", requires = "node")]
+    pub interval: Option<String>,
+    /// A TOML file that lists series (see `backfill --help`)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "interval"])]
+    pub nodes: Option<PathBuf>,
+}
+
+/// Where missing bars come from.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Source")]
+#[non_exhaustive]
+pub struct SourceArgs {
+    /// Where missing bars come from: file:PATH (CSV, its gzip or zip, Parquet, Arrow)
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// The file's format, when its extension does not tell
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    pub source_format: Option<FileFormat>,
+    /// The column that holds the opening time, when it is not called ts, timestamp, time, date or open_time
+    #[arg(long, value_name = "COLUMN")]
+    pub ts_column: Option<String>,
+    /// The unit of an integer time column: s, ms, us, ns
+    #[arg(long, value_name = "UNIT", value_parser = parse_unit)]
+    pub ts_unit: Option<TsUnit>,
+    /// The column that tells the series of a file apart
+    #[arg(long, value_name = "COLUMN")]
+    pub symbol_column: Option<String>,
+    /// The symbol of a node in that column, when it is not the node id; may be repeated
+    #[arg(long, value_name = "NODE=SYMBOL", requires = "symbol_column")]
+    pub symbol: Vec<String>,
+    /// Vouch that the file's bars are one interval apart, though its closest rows lie further apart
+    #[arg(long)]
+    pub sparse: bool,
+}
+
+/// Reads the format of a file by the name of its usual extension.
+pub(crate) fn parse_format(text: &str) -> Result<FileFormat, String> {
+    Ok(match text {
+        "csv" => FileFormat::Csv,
+        "zip" => FileFormat::Zip,
+        "gz" | "gzip" => FileFormat::Gzip,
+        "parquet" => FileFormat::Parquet,
+        "arrow" | "feather" | "ipc" => FileFormat::Arrow,
+        _ => return Err("use csv, gzip, zip, parquet or arrow".into()),
+    })
+}
+
+/// Reads a unit of time.
+pub(crate) fn parse_unit(text: &str) -> Result<TsUnit, String> {
+    Ok(match text {
+        "s" => TsUnit::Second,
+        "ms" => TsUnit::Millisecond,
+        "us" => TsUnit::Microsecond,
+        "ns" => TsUnit::Nanosecond,
+        _ => return Err("use s, ms, us or ns".into()),
+    })
+}
+
+/// What `plan` takes, and `backfill` besides its own.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct FillArgs {
+    /// Which series.
+    #[command(flatten)]
+    pub series: SeriesArgs,
+    /// Which bars.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Where from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Bars in a window, the unit that is fetched, stored and reported [default: by source]
+    #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
+    pub window_bars: Option<u64>,
+    /// Agree to more than 10,000 windows
+    #[arg(short, long, help_heading = LIMITS)]
+    pub yes: bool,
+}
+
+const LIMITS: &str = "Limits";
+
+/// What `backfill` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct BackfillArgs {
+    /// What and where from.
+    #[command(flatten)]
+    pub fill: FillArgs,
+    /// Windows in flight at once, all series together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]
+    pub concurrency: Option<u32>,
+    /// Memory for rows in flight, all series together: 64MB, 1GB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
+    pub memory: Option<u64>,
+}
+
+/// Reads a number of bytes: `134217728`, `128MB`, `1GB` (powers of two).
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (count, unit) = text.split_at(digits);
+    let scale: u64 = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        _ => return Err("use a number of bytes such as 64MB or 1GB".into()),
+    };
+    count
+        .parse::<u64>()
+        .ok()
+        .and_then(|count| count.checked_mul(scale))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "use a number of bytes such as 64MB or 1GB".into())
+}
+
+/// What reading commands take.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct ReadArgs {
+    /// Which series; every one of the store when none is named.
+    #[command(flatten)]
+    pub series: SeriesArgs,
+    /// Which bars; the whole series when none are named.
+    #[command(flatten)]
+    pub range: RangeArgs,
+}
+
+/// What `coverage` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct CoverageArgs {
+    /// What to look at.
+    #[command(flatten)]
+    pub read: ReadArgs,
+    /// Draw a strip of days for each month, although stdout is no terminal
+    #[arg(long)]
+    pub strip: bool,
+    /// How many months the strip shows, the newest
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    pub months: usize,
+}
+
+/// What `export` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct ExportArgs {
+    /// What to export: one series.
+    #[command(flatten)]
+    pub read: ReadArgs,
+    /// Where to write; - is stdout
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
+    /// The form of the file [default: by the extension of --out, else csv]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<ExportFormat>,
+    /// The form of times in CSV
+    #[arg(long, value_name = "FORM", default_value = "iso")]
+    pub ts_format: TsFormat,
+    /// Only these columns, after ts, in this order
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
+}
+
+/// The form of an exported file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Text with a header.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+    /// Arrow IPC: a file (Feather V2), on stdout a stream.
+    Arrow,
+}
+
+/// The form of times in CSV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TsFormat {
+    /// ISO 8601 in UTC.
+    Iso,
+    /// Epoch seconds.
+    S,
+    /// Epoch milliseconds.
+    Ms,
+    /// Epoch microseconds.
+    Us,
+}
+
+/// What `verify` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct VerifyArgs {
+    /// What to check.
+    #[command(flatten)]
+    pub read: ReadArgs,
+    /// How many findings to list for a series; all are counted
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub max_findings: usize,
+}
+
+/// What `demo` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct DemoArgs {
+    /// Keep the store in this folder, which must be new or empty
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}

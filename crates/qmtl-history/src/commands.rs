@@ -1,0 +1,120 @@
+//! One module a command, and what they share.
+
+pub(crate) mod backfill;
+pub(crate) mod coverage;
+pub(crate) mod demo;
+pub(crate) mod export;
+pub(crate) mod files;
+pub(crate) mod ls;
+pub(crate) mod plan;
+pub(crate) mod verify;
+
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use qmtl_history_api::{Clock, Error, ErrorKind, HistoryBackend, HistoryBackendExt, SeriesKey, TimeRange};
+
+use crate::cli::{Cli, Command, Global, ReadArgs, SourceArgs};
+use crate::console::Console;
+use crate::outcome::{Failure, Outcome, Result};
+use crate::series;
+use crate::store::Store;
+
+/// What every command is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    /// Where results, notes and progress go.
+    pub(crate) console: Console,
+    /// Flags of every command.
+    pub(crate) global: Global,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Context {
+    /// The store that was named, which must exist.
+    async fn store(&self) -> Result<Store> {
+        Store::open(self.global.store.as_deref()).await
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome> {
+    match command {
+        Command::Plan(args) => plan::run(args, context).await,
+        Command::Backfill(args) => backfill::run(args, context).await,
+        Command::Ls => ls::run(context).await,
+        Command::Coverage(args) => coverage::run(args, context).await,
+        Command::Files(args) => files::run(args, context).await,
+        Command::Export(args) => export::run(args, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
+        Command::Demo(args) => demo::run(args, context).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "qmtl-history", &mut script);
+            context.console.bytes(&script)?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// A series to read and the range of it.
+#[derive(Clone, Debug)]
+struct Target {
+    key: SeriesKey,
+    range: TimeRange,
+}
+
+/// What a reading command was asked about.
+#[derive(Clone, Debug)]
+struct Targets {
+    list: Vec<Target>,
+    /// Whether exactly one series was asked for: its result is an object, not an array.
+    one: bool,
+}
+
+/// The series and ranges that a reading command was asked about, checked before the store is opened.
+#[derive(Debug)]
+struct Asked<'a> {
+    args: &'a ReadArgs,
+    named: Option<Vec<SeriesKey>>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(args: &'a ReadArgs) -> Result<Self> {
+        args.range.span()?;
+        let named = series::select(&args.series, &SourceArgs::default())?;
+        let named = named.map(|wanted| wanted.into_iter().map(|wanted| wanted.key).collect());
+        Ok(Self { args, named })
+    }
+
+    /// Every series of the store when none was named.
+    async fn targets(self, backend: &dyn HistoryBackend, clock: &dyn Clock) -> Result<Targets> {
+        let one = self.named.as_ref().is_some_and(|keys| keys.len() == 1);
+        let keys = match self.named {
+            Some(keys) => keys,
+            None => backend.list_series().await?,
+        };
+        let (span, now) = (self.args.range.span()?, clock.now());
+        let list = keys
+            .into_iter()
+            .map(|key| Ok(Target { range: span.resolve(key.interval, now)?, key }))
+            .collect::<Result<_>>()?;
+        Ok(Targets { list, one })
+    }
+}
+
+/// Fails when nothing of the series was ever written.
+async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()> {
+    if backend.revision(key).await?.is_some() {
+        return Ok(());
+    }
+    let known: Vec<_> = backend.list_series().await?.iter().map(ToString::to_string).collect();
+    let hint = match known.as_slice() {
+        [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),
+        few if few.len() <= 5 => format!("it has {}", few.join(", ")),
+        _ => "`qmtl-history ls` lists what it has".to_owned(),
+    };
+    let error = Error::new(ErrorKind::NotFound, "the store has no such series").with("series", key);
+    Err(Failure::from(error).hint(hint))
+}

@@ -1,0 +1,265 @@
+//! `backfill`: fills the holes, shows how it goes, and says what came of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
+};
+use serde::Serialize;
+
+use super::{Context, plan};
+use crate::cli::BackfillArgs;
+use crate::console::{Console, Style};
+use crate::fill::{self, Job, Limits};
+use crate::outcome::{Outcome, Result};
+use crate::progress::Progress;
+use crate::shapes::{OneOrMany, Pair, Series, pair, pairs};
+use crate::store::Store;
+use crate::text;
+
+/// The result for one series.
+#[derive(Debug, Serialize)]
+pub(crate) struct Filled {
+    #[serde(flatten)]
+    series: Series,
+    rows_written: u64,
+    present: Vec<Pair>,
+    known_empty: Vec<Pair>,
+    missing: Vec<Pair>,
+    failed: Vec<FailedWindow>,
+    fetch_requests: u64,
+    elapsed_ms: u64,
+    /// Fetched rows left out because one was stored already.
+    rows_kept_out: u64,
+    /// Fetched rows that were not written, by reason.
+    rows_dropped: BTreeMap<&'static str, u64>,
+    retries: u64,
+    /// Bars of the wish that had not closed.
+    not_closed: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    interrupted: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct FailedWindow {
+    range: Pair,
+    error: String,
+}
+
+/// What came of one series.
+#[derive(Debug)]
+pub(crate) struct Done {
+    job: Job,
+    report: BackfillReport,
+    present: RangeSet,
+    known_empty: RangeSet,
+    interrupted: bool,
+}
+
+/// How the run of all series ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) done: Vec<Done>,
+    outcome: Outcome,
+}
+
+pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
+    let run = fill_all(args, context).await?;
+    if context.console.is_json() {
+        let one = run.done.len() == 1;
+        context.console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), one))?;
+    } else {
+        for done in &run.done {
+            done.show(&context.console)?;
+        }
+    }
+    if run.outcome == Outcome::Interrupted {
+        let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
+        context.console.warn(format!(
+            "interrupted: {} stored and kept; the same command goes on from there",
+            if rows == 1 { "1 row is".to_owned() } else { format!("{} rows are", text::count(rows)) }
+        ));
+    }
+    Ok(run.outcome)
+}
+
+/// Fills every series of the arguments, or as many as an interruption lets.
+pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<Run> {
+    let orders = fill::orders(&args.fill, &*context.clock)?;
+    let limits = Limits::new(&args.fill, Some(args), orders.len());
+    let store = Store::open_or_new(context.global.store.as_deref()).await?;
+    let jobs = fill::jobs(orders, &limits, &context.clock).await?;
+    for job in &jobs {
+        plan::left_out(job, context);
+    }
+    let progress = Progress::new(&context.console);
+    let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
+    let keep = |index: usize, report| {
+        progress.finish(&jobs[index].key);
+        reports.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(report);
+    };
+    let interrupted = tokio::select! {
+        () = fill::fill(&jobs, &limits, &*store, (&progress, keep)) => false,
+        () = signalled() => true,
+    };
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(Some(Err(error))) = reports.first()
+        && reports.iter().all(|report| matches!(report, Some(Err(_))))
+    {
+        return Err(error.clone().into());
+    }
+    let mut done = Vec::new();
+    for (job, report) in jobs.into_iter().zip(reports) {
+        progress.finish(&job.key);
+        let cut_off = report.is_none();
+        let report = report.unwrap_or_else(|| {
+            let mut report = BackfillReport::new(job.key.clone(), job.range);
+            report.rows_written = progress.rows_stored_of(&job.key);
+            Ok(report)
+        });
+        done.push(Done::new(job, report, cut_off, (&*store, context.clock.now())).await?);
+    }
+    let outcome = if interrupted { Outcome::Interrupted } else { outcome(&done) };
+    Ok(Run { done, outcome })
+}
+
+/// Returns when the user or the system asks the program to end.
+async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// The exit of a run that was not interrupted.
+fn outcome(done: &[Done]) -> Outcome {
+    let failed = done.iter().any(|done| !done.report.failed.is_empty());
+    let gained = done.iter().any(|done| done.report.rows_written > 0 || !done.report.known_empty.is_empty());
+    let missing = done.iter().any(|done| !done.report.missing.is_empty());
+    match (failed, gained, missing) {
+        (true, false, _) => Outcome::Failed,
+        (true, true, _) | (false, _, true) => Outcome::Partial,
+        (false, _, false) => Outcome::Done,
+    }
+}
+
+impl Done {
+    /// The store's coverage is the truth about what is there now.
+    async fn new(
+        job: Job,
+        report: Result<BackfillReport, Error>,
+        interrupted: bool,
+        (backend, now): (&dyn HistoryBackend, Timestamp),
+    ) -> Result<Self> {
+        let mut report = report.unwrap_or_else(|error| {
+            let mut report = BackfillReport::new(job.key.clone(), job.range);
+            report.failed.push((job.range, error));
+            report
+        });
+        let coverage: Coverage = backend.coverage(&job.key, job.range).await?;
+        report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
+        let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
+        Ok(Self { job, report, present, known_empty, interrupted })
+    }
+
+    /// The result for machines.
+    pub(crate) fn result(&self) -> Filled {
+        let (report, interval) = (&self.report, self.job.key.interval);
+        let failed = |(range, error): &(TimeRange, Error)| FailedWindow {
+            range: pair(*range, interval),
+            error: error.chain(),
+        };
+        Filled {
+            series: Series::from(&self.job.key),
+            rows_written: report.rows_written,
+            present: pairs(&self.present, interval),
+            known_empty: pairs(&self.known_empty, interval),
+            missing: pairs(&report.missing, interval),
+            failed: report.failed.iter().map(failed).collect(),
+            fetch_requests: report.fetch_requests,
+            elapsed_ms: u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
+            rows_kept_out: report.rows_kept_out,
+            rows_dropped: report.dropped.by_reason().into_iter().filter(|(_, rows)| *rows > 0).collect(),
+            retries: report.retries,
+            not_closed: self.job.left_out,
+            interrupted: self.interrupted,
+        }
+    }
+
+    /// The result for people.
+    fn show(&self, console: &Console) -> Result<()> {
+        let (report, interval) = (&self.report, self.job.key.interval);
+        console.line(format!(
+            "{}  {}",
+            console.paint(Style::Bold, &self.job.key.to_string()),
+            console.paint(Style::Dim, &text::range(self.job.range, interval))
+        ))?;
+        console.line(format!("  stored       {}", self.stored()))?;
+        console.line(format!("  present      {}", text::set(&self.present, interval)))?;
+        console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
+        let missing = text::set(&report.missing, interval);
+        let style = if report.missing.is_empty() { Style::Green } else { Style::Yellow };
+        console.line(format!("  missing      {}", console.paint(style, &missing)))?;
+        let left_out: Vec<_> = report
+            .dropped
+            .by_reason()
+            .into_iter()
+            .chain([("stored already", report.rows_kept_out)])
+            .filter(|(_, rows)| *rows > 0)
+            .map(|(reason, rows)| format!("{} {reason}", text::count(rows)))
+            .collect();
+        if !left_out.is_empty() {
+            console.line(format!("  left out     rows: {}", left_out.join(", ")))?;
+        }
+        self.show_open_ends(console)
+    }
+
+    /// What failed and what nobody could say.
+    fn show_open_ends(&self, console: &Console) -> Result<()> {
+        const SHOWN: usize = 10;
+        let interval = self.job.key.interval;
+        for (range, error) in self.report.failed.iter().take(SHOWN) {
+            let label = console.paint(Style::Red, "failed");
+            console.line(format!("  {label}       {}: {}", text::range(*range, interval), error.chain()))?;
+        }
+        if let Some(more) = self.report.failed.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            console.line(format!("  … and {more} more; --json has them all"))?;
+        }
+        if self.report.failed.is_empty() && !self.report.missing.is_empty() && !self.interrupted {
+            for range in self.report.missing.iter().take(SHOWN) {
+                console.line(format!("    {}", text::range(range, interval)))?;
+            }
+            console.line("  the source has no such bars and cannot prove that there are none: they lie outside its data")?;
+        }
+        Ok(())
+    }
+
+    /// What was stored and how fast.
+    fn stored(&self) -> String {
+        let report = &self.report;
+        let rows = text::counted(report.rows_written, "row");
+        if self.interrupted {
+            return format!("{rows} before the interruption");
+        }
+        if report.fetch_requests == 0 && report.failed.is_empty() {
+            return format!("{rows}, 0 requests: nothing was asked for");
+        }
+        let speed = match u64::try_from(report.elapsed.as_micros()) {
+            Ok(micros) if micros > 0 => {
+                format!(", {} rows/s", text::count(report.rows_written.saturating_mul(1_000_000) / micros))
+            }
+            _ => String::new(),
+        };
+        let requests = text::counted(report.fetch_requests, "request");
+        format!("{rows} in {}, {requests}{speed}", text::duration(report.elapsed))
+    }
+}

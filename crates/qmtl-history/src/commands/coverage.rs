@@ -1,0 +1,159 @@
+//! `coverage`: where rows are, where sources proved that there are none, what is missing.
+
+use qmtl_history_api::{Coverage, RangeSet, TimeRange, Timestamp};
+use serde::Serialize;
+
+use super::{Asked, Context, Target};
+use crate::cli::CoverageArgs;
+use crate::console::{Console, Style};
+use crate::outcome::{Outcome, Result};
+use crate::shapes::{OneOrMany, Pair, Proof, Series, pairs};
+use crate::strip::{Look, Strip};
+use crate::text;
+
+/// The result for one series.
+#[derive(Debug, Serialize)]
+pub(crate) struct Covered {
+    #[serde(flatten)]
+    series: Series,
+    present: Vec<Pair>,
+    /// Of all sources together, as far as it is still believed.
+    known_empty: Vec<Pair>,
+    /// Of the asked range; of the series' own span when none was asked.
+    missing: Vec<Pair>,
+    rows: u64,
+    proofs: Vec<Proof>,
+}
+
+/// What is known of one series.
+#[derive(Debug)]
+pub(crate) struct View {
+    target: Target,
+    coverage: Coverage,
+    known_empty: RangeSet,
+    missing: RangeSet,
+    /// The range that it is about, `None` for a series of which nothing is known.
+    span: Option<TimeRange>,
+}
+
+/// How many ranges are listed for people.
+const RANGES_SHOWN: usize = 30;
+
+pub(crate) async fn run(args: &CoverageArgs, context: &Context) -> Result<Outcome> {
+    let (views, one) = views(args, context).await?;
+    let console = &context.console;
+    if console.is_json() {
+        console.json(&OneOrMany::new(views.iter().map(View::result).collect(), one))?;
+        return Ok(Outcome::Done);
+    }
+    if views.is_empty() {
+        console.note("the store has no series yet; `qmtl-history backfill` fills it");
+    }
+    for view in &views {
+        view.show(console)?;
+        if args.strip || console.is_terminal() {
+            view.show_strip(console, args.months)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Looks at every series that was asked about; whether exactly one was.
+pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec<View>, bool)> {
+    let asked = Asked::new(&args.read)?;
+    let store = context.store().await?;
+    let now = context.clock.now();
+    let targets = asked.targets(&*store, &*context.clock).await?;
+    let mut views = Vec::new();
+    for target in targets.list {
+        let coverage = store.coverage(&target.key, target.range).await?;
+        views.push(View::new(target, coverage, now));
+    }
+    Ok((views, targets.one))
+}
+
+impl View {
+    fn new(target: Target, coverage: Coverage, now: Timestamp) -> Self {
+        let known_empty = coverage.empty_by_any(now);
+        let known = coverage.present().union(&known_empty);
+        let span = if target.range == TimeRange::ALL { known.span() } else { Some(target.range) };
+        let missing =
+            span.map_or_else(RangeSet::new, RangeSet::from).difference(&known).on_grid(target.key.interval);
+        Self { target, coverage, known_empty, missing, span }
+    }
+
+    /// The result for machines.
+    pub(crate) fn result(&self) -> Covered {
+        let interval = self.target.key.interval;
+        Covered {
+            series: Series::from(&self.target.key),
+            present: pairs(self.coverage.present(), interval),
+            known_empty: pairs(&self.known_empty, interval),
+            missing: pairs(&self.missing, interval),
+            rows: self.coverage.present().count(interval),
+            proofs: self.coverage.known_empty().iter().map(|proof| Proof::new(proof, interval)).collect(),
+        }
+    }
+
+    /// The result for people.
+    fn show(&self, console: &Console) -> Result<()> {
+        let interval = self.target.key.interval;
+        let name = console.paint(Style::Bold, &self.target.key.to_string());
+        let Some(span) = self.span else {
+            return console.line(format!("{name}  nothing is stored"));
+        };
+        console.line(format!("{name}  {}", console.paint(Style::Dim, &text::range(span, interval))))?;
+        let present = self.coverage.present();
+        console.line(format!("  present      {}", text::set(present, interval)))?;
+        console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
+        for proof in self.coverage.known_empty() {
+            let what = format!("{} ({}, {})", proof.source, proof.reason, proof.answered_at);
+            console.line(format!("               {}", console.paint(Style::Dim, &what)))?;
+        }
+        console.line(format!("  missing      {}", text::set(&self.missing, interval)))?;
+        self.show_ranges(console)
+    }
+
+    fn show_ranges(&self, console: &Console) -> Result<()> {
+        let interval = self.target.key.interval;
+        let states = [
+            ("present", Style::Green, self.coverage.present()),
+            ("known empty", Style::Dim, &self.known_empty),
+            ("missing", Style::Yellow, &self.missing),
+        ];
+        let mut ranges: Vec<_> = states
+            .into_iter()
+            .flat_map(|(state, style, set)| set.on_grid(interval).into_iter().map(move |r| (r, state, style)))
+            .collect();
+        ranges.sort_by_key(|(range, ..)| *range);
+        let cells: Vec<_> = ranges
+            .iter()
+            .take(RANGES_SHOWN)
+            .map(|(range, state, _)| {
+                let bars = text::counted(range.count(interval), "bar");
+                vec![(*state).to_owned(), text::range(*range, interval), bars]
+            })
+            .collect();
+        for (line, (_, state, style)) in text::table(&cells, &[2]).iter().zip(&ranges) {
+            let painted = line.replacen(state, &console.paint(*style, state), 1);
+            console.line(format!("    {painted}"))?;
+        }
+        match ranges.len().checked_sub(RANGES_SHOWN).filter(|more| *more > 0) {
+            Some(more) => console.line(format!("    … and {more} more; --json has them all")),
+            None => Ok(()),
+        }
+    }
+
+    /// The strip of days.
+    pub(crate) fn show_strip(&self, console: &Console, months: usize) -> Result<()> {
+        let Some(wanted) = self.span else { return Ok(()) };
+        let strip = Strip {
+            interval: self.target.key.interval,
+            wanted,
+            present: self.coverage.present(),
+            known_empty: &self.known_empty,
+        };
+        let look = if console.is_rich() { Look::Rich } else { Look::Ascii };
+        strip.lines(look, months).iter().try_for_each(|line| console.line(format!("  {line}")))
+    }
+}

@@ -1,0 +1,58 @@
+//! `files`: the exact current data files of a series, for other readers of Parquet.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Asked, Context, must_exist};
+use crate::cli::ReadArgs;
+use crate::outcome::{Outcome, Result};
+use crate::shapes::{OneOrMany, Pair, Series, pair};
+
+/// The result for one series.
+#[derive(Debug, Serialize)]
+struct Listing {
+    #[serde(flatten)]
+    series: Series,
+    files: Vec<File>,
+}
+
+#[derive(Debug, Serialize)]
+struct File {
+    path: PathBuf,
+    rows: u64,
+    bytes: u64,
+    /// The bars that the file answers for.
+    partition: Pair,
+}
+
+pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
+    let asked = Asked::new(args)?;
+    let store = context.store().await?;
+    let targets = asked.targets(&*store, &*context.clock).await?;
+    let mut listings = Vec::new();
+    for target in &targets.list {
+        must_exist(&*store, &target.key).await?;
+        let files = store.files(&target.key, target.range).await?;
+        listings.push(Listing {
+            series: Series::from(&target.key),
+            files: files
+                .into_iter()
+                .map(|file| File {
+                    path: file.path,
+                    rows: file.rows,
+                    bytes: file.bytes,
+                    partition: pair(file.partition, target.key.interval),
+                })
+                .collect(),
+        });
+    }
+    if context.console.is_json() {
+        context.console.json(&OneOrMany::new(listings, targets.one))?;
+    } else {
+        for file in listings.iter().flat_map(|listing| &listing.files) {
+            context.console.line(file.path.display().to_string())?;
+        }
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,91 @@
+//! `ls`: the series of the store.
+
+use qmtl_history_api::{HistoryBackendExt, SeriesKey, TimeRange, Timestamp};
+use serde::Serialize;
+
+use super::Context;
+use crate::console::Style;
+use crate::outcome::{Outcome, Result};
+use crate::shapes::{Seconds, Series};
+use crate::store::Store;
+use crate::text;
+
+/// The result: the store and its series.
+#[derive(Debug, Serialize)]
+struct Listing {
+    store: String,
+    series: Vec<Item>,
+}
+
+#[derive(Debug, Serialize)]
+struct Item {
+    #[serde(flatten)]
+    series: Series,
+    rows: u64,
+    /// The first bar stored; null when only proofs of emptiness are.
+    first: Option<Seconds>,
+    /// The last bar stored.
+    last: Option<Seconds>,
+    files: usize,
+    bytes: u64,
+    #[serde(skip)]
+    key: SeriesKey,
+}
+
+pub(crate) async fn run(context: &Context) -> Result<Outcome> {
+    let store = context.store().await?;
+    let mut series = Vec::new();
+    for key in store.list_series().await? {
+        series.push(item(&store, key).await?);
+    }
+    if context.console.is_json() {
+        context.console.json(&Listing { store: store.shown(), series })?;
+    } else {
+        show(&store, &series, context)?;
+    }
+    Ok(Outcome::Done)
+}
+
+async fn item(store: &Store, key: SeriesKey) -> Result<Item> {
+    let coverage = store.coverage(&key, TimeRange::ALL).await?;
+    let bounds = coverage.present().span().and_then(|span| span.bounds(key.interval));
+    let files = store.files(&key, TimeRange::ALL).await?;
+    Ok(Item {
+        series: Series::from(&key),
+        rows: coverage.present().count(key.interval),
+        first: bounds.map(|(first, _)| Seconds(first)),
+        last: bounds.map(|(_, last)| Seconds(last)),
+        files: files.len(),
+        bytes: files.iter().map(|file| file.bytes).sum(),
+        key,
+    })
+}
+
+fn show(store: &Store, series: &[Item], context: &Context) -> Result<()> {
+    let console = &context.console;
+    if series.is_empty() {
+        console
+            .note(format!("the store {} has no series yet; `qmtl-history backfill` fills it", store.shown()));
+        return Ok(());
+    }
+    let time = |ts: Option<Seconds>| {
+        ts.map_or_else(|| "-".to_owned(), |Seconds(ts): Seconds| Timestamp::to_string(&ts))
+    };
+    let head = ["INTERVAL", "ROWS", "FIRST", "LAST", "FILES", "SIZE", "NODE"].map(str::to_owned).to_vec();
+    let rows = series.iter().map(|item| {
+        vec![
+            item.key.interval.to_string(),
+            text::count(item.rows),
+            time(item.first),
+            time(item.last),
+            item.files.to_string(),
+            text::bytes(item.bytes),
+            item.key.node_id.to_string(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    for (index, line) in text::table(&rows, &[1, 4, 5]).into_iter().enumerate() {
+        console.line(if index == 0 { console.paint(Style::Bold, &line) } else { line })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! `verify`: reads every bar and says what is wrong with it.
+
+use serde::Serialize;
+
+use super::{Asked, Context, Target, must_exist};
+use crate::cli::VerifyArgs;
+use crate::console::{Console, Style};
+use crate::outcome::{Outcome, Result};
+use crate::shapes::{OneOrMany, Seconds, Series};
+use crate::text;
+use crate::verify::{Finding, Verdict, verify};
+
+/// The result for one series.
+#[derive(Debug, Serialize)]
+struct Verified {
+    #[serde(flatten)]
+    series: Series,
+    rows: u64,
+    /// All findings; `findings` lists the first `--max-findings` of them.
+    found: u64,
+    findings: Vec<FindingShape>,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingShape {
+    check: &'static str,
+    ts: Option<Seconds>,
+    column: Option<String>,
+    value: Option<String>,
+    message: String,
+}
+
+impl From<&Finding> for FindingShape {
+    fn from(finding: &Finding) -> Self {
+        Self {
+            check: finding.check,
+            ts: finding.ts.map(Seconds),
+            column: finding.column.clone(),
+            value: finding.value.clone(),
+            message: finding.message.clone(),
+        }
+    }
+}
+
+pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome> {
+    let asked = Asked::new(&args.read)?;
+    let store = context.store().await?;
+    let targets = asked.targets(&*store, &*context.clock).await?;
+    let mut verdicts = Vec::new();
+    for target in targets.list {
+        must_exist(&*store, &target.key).await?;
+        let verdict = verify(&*store, &target.key, target.range, args.max_findings).await?;
+        if !context.console.is_json() {
+            show(&target, &verdict, &context.console)?;
+        }
+        verdicts.push((target, verdict));
+    }
+    if context.console.is_json() {
+        let results = verdicts.iter().map(|(target, verdict)| Verified {
+            series: Series::from(&target.key),
+            rows: verdict.rows,
+            found: verdict.found,
+            findings: verdict.findings.iter().map(FindingShape::from).collect(),
+        });
+        context.console.json(&OneOrMany::new(results.collect(), targets.one))?;
+    }
+    let clean = verdicts.iter().all(|(_, verdict)| verdict.found == 0);
+    Ok(if clean { Outcome::Done } else { Outcome::Failed })
+}
+
+/// A line for a clean series; for another its findings: time, column, value, what is wrong.
+fn show(target: &Target, verdict: &Verdict, console: &Console) -> Result<()> {
+    let rows = text::counted(verdict.rows, "row");
+    if verdict.found == 0 {
+        let ok = console.paint(Style::Green, "ok");
+        return console.line(format!("{ok}      {}  {rows}", target.key));
+    }
+    let wrong = console.paint(Style::Red, "wrong");
+    let found = text::counted(verdict.found, "finding");
+    console.line(format!("{wrong}   {}  {rows}, {found}", target.key))?;
+    let cells: Vec<_> = verdict
+        .findings
+        .iter()
+        .map(|finding| {
+            let or_dash = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), Clone::clone);
+            vec![
+                finding.check.to_owned(),
+                or_dash(finding.ts.map(|ts| ts.to_string()).as_ref()),
+                or_dash(finding.column.as_ref()),
+                or_dash(finding.value.as_ref()),
+                finding.message.clone(),
+            ]
+        })
+        .collect();
+    for line in text::table(&cells, &[]) {
+        console.line(format!("  {line}"))?;
+    }
+    match verdict.found.checked_sub(cells.len() as u64).filter(|more| *more > 0) {
+        Some(more) => console.line(format!("  … and {} more; --max-findings shows more", text::count(more))),
+        None => Ok(()),
+    }
+}

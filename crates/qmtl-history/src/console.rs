@@ -1,0 +1,211 @@
+//! The one place where this program writes to stdout and stderr.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use qmtl_history_api::Error;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::cli::{ColorWhen, Global};
+use crate::outcome::{ErrorReport, Failure, Result};
+
+/// Results go to stdout; progress, notes, logs and errors to stderr.
+#[derive(Clone, Debug)]
+pub(crate) struct Console {
+    json: bool,
+    quiet: bool,
+    /// Whether stdout takes colours.
+    color: bool,
+    /// Whether stderr does.
+    color_err: bool,
+    /// Whether shades and lines beyond ASCII can be shown.
+    unicode: bool,
+    progress: MultiProgress,
+}
+
+/// What a piece of text is; the terminal's theme decides how it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// A heading or a command to type.
+    Bold,
+    /// Of lesser weight.
+    Dim,
+    /// Well.
+    Green,
+    /// Worth a look.
+    Yellow,
+    /// Wrong.
+    Red,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Bold => "1",
+            Self::Dim => "2",
+            Self::Green => "32",
+            Self::Yellow => "33",
+            Self::Red => "31",
+        }
+    }
+}
+
+/// Prints an object on one line of stdout.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value)
+        .map_err(|e| Error::unexpected("cannot write the result as JSON").caused_by(e))?;
+    print_line(&text)
+}
+
+fn print_line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
+}
+
+fn paint(color: bool, style: Style, text: &str) -> String {
+    if color { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
+}
+
+impl Console {
+    /// Looks at the flags, the terminal and the environment.
+    #[must_use]
+    pub(crate) fn new(global: &Global) -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let color = |is_terminal: bool| match global.color {
+            ColorWhen::Auto => is_terminal && !plain,
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+        };
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(std::env::var_os);
+        let utf8 = locale.is_some_and(|name| {
+            let name = name.to_string_lossy().to_ascii_lowercase();
+            name.contains("utf-8") || name.contains("utf8")
+        });
+        let silent = global.quiet || !io::stderr().is_terminal() || plain;
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            color: color(io::stdout().is_terminal()),
+            color_err: color(io::stderr().is_terminal()),
+            unicode: (utf8 || cfg!(windows)) && color(io::stdout().is_terminal()),
+            progress: MultiProgress::with_draw_target(if silent {
+                ProgressDrawTarget::hidden()
+            } else {
+                ProgressDrawTarget::stderr()
+            }),
+        }
+    }
+
+    /// Whether results are printed as JSON.
+    #[must_use]
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether people read stdout directly.
+    #[must_use]
+    pub(crate) fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// Whether shades and colours can be used on stdout.
+    #[must_use]
+    pub(crate) fn is_rich(&self) -> bool {
+        self.unicode
+    }
+
+    /// Where progress bars are drawn.
+    #[must_use]
+    pub(crate) fn bars(&self) -> &MultiProgress {
+        &self.progress
+    }
+
+    /// `text` in a style, when stdout takes colours.
+    #[must_use]
+    pub(crate) fn paint(&self, style: Style, text: &str) -> String {
+        paint(self.color, style, text)
+    }
+
+    /// Prints a line of a result for people; nothing with `--json`.
+    pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
+        if self.json { Ok(()) } else { self.progress.suspend(|| print_line(text.as_ref())) }
+    }
+
+    /// Prints a result for machines.
+    pub(crate) fn json(&self, value: &impl Serialize) -> Result<()> {
+        self.progress.suspend(|| print_json(value))
+    }
+
+    /// Prints bytes as they are: a script, a file.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
+    }
+
+    /// Tells what goes on, on stderr; nothing with `--quiet`.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.say("", text.as_ref(), None);
+        }
+    }
+
+    /// Tells what deserves attention, on stderr.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        self.say("warning: ", text.as_ref(), Some(Style::Yellow));
+    }
+
+    /// Reports a failure: for people on stderr, with `--json` as an object on stdout besides.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        let Failure::Error { error, hint, outcome } = failure else { return };
+        let report = ErrorReport::new(error, hint.as_deref(), *outcome);
+        for (label, text) in report.lines() {
+            let style = if label == "error" { Style::Red } else { Style::Bold };
+            self.say(&format!("{label}: "), text, Some(style));
+        }
+        if self.json {
+            // A reader that has gone cannot be told so.
+            let _ = self.json(&report);
+        }
+    }
+
+    fn say(&self, label: &str, text: &str, style: Option<Style>) {
+        let label = style.map_or_else(String::new, |style| paint(self.color_err, style, label));
+        // Nobody is left to be told when stderr is gone.
+        let _ = self.progress.suspend(|| writeln!(io::stderr(), "{label}{text}"));
+    }
+
+    /// Sends log lines to stderr, above the progress bars. Only the first call of a process counts.
+    pub(crate) fn start_logging(&self, global: &Global) {
+        let level = match global.verbose {
+            0 => "warn",
+            1 => "qmtl=info,info",
+            2 => "qmtl=debug,info",
+            _ => "trace",
+        };
+        let filter = match std::env::var("RUST_LOG") {
+            Ok(wish) if global.verbose == 0 && !wish.is_empty() => EnvFilter::new(wish),
+            _ => EnvFilter::new(level),
+        };
+        let progress = self.progress.clone();
+        let lines = global.log_format.layer(move || AboveBars(progress.clone()), self.color_err);
+        // A second subscriber in one process is a test's, whose first one stays.
+        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    }
+}
+
+/// Writes to stderr without tearing the progress bars.
+struct AboveBars(MultiProgress);
+
+impl Write for AboveBars {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,75 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cli;
+mod commands;
+mod console;
+mod fill;
+mod outcome;
+mod progress;
+mod range;
+mod series;
+mod shapes;
+mod source;
+mod store;
+mod strip;
+mod table_writer;
+mod text;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapErrorKind;
+use qmtl_history_api::Error;
+use qmtl_observe::TokioClock;
+
+use cli::Cli;
+use commands::Context;
+use console::Console;
+use outcome::{ErrorReport, Outcome};
+
+/// Runs the program with these arguments, the first of which is its name, to its exit code.
+#[must_use]
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error, &args).into(),
+    };
+    let console = Console::new(&cli.global);
+    console.start_logging(&cli.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
+            return Outcome::Failed.into();
+        }
+    };
+    let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()) };
+    let outcome = runtime.block_on(commands::run(&cli.command, &context)).unwrap_or_else(|failure| {
+        context.console.fail(&failure);
+        failure.outcome()
+    });
+    // Whatever a cancelled command left to other threads must not keep the program from ending.
+    runtime.shutdown_background();
+    outcome.into()
+}
+
+/// Answers arguments that do not parse, or that ask for help or the version.
+fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
+    // A reader that has gone cannot be told so.
+    let _ = error.print();
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return Outcome::Done,
+        _ if args.iter().any(|arg| arg == "--json") => {
+            let text = error.render().to_string();
+            let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            let report = ErrorReport::new(&Error::invalid(message), None, Outcome::Usage);
+            let _ = console::print_json(&report);
+        }
+        _ => {}
+    }
+    Outcome::Usage
+}

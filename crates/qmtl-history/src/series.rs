@@ -1,0 +1,217 @@
+//! Which series a command is about: `--node` and `--interval`, or a TOML file that lists them.
+
+use std::path::Path;
+
+use qmtl_history_api::{Error, Interval, Result, SeriesKey};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::cli::{SeriesArgs, SourceArgs, parse_format, parse_unit};
+use crate::source::{self, FileSource};
+
+/// A series and where its missing bars come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) key: SeriesKey,
+    pub(crate) source: Option<FileSource>,
+    /// The symbol in the file's symbol column, when it is not the node id.
+    pub(crate) symbol: Option<String>,
+}
+
+/// The series that the arguments name, in their order; `None` when they name none.
+///
+/// `InvalidInput` for a node id, an interval or a file that cannot be, or a series named twice.
+pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<Vec<Wanted>>> {
+    let wanted = match (&series.nodes, &series.interval) {
+        (Some(file), _) => {
+            if source.source.is_some() {
+                return Err(Error::invalid(
+                    "with --nodes the sources stand in the file: write source = \"file:…\" there",
+                )
+                .with("nodes", file.display()));
+            }
+            from_file(file)?
+        }
+        (None, Some(interval)) => from_args(&series.node, interval, source)?,
+        (None, None) => return Ok(None),
+    };
+    let mut keys: Vec<_> = wanted.iter().map(|wanted| &wanted.key).collect();
+    keys.sort_unstable();
+    match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid("a series is named twice").with("series", pair[0])),
+        None => Ok(Some(wanted)),
+    }
+}
+
+fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<Wanted>> {
+    let interval: Interval = interval.parse().map_err(|e: Error| e.with("flag", "--interval"))?;
+    let symbols = args.symbol.iter().map(|pair| symbol_of(nodes, pair)).collect::<Result<Vec<_>>>()?;
+    let source = match &args.source {
+        Some(text) => Some(FileSource {
+            path: source::file_path(text, Path::new(""))?,
+            format: args.source_format,
+            ts_column: args.ts_column.clone(),
+            ts_unit: args.ts_unit,
+            symbol_column: args.symbol_column.clone(),
+            vouched: args.sparse.then_some(interval),
+        }),
+        None => None,
+    };
+    nodes
+        .iter()
+        .map(|node| {
+            let symbol = symbols.iter().find(|(of, _)| of == node).map(|(_, symbol)| symbol.clone());
+            Ok(Wanted { key: SeriesKey::new(node, interval)?, source: source.clone(), symbol })
+        })
+        .collect()
+}
+
+/// Reads `NODE=SYMBOL` for one of `nodes`, any of which may contain an equals sign.
+fn symbol_of<'a>(nodes: &'a [String], pair: &str) -> Result<(&'a str, String)> {
+    nodes
+        .iter()
+        .filter_map(|node| Some((node.as_str(), pair.strip_prefix(node)?.strip_prefix('=')?.to_owned())))
+        .filter(|(_, symbol)| !symbol.is_empty())
+        .max_by_key(|(node, _)| node.len())
+        .ok_or_else(|| {
+            Error::invalid(
+                "not a symbol of a node that is named: use --symbol NODE=SYMBOL with the id of a --node",
+            )
+            .with("value", format_args!("{pair:?}"))
+        })
+}
+
+/// One entry of a nodes file, with the file's defaults filled in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    node: String,
+    interval: String,
+    source: Option<String>,
+    source_format: Option<String>,
+    ts_column: Option<String>,
+    ts_unit: Option<String>,
+    symbol_column: Option<String>,
+    symbol: Option<String>,
+    #[serde(default)]
+    sparse: bool,
+}
+
+fn from_file(path: &Path) -> Result<Vec<Wanted>> {
+    let at = |e: Error| e.with("nodes", path.display());
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| at(Error::invalid("cannot read the list of series").caused_by(e)))?;
+    parse(&text, path.parent().unwrap_or(Path::new(""))).map_err(at)
+}
+
+/// Reads a nodes file: what stands at the top holds for every `[[series]]` that does not say otherwise.
+fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
+    let bad = |e: toml::de::Error| {
+        Error::invalid("the list of series is not such TOML as is read here (see backfill --help)")
+            .caused_by(e)
+    };
+    let mut defaults: Table = text.parse().map_err(bad)?;
+    let Some(Value::Array(entries)) = defaults.remove("series") else {
+        return Err(Error::invalid("the list of series has no [[series]]"));
+    };
+    entries
+        .into_iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            let mut merged = defaults.clone();
+            merged.extend(entry.as_table().cloned().unwrap_or_default());
+            Value::Table(merged)
+                .try_into::<Entry>()
+                .map_err(bad)
+                .and_then(|entry| entry.wanted(base))
+                .map_err(|e| e.with("entry", index + 1))
+        })
+        .collect()
+}
+
+impl Entry {
+    fn wanted(self, base: &Path) -> Result<Wanted> {
+        let interval: Interval = self.interval.parse()?;
+        let word = |name: &'static str, message: String| Error::invalid(message).with("key", name);
+        let format = self.source_format.as_deref().map(parse_format).transpose();
+        let unit = self.ts_unit.as_deref().map(parse_unit).transpose();
+        let (format, ts_unit) =
+            (format.map_err(|e| word("source_format", e))?, unit.map_err(|e| word("ts_unit", e))?);
+        let (ts_column, symbol_column) = (self.ts_column, self.symbol_column);
+        let vouched = self.sparse.then_some(interval);
+        let source = match self.source {
+            Some(text) => {
+                let path = source::file_path(&text, base)?;
+                Some(FileSource { path, format, ts_column, ts_unit, symbol_column, vouched })
+            }
+            None => None,
+        };
+        Ok(Wanted { key: SeriesKey::new(self.node, interval)?, source, symbol: self.symbol })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_at_the_top_holds_for_every_series() {
+        let list = r#"
+            interval = "1m"
+            source = "file:all.csv"
+            symbol_column = "symbol"
+
+            [[series]]
+            node = "a:b"
+            symbol = "AB"
+
+            [[series]]
+            node = "c"
+            interval = "5m"
+            source = "file:/data/c.parquet"
+            ts_unit = "ms"
+            sparse = true
+        "#;
+        let wanted = parse(list, Path::new("/lists")).unwrap();
+        let [first, second] = wanted.as_slice() else { panic!("two series are listed: {wanted:?}") };
+        assert_eq!((first.key.to_string(), first.symbol.as_deref()), ("a:b@1m".into(), Some("AB")));
+        let source = first.source.as_ref().unwrap();
+        assert_eq!((source.path.as_path(), source.vouched), (Path::new("/lists/all.csv"), None));
+        let source = second.source.as_ref().unwrap();
+        assert_eq!(second.key.to_string(), "c@5m");
+        assert_eq!(
+            (source.path.as_path(), source.vouched),
+            (Path::new("/data/c.parquet"), Some(second.key.interval))
+        );
+        assert_eq!(source.symbol_column.as_deref(), Some("symbol"));
+    }
+
+    #[test]
+    fn a_mistake_in_the_list_is_named() {
+        for (list, message) in [
+            ("interval = \"1m\"", "the list of series has no [[series]]"),
+            ("x = 1\n[[series]]\nnode = \"a\"\ninterval = \"1m\"", "unknown field `x`"),
+            ("[[series]]\nnode = \"a\"", "missing field `interval`"),
+            ("[[series]]\nnode = \"a\"\ninterval = \"1M\"", "M would be a month"),
+            ("[[series]]\nnode = \"\"\ninterval = \"1m\"", "a node id must not be empty (entry: 1)"),
+            (
+                "[[series]]\nnode = \"a\"\ninterval = \"1m\"\nts_unit = \"h\"",
+                "use s, ms, us or ns (key: ts_unit, entry: 1)",
+            ),
+            ("[[series]", "not such TOML"),
+        ] {
+            let error = parse(list, Path::new("")).unwrap_err().chain();
+            assert!(error.contains(message), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_symbol_is_told_from_a_node_id_with_equals_signs() {
+        let nodes = ["a".to_owned(), "a=b".to_owned()];
+        assert_eq!(symbol_of(&nodes, "a=b=c").unwrap(), ("a=b", "c".into()));
+        assert_eq!(symbol_of(&nodes, "a=x").unwrap(), ("a", "x".into()));
+        assert!(
+            symbol_of(&nodes, "z=x").is_err() && symbol_of(&nodes, "a=b=").is_ok_and(|(node, _)| node == "a")
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! The shapes of `--json`: times are epoch seconds, ranges inclusive pairs `[first, last]` of bars.
+
+use qmtl_history_api::{EmptyProof, Interval, RangeSet, SeriesKey, TimeRange, Timestamp};
+use serde::{Serialize, Serializer};
+
+/// A point in time in epoch seconds; whole ones print without a fraction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seconds(pub(crate) Timestamp);
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.as_micros() % 1_000_000 == 0 {
+            serializer.serialize_i64(self.0.as_secs())
+        } else {
+            serializer.serialize_f64(
+                std::time::Duration::from_micros(self.0.as_micros().unsigned_abs()).as_secs_f64(),
+            )
+        }
+    }
+}
+
+/// An inclusive pair of bars.
+pub(crate) type Pair = (Seconds, Seconds);
+
+/// The ranges of a set as inclusive pairs.
+pub(crate) fn pairs(set: &RangeSet, interval: Interval) -> Vec<Pair> {
+    set.inclusive(interval).into_iter().map(|(first, last)| (Seconds(first), Seconds(last))).collect()
+}
+
+/// A range as an inclusive pair; as it is when no bar opens inside.
+pub(crate) fn pair(range: TimeRange, interval: Interval) -> Pair {
+    let (first, last) = range.bounds(interval).unwrap_or((range.start(), range.end()));
+    (Seconds(first), Seconds(last))
+}
+
+/// A series by its name and the length of its interval in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Series {
+    pub(crate) node_id: String,
+    pub(crate) interval: i64,
+}
+
+impl From<&SeriesKey> for Series {
+    fn from(key: &SeriesKey) -> Self {
+        Self { node_id: key.node_id.as_str().to_owned(), interval: key.interval.as_secs() }
+    }
+}
+
+/// A proof of emptiness, the detail beside `known_empty`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Proof {
+    source: String,
+    reason: String,
+    answered_at: Seconds,
+    /// When the proof of its newest bar ends; null is never.
+    expires_at: Option<Seconds>,
+    ranges: Vec<Pair>,
+}
+
+impl Proof {
+    pub(crate) fn new(proof: &EmptyProof, interval: Interval) -> Self {
+        let newest = proof.ranges.span().and_then(|span| span.bounds(interval)).map(|(_, last)| last);
+        Self {
+            source: proof.source.to_string(),
+            reason: proof.reason.clone(),
+            answered_at: Seconds(proof.answered_at),
+            expires_at: newest.and_then(|ts| proof.expires_at(ts)).map(Seconds),
+            ranges: pairs(&proof.ranges, interval),
+        }
+    }
+}
+
+/// One object when one series was asked for, else an array.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany<T> {
+    /// The object.
+    One(T),
+    /// The array.
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(crate) fn new(mut items: Vec<T>, one: bool) -> Self {
+        match items.pop() {
+            Some(item) if one && items.is_empty() => Self::One(item),
+            Some(item) => {
+                items.push(item);
+                Self::Many(items)
+            }
+            None => Self::Many(items),
+        }
+    }
+}

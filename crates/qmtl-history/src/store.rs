@@ -1,0 +1,106 @@
+//! Stores: what `--store` names, and the backend behind it.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, TimeRange};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig, StoredPartition};
+
+use crate::outcome::{Failure, Result};
+
+/// A store that is open.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+    backend: ParquetBackend,
+}
+
+impl Store {
+    /// Opens the store that was named, which must exist.
+    pub(crate) async fn open(name: Option<&str>) -> Result<Self> {
+        Self::with(name, false).await
+    }
+
+    /// Opens the store that was named; when it does not exist, the first write makes it.
+    pub(crate) async fn open_or_new(name: Option<&str>) -> Result<Self> {
+        Self::with(name, true).await
+    }
+
+    async fn with(name: Option<&str>, create: bool) -> Result<Self> {
+        let root = root(name)?;
+        let config = ParquetConfig::new(&root).with_create(create);
+        let backend = ParquetBackend::open(config).await.map_err(|e| {
+            let is_absent = e.kind() == ErrorKind::NotFound;
+            let failure = Failure::unreachable(e);
+            if is_absent { failure.hint("`qmtl-history backfill` makes and fills a store") } else { failure }
+        })?;
+        Ok(Self { root, backend })
+    }
+
+    /// The store as its user named it.
+    pub(crate) fn shown(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    /// The current data files of a series that hold rows and overlap `range`, ascending.
+    pub(crate) async fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
+        let mut files = self.backend.files(key, range).await?;
+        files.retain(|file| file.rows > 0);
+        Ok(files)
+    }
+}
+
+impl Deref for Store {
+    type Target = dyn HistoryBackend;
+
+    fn deref(&self) -> &Self::Target {
+        &self.backend
+    }
+}
+
+/// The folder that a store's name means; `InvalidInput` for what this build cannot open.
+fn root(name: Option<&str>) -> Result<PathBuf> {
+    let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
+        Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
+    })?;
+    let Some((scheme, rest)) = name.split_once("://") else {
+        return Ok(PathBuf::from(name));
+    };
+    match scheme {
+        "file" if rest.starts_with('/') => Ok(PathBuf::from(rest)),
+        // What follows the scheme may hold a password and is not repeated.
+        _ => Err(Failure::from(
+            Error::invalid("this build keeps stores in folders only")
+                .with("scheme", format_args!("{scheme}://")),
+        )
+        .hint("use --store DIR: a folder of Parquet files on a local disk")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_a_folder() {
+        assert_eq!(root(Some("./history")).unwrap(), Path::new("./history"));
+        assert_eq!(root(Some("file:///data/x")).unwrap(), Path::new("/data/x"));
+        assert_eq!(root(Some("a:b")).unwrap(), Path::new("a:b"));
+    }
+
+    #[test]
+    fn another_store_is_refused_without_its_secrets() {
+        for name in ["questdb://admin:quest@host/qdb", "s3://bucket/x", "file://relative"] {
+            let failure = root(Some(name)).unwrap_err();
+            let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
+            assert!(
+                error.to_string().starts_with("this build keeps stores in folders only (scheme: "),
+                "{error}"
+            );
+            assert!(!error.to_string().contains("quest@") && hint.is_some());
+            assert_eq!(outcome.code(), 2);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Numbers, ranges and tables for people.
+
+use std::time::Duration;
+
+use qmtl_history_api::{Interval, RangeSet, TimeRange};
+use unicode_width::UnicodeWidthStr;
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of things: `1 bar`, `2,000 bars`.
+pub(crate) fn counted(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// A number of bytes: `512 B`, `1.4 MB` (powers of two).
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut tenths = u128::from(number) * 10;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1_024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{number} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
+}
+
+/// A duration: `3.2 s`, `140 ms`.
+pub(crate) fn duration(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
+}
+
+/// A range as `--range` takes it back: `FIRST..=LAST`.
+pub(crate) fn range(range: TimeRange, interval: Interval) -> String {
+    let (first, last) = range.bounds(interval).unwrap_or((range.start(), range.end()));
+    format!("{first}..={last}")
+}
+
+/// A set in a few words: `5,720 bars in 6 ranges`.
+pub(crate) fn set(set: &RangeSet, interval: Interval) -> String {
+    let ranges = u64::try_from(set.len()).unwrap_or(u64::MAX);
+    match set.count(interval) {
+        0 => "none".to_owned(),
+        bars => format!("{} in {}", counted(bars, "bar"), counted(ranges, "range")),
+    }
+}
+
+/// Rows of cells with their columns aligned: text to the left, columns named in `right` to the right.
+pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0)
+        })
+        .collect();
+    rows.iter()
+        .map(|row| {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let space = " ".repeat(widths[column] - cell.width());
+                let gap = if column == 0 { "" } else { "  " };
+                let (before, after) = if right.contains(&column) { (&*space, "") } else { ("", &*space) };
+                line.extend([gap, before, cell, after]);
+            }
+            line.truncate(line.trim_end().len());
+            line
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!((counted(1, "bar"), counted(2, "bar")), ("1 bar".into(), "2 bars".into()));
+        assert_eq!([0, 1_023, 1_536, 10 << 20].map(bytes), ["0 B", "1023 B", "1.5 KB", "10.0 MB"]);
+    }
+
+    #[test]
+    fn columns_align_by_their_width_on_the_screen() {
+        let rows = [vec!["🦀".into(), "1".into()], vec!["abc".into(), "100".into()]];
+        assert_eq!(table(&rows, &[1]), ["🦀     1", "abc  100"]);
+    }
+}

@@ -1,0 +1,230 @@
+//! The checks of `verify`: every row of a series is read, and what the store claims is compared with it.
+
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::Float64Type;
+use qmtl_history_api::arrow_array::{Array, Float64Array, RecordBatch};
+use qmtl_history_api::arrow_cast::cast;
+use qmtl_history_api::arrow_schema::DataType;
+use qmtl_history_api::{
+    Coverage, Error, HistoryBackend, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, frame,
+};
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// The check, a bounded word: `high_low`, `nan`, `coverage`.
+    pub(crate) check: &'static str,
+    /// The bar, or the first one of several.
+    pub(crate) ts: Option<Timestamp>,
+    /// The column.
+    pub(crate) column: Option<String>,
+    /// The value found.
+    pub(crate) value: Option<String>,
+    /// What is wrong, for people.
+    pub(crate) message: String,
+}
+
+/// What came of a series.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    /// Rows read.
+    pub(crate) rows: u64,
+    /// All findings, of which [`Verdict::findings`] holds the first.
+    pub(crate) found: u64,
+    /// The first findings, in the order of the rows, those about coverage last.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// How often a series is read anew because somebody wrote to it meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// Checks the bars of a series inside `range` and keeps at most `keep` findings.
+///
+/// Errors only when the store cannot say what it holds; rows that cannot be read are a finding.
+pub(crate) async fn verify(
+    backend: &dyn HistoryBackend,
+    key: &SeriesKey,
+    range: TimeRange,
+    keep: usize,
+) -> Result<Verdict> {
+    let mut verdict = Verdict::default();
+    for _ in 0..ATTEMPTS {
+        let before = backend.revision(key).await?;
+        let coverage = backend.coverage(key, range).await?;
+        let mut scan = Scan::new(key, keep);
+        if let Err(error) = scan.read(backend, range).await {
+            scan.report(Finding::of_error(&error));
+        } else {
+            scan.compare(&coverage);
+        }
+        verdict = scan.verdict;
+        if verdict.found == 0 || backend.revision(key).await? == before {
+            break;
+        }
+    }
+    Ok(verdict)
+}
+
+impl Finding {
+    fn of_error(error: &Error) -> Self {
+        Self { check: "read", ts: None, column: None, value: None, message: error.chain() }
+    }
+}
+
+/// One pass over the rows of a series.
+struct Scan<'a> {
+    key: &'a SeriesKey,
+    keep: usize,
+    verdict: Verdict,
+    present: RangeSet,
+    newest: Option<Timestamp>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(key: &'a SeriesKey, keep: usize) -> Self {
+        Self { key, keep, verdict: Verdict::default(), present: RangeSet::new(), newest: None }
+    }
+
+    fn report(&mut self, finding: Finding) {
+        self.verdict.found += 1;
+        if self.verdict.findings.len() < self.keep {
+            self.verdict.findings.push(finding);
+        }
+    }
+
+    async fn read(&mut self, backend: &dyn HistoryBackend, range: TimeRange) -> Result<()> {
+        let mut rows = backend.read_range(&ReadRequest::new(self.key.clone(), range)).await?;
+        while let Some(batch) = rows.next().await {
+            let batch = batch?;
+            self.times(&batch)?;
+            self.numbers(&batch);
+            self.candles(&batch)?;
+            self.verdict.rows += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+
+    /// Order, duplicates, grid.
+    fn times(&mut self, batch: &RecordBatch) -> Result<()> {
+        let interval = self.key.interval;
+        for micros in frame::timestamps(batch)?.values() {
+            let ts = Timestamp::from_micros(*micros)?;
+            let wrong = match self.newest {
+                Some(newest) if ts == newest => Some(("duplicate", "the time stands twice")),
+                Some(newest) if ts < newest => Some(("order", "the row is older than the one before it")),
+                _ if !interval.is_on_grid(ts) => Some(("grid", "no bar of the interval opens at this time")),
+                _ => None,
+            };
+            if let Some((check, message)) = wrong {
+                self.report(Finding {
+                    check,
+                    ts: Some(ts),
+                    column: Some(frame::TS.to_owned()),
+                    value: Some(ts.to_string()),
+                    message: message.to_owned(),
+                });
+            }
+            let end = ts.checked_add_micros(interval.as_micros()).unwrap_or(Timestamp::MAX);
+            if let Some(bar) = TimeRange::checked(ts, end).filter(|_| interval.is_on_grid(ts)) {
+                self.present.insert(bar);
+            }
+            self.newest = self.newest.max(Some(ts));
+        }
+        Ok(())
+    }
+
+    /// NaN and infinities of every column of doubles.
+    fn numbers(&mut self, batch: &RecordBatch) {
+        let schema = batch.schema();
+        for (field, column) in schema.fields().iter().zip(batch.columns()) {
+            let Some(values) = column.as_primitive_opt::<Float64Type>() else { continue };
+            for (row, value) in values.iter().enumerate() {
+                let (check, message) = match value {
+                    Some(value) if value.is_nan() => ("nan", "not a number"),
+                    Some(value) if value.is_infinite() => ("infinite", "not finite"),
+                    _ => continue,
+                };
+                let value = value.map(|value| value.to_string());
+                self.report(at(batch, row, check, field.name(), value, message.to_owned()));
+            }
+        }
+    }
+
+    /// High is not below low; open and close lie between them.
+    fn candles(&mut self, batch: &RecordBatch) -> Result<()> {
+        let (Some(high), Some(low)) = (price(batch, "high")?, price(batch, "low")?) else { return Ok(()) };
+        let ends = [("open", price(batch, "open")?), ("close", price(batch, "close")?)];
+        for row in 0..batch.num_rows() {
+            let value = |prices: &Float64Array| prices.is_valid(row).then(|| prices.value(row));
+            let (Some(top), Some(bottom)) = (value(&high), value(&low)) else { continue };
+            if top < bottom {
+                let message = format!("high is below low, which is {bottom}");
+                self.report(at(batch, row, "high_low", "high", Some(top.to_string()), message));
+                continue;
+            }
+            for (name, prices) in &ends {
+                if let Some(price) = prices.as_ref().and_then(value).filter(|p| *p < bottom || *p > top) {
+                    let message = format!("{name} lies outside low to high, {bottom} to {top}");
+                    self.report(at(batch, row, "open_close", name, Some(price.to_string()), message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the store claims against what was read.
+    fn compare(&mut self, coverage: &Coverage) {
+        let claimed = coverage.present().on_grid(self.key.interval);
+        let empty =
+            coverage.known_empty().iter().fold(RangeSet::new(), |all, proof| all.union(&proof.ranges));
+        let read = std::mem::take(&mut self.present).on_grid(self.key.interval);
+        for (ranges, check, message) in [
+            (claimed.difference(&read), "coverage", "the coverage claims rows that are not there"),
+            (read.difference(&claimed), "coverage", "rows are there that the coverage does not know of"),
+            (read.intersection(&empty), "known_empty", "rows are where a source proved that there are none"),
+        ] {
+            for (first, last) in ranges.inclusive(self.key.interval) {
+                self.report(Finding {
+                    check,
+                    ts: Some(first),
+                    column: None,
+                    value: Some(format!("{first}..={last}")),
+                    message: message.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+/// A finding about one value.
+fn at(
+    batch: &RecordBatch,
+    row: usize,
+    check: &'static str,
+    column: &str,
+    value: Option<String>,
+    message: String,
+) -> Finding {
+    let ts = frame::timestamps(batch).ok().and_then(|ts| Timestamp::from_micros(ts.value(row)).ok());
+    Finding { check, ts, column: Some(column.to_owned()), value, message }
+}
+
+/// The numbers of a column called `name` in any case, when it has such.
+fn price(batch: &RecordBatch, name: &str) -> Result<Option<Float64Array>> {
+    let schema = batch.schema();
+    let Some(index) = schema.fields().iter().position(|field| field.name().eq_ignore_ascii_case(name)) else {
+        return Ok(None);
+    };
+    let column = Arc::clone(batch.column(index));
+    if !column.data_type().is_numeric() {
+        return Ok(None);
+    }
+    cast(&column, &DataType::Float64)
+        .map(|column| Some(column.as_primitive::<Float64Type>().clone()))
+        .map_err(|e| Error::unexpected("cannot read the column as numbers").with("column", name).caused_by(e))
+}
+
+#[cfg(test)]
+mod tests;

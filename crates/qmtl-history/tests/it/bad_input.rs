@@ -1,0 +1,161 @@
+//! What is refused, before anything is read or written, and in which words.
+
+use super::{Run, Scene, program};
+
+/// A fill of the word `series` without its range.
+const FILL: [&str; 7] = ["backfill", "--source", "file:x.csv", "--node", "x", "--interval", "1m"];
+
+#[track_caller]
+fn refused(words: &[&str], message: &str) {
+    let scene = Scene::new();
+    let run = scene.run(words);
+    run.fails_with(2, message);
+    assert_eq!(run.stdout, "");
+    assert!(!scene.path("store").exists(), "nothing may be written");
+    let run = scene.run(&[words, &["--json"]].concat());
+    assert_eq!(run.code, Some(2));
+    let error = &run.object()["error"];
+    assert_eq!(
+        (error["kind"].as_str(), error["exit_code"].as_i64()),
+        (Some("invalid_input"), Some(2)),
+        "{error}"
+    );
+}
+
+fn fill(more: &[&'static str]) -> Vec<&'static str> {
+    [&FILL[..], more].concat()
+}
+
+#[test]
+fn intervals() {
+    let with = |interval: &'static str| {
+        ["backfill", "--source", "file:x", "--node", "x", "--last", "1d", "--interval", interval]
+    };
+    refused(&with("0m"), "it must last from 1 second to 3650 days (value: \"0m\", flag: --interval)");
+    refused(
+        &with("1M"),
+        "M would be a month, which has no fixed length; minutes are written m (value: \"1M\"",
+    );
+    refused(&with("5x"), "use a number and one of s, m, h, d, w, such as 60s, 5m, 1h, 1d, 1w (value: \"5x\"");
+    refused(&with("60"), "the unit is missing; seconds are written s, such as 60s (value: \"60\"");
+}
+
+#[test]
+fn ranges() {
+    refused(
+        &fill(&["--start", "20240102", "--end", "20240102"]),
+        "a range must start before it ends (start: 2024-01-02T00:00:00Z, end: 2024-01-02T00:00:00Z)",
+    );
+    refused(&fill(&["--timerange", "20240601-20240101"]), "a range must start before it ends");
+    refused(&fill(&["--range", "20240601..=20240101"]), "a range's first bar must not be after its last");
+    refused(&fill(&["--timerange", "2024-01-01"]), "not a time range: use 20240101-20240601 or 20240101-");
+    refused(&fill(&["--start", "yesterday"]), "not a time: use ISO 8601 such as 2024-01-01T00:00:00Z");
+    refused(&fill(&["--start", "1969-12-31"]), "timestamp is outside the years 1970 to 9999");
+    refused(
+        &fill(&["--start", "253402300800"]),
+        "timestamp is outside the years 1970 to 9999 (seconds: 253402300800)",
+    );
+    refused(&fill(&["--start", "9998-01-01", "--end", "9999-01-01"]), "no bar of the range has closed yet");
+    refused(&fill(&["--bars", "0"]), "0 is not in 1..");
+}
+
+#[test]
+fn one_way_to_name_a_range_at_a_time() {
+    refused(&fill(&["--last", "1d", "--bars", "5"]), "cannot be used with");
+    refused(&fill(&["--last", "1d", "--start", "20240101"]), "cannot be used with");
+    refused(&fill(&["--timerange", "20240101-", "--end", "20240201"]), "cannot be used with");
+    refused(
+        &fill(&[]),
+        "a fill needs a start: use --start TIME [--end TIME], --timerange 20240101-20240601, --last 30d",
+    );
+    refused(&fill(&["--end", "20240101"]), "a fill needs a start");
+}
+
+#[test]
+fn more_windows_than_anybody_means() {
+    let many = fill(&["--timerange", "20200101-20240101", "--window-bars", "100"]);
+    refused(&many, "the range has more than 10000 windows (windows: 21039, window_bars: 100)");
+    refused(&many, "hint: agree with --yes");
+    // With --yes it goes on, to find that there is no such file.
+    Scene::new().run(&[&many[..], &["--yes"]].concat()).fails_with(2, "x.csv");
+}
+
+#[test]
+fn node_ids_and_series() {
+    let long = "n".repeat(1_025);
+    refused(
+        &["backfill", "--source", "file:x", "--node", &long, "--interval", "1m", "--last", "1d"],
+        "a node id must not be longer than 1024 bytes (bytes: 1025",
+    );
+    refused(&["coverage", "--node", "", "--interval", "1m"], "a node id must not be empty");
+    refused(&["coverage", "--node", "x"], "--interval <INTERVAL>");
+    refused(
+        &["verify", "--node", "x", "--node", "x", "--interval", "1m"],
+        "a series is named twice (series: x@1m)",
+    );
+    refused(
+        &["plan", "--source", "file:x", "--last", "1d"],
+        "no series is named: use --node ID --interval 5m, or --nodes FILE",
+    );
+    refused(&["coverage", "--nodes", "absent.toml"], "cannot read the list of series (nodes: absent.toml)");
+}
+
+#[test]
+fn sources() {
+    let with = |source: &'static str| {
+        ["backfill", "--node", "x", "--interval", "1m", "--last", "1d", "--source", source]
+    };
+    refused(
+        &with("binance"),
+        "no such source: this build reads file:PATH (CSV, its gzip or zip, Parquet, Arrow) (source: \"binance\")",
+    );
+    refused(
+        &["backfill", "--node", "x", "--interval", "1m", "--last", "1d"],
+        "no source is named: use --source file:PATH (series: x@1m)",
+    );
+    refused(&fill(&["--last", "1d", "--ts-unit", "h"]), "use s, ms, us or ns");
+    refused(
+        &fill(&["--last", "1d", "--symbol-column", "s", "--symbol", "y=Y"]),
+        "not a symbol of a node that is named",
+    );
+    refused(&fill(&["--last", "1d", "--memory", "much"]), "use a number of bytes such as 64MB or 1GB");
+    Scene::new().run(&fill(&["--last", "1d"])).fails_with(2, "x.csv");
+}
+
+#[test]
+fn stores() {
+    let run = |store: &str| Run::of(program().args(["ls", "--store", store]).output().unwrap());
+    run("questdb://admin:canary@db/qdb")
+        .fails_with(2, "this build keeps stores in folders only (scheme: questdb://)");
+    assert!(!run("questdb://admin:canary@db/qdb").stderr.contains("canary"));
+    run("s3://bucket/history")
+        .fails_with(2, "hint: use --store DIR: a folder of Parquet files on a local disk");
+    Run::of(program().arg("ls").output().unwrap())
+        .fails_with(2, "no store is named\n  hint: use --store DIR, or set QMTL_HISTORY_STORE");
+
+    let scene = Scene::new();
+    scene.run(&["ls"]).fails_with(4, "there is no store in this folder; check the path");
+    std::fs::write(scene.path("store"), "a file").unwrap();
+    scene.run(&["coverage"]).fails_with(4, "open the store");
+    let run = scene.run(&["ls", "--json"]);
+    assert_eq!((run.code, run.object()["error"]["exit_code"].as_i64()), (Some(4), Some(4)));
+}
+
+#[test]
+fn a_series_that_the_store_lacks() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("store")).unwrap();
+    let x = ["--node", "x", "--interval", "1m"];
+    for command in ["export", "verify", "files"] {
+        scene
+            .run(&[&[command], &x[..]].concat())
+            .fails_with(1, "the store has no such series (series: x@1m)");
+    }
+    let coverage = scene.json(&[&["coverage"], &x[..]].concat());
+    assert_eq!((coverage["rows"].as_i64(), coverage["present"].as_array().map(Vec::len)), (Some(0), Some(0)));
+    scene
+        .run(&["export"])
+        .fails_with(2, "an export is of one series: use --node ID --interval 5m (series: 0)");
+    scene.run(&["export", "--json"]).fails_with(2, "--json and bars cannot share stdout: use --out FILE");
+    scene.run(&["export", "--out", "x.xlsx"]).fails_with(2, "the extension names no format");
+}

@@ -1,0 +1,227 @@
+//! The main job on real candles: plan, fill, fill again, look, export, verify.
+
+use expect_test::{Expect, expect};
+use serde_json::{Value, json};
+
+use super::{CANDLES, Run, SPAN, Scene, bars, read};
+
+const SERIES: [&str; 4] = ["--node", "ADABTC", "--interval", "5m"];
+
+/// A command on the candles' series.
+fn words<'a>(command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&[command], &SERIES[..], more].concat()
+}
+
+fn filling(command: &'static str) -> Vec<&'static str> {
+    const SOURCE: &str = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/../../examples/data/ADABTC-5m.csv");
+    words(command, &[&["--source", SOURCE], &SPAN[..]].concat())
+}
+
+fn filled() -> Scene {
+    let scene = Scene::new();
+    let run = scene.run(&filling("backfill"));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    scene
+}
+
+/// Takes out what differs from run to run.
+fn check(mut value: Value, expected: &Expect) {
+    let object = value.as_object_mut().unwrap();
+    for key in ["elapsed_ms"] {
+        if object.contains_key(key) {
+            assert!(object[key].is_u64());
+            object.remove(key);
+        }
+    }
+    for proof in object.get_mut("proofs").and_then(Value::as_array_mut).into_iter().flatten() {
+        assert!(proof["answered_at"].is_number());
+        proof.as_object_mut().unwrap().remove("answered_at");
+    }
+    // A line a key: short and stable.
+    let text: String = object.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn the_main_job_end_to_end() {
+    let scene = Scene::new();
+    check(scene.json(&filling("plan")), &expect![""]);
+    assert!(!scene.path("store").exists(), "a plan writes nothing");
+
+    let first = scene.json(&filling("backfill"));
+    assert_eq!(first["rows_written"], 5_720);
+    assert_eq!(first["present"].as_array().unwrap().len(), 6);
+    assert_eq!(first["known_empty"].as_array().unwrap().len(), 5);
+    check(first, &expect![""]);
+
+    let again = scene.json(&filling("backfill"));
+    assert_eq!((&again["rows_written"], &again["fetch_requests"]), (&json!(0), &json!(0)));
+    let plan = scene.json(&filling("plan"));
+    assert_eq!(
+        (&plan["gaps"], &plan["windows"], &plan["estimated_rows"]),
+        (&json!([]), &json!([]), &json!(0))
+    );
+
+    check(scene.json(&words("coverage", &[])), &expect![""]);
+}
+
+#[test]
+fn the_known_empty_bars_are_forty() {
+    let scene = filled();
+    let coverage = scene.json(&words("coverage", &[]));
+    let bars: i64 = coverage["known_empty"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| (pair[1].as_i64().unwrap() - pair[0].as_i64().unwrap()) / 300 + 1)
+        .sum();
+    assert_eq!((bars, &coverage["rows"], &coverage["missing"]), (40, &json!(5_720), &json!([])));
+}
+
+#[test]
+fn an_export_equals_the_input_bit_for_bit() {
+    let scene = filled();
+    let run = scene.run(&words("export", &["--format", "csv", "--out", "-", "--ts-format", "ms"]));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.starts_with("ts,open,high,low,close,volume\n1515560100000,0.0000533,"), "{run:?}");
+    assert_eq!(bars(&run.stdout, 1_000), bars(&read(CANDLES), 1_000));
+}
+
+#[test]
+fn an_export_can_be_imported_again() {
+    let scene = filled();
+    for (name, unit) in
+        [("iso.csv", "iso"), ("s.csv", "s"), ("us.csv", "us"), ("x.parquet", "iso"), ("x.arrow", "iso")]
+    {
+        let export = scene.run(&words("export", &["--out", name, "--ts-format", unit]));
+        assert_eq!((export.code, export.stdout.as_str()), (Some(0), ""), "{export:?}");
+        let (node, source) = (format!("again {name}"), format!("file:{}", scene.path(name).display()));
+        let again = ["backfill", "--node", &node, "--interval", "5m", "--source", &source];
+        let filled = scene.json(&[&again[..], &SPAN[..]].concat());
+        assert_eq!((&filled["rows_written"], &filled["missing"]), (&json!(5_720), &json!([])), "{name}");
+        let back = scene.run(&["export", "--node", &node, "--interval", "5m", "--ts-format", "ms"]);
+        assert_eq!(bars(&back.stdout, 1_000), bars(&read(CANDLES), 1_000), "{name}");
+    }
+}
+
+#[test]
+fn a_printed_range_is_taken_back_and_columns_are_chosen() {
+    let scene = filled();
+    let shown = scene.run(&words("coverage", &[])).stdout;
+    let range = shown
+        .lines()
+        .find_map(|line| {
+            line.trim().strip_prefix("known empty")?.split_whitespace().find(|word| word.contains("..="))
+        })
+        .unwrap();
+    let empty = scene.json(&words("coverage", &["--range", range]));
+    assert_eq!(
+        (&empty["present"], empty["known_empty"].as_array().unwrap().len()),
+        (&json!([]), 1),
+        "{range}"
+    );
+
+    let run = scene.run(&words("export", &["--columns", "close,open", "--range", "1515560100..=1515560400"]));
+    assert_eq!(
+        run.stdout,
+        "ts,close,open\n2018-01-10T04:55:00Z,0.0000529,0.0000533\n2018-01-10T05:00:00Z,0.0000527,0.0000529\n"
+    );
+    scene.run(&words("export", &["--columns", "closing"])).fails_with(1, "closing");
+}
+
+#[test]
+fn what_the_file_does_not_cover_remains_missing() {
+    let scene = Scene::new();
+    let source = format!("file:{CANDLES}");
+    let early = words("backfill", &["--source", &source, "--timerange", "20180110-20180111"]);
+    let run = scene.run(&early);
+    run.fails_with(3, "");
+    assert!(run.stdout.contains("missing      59 bars in 1 range"), "{run:?}");
+    assert!(run.stdout.contains("2018-01-10T00:00:00Z..=2018-01-10T04:50:00Z"), "{run:?}");
+    let run = scene.run(&[&early[..], &["--json"]].concat());
+    assert_eq!((run.code, &run.object()["missing"]), (Some(3), &json!([[1_515_542_400, 1_515_559_800]])));
+}
+
+#[test]
+fn a_source_that_contradicts_itself_fails_with_its_row() {
+    let scene = Scene::new();
+    let source = scene.file("bad.csv", "ts,open,high,low,close,volume\n2024-01-01T00:00:00Z,1,2,0.5,1,9\n2024-01-01T00:01:30Z,1,2,0.5,1,9\n2024-01-01T00:02:00Z,1,2,0.5,1,9\n");
+    let fill = [
+        "backfill",
+        "--node",
+        "x",
+        "--interval",
+        "1m",
+        "--source",
+        &source,
+        "--timerange",
+        "20240101-20240102",
+    ];
+    let run = scene.run(&[&fill[..], &["--json"]].concat());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let failed = &run.object()["failed"][0];
+    assert!(failed["error"].as_str().unwrap().contains("off the grid"), "{failed}");
+    assert_eq!(failed["range"], json!([1_704_067_200, 1_704_153_540]));
+}
+
+#[test]
+fn verify_reads_every_bar_and_finds_what_is_wrong() {
+    let scene = filled();
+    let run = scene.run(&["verify"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(0), "ok      ADABTC@5m  5,720 rows\n"), "{run:?}");
+
+    let source = scene.file("wild.csv", "ts,open,high,low,close,volume\n1704067200,1,2,0.5,3,9\n1704067260,1,0.5,2,1,9\n1704067320,NaN,2,0.5,1,9\n");
+    let fill = [
+        "backfill",
+        "--node",
+        "wild",
+        "--interval",
+        "1m",
+        "--source",
+        &source,
+        "--start",
+        "1704067200",
+        "--end",
+        "1704067380",
+    ];
+    assert_eq!(scene.run(&fill).code, Some(0));
+    let run = scene.run(&["verify", "--node", "wild", "--interval", "1m", "--json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    check(run.object(), &expect![""]);
+    let run: Run = scene.run(&["verify"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.stdout.contains("wrong   wild@1m  3 rows, 3 findings"), "{run:?}");
+    assert!(
+        run.stdout.contains(
+            "open_close  2024-01-01T00:00:00Z  close   3      close lies outside low to high, 0.5 to 2"
+        ),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn the_list_of_series_and_files() {
+    let scene = filled();
+    let mut list = scene.json(&["ls"]);
+    let series = list["series"][0].as_object_mut().unwrap();
+    assert!(series.remove("bytes").unwrap().as_u64().unwrap() > 1_000);
+    let count = series.remove("files").unwrap();
+    assert_eq!(
+        list["series"],
+        json!([{"node_id": "ADABTC", "interval": 300, "rows": 5_720, "first": 1_515_560_100, "last": 1_517_287_800}])
+    );
+    let table = scene.run(&["ls"]).stdout;
+    assert!(table.starts_with("INTERVAL   ROWS  FIRST"), "{table}");
+    assert!(table.contains("5m        5,720  2018-01-10T04:55:00Z  2018-01-30T04:50:00Z"), "{table}");
+
+    let files = scene.run(&words("files", &[])).stdout;
+    assert_eq!(json!(files.lines().count()), count);
+    assert!(
+        files.lines().all(|path| path.ends_with(".parquet") && std::path::Path::new(path).is_file()),
+        "{files}"
+    );
+    let details = scene.json(&words("files", &[]));
+    let rows: u64 =
+        details["files"].as_array().unwrap().iter().map(|file| file["rows"].as_u64().unwrap()).sum();
+    assert_eq!((rows, &details["files"][0]["path"]), (5_720, &json!(files.lines().next().unwrap())));
+}

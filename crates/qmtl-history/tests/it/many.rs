@@ -1,0 +1,108 @@
+//! Many series in one run: a list in TOML, a shared source, one object or an array.
+
+use serde_json::json;
+
+use super::{Scene, minutes};
+
+/// A file of two symbols, of which one lacks a bar, and a list of their series.
+fn two() -> Scene {
+    let scene = Scene::new();
+    scene.file(
+        "all.csv",
+        "ts,symbol,close\n1704067200,AB,1\n1704067200,CD,2\n1704067260,AB,3\n1704067260,CD,4\n\
+         1704067320,AB,5\n1704067380,AB,6\n1704067380,CD,7\n",
+    );
+    scene.file(
+        "series.toml",
+        "interval = \"1m\"\nsource = \"file:all.csv\"\nsymbol_column = \"symbol\"\n\n\
+         [[series]]\nnode = \"first\"\nsymbol = \"AB\"\n\n[[series]]\nnode = \"CD\"\n",
+    );
+    scene
+}
+
+const FILL: [&str; 7] =
+    ["backfill", "--nodes", "series.toml", "--start", "1704067200", "--end", "1704067440"];
+
+#[test]
+fn a_list_of_series_is_filled_in_one_run() {
+    let scene = two();
+    let filled = scene.json(&FILL);
+    let [first, second] = filled.as_array().unwrap().as_slice() else { panic!("two series: {filled}") };
+    assert_eq!((&first["node_id"], &first["rows_written"]), (&json!("first"), &json!(4)));
+    assert_eq!(
+        (&second["node_id"], &second["known_empty"]),
+        (&json!("CD"), &json!([[1_704_067_320, 1_704_067_320]]))
+    );
+    let covered = scene.json(&["coverage"]);
+    assert_eq!(covered.as_array().unwrap().len(), 2);
+    let run = scene.run(&["verify", "--nodes", "series.toml"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
+#[test]
+fn symbols_are_given_on_the_command_line_too() {
+    let scene = two();
+    let flags = [
+        "backfill",
+        "--node",
+        "first",
+        "--node",
+        "CD",
+        "--interval",
+        "1m",
+        "--source",
+        "all.csv",
+        "--symbol-column",
+        "symbol",
+        "--symbol",
+        "first=AB",
+        "--start",
+        "1704067200",
+        "--end",
+        "1704067440",
+    ];
+    assert_eq!(scene.json(&flags)[0]["rows_written"], 4);
+}
+
+#[test]
+fn a_series_that_fails_does_not_stop_the_others() {
+    let scene = two();
+    let list = std::fs::read_to_string(scene.path("series.toml")).unwrap();
+    scene.file("series.toml", &format!("{list}\n[[series]]\nnode = \"none\"\nsymbol = \"EF\"\n"));
+    let run = scene.run(&FILL);
+    run.fails_with(3, "");
+    assert!(run.stdout.contains("stored       4 rows"), "{run:?}");
+    assert!(run.stdout.contains("no row of this symbol"), "{run:?}");
+}
+
+#[test]
+fn limits_are_shared_and_small_ones_suffice() {
+    let scene = Scene::new();
+    let source = scene.file("minutes.csv", &minutes(5_000));
+    let fill = [
+        "backfill",
+        "--node",
+        "a",
+        "--node",
+        "b",
+        "--node",
+        "c",
+        "--interval",
+        "1m",
+        "--source",
+        &source,
+        "--start",
+        "1704067200",
+        "--end",
+        "1704367200",
+        "--concurrency",
+        "2",
+        "--memory",
+        "64KB",
+        "--window-bars",
+        "100",
+    ];
+    let filled = scene.json(&fill);
+    assert!(filled.as_array().unwrap().iter().all(|series| series["rows_written"] == 5_000), "{filled}");
+    assert_eq!(scene.run(&["verify"]).code, Some(0));
+}

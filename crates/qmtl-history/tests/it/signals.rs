@@ -1,0 +1,132 @@
+//! A backfill that is stopped or killed at any moment loses and doubles nothing.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::{Run, Scene, bars, minutes};
+
+const ROWS: i64 = 60_000;
+
+/// A scene with a file that takes many small commits to store.
+fn scene() -> (Scene, Vec<String>) {
+    let scene = Scene::new();
+    let source = scene.file("minutes.csv", &minutes(ROWS));
+    let end = (1_704_067_200 + ROWS * 60).to_string();
+    let words = [
+        "backfill",
+        "--node",
+        "m",
+        "--interval",
+        "1m",
+        "--source",
+        &source,
+        "--start",
+        "1704067200",
+        "--end",
+        &end,
+        "--window-bars",
+        "500",
+        "--memory",
+        "512KB",
+    ];
+    let words = words.map(str::to_owned).to_vec();
+    (scene, words)
+}
+
+fn fill(scene: &Scene, words: &[String]) -> Run {
+    scene.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// All rows are there, once, with the bits of the input.
+fn is_whole(scene: &Scene) {
+    let verify = scene.run(&["verify", "--json"]);
+    assert_eq!(verify.code, Some(0), "{verify:?}");
+    let csv = scene.run(&["export", "--node", "m", "--interval", "1m", "--ts-format", "s"]).stdout;
+    assert!(bars(&csv, 1) == bars(&minutes(ROWS), 1), "the rows differ from the input");
+}
+
+/// Delays without a pattern; the machine's own jitter does the rest.
+fn delays(seed: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(seed), |x| {
+        let x = x ^ (x << 13);
+        let x = x ^ (x >> 7);
+        Some(x ^ (x << 17))
+    })
+}
+
+#[test]
+fn kills_at_random_moments_lose_and_double_nothing() {
+    let (first, words) = scene();
+    let started = Instant::now();
+    assert_eq!(fill(&first, &words).code, Some(0));
+    let whole_run = u64::try_from(started.elapsed().as_micros()).unwrap();
+    is_whole(&first);
+
+    let (mut kills, mut inside, mut rounds) = (0, 0, 0);
+    let mut delays = delays(0x5EED);
+    while kills < 50 {
+        // A store that has become whole makes room for a new one.
+        let (scene, words) = scene();
+        rounds += 1;
+        for _ in 0..10 {
+            let mut child = scene
+                .command(&words.iter().map(String::as_str).collect::<Vec<_>>())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let delay = Duration::from_micros(delays.next().unwrap() % whole_run);
+            std::thread::sleep(delay);
+            let ended = child.try_wait().unwrap().is_some();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            inside += u32::from(!ended);
+            // What is there after a kill is sound, however little it is.
+            let verify = scene.run(&["verify"]);
+            assert!(matches!(verify.code, Some(0 | 4)), "{verify:?}");
+            if ended {
+                break;
+            }
+        }
+        let run = fill(&scene, &words);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        is_whole(&scene);
+    }
+    assert!(inside >= 25, "only {inside} of {kills} kills fell into a run ({rounds} stores)");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
+    use std::io::{BufRead, BufReader};
+
+    let (scene, words) = scene();
+    let mut child = scene
+        .command(&words.iter().map(String::as_str).collect::<Vec<_>>())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The second line of progress: something is stored, and more is to come.
+    let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
+    progress.by_ref().nth(1).unwrap().unwrap();
+    let interrupted =
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let rest: Vec<_> = progress.map(Result::unwrap).collect();
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(130), "{run:?} {rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("rows are stored and kept; the same command goes on")),
+        "{rest:?}"
+    );
+    assert!(run.stdout.contains("rows before the interruption"), "{run:?}");
+
+    let stored = scene.json(&["ls"])["series"][0]["rows"].as_u64().unwrap();
+    assert!(stored > 0 && stored < ROWS.unsigned_abs(), "{stored}");
+    let args: Vec<_> = words.iter().map(String::as_str).collect();
+    let rest = scene.json(&args);
+    assert_eq!(rest["rows_written"], ROWS.unsigned_abs() - stored);
+    is_whole(&scene);
+}
