@@ -1,1 +1,17 @@
-//! Embedded history store: plain Parquet files with durable commits.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod cache;
+mod config;
+mod disk;
+mod error;
+mod file;
+mod footer;
+mod layout;
+mod read;
+mod store;
+mod types;
+mod write;
+
+pub use backend::{ParquetBackend, StoredPartition};
+pub use config::{Codec, ParquetConfig};

@@ -1,0 +1,211 @@
+//! The backend: the store's calls, off the async threads and one writer of a partition at a time.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::{
+    BatchStream, BoxStream, Capabilities, Coverage, Error, ErrorKind, HistoryBackend, ReadRequest, Result,
+    SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
+};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::config::ParquetConfig;
+use crate::layout::{Partition, SeriesFolder};
+use crate::store::{Store, with_columns};
+use crate::write::{self, Part};
+use crate::{error, read, types};
+
+/// Partitions that one write commits at once: enough that their waits for the disk overlap.
+const WRITE_CONCURRENCY: usize = 4;
+
+/// The locks of partitions by folder. The flag says that this handle has flushed the folder's
+/// entry in its parents to the disk.
+type Locks = Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<bool>>>>;
+
+/// A history store of plain Parquet files in a folder.
+///
+/// Handles are cheap to clone and share everything. Several processes may use one folder: commits
+/// are exact between them. Every call needs a Tokio runtime, whose blocking threads do the work.
+#[derive(Clone, Debug)]
+pub struct ParquetBackend {
+    store: Arc<Store>,
+    locks: Arc<Locks>,
+}
+
+/// The newest file of a partition: together with those of the other partitions, exactly the rows
+/// of a series. Older commits may lie beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredPartition {
+    /// The Parquet file.
+    pub path: PathBuf,
+    /// The span of time that the file answers for.
+    pub partition: TimeRange,
+    /// Rows in the file; none when it holds proofs of emptiness alone.
+    pub rows: u64,
+    /// The file's size in bytes.
+    pub bytes: u64,
+    /// The commit's number within its partition, from 1.
+    pub seq: u64,
+}
+
+impl ParquetBackend {
+    /// Opens the store of `config`. Nothing is created before the first write.
+    ///
+    /// Errors: `InvalidInput` for a value out of bounds, `Storage` when a file stands in the place
+    /// of the folder, `NotFound` when there is no folder and [`ParquetConfig::create`] is false.
+    pub async fn open(config: ParquetConfig) -> Result<Self> {
+        config.validate()?;
+        blocking(move || {
+            check_root(&config.root, config.create)?;
+            Ok(Self { store: Arc::new(Store::new(config)), locks: Arc::default() })
+        })
+        .await
+    }
+
+    /// The files that hold the series' rows in `range` and nothing else of the store, ascending in
+    /// time: what to hand to another reader of Parquet. Partitions are listed whole.
+    pub async fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
+        let key = key.clone();
+        self.call(move |store| store.files(&key, range)).await
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(&self.store);
+        blocking(move || work(&store)).await
+    }
+
+    /// Writes one part, alone in this process.
+    async fn write_part(
+        &self,
+        series: &SeriesFolder,
+        (partition, part): (Partition, Part),
+        request: &WriteRequest,
+    ) -> Result<WriteReceipt> {
+        let folder = series.partition(partition);
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(folder.clone()).or_default())
+        };
+        // The guard goes along to the thread: a caller that gives up does not free the partition
+        // while its commit is under way.
+        let mut is_durable = lock.lock_owned().await;
+        let (series, on_conflict) = (series.clone(), request.on_conflict);
+        self.call(move |store| {
+            if !*is_durable {
+                store.create(&series, &folder, true)?;
+                *is_durable = true;
+            }
+            write::commit(store, &series, (partition, &part), on_conflict)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl HistoryBackend for ParquetBackend {
+    async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
+        read::read_range(Arc::clone(&self.store), request.clone()).await
+    }
+
+    async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+        let (series, parts) = {
+            let request = request.clone();
+            self.call(move |store| prepare(store, &request, &rows)).await?
+        };
+        let outcomes: Vec<Result<WriteReceipt>> = stream::iter(parts)
+            .map(|part| self.write_part(&series, part, request))
+            .buffer_unordered(WRITE_CONCURRENCY)
+            .collect()
+            .await;
+        outcomes.into_iter().try_fold(WriteReceipt::default(), |all, one| {
+            let one = one?;
+            Ok(WriteReceipt::new(
+                all.rows_written + one.rows_written,
+                all.rows_replaced + one.rows_replaced,
+                all.rows_kept_out + one.rows_kept_out,
+            ))
+        })
+    }
+
+    async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
+        let key = key.clone();
+        self.call(move |store| store.coverage(&key, range)).await
+    }
+
+    async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
+        Ok(stream::iter(self.call(Store::series).await?).boxed())
+    }
+
+    async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
+        let key = key.clone();
+        self.call(move |store| store.revision(&key)).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("parquet", types::holds)
+    }
+}
+
+/// Refuses what cannot be stored, before anything is; then makes room for new columns.
+fn prepare(
+    store: &Store,
+    request: &WriteRequest,
+    rows: &RecordBatch,
+) -> Result<(SeriesFolder, Vec<(Partition, Part)>)> {
+    let key = &request.key;
+    frame::check(key, rows)?;
+    let fields = rows.schema_ref().fields();
+    if let Some(field) = fields.iter().find(|field| !types::holds(field.data_type())) {
+        return Err(Error::schema(
+            "a Parquet store cannot hold a column of this type unchanged; cast it first",
+        )
+        .with("series", key)
+        .with("column", field.name())
+        .with("type", field.data_type()));
+    }
+    let series = store.series_folder(key)?;
+    let stored = store.columns(&series)?.schema;
+    frame::check_types(key, rows.schema_ref(), &stored)?;
+    let payload = fields.iter().skip(1).map(|field| (field.name().as_str(), field.data_type().clone()));
+    let rows = types::conform(rows, &frame::schema_of(payload))?;
+    let parts = write::cut(request, &rows)?;
+    if with_columns(&stored, rows.schema_ref()).is_some()
+        && write::stores_rows(store, &series, &parts, request.on_conflict)?
+    {
+        store.add_columns(&series, rows.schema_ref())?;
+    }
+    Ok((series, parts.into_iter().collect()))
+}
+
+fn check_root(root: &Path, create: bool) -> Result<()> {
+    match std::fs::metadata(root) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(error::storage("open the store", root, std::io::ErrorKind::NotADirectory.into())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if create {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::NotFound, "there is no store in this folder; check the path")
+                .with("path", root.display()))
+        }
+        Err(e) => Err(error::storage("open the store", root, e)),
+    }
+}
+
+/// Runs `work` on a thread that may block; a panic there goes on here.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    spawn_blocking(work).await.unwrap_or_else(|e| match JoinError::try_into_panic(e) {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(e) => Err(Error::new(ErrorKind::Cancelled, "the runtime is shutting down").caused_by(e)),
+    })
+}

@@ -1,0 +1,71 @@
+//! How a store is opened.
+
+use std::path::PathBuf;
+
+use qmtl_history_api::{Error, Result};
+
+/// How the pages of a file are compressed. Files of different codecs live side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// LZ4 block: half the size of plain bars at nearly the speed of no compression.
+    #[default]
+    Lz4,
+    /// Zstandard, level 1: a third smaller than LZ4, at about twice the time of a write.
+    Zstd,
+    /// No compression: the fastest reads, two to three times the size.
+    None,
+}
+
+/// Where a store is and how it writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParquetConfig {
+    /// The folder of the store.
+    pub root: PathBuf,
+    /// How new files are compressed.
+    pub codec: Codec,
+    /// Rows in a row group, the smallest part of a file that is read: 1 to 50,000.
+    pub row_group_rows: usize,
+    /// Whether a write may create the folder; `false` refuses to open a store that is not there.
+    pub create: bool,
+}
+
+impl ParquetConfig {
+    /// A store under `root`, which the first write creates when it is not there.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), codec: Codec::default(), row_group_rows: 10_000, create: true }
+    }
+
+    /// Chooses how new files are compressed.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Chooses the rows of a row group, 1 to 50,000.
+    #[must_use]
+    pub fn with_row_group_rows(mut self, rows: usize) -> Self {
+        self.row_group_rows = rows;
+        self
+    }
+
+    /// Chooses whether a write may create the folder. With `false`, opening a store that is not
+    /// there is `NotFound`: a command that only reads tells its user about a mistyped path.
+    #[must_use]
+    pub fn with_create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let limit = usize::try_from(crate::layout::PARTITION_BARS).unwrap_or(usize::MAX);
+        if (1..=limit).contains(&self.row_group_rows) {
+            Ok(())
+        } else {
+            Err(Error::invalid("row_group_rows must be 1 to 50000").with("value", self.row_group_rows))
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! One file: encoding a commit into bytes, reading it back, and proving that no byte has changed.
+//!
+//! A file is `PAR1`, column chunks, 32 bytes of BLAKE3 over the Parquet footer, the footer, its
+//! length, `PAR1`. The footer holds a checksum of each column chunk; so nothing that is decoded is
+//! taken on trust, and any Parquet reader still opens the file.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, buf::Reader};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    KeyValue, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData, SortingColumn,
+};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnPath;
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
+use qmtl_history_api::{Error, Result, TimeRange, frame};
+
+use crate::config::Codec;
+use crate::error;
+use crate::footer::{Checksums, Footer, KEY};
+
+const MAGIC: &[u8] = b"PAR1";
+/// The footer's length and the magic at the end.
+const TAIL: usize = 8;
+/// The checksum before the footer.
+const HASH: usize = 32;
+/// How much of a file's end is read at first; nearly every footer fits.
+const GUESS: usize = 64 * 1024;
+
+/// How files are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoder {
+    pub(crate) codec: Codec,
+    pub(crate) row_group_rows: usize,
+}
+
+impl Encoder {
+    /// The bytes of a file with these rows.
+    pub(crate) fn encode(self, footer: &Footer, rows: &RecordBatch) -> Result<Vec<u8>> {
+        let fault = |e: ParquetError| {
+            Error::unexpected("cannot encode the rows as Parquet").with("series", &footer.key).caused_by(e)
+        };
+        let mut writer =
+            ArrowWriter::try_new(Vec::new(), rows.schema(), Some(self.properties())).map_err(fault)?;
+        writer.write(rows).map_err(fault)?;
+        writer.flush().map_err(fault)?;
+        writer.sync().map_err(|e| Error::unexpected("cannot encode the rows as Parquet").caused_by(e))?;
+        let body = writer.inner();
+        let chunks = writer
+            .flushed_row_groups()
+            .iter()
+            .map(|group| byte_ranges(group).map(|range| Ok(checksum(&body[range?]))).collect())
+            .collect::<std::result::Result<Checksums, ParquetError>>()
+            .map_err(fault)?;
+        writer.append_key_value_metadata(KeyValue::new(KEY.to_owned(), footer.encode(chunks)?));
+        let mut bytes = writer.into_inner().map_err(fault)?;
+        let at = footer_start(&bytes).expect("a written file ends with its footer");
+        let hash = blake3::hash(&bytes[at..bytes.len() - TAIL]);
+        bytes.splice(at..at, *hash.as_bytes());
+        Ok(bytes)
+    }
+
+    fn properties(self) -> WriterProperties {
+        let ts = ColumnPath::from(frame::TS);
+        WriterProperties::builder()
+            .set_created_by(concat!("qmtl-io-parquet ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_compression(match self.codec {
+                Codec::Lz4 => Compression::LZ4_RAW,
+                Codec::Zstd => Compression::ZSTD(ZstdLevel::default()),
+                Codec::None => Compression::UNCOMPRESSED,
+            })
+            .set_max_row_group_row_count(Some(self.row_group_rows))
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            // No page index: everything between the magic and the footer is column chunks, all of
+            // which have their checksum.
+            .set_offset_index_disabled(true)
+            .set_sorting_columns(Some(vec![SortingColumn {
+                column_idx: 0,
+                descending: false,
+                nulls_first: false,
+            }]))
+            .set_column_dictionary_enabled(ts.clone(), false)
+            .set_column_encoding(ts, Encoding::DELTA_BINARY_PACKED)
+            .build()
+    }
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..16].to_owned()
+}
+
+/// Where the Parquet footer starts in bytes that end with it; `None` when it would start outside.
+fn footer_start(bytes: &[u8]) -> Option<usize> {
+    let (rest, tail) = bytes.split_last_chunk::<TAIL>()?;
+    let length = u32::from_le_bytes(*tail.first_chunk()?);
+    rest.len().checked_sub(usize::try_from(length).ok()?)
+}
+
+/// Where the column chunks of a row group stand in the file.
+fn byte_ranges(
+    group: &RowGroupMetaData,
+) -> impl Iterator<Item = std::result::Result<std::ops::Range<usize>, ParquetError>> {
+    group.columns().iter().map(|column| {
+        let (start, length) = column.byte_range();
+        let start = usize::try_from(start)?;
+        Ok(start..start + usize::try_from(length)?)
+    })
+}
+
+/// A file whose footer has been read and found whole.
+#[derive(Debug)]
+pub(crate) struct StoredFile {
+    path: PathBuf,
+    file: File,
+    parquet: ArrowReaderMetadata,
+    schema: SchemaRef,
+    footer: Footer,
+    chunks: Checksums,
+}
+
+impl StoredFile {
+    /// Opens a file and reads its footer. `Ok(None)` when there is no such file, `Corrupt` when the
+    /// footer is damaged or of a newer format.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(error::storage("open a file of the store", path, e)),
+        };
+        let bytes = read_footer(&mut file, path)?;
+        let damaged = |e: ParquetError| error::corrupt(path, "the file's footer is damaged").caused_by(e);
+        let metadata = ParquetMetaDataReader::decode_metadata(&bytes).map_err(damaged)?;
+        let text = metadata
+            .file_metadata()
+            .key_value_metadata()
+            .and_then(|pairs| pairs.iter().find(|pair| pair.key == KEY))
+            .and_then(|pair| pair.value.as_deref())
+            .ok_or_else(|| error::corrupt(path, "the file was not written by this store"))?;
+        let (footer, chunks) = Footer::decode(text, path)?;
+        let groups = metadata.row_groups();
+        let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum::<u64>();
+        let is_consistent = rows == footer.rows
+            && groups.iter().map(RowGroupMetaData::num_columns).eq(chunks.iter().map(Vec::len));
+        if !is_consistent {
+            return Err(error::corrupt(path, "the file's footer contradicts itself"));
+        }
+        let parquet =
+            ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(damaged)?;
+        let schema = Arc::new(Schema::new(parquet.schema().fields().clone()));
+        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, chunks }))
+    }
+
+    pub(crate) fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    /// The columns of this file.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Decodes the row groups that overlap `range` (rows beside it may come along), those of the
+    /// file's columns that `wanted` has, in the file's order. Every chunk is checked first.
+    pub(crate) fn read(&self, range: TimeRange, wanted: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        let roots: Vec<bool> = self
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| wanted.column_with_name(field.name()).is_some())
+            .collect();
+        (0..self.metadata().num_row_groups())
+            .filter(|group| overlaps(self.metadata().row_group(*group), range))
+            .map(|group| self.read_group(group, &roots))
+            .filter_map(Result::transpose)
+            .collect()
+    }
+
+    fn metadata(&self) -> &ParquetMetaData {
+        self.parquet.metadata()
+    }
+
+    fn read_group(&self, group: usize, roots: &[bool]) -> Result<Option<RecordBatch>> {
+        let damaged =
+            |e: ParquetError| error::corrupt(&self.path, "the file's data cannot be decoded").caused_by(e);
+        let descriptor = self.parquet.parquet_schema();
+        let is_wanted = |leaf: usize| roots[descriptor.get_column_root_idx(leaf)];
+        let chunks = Chunks {
+            chunks: byte_ranges(self.metadata().row_group(group))
+                .enumerate()
+                .filter(|(leaf, _)| is_wanted(*leaf))
+                .map(|(leaf, range)| {
+                    let range = range.map_err(damaged)?;
+                    let start = range.start;
+                    Ok((start, self.read_chunk(range, &self.chunks[group][leaf])?))
+                })
+                .collect::<Result<_>>()?,
+        };
+        let leaves = (0..descriptor.num_columns()).filter(|leaf| is_wanted(*leaf));
+        ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, self.parquet.clone())
+            .with_projection(ProjectionMask::leaves(descriptor, leaves))
+            .with_row_groups(vec![group])
+            .with_batch_size(usize::try_from(self.footer.rows).unwrap_or(usize::MAX))
+            .build()
+            .map_err(damaged)?
+            .next()
+            .transpose()
+            .map_err(|e| error::corrupt(&self.path, "the file's data cannot be decoded").caused_by(e))
+    }
+
+    fn read_chunk(&self, range: std::ops::Range<usize>, expected: &str) -> Result<Bytes> {
+        let bytes = read_at(&self.file, &self.path, range.start, range.len())?;
+        if checksum(&bytes) == expected {
+            Ok(bytes.into())
+        } else {
+            Err(error::corrupt(&self.path, "the file's data fails its checksum").with("offset", range.start))
+        }
+    }
+}
+
+/// The bytes of the Parquet footer, checked.
+fn read_footer(file: &mut File, path: &Path) -> Result<Vec<u8>> {
+    let truncated = || error::corrupt(path, "the file is truncated");
+    let length = file.metadata().map_err(|e| error::storage("read a file of the store", path, e))?.len();
+    let length = usize::try_from(length).map_err(|_| truncated())?;
+    let mut tail = read_at(file, path, length.saturating_sub(GUESS), GUESS.min(length))?;
+    if !tail.ends_with(MAGIC) {
+        return Err(truncated());
+    }
+    let size = tail.last_chunk::<TAIL>().and_then(|tail| tail.first_chunk()).ok_or_else(truncated)?;
+    let size = usize::try_from(u32::from_le_bytes(*size)).unwrap_or(usize::MAX);
+    let needed = size.saturating_add(TAIL + HASH);
+    let start = length.checked_sub(needed).ok_or_else(truncated)?;
+    if needed > tail.len() {
+        tail = read_at(file, path, start, needed)?;
+    }
+    let (hash, footer) = tail[tail.len() - needed..tail.len() - TAIL].split_at(HASH);
+    if blake3::hash(footer).as_bytes() == hash {
+        Ok(footer.to_vec())
+    } else {
+        Err(error::corrupt(path, "the file's footer fails its checksum"))
+    }
+}
+
+fn read_at(mut file: &File, path: &Path, start: usize, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let offset = u64::try_from(start).unwrap_or(u64::MAX);
+    file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| {
+        if e.kind() == io::ErrorKind::UnexpectedEof {
+            error::corrupt(path, "the file is truncated")
+        } else {
+            error::storage("read a file of the store", path, e)
+        }
+    })?;
+    Ok(bytes)
+}
+
+/// Whether the row group's statistics allow a row of `range`.
+fn overlaps(group: &RowGroupMetaData, range: TimeRange) -> bool {
+    match group.column(0).statistics() {
+        Some(Statistics::Int64(ts)) => {
+            ts.min_opt().is_none_or(|first| *first < range.end().as_micros())
+                && ts.max_opt().is_none_or(|last| *last >= range.start().as_micros())
+        }
+        _ => true,
+    }
+}
+
+/// Column chunks in memory, by their offset in the file.
+struct Chunks {
+    chunks: Vec<(usize, Bytes)>,
+}
+
+impl Chunks {
+    fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
+        let start = usize::try_from(start)?;
+        let after = self.chunks.partition_point(|(offset, _)| *offset <= start);
+        after
+            .checked_sub(1)
+            .map(|index| &self.chunks[index])
+            .filter(|(offset, bytes)| start - offset <= bytes.len())
+            .map(|(offset, bytes)| bytes.slice(start - offset..))
+            .ok_or_else(|| ParquetError::EOF(format!("no column chunk stands at offset {start}")))
+    }
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.chunks.last().map_or(0, |(offset, bytes)| (offset + bytes.len()) as u64)
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let bytes = self.from(start)?;
+        if length <= bytes.len() {
+            Ok(bytes.slice(..length))
+        } else {
+            Err(ParquetError::EOF(format!("{length} bytes at offset {start} leave their column chunk")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

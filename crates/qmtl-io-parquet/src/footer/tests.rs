@@ -1,0 +1,140 @@
+//! The footer's text: what is written is read, and nothing else is believed.
+
+use proptest::prelude::*;
+use qmtl_history_api::ErrorKind;
+
+use super::*;
+
+const PATH: &str = "store/x/1m/0000000001.parquet";
+
+fn partition() -> Partition {
+    Partition::around(Interval::MINUTE, "2024-01-01".parse().unwrap())
+}
+
+/// The bars `from..to` of the partition.
+fn bars(from: i64, to: i64) -> TimeRange {
+    let at = |bar: i64| partition().range().start().checked_add_micros(bar * 60_000_000).unwrap();
+    TimeRange::new(at(from), at(to)).unwrap()
+}
+
+fn footer(coverage: Coverage) -> Footer {
+    Footer {
+        kind: Kind::Full,
+        key: SeriesKey::new("blake3:ab/../\"x\" 🦀", Interval::MINUTE).unwrap(),
+        partition: Some(partition()),
+        seq: 3,
+        built_on: 2,
+        rows: coverage.present().count(Interval::MINUTE),
+        coverage,
+    }
+}
+
+fn refused(text: &str) -> String {
+    let error = Footer::decode(text, Path::new(PATH)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(PATH), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn the_text_is_compact_and_says_what_the_file_is() {
+    let mut coverage = Coverage::of_present([bars(2, 5), bars(7, 8)].into_iter().collect());
+    coverage.add_empty(&EmptyProof::new(
+        SourceId::new("file:a.csv").unwrap(),
+        bars(5, 7).into(),
+        "no row",
+        "2024-06-01".parse().unwrap(),
+    ));
+    let chunks = vec![vec!["00112233445566aa".to_owned()]];
+    let text = footer(coverage).encode(chunks.clone()).unwrap();
+    assert_eq!(
+        text,
+        concat!(
+            r#"{"format":1,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
+            r#""partition":"20231231T052000Z","seq":3,"built_on":2,"rows":4,"present":[2,3,2,1],"#,
+            r#""known_empty":[{"source":"file:a.csv","reason":"no row","answered_at":1717200000000000,"#,
+            r#""ranges":[300000000,120000000]}],"chunks":[["00112233445566aa"]]}"#
+        )
+    );
+    assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().1, chunks);
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
+    assert_eq!(
+        refused(r#"{"format":7,"layout":"unheard of"}"#),
+        format!(
+            "the file has format version 7 and this program knows up to 1: upgrade the program (path: {PATH})"
+        )
+    );
+}
+
+#[test]
+fn a_kind_or_a_claim_outside_the_format_is_refused() {
+    let good = footer(Coverage::of_present(bars(0, 10).into())).encode(Vec::new()).unwrap();
+    for (from, to, field) in [
+        (r#""kind":"full""#, r#""kind":"delta""#, "damaged"),
+        (r#""interval":"1m""#, r#""interval":"1M""#, "field: interval"),
+        ("20231231T052000Z", "20231231T052100Z", "field: partition"),
+        (r#""rows":10"#, r#""rows":11"#, "field: rows"),
+        (r#""present":[0,10]"#, r#""present":[0,10,3]"#, "field: present"),
+        (r#""present":[0,10]"#, r#""present":[49999,2]"#, "field: present"),
+        (r#""present":[0,10]"#, r#""present":[0,10,1,0]"#, "field: present"),
+        (r#""present":[0,10]"#, r#""present":[18446744073709551615,10]"#, "field: present"),
+        (r#""format":1"#, r#""format":"1""#, "damaged"),
+    ] {
+        let bad = good.replace(from, to);
+        assert_ne!(bad, good);
+        let message = refused(&bad);
+        assert!(message.contains(field), "{to}: {message}");
+    }
+}
+
+#[test]
+fn the_last_bar_before_the_end_of_time_can_be_stored() {
+    let last = Partition::around(Interval::DAY, Timestamp::MAX);
+    let points = last.range().points(Interval::DAY);
+    let coverage = Coverage::of_present(RangeSet::from_sorted_points(points, Interval::DAY));
+    let footer = Footer {
+        key: SeriesKey::new("x", Interval::DAY).unwrap(),
+        partition: Some(last),
+        rows: coverage.present().count(Interval::DAY),
+        ..footer(coverage)
+    };
+    let text = footer.encode(Vec::new()).unwrap();
+    assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().0, footer);
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        present in proptest::collection::vec((0i64..50_000, 1i64..500), 0..40),
+        proofs in proptest::collection::vec((0i64..50_000, 1i64..500, 0i64..3_000_000_000_000_000, 0..3u8), 0..8),
+    ) {
+        let clip = |from: i64, length: i64| bars(from, (from + length).min(50_000));
+        let mut coverage = Coverage::of_present(present.into_iter().map(|(from, n)| clip(from, n)).collect());
+        for (from, n, answered_at, source) in proofs {
+            // Proofs need not lie on the grid, and the end of what is settled seldom does.
+            let range = clip(from, n);
+            let shifted = range.start().checked_add_micros(answered_at % 60_000_000).unwrap();
+            let range = TimeRange::checked(shifted, range.end()).unwrap_or(range);
+            coverage.add_empty(&EmptyProof::new(
+                SourceId::new(format!("s{source}")).unwrap(),
+                range.into(),
+                "no row",
+                Timestamp::from_micros(answered_at).unwrap(),
+            ));
+        }
+        let footer = footer(coverage);
+        let text = footer.encode(Vec::new()).unwrap();
+        prop_assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().0, footer);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,200}", cut in 0usize..400) {
+        let _ = Footer::decode(&text, Path::new(PATH));
+        let good = footer(Coverage::of_present(bars(0, 10).into())).encode(Vec::new()).unwrap();
+        let head: String = good.chars().take(cut).collect();
+        let _ = Footer::decode(&head, Path::new(PATH));
+    }
+}

@@ -1,0 +1,127 @@
+//! Where things stand in the folder tree: series folders, partitions of the grid, file names.
+
+use std::path::{Path, PathBuf};
+
+use qmtl_history_api::{Interval, NodeId, SeriesKey, TimeRange, Timestamp};
+
+/// The bars of a partition; fixed by the format.
+pub(crate) const PARTITION_BARS: i64 = 50_000;
+
+/// The file in a node's folder that holds the node id.
+pub(crate) const SERIES_FILE: &str = "_series.json";
+
+/// The folder in an interval's folder that holds the column versions.
+pub(crate) const SCHEMA_FOLDER: &str = "_schema";
+
+/// What the names of files that are still being written start with.
+pub(crate) const TEMP_PREFIX: &str = ".tmp-";
+
+/// A span of [`PARTITION_BARS`] bars of an interval's grid, aligned to the first point of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Partition(TimeRange);
+
+impl Partition {
+    /// The partition around `ts`; a point before the grid's first belongs to the first partition.
+    pub(crate) fn around(interval: Interval, ts: Timestamp) -> Self {
+        let origin = interval.ceil(Timestamp::MIN).unwrap_or(Timestamp::MIN);
+        let span = interval.as_micros().saturating_mul(PARTITION_BARS);
+        let behind = ts.as_micros().saturating_sub(origin.as_micros()).max(0);
+        let start = origin.checked_add_micros(behind / span * span).unwrap_or(origin);
+        let end = start.checked_add_micros(span).unwrap_or(Timestamp::MAX);
+        Self(TimeRange::checked(start, end).expect("a partition starts at a whole second, MAX is none"))
+    }
+
+    /// The partitions that hold a grid point of `range`, ascending.
+    pub(crate) fn over(interval: Interval, range: TimeRange) -> impl Iterator<Item = Self> {
+        let bounds = range.bounds(interval);
+        std::iter::successors(bounds.map(|(first, _)| Self::around(interval, first)), move |partition| {
+            let next = partition.0.end();
+            bounds.is_some_and(|(_, last)| next <= last).then(|| Self::around(interval, next))
+        })
+    }
+
+    /// The span of time.
+    pub(crate) fn range(self) -> TimeRange {
+        self.0
+    }
+
+    /// The folder's name: the start in basic ISO 8601, which sorts by time.
+    pub(crate) fn name(self) -> String {
+        self.0.start().to_string().replace(['-', ':'], "")
+    }
+
+    /// The partition of a folder's name, `None` for a name that this format does not give.
+    pub(crate) fn parse(interval: Interval, name: &str) -> Option<Self> {
+        if name.len() != 16 || !name.is_ascii() {
+            return None;
+        }
+        let iso =
+            format!("{}-{}-{}:{}:{}", &name[..4], &name[4..6], &name[6..11], &name[11..13], &name[13..]);
+        let partition = Self::around(interval, iso.parse().ok()?);
+        (partition.name() == name).then_some(partition)
+    }
+}
+
+/// The folder of one series.
+#[derive(Clone, Debug)]
+pub(crate) struct SeriesFolder {
+    pub(crate) key: SeriesKey,
+    root: PathBuf,
+}
+
+impl SeriesFolder {
+    pub(crate) fn new(root: &Path, key: &SeriesKey) -> Self {
+        Self { key: key.clone(), root: root.to_owned() }
+    }
+
+    /// The folder of the node, which all its intervals share.
+    pub(crate) fn node(&self) -> PathBuf {
+        self.root.join(node_folder(&self.key.node_id))
+    }
+
+    pub(crate) fn interval(&self) -> PathBuf {
+        self.node().join(self.key.interval.to_string())
+    }
+
+    pub(crate) fn schemas(&self) -> PathBuf {
+        self.interval().join(SCHEMA_FOLDER)
+    }
+
+    pub(crate) fn partition(&self, partition: Partition) -> PathBuf {
+        self.interval().join(partition.name())
+    }
+}
+
+/// The name of a node's folder: readable ASCII of the id, then 16 hex digits of its BLAKE3 hash,
+/// which tell apart what the readable part cannot.
+pub(crate) fn node_folder(node_id: &NodeId) -> String {
+    const SLUG_CHARS: usize = 40;
+    let mut slug = String::with_capacity(SLUG_CHARS);
+    for c in node_id.as_str().chars() {
+        match c {
+            _ if slug.len() == SLUG_CHARS => break,
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => slug.push(c),
+            _ if !slug.is_empty() && !slug.ends_with('-') => slug.push('-'),
+            _ => {}
+        }
+    }
+    let slug = match slug.trim_end_matches('-') {
+        "" => "node",
+        slug => slug,
+    };
+    format!("{slug}-{}", &blake3::hash(node_id.as_str().as_bytes()).to_hex()[..16])
+}
+
+/// The name of the commit `seq`.
+pub(crate) fn commit_file(seq: u64) -> String {
+    format!("{seq:010}.parquet")
+}
+
+/// The number of a commit's file, `None` for a name that this format does not give.
+pub(crate) fn parse_commit(name: &str) -> Option<u64> {
+    let seq = name.strip_suffix(".parquet")?.parse().ok()?;
+    (seq > 0 && commit_file(seq) == name).then_some(seq)
+}
+
+#[cfg(test)]
+mod tests;

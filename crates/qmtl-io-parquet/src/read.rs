@@ -1,0 +1,78 @@
+//! Reading: plan the partitions, decode them one after the other with the next ones under way.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::backend::unknown_column;
+use qmtl_history_api::{BatchStream, ReadRequest, Result, TimeRange, frame};
+
+use crate::backend::blocking;
+use crate::layout::{Partition, SeriesFolder};
+use crate::store::Store;
+use crate::types::conform;
+
+/// Partitions that are decoded at once: one for the caller and one ahead.
+const AHEAD: usize = 2;
+
+/// A read whose commits and columns are fixed and whose rows are still on the disk.
+struct Plan {
+    series: SeriesFolder,
+    range: TimeRange,
+    schema: SchemaRef,
+    partitions: Vec<(Partition, u64)>,
+}
+
+/// Streams the rows of a range.
+pub(crate) async fn read_range(store: Arc<Store>, request: ReadRequest) -> Result<BatchStream> {
+    let plan = {
+        let store = Arc::clone(&store);
+        Arc::new(blocking(move || Plan::new(&store, &request)).await?)
+    };
+    let schema = Arc::clone(&plan.schema);
+    let partitions = (0..plan.partitions.len()).map(move |index| {
+        let (store, plan) = (Arc::clone(&store), Arc::clone(&plan));
+        blocking(move || plan.read(&store, index))
+    });
+    let batches = stream::iter(partitions)
+        .buffered(AHEAD)
+        .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
+        .try_flatten();
+    Ok(BatchStream::new(schema, batches.boxed()))
+}
+
+impl Plan {
+    fn new(store: &Store, request: &ReadRequest) -> Result<Self> {
+        let series = store.series_folder(&request.key)?;
+        let partitions = store.partitions(&series, request.range)?;
+        let stored = store.columns(&series)?.schema;
+        let schema = match &request.columns {
+            None => stored,
+            Some(columns) => {
+                let fields = columns.iter().map(|name| match stored.field_with_name(name) {
+                    Ok(field) if name != frame::TS => Ok((name.as_str(), field.data_type().clone())),
+                    _ => Err(unknown_column(&request.key, name)),
+                });
+                frame::schema_of(fields.collect::<Result<Vec<_>>>()?)
+            }
+        };
+        Ok(Self { series, range: request.range, schema, partitions })
+    }
+
+    /// The rows of one partition inside the range.
+    fn read(&self, store: &Store, index: usize) -> Result<Vec<RecordBatch>> {
+        let (partition, seq) = self.partitions[index];
+        let file = store.open(&self.series, partition, seq)?;
+        let mut batches = Vec::new();
+        for batch in file.read(self.range, &self.schema)? {
+            let ts = frame::timestamps(&batch)?.values();
+            let from = ts.partition_point(|micros| *micros < self.range.start().as_micros());
+            let to = ts.partition_point(|micros| *micros < self.range.end().as_micros());
+            if from < to {
+                batches.push(conform(&batch.slice(from, to - from), &self.schema)?);
+            }
+        }
+        Ok(batches)
+    }
+}
