@@ -174,7 +174,9 @@ impl Inner {
 
     /// Up to three symbols of the file that are spelled most like `symbol`.
     fn nearest(&self, symbol: &str) -> String {
-        let distance = |other: &str| strsim::levenshtein(&symbol.to_lowercase(), &other.to_lowercase());
+        // A node id may be long, and the file may hold many symbols.
+        let wanted: String = symbol.chars().take(64).collect::<String>().to_lowercase();
+        let distance = |other: &str| strsim::levenshtein(&wanted, &other.to_lowercase());
         let mut known: Vec<_> = self.opened.index.symbols().map(|other| (distance(other), other)).collect();
         known.sort_unstable();
         known.iter().take(3).map(|(_, other)| format!("{other:?}")).collect::<Vec<_>>().join(", ")

@@ -21,7 +21,7 @@ pub(super) struct Roles {
 /// `InvalidInput` when a configured column is not there, or when not exactly one is named like a
 /// time column and none is configured; `Schema` when two columns would come out under one name.
 pub(super) fn find_roles(config: &FileConfig, columns: &[(usize, &str)]) -> Result<Roles> {
-    let seen = || columns.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+    let seen = || columns.iter().take(20).map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
     let named = |what: &str, wanted: &str| {
         columns.iter().find(|(_, name)| *name == wanted).map(|(at, _)| *at).ok_or_else(|| {
             Error::invalid(format!("the file has no column of the name given for the {what}"))

@@ -84,16 +84,20 @@ impl Columns {
         first_row: u64,
     ) -> Result<()> {
         let times = self.times(batch, first_row)?;
-        let symbols = self.symbols(batch)?;
-        let mut last: Option<(&str, usize)> = None;
-        for row in 0..times.len() {
-            let symbol = symbols.as_ref().map_or("", |symbols| symbols.value(row));
+        let Some(symbols) = self.symbols(batch)? else {
+            let id = builder.id("")?;
+            times.values().iter().for_each(|time| builder.row(id, *time));
+            return Ok(());
+        };
+        let mut last = None;
+        for (row, time) in times.values().iter().enumerate() {
+            let symbol = symbols.value(row);
             let id = match last {
                 Some((known, id)) if known == symbol => id,
                 _ => builder.id(symbol)?,
             };
             last = Some((symbol, id));
-            builder.row(id, times.value(row));
+            builder.row(id, *time);
         }
         Ok(())
     }

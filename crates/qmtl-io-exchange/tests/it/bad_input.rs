@@ -418,3 +418,12 @@ async fn cut_off_and_damaged_files_are_refused_and_never_misread() {
         assert_eq!(refused(cut.config()).await.kind(), ErrorKind::Corrupt, "{keep}");
     }
 }
+
+#[tokio::test]
+async fn long_values_are_quoted_by_their_head() {
+    let content = format!("ts,close\n1704067200,1\n1704067260,{}\n", "x".repeat(10_000));
+    let fetcher_file = file("a.csv", content);
+    let fetcher = fetcher_file.open().await;
+    let error = rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 120)).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("value: {:?},", "x".repeat(80))), "{error}");
+}

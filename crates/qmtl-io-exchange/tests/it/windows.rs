@@ -135,6 +135,32 @@ proptest! {
     }
 }
 
+/// Opens damaged bytes and reads all of them: any answer will do, as long as there is one.
+fn answer(damaged: &TestFile) -> Option<usize> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+        let config = damaged.config().with_interval("1m".parse().unwrap());
+        let fetcher = FileFetcher::open(config).await.ok()?;
+        Some(rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 24_000)).await.ok()?.num_rows())
+    })
+}
+
+proptest! {
+    #[test]
+    fn damaged_bytes_are_answered(bars in bars(), flips in prop::collection::vec((any::<u16>(), 1u8..), 1..4)) {
+        let batch = columnar(&bars, 1_000);
+        let text = csv(&bars, Time::Factor(1_000), "\n", true).into_bytes();
+        for (name, mut bytes) in
+            [("a.csv", text), ("a.parquet", parquet(&batch, 30)), ("a.arrow", ipc_file(&[batch], None))]
+        {
+            for (place, bits) in &flips {
+                let at = usize::from(*place) % bytes.len();
+                bytes[at] ^= bits;
+            }
+            prop_assert!(answer(&file(name, bytes)).is_none_or(|rows| rows <= 400));
+        }
+    }
+}
+
 #[test]
 fn files_of_many_blocks() {
     // About 4 MB of text and 200,000 rows: eight blocks of CSV, seven of Parquet.

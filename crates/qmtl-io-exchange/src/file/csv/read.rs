@@ -91,7 +91,7 @@ fn bad_value(record: &Record<'_>, column: &Column, wanted: &str) -> Error {
     ))
     .with("line", record.line)
     .with("column", &column.name)
-    .with("value", format_args!("{:?}", String::from_utf8_lossy(record.field(column.at))))
+    .with("value", record.quote(column.at))
 }
 
 /// Collects the values of one column.

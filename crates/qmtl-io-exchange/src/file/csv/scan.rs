@@ -141,7 +141,7 @@ impl Layout {
             Error::schema(message)
                 .with("line", record.line)
                 .with("column", &self.ts_name)
-                .with("value", format_args!("{:?}", String::from_utf8_lossy(field)))
+                .with("value", record.quote(self.ts))
         })
     }
 }

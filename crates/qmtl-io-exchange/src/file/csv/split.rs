@@ -48,6 +48,12 @@ impl<'a> Record<'a> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] + self.gap };
         &self.text[start..self.ends[index]]
     }
+
+    /// The head of a field as a message quotes it.
+    pub(super) fn quote(&self, index: usize) -> String {
+        let head = self.field(index).get(..80).unwrap_or(self.field(index));
+        format!("{:?}", String::from_utf8_lossy(head))
+    }
 }
 
 /// Reads records from the start of a buffer on.
