@@ -4,15 +4,23 @@
 mod cache;
 mod engine;
 mod graph;
+mod live;
 mod pipeline;
 mod recorder;
+mod runner;
 mod shared;
 mod stream;
+#[cfg(test)]
+mod testing;
+mod warmup;
 
 pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
 pub use graph::{ComputeNode, Strategy, StrategyBuilder, VALUE, Windows};
+pub use live::{LiveBar, LiveReceiver, LiveSender, LiveSource, live_channel};
 pub use pipeline::{Fed, LateBars, OnPanic, Parallelism, Pipeline, Replayed};
 pub use recorder::EventRecorderService;
+pub use runner::{Runner, Session};
 pub use shared::SharedCache;
 pub use stream::{StreamInput, StreamInputBuilder};
+pub use warmup::{InputReport, PeriodCounts, WarmupConfig, WarmupReport, warm_up};

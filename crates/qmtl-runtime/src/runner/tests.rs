@@ -1,0 +1,205 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use qmtl_history_api::{Clock, FetchRequest, async_trait};
+use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, bar, batch, key, span};
+use qmtl_io_memory::MemoryBackend;
+
+use super::*;
+use crate::testing::passing_time;
+use crate::{ComputeNode, LateBars, live_channel};
+
+/// The bars that had closed when the strategy was started.
+const CLOSED: u32 = 100;
+const PERIOD: usize = 30;
+
+fn minute(index: u32) -> Timestamp {
+    bar(&key("btc", "1m"), index)
+}
+
+fn index_of(ts: Timestamp) -> u32 {
+    u32::try_from((ts.as_secs() - minute(0).as_secs()) / 60).unwrap()
+}
+
+fn rows(points: &[Timestamp], shift: f64) -> RecordBatch {
+    let values = points.iter().map(|ts| f64::from(index_of(*ts)) + shift);
+    batch(points, [("close", Arc::new(Float64Array::from_iter_values(values)) as ArrayRef)])
+}
+
+/// Every bar, whose close is its number.
+fn fetcher() -> FakeFetcher {
+    FakeFetcher::new("history").with_rows(|request: &FetchRequest| {
+        rows(&request.range.points(request.key.interval).collect::<Vec<_>>(), 0.0)
+    })
+}
+
+/// A live bar, whose close is its number and a half.
+fn live(index: u32) -> LiveBar {
+    LiveBar::new("btc", minute(index), rows(&[minute(index)], 0.5))
+}
+
+type Delivered = Arc<Mutex<Vec<(u32, f64)>>>;
+
+/// A strategy that writes down every bar that it is given.
+fn strategy(clock: &ManualClock, fetcher: FakeFetcher) -> (Strategy, Delivered) {
+    let delivered = Delivered::default();
+    let log = Arc::clone(&delivered);
+    let node = ComputeNode::slices("log", 1, move |windows| {
+        log.lock().unwrap().push((index_of(windows.ts()), windows.f64(0)[0]));
+        0.0
+    });
+    let stream = StreamInput::builder("btc")
+        .interval("1m")
+        .period(PERIOD)
+        .backend(MemoryBackend::new())
+        .fetcher(fetcher)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    (Strategy::builder().input(stream).node(node.reads("btc", "close")).build().unwrap(), delivered)
+}
+
+/// Live bars that were there before the start, then others; a bar comes when it has closed.
+#[derive(Debug)]
+struct Scheduled {
+    clock: ManualClock,
+    first: std::vec::IntoIter<u32>,
+    /// The second part comes only after the replay of history.
+    replayed: Delivered,
+    then: std::vec::IntoIter<u32>,
+}
+
+#[async_trait]
+impl LiveSource for Scheduled {
+    async fn next(&mut self) -> Option<LiveBar> {
+        let next = match self.first.next() {
+            Some(bar) => Some(bar),
+            None if self.replayed.lock().unwrap().is_empty() => std::future::pending().await,
+            None => self.then.next(),
+        };
+        let bar = live(next?);
+        let closed = bar.ts.checked_add(Duration::from_secs(60)).unwrap();
+        self.clock.set(closed.max(self.clock.now()));
+        Some(bar)
+    }
+}
+
+async fn follow(first: Vec<u32>, then: Vec<u32>, fetcher: FakeFetcher) -> (Session, Vec<(u32, f64)>) {
+    let clock = ManualClock::new(minute(CLOSED));
+    let (strategy, delivered) = strategy(&clock, fetcher);
+    let mut source = Scheduled {
+        clock: clock.clone(),
+        first: first.into_iter(),
+        replayed: Arc::clone(&delivered),
+        then: then.into_iter(),
+    };
+    let runner = Runner::new().with_warmup(WarmupConfig::default().with_deadline(Duration::from_secs(5)));
+    let session = passing_time(&clock, runner.follow(strategy, &mut source)).await.unwrap();
+    let delivered = delivered.lock().unwrap().clone();
+    (session, delivered)
+}
+
+/// What must be delivered: history and the first live bars merged, the newest period of them;
+/// then what is newer. A seam before the first live bar is closed from history.
+fn expected(first: &[u32], then: &[u32]) -> Vec<(u32, f64)> {
+    let period = u32::try_from(PERIOD).unwrap();
+    let mut cache: BTreeMap<u32, f64> = (CLOSED - period..CLOSED).map(|i| (i, f64::from(i))).collect();
+    let seam_to = first.iter().min().copied().unwrap_or(0);
+    cache.extend((CLOSED..seam_to).map(|i| (i, f64::from(i))));
+    cache.extend(first.iter().map(|i| (*i, f64::from(*i) + 0.5)));
+    while cache.len() > PERIOD {
+        cache.pop_first();
+    }
+    let mut delivered: Vec<_> = cache.into_iter().collect();
+    let mut seam_open = first.is_empty();
+    for bar in then {
+        let newest = delivered[delivered.len() - 1].0;
+        if std::mem::take(&mut seam_open) {
+            delivered.extend((newest + 1..*bar).map(|i| (i, f64::from(i))));
+        }
+        if *bar > newest {
+            delivered.push((*bar, f64::from(*bar) + 0.5));
+        }
+    }
+    delivered
+}
+
+proptest! {
+    #![proptest_config(Config::with_cases(1_000))]
+
+    #[test]
+    fn every_bar_comes_once_in_order_and_live_wins(
+        first in proptest::collection::vec(CLOSED - 20..CLOSED + 20, 0..15),
+        then in proptest::collection::vec(CLOSED - 20..CLOSED + 25, 0..15),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (session, delivered) = runtime.block_on(follow(first.clone(), then.clone(), fetcher()));
+        prop_assert!(delivered.is_sorted_by(|a, b| a.0 < b.0), "{:?}", delivered);
+        prop_assert_eq!(delivered, expected(&first, &then));
+        prop_assert!(session.gaps.is_empty() && session.warmup.is_ready());
+    }
+}
+
+#[tokio::test]
+async fn offline_primes_and_replays() {
+    let clock = ManualClock::new(minute(CLOSED));
+    let (strategy, delivered) = strategy(&clock, fetcher());
+    let session = passing_time(&clock, Runner::offline(strategy)).await.unwrap();
+    assert_eq!(session.replayed.bars, 30);
+    assert!(session.warmup.is_ready() && session.pipeline.is_warm("log"));
+    let expected: Vec<_> = (70..100).map(|i| (i, f64::from(i))).collect();
+    assert_eq!(*delivered.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_seam_of_several_bars_is_closed_from_history() {
+    for (first, then) in [(vec![104, 105], vec![106]), (vec![], vec![104, 105, 106])] {
+        let (session, delivered) = follow(first, then, fetcher()).await;
+        let tail: Vec<_> = delivered[delivered.len() - 8..].to_vec();
+        let expected = [(99, 99.0), (100, 100.0), (101, 101.0), (102, 102.0), (103, 103.0)];
+        assert_eq!(tail[..5], expected);
+        assert_eq!(tail[5..], [(104, 104.5), (105, 105.5), (106, 106.5)]);
+        assert!(session.gaps.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_seam_that_stays_open_is_told_as_a_gap_and_live_goes_on() {
+    for (first, then) in [(vec![103], vec![104]), (vec![], vec![103, 104])] {
+        let key = key("btc", "1m");
+        let poor = fetcher().with_proven(|_| RangeSet::new()).with_rows(|request| {
+            let points: Vec<_> =
+                request.range.points(request.key.interval).filter(|ts| index_of(*ts) != 101).collect();
+            rows(&points, 0.0)
+        });
+        let (session, delivered) = follow(first, then, poor).await;
+        let tail: Vec<_> =
+            delivered.iter().map(|(index, _)| *index).skip_while(|index| *index < 99).collect();
+        assert_eq!(tail, [99, 100, 102, 103, 104]);
+        assert_eq!(session.gaps, [(key.clone(), span(&key, 101, 102).into())]);
+        assert!(session.pipeline.inputs()[0].cache().read(NodeCache::has_missing_bars));
+    }
+}
+
+#[tokio::test]
+async fn late_and_double_bars_are_counted() {
+    let (session, delivered) = follow(vec![100], vec![101, 101, 99, 100, 102], fetcher()).await;
+    assert_eq!(delivered.last(), Some(&(102, 102.5)));
+    assert_eq!(session.pipeline.late_bars(), LateBars { late: 1, duplicate: 2 });
+}
+
+#[tokio::test]
+async fn a_bar_of_an_unknown_input_is_an_error() {
+    let clock = ManualClock::new(minute(CLOSED));
+    let (strategy, _) = strategy(&clock, fetcher());
+    let (sender, mut receiver) = live_channel(4);
+    sender.send(LiveBar::new("eth", minute(100), rows(&[minute(100)], 0.5))).await.unwrap();
+    let error = passing_time(&clock, Runner::new().follow(strategy, &mut receiver)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the strategy has no such input (node_id: eth)");
+    drop(receiver);
+    let error = sender.send(live(100)).await.unwrap_err();
+    assert_eq!(error.to_string(), "nobody takes live bars any more (node_id: btc)");
+}

@@ -1,0 +1,340 @@
+//! Warm-up: sees to it that every input has the bars that its strategy looks back on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use qmtl_history_api::{
+    BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet, Result,
+    SeriesKey, TimeRange, Timestamp,
+};
+use qmtl_observe::metrics;
+
+use crate::{NodeCache, StreamInput};
+
+/// The pause after the first round that left something missing: three calls a round, so fewer
+/// than ten a second. It doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(300);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a period counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeriodCounts {
+    /// The last `period` closed points of the grid, each stored or proven not to exist.
+    #[default]
+    Grid,
+    /// Stored rows: where bars are missing it is looked further back.
+    Rows {
+        /// How many points of the grid are looked at at most.
+        max_lookback: usize,
+    },
+}
+
+/// How inputs are primed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WarmupConfig {
+    /// How long one input may wait for missing bars, and again for loading them. The monotonic
+    /// clock counts.
+    pub deadline: Duration,
+    /// Whether an input that is not ready is an error.
+    pub strict: bool,
+    /// What a period counts.
+    pub period_counts: PeriodCounts,
+}
+
+impl Default for WarmupConfig {
+    /// 60 s, not strict, the grid.
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(60), strict: false, period_counts: PeriodCounts::Grid }
+    }
+}
+
+impl WarmupConfig {
+    /// Sets how long one input may wait for missing bars.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Says whether an input that is not ready is an error.
+    #[must_use]
+    pub fn with_strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Sets what a period counts.
+    #[must_use]
+    pub fn with_period_counts(mut self, period_counts: PeriodCounts) -> Self {
+        self.period_counts = period_counts;
+        self
+    }
+}
+
+/// How one input stands after warm-up.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InputReport {
+    /// The input's series.
+    pub key: SeriesKey,
+    /// The closed bars that were wanted.
+    pub window: TimeRange,
+    /// Bars in the cache.
+    pub bars: usize,
+    /// The oldest bar in the cache.
+    pub first: Option<Timestamp>,
+    /// The newest bar in the cache.
+    pub last: Option<Timestamp>,
+    /// Bars of the window that are proven not to exist.
+    pub known_empty: RangeSet,
+    /// Bars of the window that are neither in the cache nor proven not to exist.
+    pub missing: RangeSet,
+    /// Whether the period is there.
+    pub ready: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What stood in the way last, if anything did.
+    pub error: Option<Error>,
+}
+
+/// How the inputs stand after warm-up, in their order.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct WarmupReport {
+    /// One report for each input.
+    pub inputs: Vec<InputReport>,
+}
+
+impl WarmupReport {
+    /// True when every input is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inputs.iter().all(|input| input.ready)
+    }
+}
+
+/// Primes inputs, all at once: completes the last `period` closed bars of each through its
+/// provider, then loads them into its cache.
+///
+/// What is missing is asked for with `ensure_range` where the provider has it, else with
+/// `coverage` and `fill_missing`; again after a growing pause, until nothing is missing or the
+/// deadline has passed. Then what there is gets loaded. Dropping the future cancels.
+///
+/// In strict mode an input that is not ready fails the whole: `Unavailable`, naming the required
+/// points, the interval, the bounds of what is there and the first gap.
+pub async fn warm_up(inputs: &[StreamInput], config: &WarmupConfig) -> Result<WarmupReport> {
+    let reports = join_all(inputs.iter().map(|input| prime(input, config))).await;
+    let report = WarmupReport { inputs: reports };
+    match report.inputs.iter().zip(inputs).find(|(input, _)| !input.ready) {
+        Some((failed, stream)) if config.strict => Err(not_ready(failed, stream)),
+        _ => Ok(report),
+    }
+}
+
+async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
+    let (clock, interval) = (stream.clock(), stream.key().interval);
+    let begun = clock.monotonic();
+    let period = stream.cache().read(NodeCache::period);
+    let now = clock.now();
+    let mut window = closed_window(interval, now, period);
+    let mut filled = complete(stream, window, config.deadline).await;
+    if let PeriodCounts::Rows { max_lookback } = config.period_counts {
+        let mut points = period;
+        while filled.present.count(interval) < period as u64 && points < max_lookback {
+            points = points.saturating_mul(2).min(max_lookback);
+            window = closed_window(interval, now, points);
+            let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
+            filled = complete(stream, window, left).await;
+        }
+    }
+    let loaded = load(stream, window, config.deadline).await;
+    let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
+    let known_empty = if by_rows { RangeSet::new() } else { filled.known_empty };
+    let report = stream.cache().write(|cache| {
+        cache.note_known_empty(&known_empty);
+        let rows = RangeSet::from_sorted_points(cache.view().timestamps().iter().copied(), interval);
+        let missing = RangeSet::from(window).difference(&rows).difference(&known_empty);
+        InputReport {
+            key: stream.key().clone(),
+            window,
+            bars: cache.len(),
+            first: cache.oldest(),
+            last: cache.watermark(),
+            ready: if by_rows { cache.len() >= period } else { missing.is_empty() },
+            known_empty,
+            missing,
+            elapsed: clock.monotonic().saturating_sub(begun),
+            error: loaded.err().or(filled.error),
+        }
+    });
+    let wanted = window.count(interval);
+    metrics::coverage_ratio(stream.key(), None, wanted - report.missing.count(interval), wanted);
+    report
+}
+
+/// The last `points` bars that have closed at `now`; never before 1970.
+fn closed_window(interval: Interval, now: Timestamp, points: usize) -> TimeRange {
+    let micros = i64::try_from(points).unwrap_or(i64::MAX).saturating_mul(interval.as_micros());
+    let end = interval.floor(now).unwrap_or(Timestamp::MIN);
+    let start = end.checked_add_micros(-micros).unwrap_or(Timestamp::MIN);
+    TimeRange::checked(start, end).unwrap_or(
+        // Only a clock that stands at the very beginning of 1970 has no closed bar.
+        TimeRange::checked(Timestamp::MIN, interval.next(end).unwrap_or(Timestamp::MAX))
+            .unwrap_or(TimeRange::ALL),
+    )
+}
+
+/// What filling a range came to.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    present: RangeSet,
+    known_empty: RangeSet,
+    error: Option<Error>,
+}
+
+impl Filled {
+    /// Bars that are proven not to exist.
+    pub(crate) fn known_empty(&self) -> &RangeSet {
+        &self.known_empty
+    }
+}
+
+/// Has the provider fill `range` until nothing is missing or `deadline` has passed.
+pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, deadline: Duration) -> Filled {
+    let provider = match stream.require_history() {
+        Ok(provider) => provider,
+        Err(error) => return Filled { error: Some(error), ..Filled::default() },
+    };
+    let mut filled = Filled::default();
+    let rounds = rounds(Fill { provider, clock: stream.clock(), key: stream.key(), range }, &mut filled);
+    let in_time = tokio::select! {
+        biased;
+        () = rounds => true,
+        () = stream.clock().sleep(deadline) => false,
+    };
+    if !in_time {
+        let late = Error::new(ErrorKind::Cancelled, "the deadline passed while bars were missing")
+            .with("series", stream.key())
+            .with("deadline_s", deadline.as_secs_f64());
+        filled.error = Some(match filled.error.take() {
+            Some(last) => late.caused_by(last),
+            None => late,
+        });
+    }
+    filled
+}
+
+#[derive(Clone, Copy)]
+struct Fill<'a> {
+    provider: &'a Arc<dyn HistoryProvider>,
+    clock: &'a Arc<dyn Clock>,
+    key: &'a SeriesKey,
+    range: TimeRange,
+}
+
+/// Asks again and again; returns when nothing is missing, or when asking again cannot help.
+async fn rounds(fill: Fill<'_>, filled: &mut Filled) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match fill.round(filled).await {
+            Ok(done) => {
+                filled.error = None;
+                if done {
+                    return;
+                }
+            }
+            Err(error) => {
+                let hopeless = !error.is_retryable();
+                filled.error = Some(error);
+                if hopeless {
+                    return;
+                }
+            }
+        }
+        fill.clock.sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+impl Fill<'_> {
+    /// One attempt; true when nothing is missing afterwards or nothing can be done.
+    async fn round(&self, filled: &mut Filled) -> Result<bool> {
+        let able = self.provider.capabilities();
+        let request = BackfillRequest::new(self.key.clone(), self.range);
+        if able.ensure_range {
+            let ensured = self.provider.ensure_range(&request).await;
+            if able.coverage {
+                self.look(filled).await?;
+            }
+            let report = ensured?;
+            let done = RangeSet::from(self.range).difference(&report.missing);
+            // The strategy knows its sources: what it does not miss has a row or a proof.
+            filled.known_empty = done.difference(&filled.present);
+            return report.failed.into_iter().next().map_or(Ok(report.missing.is_empty()), |(_, e)| Err(e));
+        }
+        if !able.coverage {
+            return if able.fill_missing {
+                self.provider.fill_missing(&request).await.map(|report| report.is_complete())
+            } else {
+                Ok(true)
+            };
+        }
+        let Some(gap) = self.look(filled).await?.span() else { return Ok(true) };
+        if !able.fill_missing {
+            return Ok(true);
+        }
+        self.provider.fill_missing(&BackfillRequest::new(self.key.clone(), gap)).await?;
+        Ok(self.look(filled).await?.is_empty())
+    }
+
+    /// Reads the coverage; what is missing of the range, on the grid.
+    async fn look(&self, filled: &mut Filled) -> Result<RangeSet> {
+        let coverage: Coverage = self.provider.coverage(self.key).await?.within(self.range);
+        filled.present = coverage.present().clone();
+        filled.known_empty = coverage.empty_by_any(self.clock.now());
+        let missing = RangeSet::from(self.range).difference(&filled.present).difference(&filled.known_empty);
+        Ok(missing.on_grid(self.key.interval))
+    }
+}
+
+/// Loads `range` into the cache.
+pub(crate) async fn load(stream: &StreamInput, range: TimeRange, deadline: Duration) -> Result<()> {
+    if stream.history_provider().is_none() {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        loaded = stream.load_history(range.start(), range.end()) => loaded.map(|_| ()),
+        () = stream.clock().sleep(deadline) => {
+            Err(Error::new(ErrorKind::Cancelled, "the deadline passed while history was loaded")
+                .with("series", stream.key())
+                .with("deadline_s", deadline.as_secs_f64()))
+        }
+    }
+}
+
+fn not_ready(report: &InputReport, stream: &StreamInput) -> Error {
+    let interval = report.key.interval;
+    let pair = |(first, last): (Timestamp, Timestamp)| format!("{first} to {last}");
+    let bounds = report.first.zip(report.last).map_or_else(|| "nothing".to_owned(), pair);
+    let error = Error::unavailable("warm-up is not complete: bars are missing")
+        .retryable(false)
+        .with("node_id", &report.key.node_id)
+        .with("interval", interval)
+        .with("required_points", stream.cache().read(NodeCache::period))
+        .with("missing_points", report.missing.count(interval))
+        .with("coverage", bounds)
+        .with(
+            "first_gap",
+            report.missing.inclusive(interval).first().copied().map_or_else(|| "none".to_owned(), pair),
+        );
+    match &report.error {
+        Some(cause) => error.caused_by(cause.clone()),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;
