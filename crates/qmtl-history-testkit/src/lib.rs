@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod checks;
+pub mod faults;
 pub mod fixtures;
 mod model;
 mod probe;

@@ -46,6 +46,23 @@ impl Subject {
         self
     }
 
+    /// The same store with every handle inside a wrapper: so a meter, a cache or a fault runs the
+    /// suite too.
+    #[must_use]
+    pub fn map<B: HistoryBackend>(
+        self,
+        wrap: impl Fn(Arc<dyn HistoryBackend>) -> B + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let backend = Arc::new(wrap(self.backend));
+        let reopen = self.reopen.map(|reopen| -> Box<Reopen> {
+            Box::new(move || {
+                let (handle, wrap) = (reopen(), wrap.clone());
+                Box::pin(async move { Arc::new(wrap(handle.await)) as Arc<dyn HistoryBackend> })
+            })
+        });
+        Self { backend, reopen, guard: self.guard }
+    }
+
     /// The store.
     #[must_use]
     pub fn backend(&self) -> Arc<dyn HistoryBackend> {

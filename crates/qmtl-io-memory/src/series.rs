@@ -174,3 +174,6 @@ fn with_columns(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> 
     RecordBatch::try_new(SchemaRef::clone(schema), columns)
         .map_err(|e| Error::unexpected("a stored batch does not fit its series").caused_by(e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,15 +219,18 @@ pub async fn h_read_05_commit_whole_or_not_at_all(subject: &Subject) {
         }
     });
     let mut newest = 0.0;
-    while newest < 40.0 {
+    loop {
+        let done = writer.is_finished();
         let rows = btc.closes(btc.span(0, 10)).await;
         let version = rows.first().map_or(f64::NAN, |(_, close)| *close);
-        assert!(
-            rows.len() == 10 && rows.iter().all(|(_, close)| *close == version),
-            "a torn commit: {rows:?}"
-        );
+        let whole = rows.len() == 10 && rows.iter().all(|(_, close)| *close == version);
+        assert!(whole, "a torn commit: {rows:?}");
         assert!(version >= newest, "a read after version {newest} shows version {version}");
         newest = version;
+        if done {
+            break;
+        }
     }
     writer.await.expect("every write is taken");
+    assert_eq!(newest, 40.0, "the newest version is not read");
 }

@@ -1,0 +1,384 @@
+//! The wrapper: a backend that is right but for one fault.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{
+    BatchStream, BoxStream, Capabilities, Coverage, EmptyProof, Error, ErrorKind, HistoryBackend,
+    HistoryBackendExt, Interval, NodeId, OnConflict, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
+    TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait, frame,
+};
+
+use super::{Fault, rows};
+
+/// How long a fault waits for others to see it: so many turns of the scheduler.
+const PATIENCE: usize = 1_000;
+
+/// A backend with one [`Fault`].
+#[derive(Debug)]
+pub struct Faulty {
+    fault: Fault,
+    inner: Arc<dyn HistoryBackend>,
+    memory: Arc<Mutex<Memory>>,
+    calls: AtomicUsize,
+    writes: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+/// What faults remember of earlier calls.
+#[derive(Debug, Default)]
+struct Memory {
+    unseen: Option<(WriteRequest, RecordBatch)>,
+    proofs: Vec<(SeriesKey, EmptyProof)>,
+    claimed: Vec<(SeriesKey, RangeSet)>,
+    made_of_nothing: BTreeSet<SeriesKey>,
+    locked: bool,
+}
+
+impl Faulty {
+    /// Wraps `inner`.
+    #[must_use]
+    pub fn new(fault: Fault, inner: Arc<dyn HistoryBackend>) -> Self {
+        let memory = Arc::default();
+        let (calls, writes, reads) = Default::default();
+        Self { fault, inner, memory, calls, writes, reads }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call as under way until the guard falls; what does not bear company fails.
+    async fn enter(&self) -> Result<Count<'_>> {
+        let call = Count::of(&self.calls);
+        if self.fault == Fault::OneCallAtATime {
+            tokio::task::yield_now().await;
+            if self.calls.load(Ordering::SeqCst) > 1 {
+                return Err(Error::unavailable("busy with another call"));
+            }
+        }
+        if self.memory().locked {
+            return Err(Error::unavailable("locked by a stream that is gone"));
+        }
+        Ok(call)
+    }
+
+    fn key(&self, key: &SeriesKey) -> SeriesKey {
+        let node_id = key.node_id.as_str();
+        let node_id = match self.fault {
+            Fault::IgnoresCase => node_id.to_lowercase(),
+            Fault::FlattensIds => node_id.replace(|c: char| !c.is_alphanumeric(), "_"),
+            _ => node_id.to_owned(),
+        };
+        let whole_minutes = key.interval.as_secs() % 60 == 0;
+        let joined = self.fault == Fault::JoinsIntervals && whole_minutes;
+        SeriesKey {
+            node_id: NodeId::new(node_id).expect("it is no longer than it was"),
+            interval: if joined { Interval::MINUTE } else { key.interval },
+        }
+    }
+
+    fn error(&self, error: Error) -> Error {
+        match self.fault {
+            Fault::AlwaysRetryable => error.retryable(true),
+            Fault::NamesNothing => Error::new(error.kind(), "bad input"),
+            _ => error,
+        }
+    }
+
+    async fn stored_schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        let nothing =
+            TimeRange::checked(Timestamp::MIN, interval_end(key)).expect("an interval is not empty");
+        Ok(self.inner.read_range(&ReadRequest::new(key.clone(), nothing)).await?.schema())
+    }
+
+    async fn asked(&self, request: &ReadRequest) -> Result<ReadRequest> {
+        let mut asked = request.clone();
+        asked.key = self.key(&request.key);
+        let (start, end) = (request.range.start(), request.range.end());
+        let range = match self.fault {
+            Fault::EndInclusive => end.checked_add_micros(1).and_then(|end| TimeRange::checked(start, end)),
+            Fault::RoundsStartDown => {
+                request.key.interval.floor(start).and_then(|start| TimeRange::checked(start, end))
+            }
+            _ => None,
+        };
+        asked.range = range.unwrap_or(request.range);
+        if let Some(columns) = &mut asked.columns {
+            let stored = self.stored_schema(&asked.key).await?;
+            match self.fault {
+                Fault::ProjectsInStoredOrder => columns.sort_by_key(|name| stored.index_of(name).ok()),
+                Fault::UnknownColumnsVanish => columns.retain(|name| stored.index_of(name).is_ok()),
+                Fault::IgnoresProjection => asked.columns = None,
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Reads all at once and bends the rows.
+    async fn bent(&self, request: &ReadRequest) -> Result<BatchStream> {
+        let rows = self.inner.read_all(request).await?;
+        let rows = match self.fault {
+            Fault::ProofsHideRows => rows::without(&rows, &self.proven(&request.key)),
+            fault => rows::read(fault, rows),
+        };
+        let schema = rows.schema();
+        Ok(match self.fault {
+            Fault::BatchesDifferFromStream => {
+                BatchStream::from_batches(schema, vec![rows::columns_reversed(&rows)])
+            }
+            Fault::DroppedStreamLocks => self.locking(rows),
+            _ => BatchStream::from_batches(schema, vec![rows]),
+        })
+    }
+
+    /// A stream that holds the lock until it has been read to its end.
+    fn locking(&self, rows: RecordBatch) -> BatchStream {
+        self.memory().locked = true;
+        let memory = Arc::clone(&self.memory);
+        let unlock = stream::poll_fn(move |_| {
+            memory.lock().unwrap_or_else(PoisonError::into_inner).locked = false;
+            Poll::Ready(None)
+        });
+        BatchStream::new(rows.schema(), Box::pin(stream::iter([Ok(rows)]).chain(unlock)))
+    }
+
+    fn proven(&self, key: &SeriesKey) -> RangeSet {
+        let memory = self.memory();
+        let proofs = memory.proofs.iter().filter(|(of, _)| of == key);
+        proofs.fold(RangeSet::new(), |all, (_, proof)| all.union(&proof.ranges))
+    }
+
+    /// Makes the last write visible, one call too late.
+    async fn catch_up(&self) -> Result<()> {
+        let unseen = self.memory().unseen.take();
+        if let Some((request, rows)) = unseen {
+            self.inner.write_rows(&request, rows).await?;
+        }
+        Ok(())
+    }
+
+    async fn given(&self, request: &WriteRequest) -> Result<WriteRequest> {
+        let mut given = request.clone();
+        given.key = self.key(&request.key);
+        match self.fault {
+            Fault::KeepReplaces => given.on_conflict = OnConflict::Replace,
+            Fault::ReplaceKeeps => given.on_conflict = OnConflict::KeepExisting,
+            Fault::ForgetsProofs => given.empty.clear(),
+            _ => {}
+        }
+        for proof in &mut given.empty {
+            match self.fault {
+                Fault::SourcesAreOne => proof.source = SourceId::new("any").expect("it is not empty"),
+                Fault::ProofsNeverExpire => proof.answered_at = Timestamp::MAX,
+                Fault::FirstAnswerStays => {
+                    let known = self.inner.coverage(&given.key, TimeRange::ALL).await?;
+                    for old in known.known_empty().iter().filter(|old| old.source == proof.source) {
+                        proof.ranges = proof.ranges.difference(&old.ranges);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(given)
+    }
+
+    async fn store(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+        let count = u64::try_from(rows.num_rows()).expect("rows are few");
+        match self.fault {
+            Fault::VisibleLate => {
+                self.catch_up().await?;
+                self.memory().unseen = Some((request.clone(), rows));
+                Ok(WriteReceipt::new(count, 0, 0))
+            }
+            Fault::TornCommits => {
+                let half = rows.num_rows() / 2;
+                let first = self.inner.write_rows(request, rows.slice(0, half)).await?;
+                self.until_read().await;
+                let rest = rows.slice(half, rows.num_rows() - half);
+                let rest = self.inner.write_rows(request, rest).await?;
+                Ok(WriteReceipt::new(
+                    first.rows_written + rest.rows_written,
+                    first.rows_replaced + rest.rows_replaced,
+                    first.rows_kept_out + rest.rows_kept_out,
+                ))
+            }
+            Fault::LosesConcurrentWrites => {
+                let _write = Count::of(&self.writes);
+                let alone = self.writes.load(Ordering::SeqCst) == 1;
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                if alone {
+                    self.inner.write_rows(request, rows).await
+                } else {
+                    Ok(WriteReceipt::new(count, 0, 0))
+                }
+            }
+            Fault::CoverageRunsAhead => {
+                let runs = frame::row_runs(&request.key, &rows)?;
+                self.memory().claimed.push((request.key.clone(), runs));
+                self.until_read().await;
+                self.inner.write_rows(request, rows).await
+            }
+            Fault::StoresBeforeChecking => {
+                let nothing = RecordBatch::new_empty(frame::ts_only_schema());
+                let result = self.inner.write_rows(request, rows.clone()).await;
+                if result.is_err() {
+                    self.inner.write_rows(request, rows.slice(0, 1)).await.ok();
+                    self.inner.write_rows(request, nothing).await?;
+                }
+                result
+            }
+            Fault::CountsAllAsWritten => {
+                self.inner.write_rows(request, rows).await.map(|_| WriteReceipt::new(count, 0, 0))
+            }
+            _ => self.inner.write_rows(request, rows).await,
+        }
+    }
+
+    /// Waits, not for ever, until a read has looked at the half-done write.
+    async fn until_read(&self) {
+        let before = self.reads.load(Ordering::SeqCst);
+        for _ in 0..PATIENCE {
+            if self.reads.load(Ordering::SeqCst) > before {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn known(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
+        let mut coverage = self.inner.coverage(key, range).await?;
+        match self.fault {
+            Fault::PresentHasNoHoles => {
+                let span: RangeSet = coverage.present().span().into_iter().collect();
+                coverage.add_present(&span);
+            }
+            Fault::CoverageIsNotCut => coverage = self.inner.coverage(key, TimeRange::ALL).await?,
+            Fault::ProofsHideRows => {
+                coverage = Coverage::of_present(coverage.present().difference(&self.proven(key)));
+                for (_, proof) in self.memory().proofs.iter().filter(|(of, _)| of == key) {
+                    coverage.add_empty(proof);
+                }
+                coverage = coverage.within(range);
+            }
+            Fault::CoverageRunsAhead => {
+                for (_, runs) in self.memory().claimed.iter().filter(|(of, _)| of == key) {
+                    coverage.add_present(&runs.within(range));
+                }
+            }
+            Fault::UnknownSeriesFails if self.inner.revision(key).await?.is_none() => {
+                return Err(Error::new(ErrorKind::NotFound, "no such series").with("series", key));
+            }
+            _ => {}
+        }
+        Ok(coverage)
+    }
+
+    /// What is listed for one series.
+    async fn listed(&self, key: SeriesKey) -> Result<Vec<SeriesKey>> {
+        Ok(match self.fault {
+            Fault::ListsTwice => vec![key.clone(), key],
+            Fault::HidesSeriesWithoutRows => {
+                let present = !self.inner.scan_present(&key, TimeRange::ALL).await?.is_empty();
+                present.then_some(key).into_iter().collect()
+            }
+            _ => vec![key],
+        })
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl HistoryBackend for Faulty {
+    async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
+        let _call = self.enter().await?;
+        let asked = self.asked(request).await?;
+        let read = self.bent(&asked).await.map_err(|e| self.error(e));
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.catch_up().await?;
+        read
+    }
+
+    async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+        let _call = self.enter().await?;
+        let given = self.given(request).await?;
+        let stored = self.stored_schema(&given.key).await?;
+        let rows = rows::written(self.fault, &given.key, rows, &stored)?;
+        let rows = match self.fault {
+            Fault::ReplaceMerges if request.on_conflict == OnConflict::Replace => {
+                let old = self.inner.read_all(&ReadRequest::new(given.key.clone(), TimeRange::ALL)).await?;
+                rows::merged(rows, &old)
+            }
+            _ => rows,
+        };
+        let receipt = self.store(&given, rows).await.map_err(|e| self.error(e))?;
+        let mut memory = self.memory();
+        memory.made_of_nothing.insert(given.key.clone());
+        memory.proofs.extend(given.empty.into_iter().map(|proof| (given.key.clone(), proof)));
+        Ok(receipt)
+    }
+
+    async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
+        let _call = self.enter().await?;
+        let coverage = self.known(&self.key(key), range).await.map_err(|e| self.error(e));
+        self.catch_up().await?;
+        coverage
+    }
+
+    async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
+        let _call = self.enter().await?;
+        let keys: Vec<SeriesKey> = self.inner.series().await?.try_collect().await?;
+        let mut listed = Vec::new();
+        for key in keys {
+            listed.extend(self.listed(key).await?);
+        }
+        if self.fault == Fault::NothingMakesASeries {
+            let made = self.memory().made_of_nothing.clone();
+            listed.extend(made.into_iter().filter(|key| !listed.contains(key)).collect::<Vec<_>>());
+        }
+        Ok(Box::pin(stream::iter(listed.into_iter().map(Ok))))
+    }
+
+    async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
+        let _call = self.enter().await?;
+        let revision = self.inner.revision(&self.key(key)).await?;
+        Ok(match self.fault {
+            Fault::RevisionStands => revision.map(|_| 1),
+            Fault::RevisionIsNeverNone => revision.or(Some(0)),
+            _ => revision,
+        })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+}
+
+/// The end of the first bar of time.
+fn interval_end(key: &SeriesKey) -> Timestamp {
+    Timestamp::MIN.checked_add(key.interval.duration()).expect("an interval is at most ten years")
+}
+
+/// Counts something as long as it lives.
+struct Count<'a>(&'a AtomicUsize);
+
+impl<'a> Count<'a> {
+    fn of(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Self(counter)
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,88 @@
+//! The suite itself: every guarantee has a check, and every check can fail.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use qmtl_history_testkit::faults::Fault;
+use qmtl_history_testkit::{CHECKS, Check, Subject};
+use qmtl_io_memory::MemoryBackend;
+
+/// The page that numbers the guarantees.
+const PROTOCOL: &str = include_str!("../../../qmtl-history-api/src/backend.rs");
+
+/// A store in memory with two handles.
+fn subject() -> Subject {
+    let backend = Arc::new(MemoryBackend::new());
+    let other = Arc::clone(&backend);
+    Subject::new(backend).with_reopen(move || std::future::ready(Arc::clone(&other)))
+}
+
+/// The guarantees of the page, each the first code of its bullet.
+fn guarantees() -> BTreeSet<String> {
+    let bullets = PROTOCOL.lines().filter_map(|line| line.strip_prefix("/// - `H-"));
+    bullets.filter_map(|rest| Some(format!("H-{}", rest.split_once('`')?.0))).collect()
+}
+
+/// Whether the check fails on the store with this fault.
+async fn trips(check: &Check, fault: Fault) -> bool {
+    let subject = fault.wrap(subject());
+    AssertUnwindSafe((check.run)(&subject)).catch_unwind().await.is_err()
+}
+
+#[test]
+fn every_guarantee_has_a_check_and_every_check_a_guarantee() {
+    let checked: BTreeSet<_> = CHECKS.iter().filter_map(Check::guarantee).collect();
+    assert_eq!(checked, guarantees());
+    assert!(checked.len() >= 25, "the page's bullets are not found: {checked:?}");
+    let names: BTreeSet<_> = CHECKS.iter().map(|check| check.name).collect();
+    assert_eq!(names.len(), CHECKS.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_check_fails_without_a_fault_or_by_the_wrapper_alone() {
+    for check in CHECKS {
+        (check.run)(&subject()).await;
+        // These two are seen by one check each, so every check passes under one of them.
+        let under_both =
+            trips(check, Fault::WeeksFromThursday).await && trips(check, Fault::IntegersThroughDoubles).await;
+        assert!(!under_both, "{check:?} fails whatever the fault");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_check_is_tripped_by_a_fault_against_its_guarantee() {
+    let mut blind = Vec::new();
+    for check in CHECKS {
+        let guarantee = check.guarantee();
+        let mut tripped = false;
+        for fault in Fault::ALL.iter().copied() {
+            let relevant = guarantee.as_deref().is_none_or(|id| fault.breaks().contains(&id));
+            tripped = tripped || (relevant && trips(check, fault).await);
+        }
+        if !tripped {
+            blind.push(check);
+        }
+    }
+    assert!(blind.is_empty(), "no fault trips {blind:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_is_caught_by_a_check_of_each_guarantee_it_breaks() {
+    let known = guarantees();
+    let mut missed = Vec::new();
+    for fault in Fault::ALL.iter().copied() {
+        for id in fault.breaks() {
+            assert!(known.contains(*id), "{fault:?} breaks {id}, which is no guarantee");
+            let mut caught = false;
+            for check in CHECKS.iter().filter(|check| check.guarantee().as_deref() == Some(*id)) {
+                caught = caught || trips(check, fault).await;
+            }
+            if !caught {
+                missed.push((fault, id));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
