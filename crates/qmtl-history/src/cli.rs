@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use qmtl_io_exchange::{FileFormat, TsUnit};
+use qmtl_io_exchange::{ColumnType, FileFormat, TsUnit};
 use qmtl_observe::format::LogFormat;
 
 use crate::range::RangeArgs;
@@ -50,7 +50,7 @@ Start with `qmtl-history demo`: real candles, a temporary store, a minute of you
 #[non_exhaustive]
 pub struct Global {
     /// The folder of the store; a fill creates it
-    #[arg(long, global = true, value_name = "DIR", env = "QMTL_HISTORY_STORE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "DIR", env = "QMTL_HISTORY_STORE", hide_env_values = true, help_heading = GLOBAL)]
     pub store: Option<String>,
     /// Print one JSON object on stdout: times as epoch seconds, ranges as inclusive [first, last]
     #[arg(long, global = true, help_heading = GLOBAL)]
@@ -208,6 +208,12 @@ pub struct SourceArgs {
     /// The symbol of a node in that column, when it is not the node id; may be repeated
     #[arg(long, value_name = "NODE=SYMBOL", requires = "symbol_column")]
     pub symbol: Vec<String>,
+    /// The type of a CSV column: float64, int64 or text; may be repeated
+    #[arg(long, value_name = "COLUMN=TYPE", value_parser = parse_column_type)]
+    pub column_type: Vec<(String, ColumnType)>,
+    /// How much a compressed file may unpack to [default: 4GB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_unpacked: Option<u64>,
     /// Vouch that the file's bars are one interval apart, though its closest rows lie further apart
     #[arg(long)]
     pub sparse: bool,
@@ -233,6 +239,22 @@ pub(crate) fn parse_unit(text: &str) -> Result<TsUnit, String> {
         "us" => TsUnit::Microsecond,
         "ns" => TsUnit::Nanosecond,
         _ => return Err("use s, ms, us or ns".into()),
+    })
+}
+
+/// Reads a column and its type.
+fn parse_column_type(text: &str) -> Result<(String, ColumnType), String> {
+    let (column, name) = text.rsplit_once('=').ok_or("use COLUMN=TYPE, such as trades=int64")?;
+    Ok((column.to_owned(), column_type(name)?))
+}
+
+/// The type of a CSV column by its name.
+pub(crate) fn column_type(name: &str) -> Result<ColumnType, String> {
+    Ok(match name {
+        "float64" => ColumnType::Float64,
+        "int64" => ColumnType::Int64,
+        "text" => ColumnType::Utf8,
+        _ => return Err("the types are float64, int64 and text".into()),
     })
 }
 
@@ -275,7 +297,7 @@ pub struct BackfillArgs {
 }
 
 /// Reads a number of bytes: `134217728`, `128MB`, `1GB` (powers of two).
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (count, unit) = text.split_at(digits);
     let scale: u64 = match unit.trim().to_ascii_uppercase().as_str() {

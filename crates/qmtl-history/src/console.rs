@@ -181,7 +181,8 @@ impl Console {
     /// Sends log lines to stderr, above the progress bars. Only the first call of a process counts.
     pub(crate) fn start_logging(&self, global: &Global) {
         let level = match global.verbose {
-            0 => "warn",
+            // What the lifecycle events tell of failures stands in the results.
+            0 => "warn,qmtl=off,qmtl_io=warn,qmtl_backfill=warn",
             1 => "qmtl=info,info",
             2 => "qmtl=debug,info",
             _ => "trace",

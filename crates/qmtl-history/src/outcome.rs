@@ -111,6 +111,28 @@ impl From<Error> for Failure {
     }
 }
 
+/// Options of the library as its errors name them, and the flags that set them here.
+const FLAGS: [(&str, &str); 8] = [
+    ("with_column_type", "--column-type"),
+    ("with_max_unpacked_bytes", "--max-unpacked"),
+    ("with_interval", "--sparse"),
+    ("with_format", "--source-format"),
+    ("with_ts_column", "--ts-column"),
+    ("with_ts_unit", "--ts-unit"),
+    ("with_symbol_column", "--symbol-column"),
+    ("with_symbol", "--symbol"),
+];
+
+/// A text of the library in the words of the command line.
+fn in_flags(text: &str) -> String {
+    FLAGS.iter().fold(text.to_owned(), |text, (option, flag)| text.replace(option, flag))
+}
+
+/// An error and all its causes on one line, in the words of the command line.
+pub(crate) fn chain(error: &Error) -> String {
+    in_flags(&error.chain())
+}
+
 /// An error as `--json` prints it: `{"error": {…}}`.
 #[derive(Debug, Serialize)]
 pub(crate) struct ErrorReport {
@@ -133,13 +155,13 @@ impl ErrorReport {
         let mut causes = Vec::new();
         let mut cause = error.source();
         while let Some(error) = cause {
-            causes.push(error.to_string());
+            causes.push(in_flags(&error.to_string()));
             cause = error.source();
         }
         Self {
             error: ErrorBody {
                 kind: error.kind().as_str(),
-                message: error.to_string(),
+                message: in_flags(&error.to_string()),
                 causes,
                 hint: hint.map(str::to_owned),
                 exit_code: outcome.code(),
@@ -153,5 +175,30 @@ impl ErrorReport {
         lines.extend(self.error.causes.iter().map(|cause| ("  caused by", cause.as_str())));
         lines.extend(self.error.hint.iter().map(|hint| ("  hint", hint.as_str())));
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_library_are_named_as_flags() {
+        let cause = Error::invalid("say which column tells them apart (with_symbol_column)");
+        let error = Error::invalid("give it a unit (with_ts_unit)").caused_by(cause);
+        assert_eq!(
+            chain(&error),
+            "give it a unit (--ts-unit): say which column tells them apart (--symbol-column)"
+        );
+    }
+
+    #[test]
+    fn exit_codes_follow_the_kind_of_error() {
+        let code = |kind| Failure::from(Error::new(kind, "x")).outcome().code();
+        let kinds =
+            [ErrorKind::InvalidInput, ErrorKind::Unavailable, ErrorKind::Corrupt, ErrorKind::NotFound];
+        assert_eq!(kinds.map(code), [2, 4, 1, 1]);
+        assert_eq!(Failure::output("x", io::ErrorKind::BrokenPipe.into()).outcome().code(), 0);
+        assert_eq!(Failure::output("x", io::ErrorKind::StorageFull.into()).outcome().code(), 1);
     }
 }

@@ -1,12 +1,13 @@
 //! Which series a command is about: `--node` and `--interval`, or a TOML file that lists them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use qmtl_history_api::{Error, Interval, Result, SeriesKey};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::cli::{SeriesArgs, SourceArgs, parse_format, parse_unit};
+use crate::cli::{SeriesArgs, SourceArgs, column_type, parse_bytes, parse_format, parse_unit};
 use crate::source::{self, FileSource};
 
 /// A series and where its missing bars come from.
@@ -54,6 +55,8 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
             ts_unit: args.ts_unit,
             symbol_column: args.symbol_column.clone(),
             vouched: args.sparse.then_some(interval),
+            column_types: args.column_type.clone(),
+            max_unpacked: args.max_unpacked,
         }),
         None => None,
     };
@@ -95,6 +98,9 @@ struct Entry {
     symbol: Option<String>,
     #[serde(default)]
     sparse: bool,
+    #[serde(default)]
+    column_types: BTreeMap<String, String>,
+    max_unpacked: Option<String>,
 }
 
 fn from_file(path: &Path) -> Result<Vec<Wanted>> {
@@ -132,26 +138,43 @@ fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
 impl Entry {
     fn wanted(self, base: &Path) -> Result<Wanted> {
         let interval: Interval = self.interval.parse()?;
-        let word = |name: &'static str, message: String| Error::invalid(message).with("key", name);
-        let format = self.source_format.as_deref().map(parse_format).transpose();
-        let unit = self.ts_unit.as_deref().map(parse_unit).transpose();
-        let (format, ts_unit) =
-            (format.map_err(|e| word("source_format", e))?, unit.map_err(|e| word("ts_unit", e))?);
-        let (ts_column, symbol_column) = (self.ts_column, self.symbol_column);
-        let vouched = self.sparse.then_some(interval);
-        let source = match self.source {
-            Some(text) => {
-                let path = source::file_path(&text, base)?;
-                Some(FileSource { path, format, ts_column, ts_unit, symbol_column, vouched })
-            }
-            None => None,
+        let Some(text) = &self.source else {
+            return Ok(Wanted {
+                key: SeriesKey::new(self.node, interval)?,
+                source: None,
+                symbol: self.symbol,
+            });
         };
-        Ok(Wanted { key: SeriesKey::new(self.node, interval)?, source, symbol: self.symbol })
+        let source = FileSource {
+            path: source::file_path(text, base)?,
+            format: word("source_format", self.source_format.as_deref(), parse_format)?,
+            ts_column: self.ts_column,
+            ts_unit: word("ts_unit", self.ts_unit.as_deref(), parse_unit)?,
+            symbol_column: self.symbol_column,
+            vouched: self.sparse.then_some(interval),
+            column_types: self
+                .column_types
+                .iter()
+                .filter_map(|(column, name)| {
+                    let named = word("column_types", Some(name), column_type).transpose()?;
+                    Some(named.map(|column_type| (column.clone(), column_type)))
+                })
+                .collect::<Result<_>>()?,
+            max_unpacked: word("max_unpacked", self.max_unpacked.as_deref(), parse_bytes)?,
+        };
+        Ok(Wanted { key: SeriesKey::new(self.node, interval)?, source: Some(source), symbol: self.symbol })
     }
+}
+
+/// Reads a word of the file as the flag of that name is read.
+fn word<T>(key: &'static str, text: Option<&str>, read: fn(&str) -> Result<T, String>) -> Result<Option<T>> {
+    text.map(read).transpose().map_err(|message| Error::invalid(message).with("key", key))
 }
 
 #[cfg(test)]
 mod tests {
+    use qmtl_io_exchange::ColumnType;
+
     use super::*;
 
     #[test]
@@ -171,6 +194,8 @@ mod tests {
             source = "file:/data/c.parquet"
             ts_unit = "ms"
             sparse = true
+            column_types = { trades = "int64" }
+            max_unpacked = "8GB"
         "#;
         let wanted = parse(list, Path::new("/lists")).unwrap();
         let [first, second] = wanted.as_slice() else { panic!("two series are listed: {wanted:?}") };
@@ -184,6 +209,8 @@ mod tests {
             (Path::new("/data/c.parquet"), Some(second.key.interval))
         );
         assert_eq!(source.symbol_column.as_deref(), Some("symbol"));
+        assert_eq!(source.column_types, [("trades".to_owned(), ColumnType::Int64)]);
+        assert_eq!(source.max_unpacked, Some(8 << 30));
     }
 
     #[test]
@@ -195,7 +222,7 @@ mod tests {
             ("[[series]]\nnode = \"a\"\ninterval = \"1M\"", "M would be a month"),
             ("[[series]]\nnode = \"\"\ninterval = \"1m\"", "a node id must not be empty (entry: 1)"),
             (
-                "[[series]]\nnode = \"a\"\ninterval = \"1m\"\nts_unit = \"h\"",
+                "[[series]]\nnode = \"a\"\ninterval = \"1m\"\nsource = \"file:x\"\nts_unit = \"h\"",
                 "use s, ms, us or ns (key: ts_unit, entry: 1)",
             ),
             ("[[series]", "not such TOML"),

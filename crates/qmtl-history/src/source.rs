@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qmtl_history_api::{DataFetcher, Error, Interval, NodeId, Result};
-use qmtl_io_exchange::{FileConfig, FileFetcher, FileFormat, TsUnit};
+use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
 
 /// A file and what of it cannot be told from its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub(crate) struct FileSource {
     pub(crate) symbol_column: Option<String>,
     /// The interval that the user vouches for, when the file is sparse.
     pub(crate) vouched: Option<Interval>,
+    pub(crate) column_types: Vec<(String, ColumnType)>,
+    /// How many bytes a compressed file may unpack to.
+    pub(crate) max_unpacked: Option<u64>,
 }
 
 /// The path of a source such as `file:candles.csv`; a path alone will do when the file is there.
@@ -54,6 +57,12 @@ pub(crate) async fn open(source: &FileSource, symbols: &[(NodeId, String)]) -> R
     }
     if let Some(interval) = source.vouched {
         config = config.with_interval(interval);
+    }
+    for (column, column_type) in &source.column_types {
+        config = config.with_column_type(column, *column_type);
+    }
+    if let Some(bytes) = source.max_unpacked {
+        config = config.with_max_unpacked_bytes(bytes);
     }
     for (node, symbol) in symbols {
         config = config.with_symbol(node.clone(), symbol);

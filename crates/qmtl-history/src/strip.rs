@@ -41,7 +41,7 @@ impl Strip<'_> {
         let hidden = starts.len().saturating_sub(months);
         let mut lines = Vec::with_capacity(starts.len() - hidden + 2);
         if hidden > 0 {
-            lines.push(format!("… {hidden} earlier months (--months {})", starts.len()));
+            lines.push(format!("... {hidden} earlier months (--months {})", starts.len()));
         }
         for (start, end) in &starts[hidden..] {
             let mut line = start.to_datetime().format("%Y-%m ").to_string();
@@ -159,7 +159,7 @@ mod tests {
             lines[2],
             "one cell a day: # all bars that exist, 321 some, . none, o proven to have none"
         );
-        assert_eq!(strip.lines(Look::Ascii, 1)[0], "… 1 earlier months (--months 2)");
+        assert_eq!(strip.lines(Look::Ascii, 1)[0], "... 1 earlier months (--months 2)");
     }
 
     #[test]

@@ -42,29 +42,25 @@ const ATTEMPTS: usize = 5;
 
 /// Checks the bars of a series inside `range` and keeps at most `keep` findings.
 ///
-/// Errors only when the store cannot say what it holds; rows that cannot be read are a finding.
+/// What cannot be read is a finding too, so that one damaged series does not hide the others.
 pub(crate) async fn verify(
     backend: &dyn HistoryBackend,
     key: &SeriesKey,
     range: TimeRange,
     keep: usize,
-) -> Result<Verdict> {
-    let mut verdict = Verdict::default();
-    for _ in 0..ATTEMPTS {
-        let before = backend.revision(key).await?;
-        let coverage = backend.coverage(key, range).await?;
+) -> Verdict {
+    let mut attempt = 1;
+    loop {
         let mut scan = Scan::new(key, keep);
-        if let Err(error) = scan.read(backend, range).await {
-            scan.report(Finding::of_error(&error));
-        } else {
-            scan.compare(&coverage);
-        }
-        verdict = scan.verdict;
-        if verdict.found == 0 || backend.revision(key).await? == before {
-            break;
+        match scan.all(backend, range).await {
+            Ok(was_still) if was_still || attempt == ATTEMPTS => return scan.verdict,
+            Ok(_) => attempt += 1,
+            Err(error) => {
+                scan.report(Finding::of_error(&error));
+                return scan.verdict;
+            }
         }
     }
-    Ok(verdict)
 }
 
 impl Finding {
@@ -94,20 +90,29 @@ impl<'a> Scan<'a> {
         }
     }
 
-    async fn read(&mut self, backend: &dyn HistoryBackend, range: TimeRange) -> Result<()> {
+    /// Reads and compares everything; false when there is a finding that somebody who wrote
+    /// meanwhile may have caused.
+    async fn all(&mut self, backend: &dyn HistoryBackend, range: TimeRange) -> Result<bool> {
+        let before = backend.revision(self.key).await?;
+        let coverage = backend.coverage(self.key, range).await?;
         let mut rows = backend.read_range(&ReadRequest::new(self.key.clone(), range)).await?;
         while let Some(batch) = rows.next().await {
             let batch = batch?;
-            self.times(&batch)?;
-            self.numbers(&batch);
-            self.candles(&batch)?;
+            let mut found = self.times(&batch)?;
+            found.extend(numbers(&batch));
+            found.extend(candles(&batch)?);
+            // Stable: findings about one bar stay in the order of the checks.
+            found.sort_by_key(|finding| finding.ts);
+            found.into_iter().for_each(|finding| self.report(finding));
             self.verdict.rows += batch.num_rows() as u64;
         }
-        Ok(())
+        self.compare(&coverage);
+        Ok(self.verdict.found == 0 || backend.revision(self.key).await? == before)
     }
 
     /// Order, duplicates, grid.
-    fn times(&mut self, batch: &RecordBatch) -> Result<()> {
+    fn times(&mut self, batch: &RecordBatch) -> Result<Vec<Finding>> {
+        let mut found = Vec::new();
         let interval = self.key.interval;
         for micros in frame::timestamps(batch)?.values() {
             let ts = Timestamp::from_micros(*micros)?;
@@ -118,7 +123,7 @@ impl<'a> Scan<'a> {
                 _ => None,
             };
             if let Some((check, message)) = wrong {
-                self.report(Finding {
+                found.push(Finding {
                     check,
                     ts: Some(ts),
                     column: Some(frame::TS.to_owned()),
@@ -132,46 +137,7 @@ impl<'a> Scan<'a> {
             }
             self.newest = self.newest.max(Some(ts));
         }
-        Ok(())
-    }
-
-    /// NaN and infinities of every column of doubles.
-    fn numbers(&mut self, batch: &RecordBatch) {
-        let schema = batch.schema();
-        for (field, column) in schema.fields().iter().zip(batch.columns()) {
-            let Some(values) = column.as_primitive_opt::<Float64Type>() else { continue };
-            for (row, value) in values.iter().enumerate() {
-                let (check, message) = match value {
-                    Some(value) if value.is_nan() => ("nan", "not a number"),
-                    Some(value) if value.is_infinite() => ("infinite", "not finite"),
-                    _ => continue,
-                };
-                let value = value.map(|value| value.to_string());
-                self.report(at(batch, row, check, field.name(), value, message.to_owned()));
-            }
-        }
-    }
-
-    /// High is not below low; open and close lie between them.
-    fn candles(&mut self, batch: &RecordBatch) -> Result<()> {
-        let (Some(high), Some(low)) = (price(batch, "high")?, price(batch, "low")?) else { return Ok(()) };
-        let ends = [("open", price(batch, "open")?), ("close", price(batch, "close")?)];
-        for row in 0..batch.num_rows() {
-            let value = |prices: &Float64Array| prices.is_valid(row).then(|| prices.value(row));
-            let (Some(top), Some(bottom)) = (value(&high), value(&low)) else { continue };
-            if top < bottom {
-                let message = format!("high is below low, which is {bottom}");
-                self.report(at(batch, row, "high_low", "high", Some(top.to_string()), message));
-                continue;
-            }
-            for (name, prices) in &ends {
-                if let Some(price) = prices.as_ref().and_then(value).filter(|p| *p < bottom || *p > top) {
-                    let message = format!("{name} lies outside low to high, {bottom} to {top}");
-                    self.report(at(batch, row, "open_close", name, Some(price.to_string()), message));
-                }
-            }
-        }
-        Ok(())
+        Ok(found)
     }
 
     /// What the store claims against what was read.
@@ -198,13 +164,54 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// NaN and infinities of every column of doubles.
+fn numbers(batch: &RecordBatch) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        let Some(values) = column.as_primitive_opt::<Float64Type>() else { continue };
+        for (row, value) in values.iter().enumerate() {
+            let (check, message) = match value {
+                Some(value) if value.is_nan() => ("nan", "not a number"),
+                Some(value) if value.is_infinite() => ("infinite", "not finite"),
+                _ => continue,
+            };
+            let value = value.map(|value| value.to_string());
+            found.push(at((batch, row), check, (field.name(), value), message.to_owned()));
+        }
+    }
+    found
+}
+
+/// High is not below low; open and close lie between them.
+fn candles(batch: &RecordBatch) -> Result<Vec<Finding>> {
+    let (Some(high), Some(low)) = (price(batch, "high")?, price(batch, "low")?) else {
+        return Ok(Vec::new());
+    };
+    let ends = [("open", price(batch, "open")?), ("close", price(batch, "close")?)];
+    let mut found = Vec::new();
+    for row in 0..batch.num_rows() {
+        let value = |prices: &Float64Array| prices.is_valid(row).then(|| prices.value(row));
+        let (Some(top), Some(bottom)) = (value(&high), value(&low)) else { continue };
+        if top < bottom {
+            let message = format!("high is below low, which is {bottom}");
+            found.push(at((batch, row), "high_low", ("high", Some(top.to_string())), message));
+            continue;
+        }
+        for (name, prices) in &ends {
+            if let Some(price) = prices.as_ref().and_then(value).filter(|p| *p < bottom || *p > top) {
+                let message = format!("{name} lies outside low to high, {bottom} to {top}");
+                found.push(at((batch, row), "open_close", (name, Some(price.to_string())), message));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// A finding about one value.
 fn at(
-    batch: &RecordBatch,
-    row: usize,
+    (batch, row): (&RecordBatch, usize),
     check: &'static str,
-    column: &str,
-    value: Option<String>,
+    (column, value): (&str, Option<String>),
     message: String,
 ) -> Finding {
     let ts = frame::timestamps(batch).ok().and_then(|ts| Timestamp::from_micros(ts.value(row)).ok());

@@ -12,7 +12,7 @@ use super::{Context, plan};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
-use crate::outcome::{Outcome, Result};
+use crate::outcome::{self, Outcome, Result};
 use crate::progress::Progress;
 use crate::shapes::{OneOrMany, Pair, Series, pair, pairs};
 use crate::store::Store;
@@ -103,6 +103,13 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         () = fill::fill(&jobs, &limits, &*store, (&progress, keep)) => false,
         () = signalled() => true,
     };
+    if interrupted {
+        // What is left is to say what was stored; whoever cannot wait for it need not.
+        tokio::spawn(async {
+            signalled().await;
+            std::process::exit(Outcome::Interrupted.code().into());
+        });
+    }
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(Some(Err(error))) = reports.first()
         && reports.iter().all(|report| matches!(report, Some(Err(_))))
@@ -120,7 +127,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         });
         done.push(Done::new(job, report, cut_off, (&*store, context.clock.now())).await?);
     }
-    let outcome = if interrupted { Outcome::Interrupted } else { outcome(&done) };
+    let outcome = if interrupted { Outcome::Interrupted } else { end_of(&done) };
     Ok(Run { done, outcome })
 }
 
@@ -141,7 +148,7 @@ async fn signalled() {
 }
 
 /// The exit of a run that was not interrupted.
-fn outcome(done: &[Done]) -> Outcome {
+fn end_of(done: &[Done]) -> Outcome {
     let failed = done.iter().any(|done| !done.report.failed.is_empty());
     let gained = done.iter().any(|done| done.report.rows_written > 0 || !done.report.known_empty.is_empty());
     let missing = done.iter().any(|done| !done.report.missing.is_empty());
@@ -176,7 +183,7 @@ impl Done {
         let (report, interval) = (&self.report, self.job.key.interval);
         let failed = |(range, error): &(TimeRange, Error)| FailedWindow {
             range: pair(*range, interval),
-            error: error.chain(),
+            error: outcome::chain(error),
         };
         Filled {
             series: Series::from(&self.job.key),
@@ -229,10 +236,14 @@ impl Done {
         let interval = self.job.key.interval;
         for (range, error) in self.report.failed.iter().take(SHOWN) {
             let label = console.paint(Style::Red, "failed");
-            console.line(format!("  {label}       {}: {}", text::range(*range, interval), error.chain()))?;
+            console.line(format!(
+                "  {label}       {}: {}",
+                text::range(*range, interval),
+                outcome::chain(error)
+            ))?;
         }
         if let Some(more) = self.report.failed.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            console.line(format!("  … and {more} more; --json has them all"))?;
+            console.line(format!("  ... and {more} more; --json has them all"))?;
         }
         if self.report.failed.is_empty() && !self.report.missing.is_empty() && !self.interrupted {
             for range in self.report.missing.iter().take(SHOWN) {

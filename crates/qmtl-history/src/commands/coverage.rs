@@ -139,7 +139,7 @@ impl View {
             console.line(format!("    {painted}"))?;
         }
         match ranges.len().checked_sub(RANGES_SHOWN).filter(|more| *more > 0) {
-            Some(more) => console.line(format!("    … and {more} more; --json has them all")),
+            Some(more) => console.line(format!("    ... and {more} more; --json has them all")),
             None => Ok(()),
         }
     }

@@ -87,7 +87,7 @@ fn show(job: &Job, plan: &Plan, context: &Context) -> Result<()> {
             console.line(format!("    {}  {bars}", text::range(gap, interval)))?;
         }
         if let Some(more) = plan.gaps().len().checked_sub(GAPS_SHOWN).filter(|more| *more > 0) {
-            console.line(format!("    … and {more} more; --json has them all"))?;
+            console.line(format!("    ... and {more} more; --json has them all"))?;
         }
         console.line(format!(
             "  to do     {}, {}, at most {}",

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
     let mut verdicts = Vec::new();
     for target in targets.list {
         must_exist(&*store, &target.key).await?;
-        let verdict = verify(&*store, &target.key, target.range, args.max_findings).await?;
+        let verdict = verify(&*store, &target.key, target.range, args.max_findings).await;
         if !context.console.is_json() {
             show(&target, &verdict, &context.console)?;
         }
@@ -96,7 +96,9 @@ fn show(target: &Target, verdict: &Verdict, console: &Console) -> Result<()> {
         console.line(format!("  {line}"))?;
     }
     match verdict.found.checked_sub(cells.len() as u64).filter(|more| *more > 0) {
-        Some(more) => console.line(format!("  … and {} more; --max-findings shows more", text::count(more))),
+        Some(more) => {
+            console.line(format!("  ... and {} more; --max-findings shows more", text::count(more)))
+        }
         None => Ok(()),
     }
 }

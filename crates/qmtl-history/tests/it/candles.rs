@@ -45,14 +45,40 @@ fn check(mut value: Value, expected: &Expect) {
 #[test]
 fn the_main_job_end_to_end() {
     let scene = Scene::new();
-    check(scene.json(&filling("plan")), &expect![""]);
+    check(
+        scene.json(&filling("plan")),
+        &expect![[r#"
+        estimated_rows: 5760
+        gaps: [[1515560100,1517287800]]
+        interval: 300
+        node_id: "ADABTC"
+        requests: 1
+        windows: [[1515560100,1517287800]]
+    "#]],
+    );
     assert!(!scene.path("store").exists(), "a plan writes nothing");
 
     let first = scene.json(&filling("backfill"));
     assert_eq!(first["rows_written"], 5_720);
     assert_eq!(first["present"].as_array().unwrap().len(), 6);
     assert_eq!(first["known_empty"].as_array().unwrap().len(), 5);
-    check(first, &expect![""]);
+    check(
+        first,
+        &expect![[r#"
+        failed: []
+        fetch_requests: 1
+        interval: 300
+        known_empty: [[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]]
+        missing: []
+        node_id: "ADABTC"
+        not_closed: 0
+        present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
+        retries: 0
+        rows_dropped: {}
+        rows_kept_out: 0
+        rows_written: 5720
+    "#]],
+    );
 
     let again = scene.json(&filling("backfill"));
     assert_eq!((&again["rows_written"], &again["fetch_requests"]), (&json!(0), &json!(0)));
@@ -62,7 +88,18 @@ fn the_main_job_end_to_end() {
         (&json!([]), &json!([]), &json!(0))
     );
 
-    check(scene.json(&words("coverage", &[])), &expect![""]);
+    check(
+        scene.json(&words("coverage", &[])),
+        &expect![[r#"
+        interval: 300
+        known_empty: [[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]]
+        missing: []
+        node_id: "ADABTC"
+        present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
+        proofs: [{"expires_at":null,"ranges":[[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]],"reason":"no row between the first and the last one of file:ADABTC-5m.csv#be547899384923d4","source":"file:ADABTC-5m.csv#be547899384923d4"}]
+        rows: 5720
+    "#]],
+    );
 }
 
 #[test]
@@ -187,13 +224,22 @@ fn verify_reads_every_bar_and_finds_what_is_wrong() {
     assert_eq!(scene.run(&fill).code, Some(0));
     let run = scene.run(&["verify", "--node", "wild", "--interval", "1m", "--json"]);
     assert_eq!(run.code, Some(1), "{run:?}");
-    check(run.object(), &expect![""]);
+    check(
+        run.object(),
+        &expect![[r#"
+            findings: [{"check":"open_close","column":"close","message":"close lies outside low to high, 0.5 to 2","ts":1704067200,"value":"3"},{"check":"high_low","column":"high","message":"high is below low, which is 2","ts":1704067260,"value":"0.5"},{"check":"nan","column":"open","message":"not a number","ts":1704067320,"value":"NaN"}]
+            found: 3
+            interval: 60
+            node_id: "wild"
+            rows: 3
+        "#]],
+    );
     let run: Run = scene.run(&["verify"]);
     assert_eq!(run.code, Some(1));
     assert!(run.stdout.contains("wrong   wild@1m  3 rows, 3 findings"), "{run:?}");
     assert!(
         run.stdout.contains(
-            "open_close  2024-01-01T00:00:00Z  close   3      close lies outside low to high, 0.5 to 2"
+            "open_close  2024-01-01T00:00:00Z  close  3    close lies outside low to high, 0.5 to 2"
         ),
         "{run:?}"
     );
@@ -224,4 +270,24 @@ fn the_list_of_series_and_files() {
     let rows: u64 =
         details["files"].as_array().unwrap().iter().map(|file| file["rows"].as_u64().unwrap()).sum();
     assert_eq!((rows, &details["files"][0]["path"]), (5_720, &json!(files.lines().next().unwrap())));
+}
+
+#[test]
+fn a_damaged_file_is_a_finding_that_names_it() {
+    let scene = filled();
+    let files = scene.run(&words("files", &[])).stdout;
+    let path = files.lines().next().unwrap();
+    let whole = std::fs::read(path).unwrap();
+    let mut torn = whole.clone();
+    let middle = whole.len() / 3;
+    torn[middle..middle + 64].fill(0xAA);
+    for (name, bytes) in [("cut", &whole[..middle]), ("torn", &torn[..]), ("empty", &[])] {
+        std::fs::write(path, bytes).unwrap();
+        let run = scene.run(&["verify"]);
+        assert_eq!(run.code, Some(1), "{name}: {run:?}");
+        let file = path.rsplit('/').next().unwrap();
+        assert!(run.stdout.contains("  read ") && run.stdout.contains(file), "{name}: {run:?}");
+    }
+    std::fs::write(path, &whole).unwrap();
+    assert_eq!(scene.run(&["verify"]).code, Some(0));
 }

@@ -76,6 +76,32 @@ fn a_series_that_fails_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_sparse_series_needs_its_user_to_vouch_for_it() {
+    let scene = Scene::new();
+    let source = scene.file("sparse.csv", "ts,close\n1704067200,1\n1704067380,2\n");
+    let fill = [
+        "backfill",
+        "--node",
+        "s",
+        "--interval",
+        "1m",
+        "--source",
+        &source,
+        "--range",
+        "1704067200..=1704067380",
+    ];
+    let run = scene.run(&fill);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("vouch that it is a sparse series (--sparse)"), "{run:?}");
+    assert_eq!(run.stderr, "s@1m: 4 bars missing in 1 window\n");
+    let filled = scene.json(&[&fill[..], &["--sparse"]].concat());
+    assert_eq!(
+        (&filled["rows_written"], &filled["known_empty"]),
+        (&json!(2), &json!([[1_704_067_260, 1_704_067_320]]))
+    );
+}
+
+#[test]
 fn limits_are_shared_and_small_ones_suffice() {
     let scene = Scene::new();
     let source = scene.file("minutes.csv", &minutes(5_000));
