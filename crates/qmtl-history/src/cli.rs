@@ -89,7 +89,8 @@ pub enum Command {
     /// Show the holes and what a backfill would ask for; writes nothing
     #[command(after_help = "\
 Examples:
-  qmtl-history plan --store ./history --source file:candles.csv --node BTCUSDT --interval 1m --last 30d
+  qmtl-history plan --store ./history --source file:candles.csv --node BTCUSDT \\
+      --interval 1m --last 30d
   qmtl-history plan --store ./history --nodes series.toml --timerange 20240101-20240601 --json")]
     Plan(FillArgs),
     /// Fill the holes of one or many series from a source
@@ -101,28 +102,28 @@ Examples:
     #[command(after_help = "\
 Examples:
   qmtl-history coverage --store ./history
-  qmtl-history coverage --store ./history --node BTCUSDT --interval 1m --timerange 20240101-20240601")]
+  qmtl-history coverage --store ./history --node BTCUSDT --interval 1m --last 90d")]
     Coverage(CoverageArgs),
     /// Print the exact current data files, for polars, DuckDB or pandas
     #[command(after_help = "\
-Older files may lie beside the current ones, so a glob over the folder can count rows twice; this list cannot.
+Older files may lie beside the current ones, so a glob over the folder can count rows twice; this
+list cannot.
 
 Examples:
   qmtl-history files --store ./history --node BTCUSDT --interval 1m
-  duckdb -c \"select count(*) from read_parquet([$(qmtl-history files --store ./history --node BTCUSDT \\
-      --interval 1m | sed \"s/.*/'&'/\" | paste -sd,)])\"
-  python -c 'import polars as pl, sys; print(pl.scan_parquet(sys.stdin.read().splitlines()).collect())' \\
-      < <(qmtl-history files --store ./history --node BTCUSDT --interval 1m)")]
+  qmtl-history files --store ./history --node BTCUSDT --interval 1m | python -c \\
+      'import polars, sys; print(polars.scan_parquet(sys.stdin.read().splitlines()).collect())'
+  duckdb -c \"from read_parquet([$(qmtl-history files --store ./history --node BTCUSDT \\
+      --interval 1m | sed \"s/.*/'&'/\" | paste -sd,)])\"")]
     Files(ReadArgs),
     /// Write the bars of a series as CSV, Parquet or Arrow
     #[command(after_help = "\
-Numbers are written in the shortest form that reads back as the same double, so that a CSV which is
-imported again gives the same bits.
+Numbers are written in the shortest form that reads back as the same double, so that a CSV which
+is imported again gives the same bits.
 
 Examples:
   qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet
-  qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close,volume --last 7d | head
-  qmtl-history export --store ./history --node BTCUSDT --interval 1m --format arrow --out bars.arrow")]
+  qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close --last 7d")]
     Export(ExportArgs),
     /// Read every bar and check it: coverage, order, grid, NaN, high and low; exits 1 with the findings
     #[command(after_help = "\
@@ -145,14 +146,15 @@ Examples:
 }
 
 const BACKFILL_HELP: &str = "\
-Ends are exclusive: --end 2024-06-01 leaves the bar that opens on June 1st out. Bars that have not closed
-are never written. A stored row is never replaced. Ctrl-C keeps what is stored; the same command goes on.
+Ends are exclusive: --end 2024-06-01 leaves the bar that opens on June 1st out. Bars that have
+not closed are never written. A stored row is never replaced. Ctrl-C keeps what is stored; the
+same command goes on from there.
 
 Examples:
-  qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT --interval 1m \\
-      --start 2024-01-01 --end 2024-06-01
-  qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT --interval 1m \\
-      --timerange 20240101-20240201
+  qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
+      --interval 1m --start 2024-01-01 --end 2024-06-01
+  qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT \\
+      --interval 1m --timerange 20240101-20240201
   qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
 
 series.toml (what stands at the top holds for every series; paths are relative to the file):
@@ -288,10 +290,10 @@ pub struct BackfillArgs {
     /// What and where from.
     #[command(flatten)]
     pub fill: FillArgs,
-    /// Windows in flight at once, all series together
+    /// Windows in flight at once, all series together [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]
     pub concurrency: Option<u32>,
-    /// Memory for rows in flight, all series together: 64MB, 1GB
+    /// Memory for rows in flight, all series together: 64MB, 1GB [default: 128MB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
     pub memory: Option<u64>,
 }
@@ -406,4 +408,34 @@ pub struct DemoArgs {
     /// Keep the store in this folder, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_the_readme_has_all_of_it() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        let readme = include_str!("../README.md");
+        for command in cli.get_subcommands() {
+            assert!(readme.contains(&format!("| `{}` |", command.get_name())), "{}", command.get_name());
+            let flags =
+                command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| *flag != "help");
+            for flag in flags {
+                assert!(readme.contains(&format!("--{flag}")), "{} --{flag}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_powers_of_two() {
+        assert_eq!(parse_bytes("64MB"), Ok(64 << 20));
+        assert_eq!((parse_bytes("1g"), parse_bytes("12")), (Ok(1 << 30), Ok(12)));
+        assert!(["", "0", "MB", "1XB", "99999999999GB"].into_iter().all(|bad| parse_bytes(bad).is_err()));
+    }
 }

@@ -30,6 +30,8 @@ enum Cell {
     Blank,
     /// Every bar is proven not to exist.
     Empty,
+    /// Every bar is stored or proven not to exist, some of each.
+    Settled,
     /// Quarters of the bars that can exist: 0 is none, 4 is all of them.
     Share(u8),
 }
@@ -75,6 +77,7 @@ impl Strip<'_> {
         match (wanted, possible) {
             (0, _) => Cell::Blank,
             (_, 0) if stored == 0 => Cell::Empty,
+            _ if stored >= possible && empty > 0 => Cell::Settled,
             _ if stored >= possible => Cell::Share(4),
             _ if stored == 0 => Cell::Share(0),
             _ => Cell::Share(u8::try_from((stored * 4 / possible).clamp(1, 3)).expect("it lies from 1 to 3")),
@@ -87,8 +90,10 @@ impl Cell {
         match (look, self) {
             (_, Self::Blank) => " ",
             (Look::Ascii, Self::Empty) => "o",
+            (Look::Ascii, Self::Settled) => "+",
             (Look::Ascii, Self::Share(share)) => [".", "1", "2", "3", "#"][usize::from(share)],
             (Look::Rich, Self::Empty) => "\u{1b}[38;5;244m·\u{1b}[0m",
+            (Look::Rich, Self::Settled) => "\u{1b}[38;5;36m▇\u{1b}[0m",
             (Look::Rich, Self::Share(share)) => [
                 "\u{1b}[38;5;203m□\u{1b}[0m",
                 "\u{1b}[38;5;208m░\u{1b}[0m",
@@ -103,8 +108,9 @@ impl Cell {
 fn legend(look: Look) -> String {
     let glyph = |cell: Cell| cell.glyph(look);
     format!(
-        "one cell a day: {} all bars that exist, {}{}{} some, {} none, {} proven to have none",
+        "a cell a day: {} all bars  {} all that exist, the rest proven not to  {}{}{} some  {} none  {} none exist",
         glyph(Cell::Share(4)),
+        glyph(Cell::Settled),
         glyph(Cell::Share(3)),
         glyph(Cell::Share(2)),
         glyph(Cell::Share(1)),
@@ -154,10 +160,10 @@ mod tests {
         };
         let lines = strip.lines(Look::Ascii, 24);
         assert_eq!(lines[0], format!("2024-01 {}3#", " ".repeat(29)));
-        assert_eq!(lines[1], "2024-02 .1#o.");
+        assert_eq!(lines[1], "2024-02 .1+o.");
         assert_eq!(
             lines[2],
-            "one cell a day: # all bars that exist, 321 some, . none, o proven to have none"
+            "a cell a day: # all bars  + all that exist, the rest proven not to  321 some  . none  o none exist"
         );
         assert_eq!(strip.lines(Look::Ascii, 1)[0], "... 1 earlier months (--months 2)");
     }

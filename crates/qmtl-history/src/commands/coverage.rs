@@ -107,7 +107,12 @@ impl View {
         console.line(format!("  present      {}", text::set(present, interval)))?;
         console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
         for proof in self.coverage.known_empty() {
-            let what = format!("{} ({}, {})", proof.source, proof.reason, proof.answered_at);
+            let bars = text::set(&proof.ranges, interval);
+            let what = format!(
+                "{}: {bars}, answered {}",
+                proof.source,
+                proof.answered_at.to_datetime().date_naive()
+            );
             console.line(format!("               {}", console.paint(Style::Dim, &what)))?;
         }
         console.line(format!("  missing      {}", text::set(&self.missing, interval)))?;

@@ -192,7 +192,8 @@ fn typed(stage: &Stage, command: &str, why: &str, console: &Console) -> Result<(
     console.line("")?;
     console.line(console.paint(Style::Dim, &format!("# {why}")))?;
     let words: Vec<_> = stage.words(command).into_iter().map(|word| shell_word(&word)).collect();
-    console.line(console.paint(Style::Bold, &format!("$ qmtl-history {}", words.join(" "))))
+    let line = format!("$ qmtl-history {}", words.join(" "));
+    console.line(console.paint(Style::Bold, &line.replace(" --source", " \\\n      --source")))
 }
 
 /// A word as a shell takes it.
