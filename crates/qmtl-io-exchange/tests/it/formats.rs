@@ -122,8 +122,12 @@ async fn columnar_files_of_every_kind_and_unit() {
         TimestampNanosecondArray::from_iter_values([0, 60, 180].map(|secs| (BASE + secs) * 1_000_000_000));
     let rows = batch(Arc::new(nanos.with_timezone("Europe/Berlin")));
     assert_candles(file("a.pq", parquet(&rows, 100))).await;
-    assert_candles(file("a.feather", ipc_file(&[rows.clone()], Some(CompressionType::LZ4_FRAME)))).await;
-    assert_candles(file("a.ipc", ipc_file(&[rows.clone()], Some(CompressionType::ZSTD)))).await;
+    assert_candles(file(
+        "a.feather",
+        ipc_file(std::slice::from_ref(&rows), Some(CompressionType::LZ4_FRAME)),
+    ))
+    .await;
+    assert_candles(file("a.ipc", ipc_file(std::slice::from_ref(&rows), Some(CompressionType::ZSTD)))).await;
     assert_candles(file("a.arrows", ipc_stream(&[rows.slice(0, 2), rows.slice(2, 1)]))).await;
     let text = ["2024-01-01", "2024-01-01 00:01:00", "2024-01-01T00:03:00Z"];
     let rows = batch(Arc::new(StringArray::from(text.to_vec())));
