@@ -2,7 +2,8 @@
 //!
 //! Two rules make it safe. A window that holds nothing may wait for bytes. A window that holds
 //! some and needs more may only wait for the single overdraft, whose holder waits for nothing. So
-//! somebody always moves on, and the bytes held are at most the budget and one window's excess.
+//! somebody always moves on, and the bytes held are at most the budget, one window's excess, and of
+//! each window that waits the one batch that it has just been given.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -59,9 +59,7 @@ impl Flights {
         let mut all = self.lock();
         let series = all.entry(request.key.clone()).or_default();
         let same = |flight: &&Flight| flight.task == task && flight.request == *request;
-        let under_way = series.flights.iter().filter(same).find_map(|flight| flight.fill.upgrade());
-        // A flight that has ended is about to leave the list: its answer is not given out again.
-        if let Some(fill) = under_way.filter(|fill| fill.peek().is_none()) {
+        if let Some(fill) = series.flights.iter().filter(same).find_map(|flight| flight.fill.upgrade()) {
             return fill;
         }
         series.launched += 1;

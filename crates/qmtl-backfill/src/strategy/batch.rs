@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use qmtl_history_api::arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use qmtl_history_api::arrow_array::{
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array,
+};
 use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::arrow_select::concat::concat_batches;
+use qmtl_history_api::arrow_select::take::take_record_batch;
 use qmtl_history_api::{Error, Result, SeriesKey, frame};
+
+/// Bytes of a batch that no one need mind.
+const SMALL: u64 = 4 << 10;
 
 /// Bytes of the rows of `batch`, not of the buffers that they may be slices of.
 pub(super) fn bytes(batch: &RecordBatch) -> u64 {
@@ -14,6 +20,17 @@ pub(super) fn bytes(batch: &RecordBatch) -> u64 {
         slice.unwrap_or_else(|_| column.get_array_memory_size()) as u64
     };
     batch.columns().iter().map(of).sum()
+}
+
+/// The same rows without the buffers that they are a small slice of, which would otherwise stay in
+/// memory uncounted.
+pub(super) fn owned(batch: RecordBatch) -> Result<RecordBatch> {
+    let held: usize = batch.columns().iter().map(|column| column.get_array_memory_size()).sum();
+    if held as u64 <= 2 * bytes(&batch) + SMALL {
+        return Ok(batch);
+    }
+    let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+    take_record_batch(&batch, &UInt64Array::from_iter_values(0..rows)).map_err(fault)
 }
 
 /// `columns` and what `batch` has besides; `Schema` where a type contradicts.
@@ -57,4 +74,39 @@ fn widen(columns: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
 
 fn fault(error: qmtl_history_api::arrow_schema::ArrowError) -> Error {
     Error::unexpected("cannot join canonical batches").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use qmtl_history_testkit::fixtures::{bar, bars, key, rows_within, span};
+
+    use super::*;
+
+    fn held(batch: &RecordBatch) -> usize {
+        batch.columns().iter().map(|column| column.get_array_memory_size()).sum()
+    }
+
+    #[test]
+    fn a_row_does_not_keep_the_file_that_it_came_from_in_memory() {
+        let key = key("BTC", "1m");
+        let file = bars(&key, bar(&key, 0), 10_000);
+        let row = rows_within(&file, span(&key, 5_000, 5_001));
+        assert_eq!((bytes(&file), bytes(&row)), (480_000, 48));
+        let own = owned(row.clone()).unwrap();
+        assert_eq!(own, row);
+        assert!(held(&row) > 480_000 && held(&own) < 5_000, "{} {}", held(&row), held(&own));
+    }
+
+    #[test]
+    fn columns_are_joined_by_name_and_null_where_they_are_lacking() {
+        let key = key("BTC", "1m");
+        let all = bars(&key, bar(&key, 0), 4);
+        let some = all.project(&[0, 4, 1]).unwrap();
+        let joined = join(&key, &[some.slice(0, 2), all.slice(2, 2)]).unwrap();
+        let names: Vec<_> = joined.schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["ts", "close", "open", "high", "low", "volume"]);
+        assert_eq!(joined.column(1), all.column(4));
+        assert_eq!((joined.column(3).null_count(), joined.column(3).is_null(1)), (2, true));
+        assert_eq!(join(&key, &[]).unwrap().num_rows(), 0);
+    }
 }

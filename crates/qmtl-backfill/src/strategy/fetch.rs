@@ -7,7 +7,7 @@ use futures::FutureExt;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::frame::{self, Dropped, Normalized};
 use qmtl_history_api::{
-    EmptyProof, Error, ErrorKind, FetchRequest, ProgressEvent, RangeSet, Result, TimeRange,
+    EmptyProof, Error, ErrorKind, FetchRequest, ProgressEvent, RangeSet, Result, SeriesKey, TimeRange,
 };
 use qmtl_observe::metrics;
 use tracing::Instrument;
@@ -16,15 +16,21 @@ use super::{Job, batch};
 use crate::budget::Share;
 use crate::plan::Window;
 
+/// Small batches that are joined into one: the answers of a window full of single holes would
+/// weigh many times their rows.
+const LOOSE: usize = 256;
+
 /// What came of a window's requests.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) window: Window,
     /// Canonical, ascending and disjoint; none without rows.
     pub(super) rows: Vec<RecordBatch>,
-    /// Bytes of `rows`.
+    /// Rows that came after these, in many small batches.
+    loose: Vec<RecordBatch>,
+    /// Bytes of all rows.
     pub(super) bytes: u64,
-    /// Where `rows` stand.
+    /// Where the rows stand.
     pub(super) present: RangeSet,
     pub(super) proofs: Vec<EmptyProof>,
     pub(super) dropped: Dropped,
@@ -38,6 +44,7 @@ impl Answer {
     /// Gives up everything that was fetched.
     pub(super) fn clear(&mut self) {
         self.rows.clear();
+        self.loose.clear();
         self.present = RangeSet::new();
         self.proofs.clear();
         self.bytes = 0;
@@ -48,9 +55,36 @@ impl Answer {
         self.rows.is_empty() && self.proofs.is_empty()
     }
 
+    /// Adds the rows of one request, which come after all others.
+    fn add_rows(&mut self, key: &SeriesKey, rows: RecordBatch) -> Result<()> {
+        self.bytes += batch::bytes(&rows);
+        self.loose.push(rows);
+        if self.loose.len() < LOOSE { Ok(()) } else { self.tie(key) }
+    }
+
+    /// Joins what is loose; `Schema` when the requests' answers contradict each other in a type.
+    fn tie(&mut self, key: &SeriesKey) -> Result<()> {
+        if !self.loose.is_empty() {
+            self.rows.push(batch::join(key, &std::mem::take(&mut self.loose))?);
+        }
+        Ok(())
+    }
+
     /// Where the source proved that there is no row.
     pub(super) fn empty(&self) -> impl Iterator<Item = &RangeSet> {
         self.proofs.iter().map(|proof| &proof.ranges)
+    }
+}
+
+/// Adds a proof; those of one reason become one, as old as its oldest part: to believe a proof for
+/// a little less long than one might is safe.
+pub(super) fn add_proof(proofs: &mut Vec<EmptyProof>, proof: EmptyProof) {
+    match proofs.iter_mut().find(|known| known.reason == proof.reason) {
+        Some(known) => {
+            known.ranges.extend(proof.ranges);
+            known.answered_at = known.answered_at.min(proof.answered_at);
+        }
+        None => proofs.push(proof),
     }
 }
 
@@ -63,6 +97,7 @@ impl Job<'_> {
         let mut answer = Answer {
             window,
             rows: Vec::new(),
+            loose: Vec::new(),
             bytes: 0,
             present: RangeSet::new(),
             proofs: Vec::new(),
@@ -70,24 +105,28 @@ impl Job<'_> {
             error: None,
             share,
         };
-        async {
-            let window = answer.window.clone();
-            for range in window.requests() {
-                if let Err(error) = self.fetch_range(range, &mut answer).await {
-                    // Rows that contradict the frame put the whole window in doubt; after any
-                    // other failure what the source gave before is as good as ever.
-                    if error.kind() == ErrorKind::Schema {
-                        answer.clear();
-                    }
-                    answer.error = Some(error);
-                    break;
-                }
+        if let Err(error) = self.fetch_all(&mut answer).instrument(span).await {
+            // Rows that contradict the frame put the whole window in doubt; after any other
+            // failure what the source gave before is as good as ever.
+            if error.kind() == ErrorKind::Schema {
+                answer.clear();
             }
+            answer.error = Some(error);
         }
-        .instrument(span)
-        .await;
         self.budget.shrink(&mut answer.share, answer.bytes);
         answer
+    }
+
+    async fn fetch_all(&self, answer: &mut Answer) -> Result<()> {
+        let window = answer.window.clone();
+        let mut outcome = Ok(());
+        for range in window.requests() {
+            outcome = self.fetch_range(range, answer).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        answer.tie(self.key).and(outcome)
     }
 
     /// Makes one request and adds what came of it to `answer`.
@@ -110,18 +149,17 @@ impl Job<'_> {
         let present = frame::row_runs(self.key, &rows)?;
         let empty = proven.within(range).difference(&present).on_grid(self.key.interval);
         if !empty.is_empty() {
-            answer.proofs.push(EmptyProof::new(self.source.clone(), empty, reason, answered_at));
+            add_proof(&mut answer.proofs, EmptyProof::new(self.source.clone(), empty, reason, answered_at));
         }
         let count = rows.num_rows() as u64;
         self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: count });
-        if count > 0 {
-            let bytes = batch::bytes(&rows);
-            self.row_bytes.fetch_max(bytes.div_ceil(count), Ordering::Relaxed);
-            answer.bytes += bytes;
-            answer.present.extend(present);
-            answer.rows.push(rows);
+        if count == 0 {
+            return Ok(());
         }
-        Ok(())
+        let rows = batch::owned(rows)?;
+        self.row_bytes.fetch_max(batch::bytes(&rows).div_ceil(count), Ordering::Relaxed);
+        answer.present.extend(present);
+        answer.add_rows(self.key, rows)
     }
 
     /// Reads one answer of the source to its end, as the budget allows.

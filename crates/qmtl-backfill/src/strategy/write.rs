@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{EmptyProof, Error, ErrorKind, Result, WriteReceipt, WriteRequest};
+use qmtl_history_api::{Error, ErrorKind, Result, WriteReceipt, WriteRequest};
 use qmtl_observe::metrics;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument;
 
 use super::fetch::Answer;
 use super::tally::Tally;
-use super::{Job, batch};
+use super::{Job, batch, fetch};
 
 /// Failed writes in a row after which the store is taken to be gone.
 const WRITES_IN_VAIN: u32 = 3;
@@ -169,7 +169,10 @@ impl<'a> Writer<'a> {
     async fn store(&self, chunk: &[Answer]) -> Result<WriteReceipt> {
         let pieces: Vec<_> = chunk.iter().flat_map(|answer| answer.rows.iter().cloned()).collect();
         let rows = batch::join(self.job.key, &pieces)?;
-        let request = proofs(chunk).fold(WriteRequest::new(self.job.key.clone()), WriteRequest::with_empty);
+        let mut request = WriteRequest::new(self.job.key.clone());
+        for proof in chunk.iter().flat_map(|answer| &answer.proofs) {
+            fetch::add_proof(&mut request.empty, proof.clone());
+        }
         if rows.num_rows() == 0 && request.empty.is_empty() {
             return Ok(WriteReceipt::default());
         }
@@ -212,22 +215,6 @@ impl<'a> Writer<'a> {
 
 fn row_count(answer: &Answer) -> u64 {
     answer.rows.iter().map(|rows| rows.num_rows() as u64).sum()
-}
-
-/// The proofs of a chunk, one for each reason, each as old as its oldest part: to believe a proof
-/// for a little less long than one might is safe.
-fn proofs(chunk: &[Answer]) -> impl Iterator<Item = EmptyProof> {
-    let mut by_reason = BTreeMap::<&str, EmptyProof>::new();
-    for proof in chunk.iter().flat_map(|answer| &answer.proofs) {
-        match by_reason.get_mut(proof.reason.as_str()) {
-            Some(joined) => {
-                joined.ranges.extend(proof.ranges.iter());
-                joined.answered_at = joined.answered_at.min(proof.answered_at);
-            }
-            None => drop(by_reason.insert(&proof.reason, proof.clone())),
-        }
-    }
-    by_reason.into_values().collect::<Vec<_>>().into_iter()
 }
 
 /// The store will not have these rows, whatever its state.

@@ -65,6 +65,18 @@ async fn one_sources_proof_does_not_keep_another_from_being_asked() {
 }
 
 #[tokio::test]
+async fn a_source_proves_nothing_beyond_what_it_was_asked() {
+    let clock = ManualClock::new(bar(&btc(), 8));
+    let fetcher =
+        FakeFetcher::new("fake").with_bars_in(runs([(0, 5)])).with_proven(|_| TimeRange::ALL.into());
+    let store = Store::new();
+    let report = Filling::new().with_clock(&clock).run(&Arc::new(fetcher), &store, span(0, 20)).await;
+    assert_eq!((&report.known_empty, &report.missing), (&runs([(5, 8)]), &runs([(8, 20)])));
+    let stored = store.coverage(&btc(), TimeRange::ALL).await.unwrap();
+    assert_eq!(stored.empty_by_any(bar(&btc(), 8)), runs([(5, 8)]));
+}
+
+#[tokio::test]
 async fn what_is_known_is_never_asked_for_and_requests_keep_the_sources_limit() {
     let known = runs([(3, 5), (18, 23), (60, 61)]);
     let store = Store::new();
@@ -98,16 +110,18 @@ async fn the_second_gaps_failure_keeps_the_first_ones_rows_and_count() {
 
 #[tokio::test]
 async fn windows_that_fail_alike_are_reported_as_one_and_the_others_go_on() {
-    let bad = |request: &FetchRequest| span(20, 50).contains(request.range.start());
+    let bad = |request: &FetchRequest| {
+        span(20, 50).contains(request.range.start()) || request.range == span(70, 80)
+    };
     let fetcher = Arc::new(
         FakeFetcher::new("fake")
             .with_failures(move |_, request| bad(request).then(|| Error::unavailable("reset").exhausted())),
     );
     let store = Store::new();
     let report = Filling::new().run(&fetcher, &store, span(0, 100)).await;
-    assert_eq!((report.rows_written, &report.missing), (70, &runs([(20, 50)])));
-    assert_eq!(report.failed.len(), 1);
-    assert_eq!(report.failed[0].0, span(20, 50));
+    assert_eq!((report.rows_written, &report.missing), (60, &runs([(20, 50), (70, 80)])));
+    let ranges: Vec<_> = report.failed.iter().map(|(range, _)| *range).collect();
+    assert_eq!(ranges, [span(20, 50), span(70, 80)]);
     assert!(report.failed[0].1.to_string().ends_with("windows: 3)"), "{}", report.failed[0].1);
     assert!(report.failed[0].1.is_exhausted());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use qmtl_backfill::{AugmentedHistoryProvider, BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Error, ErrorKind, HistoryBackend, HistoryProvider,
-    ProgressSink, ProviderCapabilities, RangeSet, ReadRequest, Result, SourceId, async_trait,
+    ProgressSink, ProviderCapabilities, ReadRequest, Result, SourceId, async_trait,
 };
 use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, sparse_bars};
 
@@ -213,6 +213,16 @@ async fn coverage_is_of_the_whole_series_and_remembered_while_nothing_changes() 
     assert_eq!(present().await.len(), 2);
     assert_eq!(store.coverage_calls.load(Ordering::Relaxed), calls, "answered from memory");
 
-    store.seed(&btc(), sparse_bars(&btc(), &RangeSet::from(span(5, 6)))).await;
+    store.seed(&btc(), sparse_bars(&btc(), &runs([(5, 6)]))).await;
     assert_eq!(present().await, runs([(0, 6), (900, 905)]), "another writer's rows are seen at once");
+}
+
+#[tokio::test]
+async fn coverage_that_changed_while_it_was_read_is_not_remembered() {
+    let store = Arc::new(Store::new());
+    store.seed(&btc(), sparse_bars(&btc(), &runs([(0, 5)]))).await;
+    *store.after_coverage.lock().unwrap() = Some(sparse_bars(&btc(), &runs([(5, 9)])));
+    let provider = provider(&store);
+    assert_eq!(provider.coverage(&btc()).await.unwrap().present(), &runs([(0, 5)]));
+    assert_eq!(provider.coverage(&btc()).await.unwrap().present(), &runs([(0, 9)]));
 }

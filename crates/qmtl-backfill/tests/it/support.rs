@@ -23,6 +23,8 @@ pub(crate) struct Store {
     writes: Mutex<Vec<RangeSet>>,
     pub(crate) coverage_calls: AtomicUsize,
     pub(crate) coverage_is_down: AtomicBool,
+    /// Rows that somebody writes right after the coverage has been read, once.
+    pub(crate) after_coverage: Mutex<Option<RecordBatch>>,
 }
 
 impl Store {
@@ -40,6 +42,7 @@ impl Store {
             writes: Mutex::default(),
             coverage_calls: AtomicUsize::new(0),
             coverage_is_down: AtomicBool::new(false),
+            after_coverage: Mutex::default(),
         }
     }
 
@@ -88,7 +91,12 @@ impl HistoryBackend for Store {
         if self.coverage_is_down.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the store is away"));
         }
-        self.inner.coverage(key, range).await
+        let coverage = self.inner.coverage(key, range).await;
+        let rows = self.after_coverage.lock().unwrap().take();
+        if let Some(rows) = rows {
+            self.seed(key, rows).await;
+        }
+        coverage
     }
 
     async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::{Error, ErrorKind, FetchRequest, RangeSet, frame};
-use qmtl_history_testkit::fixtures::{FakeFetcher, bar, sparse_bars};
+use qmtl_history_api::arrow_array::{RecordBatch, StringArray};
+use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Fetched, RangeSet, fetcher_fn, frame};
+use qmtl_history_testkit::fixtures::{FakeFetcher, bar, bars, batch, source, sparse_bars};
 
 use crate::support::{Filling, Store, btc, failures, late, runs, span};
 
@@ -44,18 +44,15 @@ async fn rows_do_not_wait_for_others_for_ever() {
     let clock = late();
     // The first window answers at once, the second one never.
     let slow = clock.clone();
-    let fetcher = Arc::new(qmtl_history_api::fetcher_fn(
-        qmtl_history_testkit::fixtures::source("fake"),
-        move |request: FetchRequest| {
-            let slow = slow.clone();
-            async move {
-                if request.range == span(10, 20) {
-                    qmtl_history_api::Clock::sleep(&slow, Duration::from_secs(1_000)).await;
-                }
-                Ok(qmtl_history_api::Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
+        let slow = slow.clone();
+        async move {
+            if request.range == span(10, 20) {
+                slow.sleep(Duration::from_secs(1_000)).await;
             }
-        },
-    ));
+            Ok(Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+        }
+    }));
     let store = Arc::new(Store::new());
     let (filling, to) = (Filling::new().with_clock(&clock), Arc::clone(&store));
     let running = tokio::spawn(async move { filling.run(&fetcher, &to, span(0, 20)).await });
@@ -110,16 +107,39 @@ async fn rows_wider_than_thought_pass_through_the_overdraft_one_by_one() {
     // 10 windows of 10 rows of 4 KB each: many times the first estimate, and over the budget.
     let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
         let points: Vec<_> = request.range.points(request.key.interval).collect();
-        let text: qmtl_history_api::arrow_array::StringArray =
-            points.iter().map(|_| Some("x".repeat(4_096))).collect();
-        qmtl_history_testkit::fixtures::batch(&points, [("note", Arc::new(text) as _)])
+        let text: StringArray = points.iter().map(|_| Some("x".repeat(4_096))).collect();
+        batch(&points, [("note", Arc::new(text) as _)])
     }));
     let store = Store::new();
     let filling = Filling::new().with_config(|config| config.with_memory_budget(50 << 10));
     let report = filling.run(&fetcher, &store, span(0, 100)).await;
     assert_eq!((report.rows_written, report.is_complete()), (100, true));
-    let windows = |rows: &RangeSet| rows.count(btc().interval) / 10;
-    assert!(store.writes().iter().all(|rows| windows(rows) <= 8), "{:?}", store.writes());
+    // One window within the budget and one over it.
+    assert!(store.writes().iter().all(|rows| rows.count(btc().interval) <= 20), "{:?}", store.writes());
+}
+
+#[tokio::test]
+async fn what_a_window_did_not_need_of_its_reservation_is_given_back() {
+    // Each window takes two fifths of the budget before it is known to have a single bar.
+    let fetcher =
+        FakeFetcher::new("sparse").with_bars_in((0..20).map(|i| span(i * 1_000, i * 1_000 + 1)).collect());
+    let store = Store::new();
+    let filling = Filling::new().with_config(|config| {
+        config.with_windows_in_flight(1).with_window_bars(1_000).with_memory_budget(150 << 10)
+    });
+    filling.run(&Arc::new(fetcher), &store, span(0, 20_000)).await;
+    assert_eq!(store.writes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_single_bar_does_not_keep_the_sources_file_in_memory() {
+    let store = Store::failing(|_, rows| {
+        let held: usize = rows.columns().iter().map(|column| column.get_array_memory_size()).sum();
+        (held > 10_000).then(|| Error::schema(format!("{held} bytes for {} rows", rows.num_rows())))
+    });
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_batch(bars(&btc(), bar(&btc(), 0), 10_000)));
+    let report = Filling::new().run(&fetcher, &store, span(5_000, 5_001)).await;
+    assert_eq!(failures(&report), []);
 }
 
 #[tokio::test]
@@ -187,20 +207,19 @@ async fn a_report_survives_a_store_that_goes_away_at_the_end() {
 
 #[tokio::test]
 async fn rows_that_somebody_else_wrote_meanwhile_are_kept_and_counted() {
-    // Somebody writes bars 3 to 5 after the plan was made.
+    // Somebody writes some bars after the plan was made; the source has only the first eight.
     let store = Arc::new(Store::new());
     let other = Arc::clone(&store);
-    let fetcher = Arc::new(qmtl_history_api::fetcher_fn(
-        qmtl_history_testkit::fixtures::source("fake"),
-        move |request: FetchRequest| {
-            let other = Arc::clone(&other);
-            async move {
-                other.seed(&btc(), sparse_bars(&btc(), &runs([(3, 6)]))).await;
-                Ok(qmtl_history_api::Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
-            }
-        },
-    ));
+    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
+        let other = Arc::clone(&other);
+        async move {
+            other.seed(&btc(), sparse_bars(&btc(), &runs([(3, 6), (8, 10)]))).await;
+            let rows = sparse_bars(&request.key, &span(0, 8).into());
+            Ok(Fetched::from_batch(rows).with_proven(request.range.into(), "no row in the answer"))
+        }
+    }));
     let report = Filling::new().run(&fetcher, &store, span(0, 10)).await;
-    assert_eq!((report.rows_written, report.rows_kept_out), (7, 3));
+    assert_eq!((report.rows_written, report.rows_kept_out), (5, 3));
+    assert!(report.known_empty.is_empty(), "somebody knew of bars that the source did not have");
     assert!(report.is_complete());
 }
