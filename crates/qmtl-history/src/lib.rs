@@ -40,13 +40,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let console = Console::new(&cli.global);
     console.start_logging(&cli.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
-            return Outcome::Failed.into();
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(4).build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
+                return Outcome::Failed.into();
+            }
+        };
     let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()) };
     let outcome = runtime.block_on(commands::run(&cli.command, &context)).unwrap_or_else(|failure| {
         context.console.fail(&failure);

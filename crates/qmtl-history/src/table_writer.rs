@@ -15,6 +15,9 @@ use qmtl_history_api::{Error, Timestamp, frame};
 use crate::cli::{ExportFormat, TsFormat};
 use crate::outcome::{Failure, Result};
 
+/// Rows in a row group of Parquet: the part of a file that is held in memory to write or read it.
+const ROW_GROUP_ROWS: usize = 100_000;
+
 /// Where the bytes go.
 pub(crate) type Output = Box<dyn Write + Send>;
 
@@ -48,6 +51,7 @@ impl TableWriter {
             ExportFormat::Parquet => {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
                     .build();
                 let writer = ArrowWriter::try_new(out, SchemaRef::clone(schema), Some(properties));
                 Self::Parquet(Box::new(writer.map_err(parquet_failure)?))

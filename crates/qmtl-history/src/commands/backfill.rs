@@ -76,10 +76,14 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
     }
     if run.outcome == Outcome::Interrupted {
         let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
-        context.console.warn(format!(
-            "interrupted: {} stored and kept; the same command goes on from there",
-            if rows == 1 { "1 row is".to_owned() } else { format!("{} rows are", text::count(rows)) }
-        ));
+        context.console.warn(match rows {
+            0 => "interrupted before anything was stored; the same command starts again".to_owned(),
+            1 => "interrupted: 1 row is stored and kept; the same command goes on from there".to_owned(),
+            _ => format!(
+                "interrupted: {} rows are stored and kept; the same command goes on from there",
+                text::count(rows)
+            ),
+        });
     }
     Ok(run.outcome)
 }
