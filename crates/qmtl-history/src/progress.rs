@@ -131,7 +131,7 @@ impl Line {
     fn state(&self) -> String {
         let mut state = String::new();
         if self.retries > 0 {
-            state += &format!("  {}", text::counted(self.retries, "retry").replace("retrys", "retries"));
+            state += &format!("  {}", text::counted(self.retries, "repetition"));
         }
         if self.failed > 0 {
             state += &format!("  {} failed", text::counted(self.failed, "window"));
