@@ -143,11 +143,9 @@ impl<B: HistoryBackend> HistoryProvider for AugmentedHistoryProvider<B> {
         if let Some(coverage) = self.remembered(key, revision) {
             return Ok(coverage);
         }
+        // What changes after the revision was read may be in it or not; the revision tells next time.
         let coverage = self.backend.coverage(key, TimeRange::ALL).await?;
-        // What changed while it was read may be in it or not: such an answer is not kept.
-        if self.backend.revision(key).await? == Some(revision) {
-            self.remember(key, revision, &coverage);
-        }
+        self.remember(key, revision, &coverage);
         Ok(coverage)
     }
 

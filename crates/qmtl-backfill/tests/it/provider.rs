@@ -218,7 +218,7 @@ async fn coverage_is_of_the_whole_series_and_remembered_while_nothing_changes() 
 }
 
 #[tokio::test]
-async fn coverage_that_changed_while_it_was_read_is_not_remembered() {
+async fn coverage_that_changed_while_it_was_read_is_not_believed() {
     let store = Arc::new(Store::new());
     store.seed(&btc(), sparse_bars(&btc(), &runs([(0, 5)]))).await;
     *store.after_coverage.lock().unwrap() = Some(sparse_bars(&btc(), &runs([(5, 9)])));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use qmtl_history_api::arrow_array::{RecordBatch, StringArray};
 use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Fetched, RangeSet, fetcher_fn, frame};
-use qmtl_history_testkit::fixtures::{FakeFetcher, bar, bars, batch, source, sparse_bars};
+use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, bar, bars, batch, source, sparse_bars};
 
 use crate::support::{Filling, Store, btc, failures, late, runs, span};
 
@@ -104,18 +104,22 @@ async fn rows_in_memory_keep_to_the_budget_whatever_the_range() {
 
 #[tokio::test]
 async fn rows_wider_than_thought_pass_through_the_overdraft_one_by_one() {
-    // 10 windows of 10 rows of 4 KB each: many times the first estimate, and over the budget.
-    let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
+    // 10 windows of 10 rows of 4 KB each: many times the first estimate, and over the budget. All
+    // that may be in flight have been reserved for before the first answer comes.
+    let clock = ManualClock::skipping_sleep(bar(&btc(), 100_000));
+    let wide = FakeFetcher::new("wide").with_rows(|request| {
         let points: Vec<_> = request.range.points(request.key.interval).collect();
         let text: StringArray = points.iter().map(|_| Some("x".repeat(4_096))).collect();
         batch(&points, [("note", Arc::new(text) as _)])
-    }));
+    });
+    let fetcher = Arc::new(wide.with_latency(Arc::new(clock), Duration::from_secs(1)));
     let store = Store::new();
     let filling = Filling::new().with_config(|config| config.with_memory_budget(50 << 10));
     let report = filling.run(&fetcher, &store, span(0, 100)).await;
     assert_eq!((report.rows_written, report.is_complete()), (100, true));
     // One window within the budget and one over it.
     assert!(store.writes().iter().all(|rows| rows.count(btc().interval) <= 20), "{:?}", store.writes());
+    assert_eq!(fetcher.max_in_flight(), 8);
 }
 
 #[tokio::test]
