@@ -1,0 +1,82 @@
+//! What a simulated exchange serves, and how.
+
+use std::time::Duration;
+
+use crate::clock::SimClock;
+use crate::fault::FaultRule;
+use crate::market::Market;
+
+/// The greatest body cap, bytes.
+const MOST_BODY_CAP: u64 = 1 << 30;
+
+/// The settings of a server.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SimConfig {
+    pub(crate) markets: Vec<Market>,
+    pub(crate) clock: SimClock,
+    pub(crate) latency: Duration,
+    pub(crate) weight_limit: u32,
+    pub(crate) faults: Vec<FaultRule>,
+    pub(crate) body_cap: u64,
+    pub(crate) port: u16,
+}
+
+impl SimConfig {
+    /// Serves these markets on a free port: the system's clock, no latency, 6000 weight a minute, no
+    /// faults.
+    pub fn new(markets: impl IntoIterator<Item = Market>) -> Self {
+        Self {
+            markets: markets.into_iter().collect(),
+            clock: SimClock::default(),
+            latency: Duration::ZERO,
+            weight_limit: 6_000,
+            faults: Vec::new(),
+            body_cap: 256 << 20,
+            port: 0,
+        }
+    }
+
+    /// The clock that says which bars exist, which one is forming, and in which minute weight counts.
+    #[must_use]
+    pub fn with_clock(mut self, clock: SimClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The time from a request's arrival to the first byte of its answer, at least.
+    #[must_use]
+    pub fn with_latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// The request weight that Binance grants in a minute of the server's clock. Under a frozen clock
+    /// the minute never ends: raise the limit for a test that asks much.
+    #[must_use]
+    pub fn with_weight_limit(mut self, weight: u32) -> Self {
+        self.weight_limit = weight;
+        self
+    }
+
+    /// Adds a fault.
+    #[must_use]
+    pub fn with_fault(mut self, rule: FaultRule) -> Self {
+        self.faults.push(rule);
+        self
+    }
+
+    /// Where an endless body ends and what a bomb inflates to, bytes: 256 MiB unless set, 1 GiB at most.
+    #[must_use]
+    pub fn with_body_cap(mut self, bytes: u64) -> Self {
+        self.body_cap = bytes.min(MOST_BODY_CAP);
+        self
+    }
+
+    /// Binds this port instead of a free one. The address is always 127.0.0.1.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+}

@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod answer;
+mod archive;
+mod binance;
+mod candle;
+mod clock;
+mod coinbase;
+mod config;
+mod deliver;
+mod error;
+mod exchange;
+mod fault;
+mod interval;
+mod limit;
+mod log;
+mod market;
+mod server;
+mod spoil;
+
+pub use candle::Candle;
+pub use clock::SimClock;
+pub use config::SimConfig;
+pub use error::{Error, Result};
+pub use fault::{Fault, FaultRule, Target, When};
+pub use interval::Interval;
+pub use log::{Asked, Endpoint, LOG_CAPACITY, RequestRecord};
+pub use market::Market;
+pub use server::SimExchange;
