@@ -30,6 +30,11 @@ use commands::Context;
 use console::Console;
 use outcome::{ErrorReport, Outcome};
 
+/// The guide's examples, run with this crate's tests because it sees all the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide.md")]
+mod guide {}
+
 /// Runs the program with these arguments, the first of which is its name, to its exit code.
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -40,14 +45,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let console = Console::new(&cli.global);
     console.start_logging(&cli.global);
-    let runtime =
-        match tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(4).build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
-                return Outcome::Failed.into();
-            }
-        };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
+            return Outcome::Failed.into();
+        }
+    };
     let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()) };
     let outcome = runtime.block_on(commands::run(&cli.command, &context)).unwrap_or_else(|failure| {
         context.console.fail(&failure);
