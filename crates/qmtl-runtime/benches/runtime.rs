@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{Interval, SeriesKey, Timestamp, frame};
-use qmtl_runtime::NodeCache;
+use qmtl_history_api::{BatchStream, Interval, SeriesKey, Timestamp, frame};
+use qmtl_runtime::{ComputeNode, NodeCache, Parallelism, Pipeline, Strategy, StreamInput};
 
 const BARS: usize = 1_000_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
@@ -17,6 +17,11 @@ fn main() {
     println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
     bulk();
     view();
+    for kind in [Kind::Slices, Kind::Batch] {
+        for threads in [1, 2] {
+            replay(kind, threads);
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
@@ -93,4 +98,61 @@ fn view() {
         },
     );
     report("view of the last 500 bars", time / CALLS, "a call, by name");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Slices,
+    Batch,
+}
+
+const INPUTS: usize = 10;
+const NODES: usize = 20;
+const WINDOW: usize = 20;
+
+fn moving_average(kind: Kind, node: usize) -> ComputeNode {
+    let (id, source) = (format!("ma-{node}"), format!("input-{}", node % INPUTS));
+    let length = WINDOW as f64;
+    let node = match kind {
+        Kind::Slices => ComputeNode::slices(id, WINDOW, move |w| w.f64(0).iter().sum::<f64>() / length),
+        Kind::Batch => ComputeNode::batch(id, WINDOW, move |w, out| {
+            let values = w.f64(0);
+            let mut sum: f64 = values[..WINDOW - 1].iter().sum();
+            for (at, out) in out.iter_mut().enumerate() {
+                sum += values[at + WINDOW - 1];
+                *out = sum / length;
+                sum -= values[at];
+            }
+        }),
+    };
+    node.reads(source, "close")
+}
+
+/// A million bars of ten inputs in one pass through twenty moving averages.
+fn replay(kind: Kind, threads: usize) {
+    let batches: Vec<RecordBatch> =
+        (0..BARS).step_by(16_384).map(|start| bars(start..(start + 16_384).min(BARS))).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let prepare = || {
+        let inputs = (0..INPUTS).map(|input| {
+            let stream = StreamInput::builder(format!("input-{input}")).interval("1m").period(500);
+            stream.build().expect("a good stream")
+        });
+        let strategy = inputs.fold(Strategy::builder(), |strategy, input| strategy.input(input));
+        let nodes = (0..NODES).map(|node| moving_average(kind, node));
+        let strategy = nodes.fold(strategy, |strategy, node| strategy.node(node));
+        let stream = || BatchStream::from_batches(batches[0].schema(), batches.clone());
+        let streams: Vec<_> = (0..INPUTS).map(|input| (format!("input-{input}"), stream())).collect();
+        let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Threads(threads) };
+        (Pipeline::new(strategy.build().expect("a good graph")).with_parallelism(parallelism), streams)
+    };
+    let mut results = 0;
+    let time = median(prepare, |(mut pipeline, streams)| {
+        let replayed = runtime.block_on(pipeline.replay_streams(streams)).expect("good streams");
+        results = replayed.results;
+        assert_eq!(replayed.bars, (BARS * INPUTS) as u64);
+        pipeline
+    });
+    let rate = format!("{:.1}M node events/s", results as f64 / time.as_secs_f64() / 1e6);
+    report(&format!("replay 1M x 10, 20 nodes, {kind:?}, {threads} threads"), time, &rate);
 }

@@ -1,5 +1,4 @@
-//! Node caches, backfill engine, warm-up and replay: what primes a strategy with history and
-//! hands it over to live data without a bar lost or doubled.
+#![doc = include_str!("../README.md")]
 
 mod cache;
 mod engine;

@@ -13,8 +13,10 @@ use node::{Chunk, Node, Results, Round};
 
 mod node;
 
-/// How many events are delivered before caches are trimmed: what a core's cache holds well.
+/// How many events are delivered before caches are trimmed: what a core's cache holds well, and
+/// with threads enough to pay for starting them.
 const CHUNK: usize = 16_384;
+const THREADED_CHUNK: usize = 131_072;
 
 /// What happens to the other nodes when one panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,9 +294,10 @@ impl Pipeline {
         let mut total = Replayed::default();
         loop {
             self.check_running()?;
-            let Self { inputs, nodes, results, levels, delivered, .. } = self;
+            let Self { inputs, nodes, results, levels, delivered, parallelism, .. } = self;
             let mut caches = lock(inputs, &self.lock_order);
-            let chunk = next_chunk(&caches, delivered, open);
+            let size = if *parallelism == Parallelism::Serial { CHUNK } else { THREADED_CHUNK };
+            let chunk = next_chunk(&caches, delivered, open, size);
             if chunk.ts.is_empty() {
                 return Ok(total);
             }
@@ -302,7 +305,7 @@ impl Pipeline {
             for level in levels.iter() {
                 let (done, rest) = results.split_at_mut(level.start);
                 let round = Round { chunk: &chunk, inputs: &views, done };
-                run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, self.parallelism);
+                run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, *parallelism);
             }
             total.bars += chunk.ts.len() as u64;
             total.results += results.iter().map(|results| results.fired.len() as u64).sum::<u64>();
@@ -363,13 +366,18 @@ fn rows_up_to(cache: &NodeCache, ts: Option<Timestamp>) -> usize {
     ts.map_or(0, |ts| cache.view().timestamps().partition_point(|other| *other <= ts))
 }
 
-/// Merges what waits, by time and then by input, into at most about [`CHUNK`] events.
-fn next_chunk(caches: &[MutexGuard<'_, NodeCache>], delivered: &[Option<Timestamp>], open: &[bool]) -> Chunk {
+/// Merges what waits, by time and then by input, into at most about `size` events.
+fn next_chunk(
+    caches: &[MutexGuard<'_, NodeCache>],
+    delivered: &[Option<Timestamp>],
+    open: &[bool],
+    size: usize,
+) -> Chunk {
     let rows: Vec<&[Timestamp]> = caches.iter().map(|cache| cache.view().timestamps()).collect();
     let before: Vec<usize> = caches.iter().zip(delivered).map(|(cache, ts)| rows_up_to(cache, *ts)).collect();
     let mut next = before.clone();
     let mut chunk = Chunk { before, emits: vec![Vec::new(); caches.len()], ts: Vec::new() };
-    while chunk.ts.len() < CHUNK {
+    while chunk.ts.len() < size {
         let starved = (0..rows.len()).any(|input| open[input] && next[input] == rows[input].len());
         let oldest = rows.iter().zip(&next).filter_map(|(rows, at)| rows.get(*at)).min();
         let Some(ts) = oldest.filter(|_| !starved) else { break };

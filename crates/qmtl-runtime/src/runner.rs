@@ -103,8 +103,8 @@ impl Runner {
         while let Some(bar) = waiting.live.next().await {
             let first = gaps.first_bars(std::slice::from_ref(&bar));
             if !first.is_empty() {
+                // What it loads lies before the bar, and is delivered before it.
                 gaps.close(pipeline.inputs(), &first, &self.warmup).await;
-                pipeline.replay()?;
             }
             pipeline.feed(&bar.input, bar.ts, &bar.payload).await?;
         }
