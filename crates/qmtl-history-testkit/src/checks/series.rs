@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use qmtl_history_api::arrow_array::StringArray;
 use qmtl_history_api::{ErrorKind, HistoryBackendExt, OnConflict, ReadRequest, TimeRange, WriteRequest};
+use tokio::sync::Barrier;
 
 use crate::Subject;
 use crate::fixtures::{bars, proof, rows_within, secs};
@@ -183,10 +184,13 @@ pub async fn h_err_01_bad_input_is_not_retryable(subject: &Subject) {
 /// `H-CONC-01`: every call works through `Arc<dyn HistoryBackend>` from many tasks at once, each
 /// of which owns its future.
 pub async fn h_conc_01_many_tasks_at_once(subject: &Subject) {
+    let start = Arc::new(Barrier::new(8));
     let tasks = (0..8_u32).map(|task| {
+        let start = Arc::clone(&start);
         let (own, shared) = (subject.probe(&format!("node-{task}"), "1m"), subject.btc());
         tokio::spawn(async move {
             let rows = bars(&own.key, own.bar(0), 50);
+            start.wait().await;
             for part in 0..5 {
                 let piece = rows_within(&rows, own.span(part * 10, part * 10 + 10));
                 own.keep(piece.clone()).await;

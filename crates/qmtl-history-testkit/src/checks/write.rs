@@ -11,6 +11,7 @@ use qmtl_history_api::arrow_array::{
 };
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
 use qmtl_history_api::{ErrorKind, HistoryBackend, OnConflict, TimeRange, Timestamp, WriteReceipt, frame};
+use tokio::sync::Barrier;
 
 use crate::Subject;
 use crate::fixtures::{bars, batch, proof, secs};
@@ -274,10 +275,13 @@ pub async fn h_write_08_nothing_comes_of_nothing(subject: &Subject) {
 async fn write_from_eight_tasks(subject: &Subject, on_conflict: OnConflict) -> Vec<WriteReceipt> {
     let btc = subject.btc();
     let other: Arc<dyn HistoryBackend> = subject.reopened().await.unwrap_or_else(|| subject.backend());
+    let start = Arc::new(Barrier::new(8));
     let tasks = (0..8_u32).map(|writer| {
+        let start = Arc::clone(&start);
         let series = if writer % 2 == 0 { btc.clone() } else { btc.through(&other) };
         tokio::spawn(async move {
             let mut receipts = Vec::new();
+            start.wait().await;
             for part in 0..6 {
                 let bars: Vec<_> = (0..100).map(|step| writer * 50 + part * 20_000 + step).collect();
                 let value = Arc::new(Float64Array::from(vec![f64::from(writer); bars.len()])) as ArrayRef;

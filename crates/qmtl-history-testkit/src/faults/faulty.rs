@@ -16,8 +16,8 @@ use qmtl_history_api::{
 
 use super::{Fault, rows};
 
-/// How long a fault waits for others to see it: so many turns of the scheduler.
-const PATIENCE: usize = 1_000;
+/// How long a fault waits for the company in which it shows: so many turns of the scheduler.
+const PATIENCE: usize = 10_000;
 
 /// A backend with one [`Fault`].
 #[derive(Debug)]
@@ -56,11 +56,9 @@ impl Faulty {
     /// Counts a call as under way until the guard falls; what does not bear company fails.
     async fn enter(&self) -> Result<Count<'_>> {
         let call = Count::of(&self.calls);
-        if self.fault == Fault::OneCallAtATime {
-            tokio::task::yield_now().await;
-            if self.calls.load(Ordering::SeqCst) > 1 {
-                return Err(Error::unavailable("busy with another call"));
-            }
+        let alone_only = self.fault == Fault::OneCallAtATime;
+        if alone_only && until(|| self.calls.load(Ordering::SeqCst) > 1).await {
+            return Err(Error::unavailable("busy with another call"));
         }
         if self.memory().locked {
             return Err(Error::unavailable("locked by a stream that is gone"));
@@ -212,9 +210,7 @@ impl Faulty {
             Fault::LosesConcurrentWrites => {
                 let _write = Count::of(&self.writes);
                 let alone = self.writes.load(Ordering::SeqCst) == 1;
-                for _ in 0..20 {
-                    tokio::task::yield_now().await;
-                }
+                until(|| self.writes.load(Ordering::SeqCst) > 1).await;
                 if alone {
                     self.inner.write_rows(request, rows).await
                 } else {
@@ -243,15 +239,10 @@ impl Faulty {
         }
     }
 
-    /// Waits, not for ever, until a read has looked at the half-done write.
+    /// Waits until a read has begun and ended: of two that end, the second one began in here.
     async fn until_read(&self) {
         let before = self.reads.load(Ordering::SeqCst);
-        for _ in 0..PATIENCE {
-            if self.reads.load(Ordering::SeqCst) > before {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
+        until(|| self.reads.load(Ordering::SeqCst) >= before + 2).await;
     }
 
     async fn known(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
@@ -365,6 +356,17 @@ impl HistoryBackend for Faulty {
 /// The end of the first bar of time.
 fn interval_end(key: &SeriesKey) -> Timestamp {
     Timestamp::MIN.checked_add(key.interval.duration()).expect("an interval is at most ten years")
+}
+
+/// Waits, not for ever, until something is so, and says whether it came to be.
+async fn until(is_so: impl Fn() -> bool + Send) -> bool {
+    for _ in 0..PATIENCE {
+        if is_so() {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
 }
 
 /// Counts something as long as it lives.
