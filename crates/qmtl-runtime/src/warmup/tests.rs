@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
 use futures::FutureExt;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use qmtl_backfill::AugmentedHistoryProvider;
 use qmtl_history_api::{
     BackfillReport, BatchStream, HistoryBackend, ProviderCapabilities, ReadRequest, WriteRequest, async_trait,
@@ -347,4 +348,59 @@ async fn rows_are_looked_for_further_back() {
     assert_eq!((near.ready, near.bars, near.window), (false, 5, span(&key, 950, 1_000)));
     let far = prime_rows(200).await;
     assert_eq!((far.ready, far.bars, far.first), (true, 10, Some(bar(&key, 940))));
+}
+
+#[tokio::test]
+async fn a_second_warm_up_asks_no_source_for_what_is_known_to_be_empty() {
+    let (clock, store) = (clock_in(100), store());
+    let key = key("btc", "1m");
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_bars_in(span(&key, 0, 95).into()));
+    for _ in 0..2 {
+        let provider = AugmentedHistoryProvider::new(Arc::clone(&store)).with_fetcher(Arc::clone(&fetcher));
+        let stream = stream(20, &clock, provider.with_clock(clock.clone()));
+        let report = prime(&stream, &clock, &WarmupConfig::default()).await.unwrap();
+        assert!(report.is_ready());
+        assert_eq!(fetcher.requests().len(), 1);
+    }
+}
+
+#[test]
+fn a_cancelled_warm_up_leaves_no_task_and_the_gauge_right() {
+    /// Loads for ever; whoever loads holds a clone.
+    #[derive(Clone, Debug)]
+    struct LoadsForEver(Arc<tokio::sync::Notify>);
+
+    #[async_trait]
+    impl HistoryProvider for LoadsForEver {
+        async fn fetch(&self, _: &ReadRequest) -> Result<BatchStream> {
+            let held = Arc::clone(&self.0);
+            held.notify_one();
+            std::future::pending::<()>().await;
+            drop(held);
+            Err(Error::unexpected("pending ended"))
+        }
+    }
+
+    let recorder = DebuggingRecorder::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    ::metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let (clock, loading) = (clock_in(100), Arc::new(tokio::sync::Notify::new()));
+            let stream = stream(20, &clock, LoadsForEver(Arc::clone(&loading)));
+            let holders = Arc::strong_count(&loading);
+            let config = WarmupConfig::default();
+            tokio::select! {
+                _ = warm_up(std::slice::from_ref(&stream), &config) => unreachable!(),
+                () = loading.notified() => {}
+            }
+            while Arc::strong_count(&loading) > holders {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(clock.sleepers(), 0);
+        });
+    });
+    let jobs = recorder.snapshotter().snapshot().into_vec().into_iter();
+    let jobs: Vec<_> = jobs.filter(|(key, ..)| key.key().name() == "backfill_jobs_in_progress").collect();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(jobs[0].3, DebugValue::Gauge(0.0.into()));
 }
