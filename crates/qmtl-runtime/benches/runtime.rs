@@ -1,4 +1,4 @@
-//! What the runtime costs, printed as a table: merging history, looking back.
+//! What the runtime costs, printed as a table: merging history, looking back, feeding, replaying.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{BatchStream, Interval, SeriesKey, Timestamp, frame};
-use qmtl_runtime::{ComputeNode, NodeCache, Parallelism, Pipeline, Strategy, StreamInput};
+use qmtl_history_api::{BatchStream, HistoryBackend, Interval, SeriesKey, Timestamp, WriteRequest, frame};
+use qmtl_history_testkit::fixtures::ManualClock;
+use qmtl_io_memory::MemoryBackend;
+use qmtl_runtime::{
+    ComputeNode, NodeCache, Parallelism, Pipeline, Strategy, StreamInput, WarmupConfig, warm_up,
+};
 
 const BARS: usize = 1_000_000;
 const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
@@ -17,6 +21,8 @@ fn main() {
     println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
     bulk();
     view();
+    feed();
+    warm();
     for kind in [Kind::Slices, Kind::Batch] {
         for threads in [1, 2] {
             replay(kind, threads);
@@ -98,6 +104,61 @@ fn view() {
         },
     );
     report("view of the last 500 bars", time / CALLS, "a call, by name");
+}
+
+/// Live bars, one by one, into one input with two nodes.
+fn feed() {
+    const FED: usize = 100_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let rows = bars(0..FED);
+    let prepare = || {
+        let stream =
+            StreamInput::builder("input-0").interval("1m").period(500).build().expect("a good stream");
+        let strategy = Strategy::builder().input(stream);
+        let strategy = strategy.node(moving_average(Kind::Slices, 0)).node(moving_average(Kind::Slices, 10));
+        Pipeline::new(strategy.build().expect("a good graph"))
+    };
+    let time = median(prepare, |mut pipeline| {
+        runtime.block_on(async {
+            for bar in 0..FED {
+                let fed = pipeline.feed("input-0", minute(bar), &rows.slice(bar, 1)).await;
+                black_box(fed.expect("a good bar"));
+            }
+        });
+        pipeline
+    });
+    let rate = format!("{:.2}M bars/s", FED as f64 / time.as_secs_f64() / 1e6);
+    report("feed, one live bar, 2 nodes", time / u32::try_from(FED).expect("few bars"), &rate);
+}
+
+/// 200 inputs of 500 bars out of a store in memory.
+fn warm() {
+    const SERIES: usize = 200;
+    const PERIOD: usize = 500;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let store = Arc::new(MemoryBackend::new());
+    let name = |input: usize| format!("input-{input}");
+    runtime.block_on(async {
+        for input in 0..SERIES {
+            let key = SeriesKey::new(name(input), Interval::MINUTE).expect("a short name is a node id");
+            let stored = store.write_rows(&WriteRequest::new(key), bars(0..2 * PERIOD)).await;
+            stored.expect("good rows");
+        }
+    });
+    let prepare = || {
+        let inputs = (0..SERIES).map(|input| {
+            let stream = StreamInput::builder(name(input)).interval("1m").period(PERIOD);
+            let clock = ManualClock::new(minute(2 * PERIOD));
+            stream.backend(Arc::clone(&store)).clock(clock).build().expect("a good stream")
+        });
+        inputs.collect::<Vec<_>>()
+    };
+    let time = median(prepare, |inputs| {
+        let report = runtime.block_on(warm_up(&inputs, &WarmupConfig::default())).expect("not strict");
+        assert!(report.inputs.iter().all(|input| input.bars == PERIOD));
+        inputs
+    });
+    report("warm-up, 200 inputs x 500 bars, in memory", time, "");
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,10 @@ use std::sync::{Arc, MutexGuard};
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
-use qmtl_history_api::{BatchStream, Error, ErrorKind, Result, SeriesKey, Timestamp, frame};
+use qmtl_history_api::{BatchStream, Error, ErrorKind, Result, SeriesKey, StreamKind, Timestamp, frame};
 
 use crate::graph::{Source, VALUE};
-use crate::{Appended, CacheView, NodeCache, Strategy, StreamInput};
+use crate::{Appended, CacheView, EventRecorderService, NodeCache, Strategy, StreamInput};
 use node::{Chunk, Node, Results, Round};
 
 mod node;
@@ -191,7 +191,8 @@ impl Pipeline {
         let appended = stream.cache().write(|cache| cache.append(ts, payload))?;
         if appended == Appended::Duplicate {
             self.late.duplicate += 1;
-        } else if let Some(recorder) = stream.event_service() {
+        }
+        if let Some(recorder) = recorder_for(stream, appended) {
             recorder.record(stream.key(), ts, without_ts(payload)?).await?;
         }
         Ok(appended)
@@ -221,7 +222,7 @@ impl Pipeline {
             Appended::Late | Appended::Replaced | Appended::TooOld => self.late.late += 1,
         }
         let mut records = Vec::new();
-        if let Some(recorder) = stream.event_service().filter(|_| appended != Appended::Duplicate) {
+        if let Some(recorder) = recorder_for(stream, appended) {
             records.push((Arc::clone(recorder), stream.key().clone(), ts, without_ts(payload)?));
         }
         let mut results = 0;
@@ -353,7 +354,7 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-type Record = (Arc<crate::EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
+type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
 
 /// All caches, in the order of the inputs.
 fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Vec<MutexGuard<'a, NodeCache>> {
@@ -416,6 +417,12 @@ fn run_level(nodes: &mut [Node], results: &mut [Results], round: &Round<'_>, par
         }
         run(own, own_results);
     });
+}
+
+/// Who records a live row: a bar once, a plain event always, since several may come in one bar.
+fn recorder_for(stream: &StreamInput, appended: Appended) -> Option<&Arc<EventRecorderService>> {
+    let is_new = appended != Appended::Duplicate || stream.binding().kind == StreamKind::Events;
+    stream.event_service().filter(|_| is_new)
 }
 
 /// A result as an event's payload.

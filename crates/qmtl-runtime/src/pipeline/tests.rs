@@ -321,6 +321,22 @@ async fn live_bars_and_results_are_recorded_and_history_is_not() {
     assert_eq!(*taken.0.lock().unwrap(), expected);
 }
 
+#[tokio::test]
+async fn every_plain_event_is_recorded_also_within_one_bar() {
+    let taken = Taken::default();
+    let service = Arc::new(EventRecorderService::new(taken.clone()));
+    let stream = StreamInput::builder("a").interval("1m").plain_events().event_service(Arc::clone(&service));
+    let mut pipeline = Pipeline::new(Strategy::builder().input(stream.build().unwrap()).build().unwrap());
+    let half_past = minute(4).checked_add_micros(30_000_000).unwrap();
+    pipeline.merge_live("a", minute(3), &closes(&[3])).await.unwrap();
+    for ts in [minute(4), half_past] {
+        pipeline.feed("a", ts, &closes(&[4])).await.unwrap();
+    }
+    service.shutdown().await.unwrap();
+    let times: Vec<_> = taken.0.lock().unwrap().iter().map(|(_, ts, _)| *ts).collect();
+    assert_eq!(times, [minute(3), minute(4), half_past], "as emitted, not as floored");
+}
+
 #[test]
 fn many_columns_and_many_bars_are_one_pass() {
     let key = key("a", "1m");
