@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 
 /// An answer in full.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,

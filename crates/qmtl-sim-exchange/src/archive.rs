@@ -13,6 +13,8 @@ use crate::interval::Interval;
 use crate::log::Asked;
 use crate::market::{Row, Wanted};
 
+/// Where the paths of archives start.
+pub(crate) const ARCHIVES: &str = "/data/spot/";
 /// The first year whose files count microseconds.
 const MICROSECONDS_SINCE: i32 = 2025;
 
@@ -33,7 +35,7 @@ pub(crate) struct FileName {
 impl FileName {
     /// Reads `/data/spot/{daily,monthly}/klines/SYM/INT/SYM-INT-YYYY-MM[-DD].zip[.CHECKSUM]`.
     pub(crate) fn parse(path: &str) -> Option<Self> {
-        let mut parts = path.strip_prefix("/data/spot/")?.split('/');
+        let mut parts = path.strip_prefix(ARCHIVES)?.split('/');
         let (period, klines, symbol) = (parts.next()?, parts.next()?, parts.next()?);
         let (interval, file) = (Interval::parse(parts.next()?).ok()?, parts.next()?);
         if klines != "klines" || parts.next().is_some() {

@@ -27,7 +27,7 @@ impl Candles {
             None => granularity("60"),
             Some((_, seconds)) => granularity(&seconds),
         }
-        .ok_or_else(|| error(StatusCode::BAD_REQUEST, "Unsupported granularity"))?;
+        .ok_or_else(bad_granularity)?;
         let time = |name: &str| match find(name) {
             None => Ok(None),
             Some((_, text)) => instant(&text)
@@ -58,7 +58,7 @@ impl Candles {
 
     /// The window at `now`; both of its ends are inclusive, so it may hold a bar more than is served.
     pub(crate) fn wanted(&self, now: i64) -> Wanted {
-        let newest = || (now - self.interval.ms() * i64::from(MAX_BARS), now);
+        let newest = || (now.saturating_sub(self.interval.ms() * i64::from(MAX_BARS)), now);
         let (first, last) = self.window.unwrap_or_else(newest);
         Wanted { first: Some(first), last: Some(last), limit: usize::from(MAX_BARS) + 1 }
     }
@@ -90,6 +90,14 @@ fn instant(text: &str) -> Option<i64> {
 
 pub(crate) fn error(status: StatusCode, text: &str) -> Answer {
     Answer::json(status, format!(r#"{{"message":"{text}"}}"#))
+}
+
+pub(crate) fn bad_granularity() -> Answer {
+    error(StatusCode::BAD_REQUEST, "Unsupported granularity")
+}
+
+pub(crate) fn unknown_product() -> Answer {
+    error(StatusCode::NOT_FOUND, "NotFound")
 }
 
 /// The server's time in both forms.

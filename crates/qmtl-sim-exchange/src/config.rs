@@ -44,7 +44,8 @@ impl SimConfig {
         self
     }
 
-    /// The time from a request's arrival to the first byte of its answer, at least.
+    /// The time from a request's arrival to the first byte of its answer, to the millisecond that
+    /// tokio's timers have.
     #[must_use]
     pub fn with_latency(mut self, latency: Duration) -> Self {
         self.latency = latency;

@@ -1,22 +1,23 @@
 //! What the server knows, and how it answers one request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, LOCATION, RETRY_AFTER};
+use hyper::header::{HeaderName, RETRY_AFTER};
 
 use crate::answer::{Answer, Style};
 use crate::archive::{self, FileName, Packed};
 use crate::binance::{self, Klines};
+use crate::call::{Call, Request};
 use crate::clock::Time;
 use crate::coinbase::{self, Candles};
 use crate::config::SimConfig;
 use crate::fault::{Fault, FaultRule};
 use crate::limit::{Verdict, WeightBudget};
-use crate::log::{Asked, Endpoint, Log, RequestRecord};
+use crate::log::{Log, RequestRecord};
 use crate::market::{Market, Row};
-use crate::spoil::spoil;
+use crate::spoil::{instead, spoil};
 use crate::{Error, Result};
 
 /// Markets, clock, limits, faults and log of one server.
@@ -36,28 +37,6 @@ pub(crate) struct State {
     packed: HashMap<String, Arc<Packed>>,
 }
 
-/// The parts of an HTTP request that matter here.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) if_none_match: Option<String>,
-}
-
-/// What a request turned out to be.
-#[derive(Debug)]
-enum Call {
-    Ping,
-    Time,
-    ExchangeInfo,
-    Klines(std::result::Result<Klines, Answer>),
-    CoinbaseTime,
-    ProductCandles(std::result::Result<Candles, Answer>),
-    Archive(Option<FileName>),
-    Unknown,
-}
-
 /// An answer on its way, with the fault that it is to suffer.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -68,7 +47,7 @@ pub(crate) struct Outcome {
 
 impl Exchange {
     pub(crate) fn new(config: SimConfig) -> Result<Self> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for market in &config.markets {
             if !seen.insert((market.symbol().to_owned(), market.interval())) {
                 let (symbol, interval) = (market.symbol(), market.interval().name());
@@ -89,6 +68,10 @@ impl Exchange {
     /// The state; a panic of a test's predicate does not spoil it.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn market(&self, pick: impl Fn(&Market) -> bool) -> Option<Arc<Market>> {
+        self.state().markets.iter().find(|market| pick(market)).map(Arc::clone)
     }
 
     /// Changes a market for the requests to come.
@@ -113,7 +96,7 @@ impl Exchange {
         let (number, now, fault) = self.receive(request, &call);
         let answer = match fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request)) {
             Some(answer) => answer,
-            None => self.serve(&call, request, now, fault.as_ref()),
+            None => self.serve(call, request, now, fault.as_ref()),
         };
         Outcome { number, answer, fault }
     }
@@ -149,30 +132,34 @@ impl Exchange {
         (number, time, fault)
     }
 
-    fn serve(&self, call: &Call, request: &Request, now: i64, fault: Option<&Fault>) -> Answer {
+    fn serve(&self, call: Call, request: &Request, now: i64, fault: Option<&Fault>) -> Answer {
         if request.method != "GET" && request.method != "HEAD" {
             return Answer::html(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed");
         }
         match call {
-            Call::Ping => self.weighed(now, 1, |_| binance::ping()),
-            Call::Time => self.weighed(now, 1, |_| binance::time(now)),
-            Call::ExchangeInfo => self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, |state| {
-                binance::exchange_info(state.markets.iter().map(Arc::as_ref), now, state.budget.limit())
-            }),
-            Call::Klines(klines) => self.klines(klines, now, fault),
+            Call::Ping => self.weighed(now, 1, binance::ping),
+            Call::Time => self.weighed(now, 1, || binance::time(now)),
+            Call::ExchangeInfo => {
+                self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(now))
+            }
+            Call::Klines(Ok(klines)) => {
+                self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, now, fault))
+            }
+            Call::Klines(Err(refusal)) => self.weighed(now, binance::KLINES_WEIGHT, || refusal),
             Call::CoinbaseTime => coinbase::time(now),
-            Call::ProductCandles(candles) => self.candles(candles, now, fault),
-            Call::Archive(name) => self.archive(name.as_ref(), request, now, fault),
+            Call::ProductCandles(Ok(candles)) => self.candles(&candles, now, fault),
+            Call::ProductCandles(Err(refusal)) => refusal,
+            Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, fault),
+            Call::Archive(_) => archive::absent(&request.path),
             Call::Unknown => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
         }
     }
 
     /// A Binance answer, if the weight is granted, with the weight used in its headers.
-    fn weighed(&self, now: i64, weight: u32, answer: impl FnOnce(&State) -> Answer) -> Answer {
-        let mut state = self.state();
-        let (verdict, limit) = (state.budget.charge(now, weight), state.budget.limit());
+    fn weighed(&self, now: i64, weight: u32, answer: impl FnOnce() -> Answer) -> Answer {
+        let (verdict, used, limit) = self.state().charge(now, weight);
         let answer = match verdict {
-            Verdict::Served => answer(&state),
+            Verdict::Served => answer(),
             Verdict::Refused { retry_after_s } => {
                 binance::too_much_weight(limit).with_header(RETRY_AFTER, &retry_after_s)
             }
@@ -180,56 +167,28 @@ impl Exchange {
                 binance::banned(until).with_header(RETRY_AFTER, &retry_after_s)
             }
         };
-        let used = state.budget.used();
         answer
             .with_header(HeaderName::from_static("x-mbx-used-weight"), &used)
             .with_header(HeaderName::from_static("x-mbx-used-weight-1m"), &used)
     }
 
-    fn klines(
-        &self,
-        klines: &std::result::Result<Klines, Answer>,
-        now: i64,
-        fault: Option<&Fault>,
-    ) -> Answer {
-        let mut market = None;
-        // The page is written outside of the lock; only the weight is counted inside.
-        let answer = self.weighed(now, binance::KLINES_WEIGHT, |state| {
-            let klines = match klines {
-                Ok(klines) => klines,
-                Err(refusal) => return refusal.clone(),
-            };
-            market = state.market(|m| m.symbol() == klines.symbol && m.interval() == klines.interval);
-            match &market {
-                Some(_) => binance::ping(),
-                None if state.market(|m| m.symbol() == klines.symbol).is_some() => binance::bad_interval(),
-                None => binance::bad_symbol(),
-            }
-        });
-        let (Some(market), Ok(klines)) = (market, klines) else { return answer };
+    fn klines(&self, klines: &Klines, now: i64, fault: Option<&Fault>) -> Answer {
+        let Klines { symbol, interval, .. } = klines;
+        let Some(market) = self.market(|m| m.symbol() == symbol && m.interval() == *interval) else {
+            let known = self.market(|m| m.symbol() == symbol).is_some();
+            return if known { binance::bad_interval() } else { binance::bad_symbol() };
+        };
         let wanted = klines.wanted();
         let mut rows = market.page(wanted, now);
         let style = style_of(&mut rows, fault, &market, wanted.first);
-        Answer { headers: answer.headers, ..binance::page(&rows, klines.interval, style) }
+        binance::page(&rows, *interval, style)
     }
 
-    fn candles(
-        &self,
-        candles: &std::result::Result<Candles, Answer>,
-        now: i64,
-        fault: Option<&Fault>,
-    ) -> Answer {
-        let candles = match candles {
-            Ok(candles) => candles,
-            Err(refusal) => return refusal.clone(),
-        };
-        let market =
-            self.state().market(|m| m.product() == candles.product && m.interval() == candles.interval);
-        let Some(market) = market else {
-            return match self.state().market(|m| m.product() == candles.product) {
-                Some(_) => coinbase::error(StatusCode::BAD_REQUEST, "Unsupported granularity"),
-                None => coinbase::error(StatusCode::NOT_FOUND, "NotFound"),
-            };
+    fn candles(&self, candles: &Candles, now: i64, fault: Option<&Fault>) -> Answer {
+        let Candles { product, interval, .. } = candles;
+        let Some(market) = self.market(|m| m.product() == product && m.interval() == *interval) else {
+            let known = self.market(|m| m.product() == product).is_some();
+            return if known { coinbase::bad_granularity() } else { coinbase::unknown_product() };
         };
         let wanted = candles.wanted(now);
         let mut rows = coinbase::published(market.page(wanted, now));
@@ -237,23 +196,16 @@ impl Exchange {
         coinbase::page(&rows, style)
     }
 
-    fn archive(&self, name: Option<&FileName>, request: &Request, now: i64, fault: Option<&Fault>) -> Answer {
-        let absent = || archive::absent(&request.path);
-        let Some(name) = name.filter(|name| name.published(now)) else { return absent() };
-        let Some(market) =
-            self.state().market(|m| m.symbol() == name.symbol && m.interval() == name.interval)
-        else {
-            return absent();
+    fn archive(&self, name: &FileName, request: &Request, fault: Option<&Fault>) -> Answer {
+        let Some(market) = self.market(|m| m.symbol() == name.symbol && m.interval() == name.interval) else {
+            return archive::absent(&request.path);
         };
-        let spoilt = fault.filter(|_| !name.checksum);
-        let packed = match self.packed(name, &market, spoilt) {
-            Ok(Some(packed)) => packed,
-            Ok(None) => return absent(),
-            Err(e) => {
-                return archive::error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &e.to_string());
-            }
-        };
-        packed.answer(name, request.if_none_match.as_deref())
+        // A checksum is that of the right file.
+        match self.packed(name, &market, fault.filter(|_| !name.checksum)) {
+            Ok(Some(packed)) => packed.answer(name, request.if_none_match.as_deref()),
+            Ok(None) => archive::absent(&request.path),
+            Err(e) => archive::error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &e.to_string()),
+        }
     }
 
     /// The file with its fault, if it has rows. The right file is packed once and kept.
@@ -286,92 +238,16 @@ impl Exchange {
 }
 
 impl State {
-    fn market(&self, pick: impl Fn(&Market) -> bool) -> Option<Arc<Market>> {
-        self.markets.iter().find(|market| pick(market)).map(Arc::clone)
+    /// The verdict on a request, the weight used and the limit.
+    fn charge(&mut self, now: i64, weight: u32) -> (Verdict, u32, u32) {
+        (self.budget.charge(now, weight), self.budget.used(), self.budget.limit())
+    }
+
+    fn exchange_info(&self, now: i64) -> Answer {
+        binance::exchange_info(self.markets.iter().map(Arc::as_ref), now, self.budget.limit())
     }
 }
 
 fn style_of(rows: &mut Vec<Row>, fault: Option<&Fault>, market: &Market, first: Option<i64>) -> Style {
     fault.map_or(Style::Right, |fault| spoil(rows, fault, market, first))
-}
-
-impl Call {
-    fn parse(request: &Request) -> Self {
-        match request.path.as_str() {
-            "/api/v3/ping" => Self::Ping,
-            "/api/v3/time" => Self::Time,
-            "/api/v3/exchangeInfo" => Self::ExchangeInfo,
-            "/api/v3/klines" => Self::Klines(Klines::parse(&request.query)),
-            "/time" => Self::CoinbaseTime,
-            path => {
-                let product = path.strip_prefix("/products/").and_then(|rest| rest.strip_suffix("/candles"));
-                match product.filter(|product| !product.contains('/')) {
-                    Some(product) => Self::ProductCandles(Candles::parse(product, &request.query)),
-                    None if path.starts_with("/data/spot/") => Self::Archive(FileName::parse(path)),
-                    None => Self::Unknown,
-                }
-            }
-        }
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        match self {
-            Self::Ping => Endpoint::Ping,
-            Self::Time => Endpoint::Time,
-            Self::ExchangeInfo => Endpoint::ExchangeInfo,
-            Self::Klines(_) => Endpoint::Klines,
-            Self::CoinbaseTime => Endpoint::CoinbaseTime,
-            Self::ProductCandles(_) => Endpoint::ProductCandles,
-            Self::Archive(_) => Endpoint::Archive,
-            Self::Unknown => Endpoint::Unknown,
-        }
-    }
-
-    fn asked(&self) -> Option<Asked> {
-        match self {
-            Self::Klines(Ok(klines)) => Some(klines.asked()),
-            Self::ProductCandles(Ok(candles)) => Some(candles.asked()),
-            Self::Archive(Some(name)) => Some(name.asked()),
-            _ => None,
-        }
-    }
-}
-
-/// The answer that a fault gives instead of the right one.
-fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> Option<Answer> {
-    let waiting = |answer: Answer, wait: &Option<u32>| match wait {
-        Some(seconds) => answer.with_header(RETRY_AFTER, seconds),
-        None => answer,
-    };
-    let answer = match fault {
-        Fault::TooManyRequests(wait) => {
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            waiting(venue_error(endpoint, status, -1003, "Too many requests."), wait)
-        }
-        Fault::Banned(wait) => {
-            waiting(venue_error(endpoint, StatusCode::IM_A_TEAPOT, -1003, "Address banned."), wait)
-        }
-        Fault::Forbidden => Answer::html(StatusCode::FORBIDDEN, "403 Forbidden"),
-        Fault::InternalError => Answer::html(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error"),
-        Fault::BadGateway => Answer::html(StatusCode::BAD_GATEWAY, "502 Bad Gateway"),
-        Fault::Unavailable => Answer::html(StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable"),
-        Fault::WrongContentType => Answer::html(StatusCode::OK, "Welcome to the network"),
-        Fault::ErrorInOk => venue_error(endpoint, StatusCode::OK, -1001, "Internal error; please try again."),
-        Fault::Redirect(base) => {
-            let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
-            let target = format!("{}{}{query}", base.trim_end_matches('/'), request.path);
-            Answer::html(StatusCode::FOUND, "302 Found").with_header(LOCATION, &target)
-        }
-        _ => return None,
-    };
-    Some(answer)
-}
-
-/// An error object as the endpoint's exchange writes it.
-fn venue_error(endpoint: Endpoint, status: StatusCode, code: i32, text: &str) -> Answer {
-    match endpoint {
-        Endpoint::CoinbaseTime | Endpoint::ProductCandles => coinbase::error(status, text),
-        Endpoint::Archive => archive::error(status, "SlowDown", text),
-        _ => binance::error_with(status, code, text),
-    }
 }

@@ -173,7 +173,8 @@ pub enum When {
 }
 
 impl When {
-    /// The requests for which `pick` says so. The record's status is not known yet.
+    /// The requests for which `pick` says so. The record's status is not known yet. `pick` must not call
+    /// the server, which waits for it.
     pub fn matching(pick: impl Fn(&RequestRecord) -> bool + Send + Sync + 'static) -> Self {
         Self::Matching(Arc::new(pick))
     }

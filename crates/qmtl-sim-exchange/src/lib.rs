@@ -3,6 +3,7 @@
 mod answer;
 mod archive;
 mod binance;
+mod call;
 mod candle;
 mod clock;
 mod coinbase;

@@ -60,7 +60,7 @@ impl WeightBudget {
             self.banned_until = now.saturating_add(ban);
             return self.banned(now);
         }
-        Verdict::Refused { retry_after_s: seconds_up((minute + 1) * MINUTE_MS - now) }
+        Verdict::Refused { retry_after_s: seconds_up(MINUTE_MS - now.rem_euclid(MINUTE_MS)) }
     }
 
     fn banned(&self, now: i64) -> Verdict {

@@ -64,7 +64,7 @@ pub struct RequestRecord {
     pub fault: Option<Fault>,
     /// The status answered; none while there is no answer, and for ever when the fault sends none.
     pub status: Option<u16>,
-    /// Rows in the answer.
+    /// Rows in the answer, had it arrived whole.
     pub rows: usize,
 }
 

@@ -20,16 +20,20 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::archive::ARCHIVES;
+use crate::call::Request;
 use crate::candle::Candle;
 use crate::config::SimConfig;
 use crate::deliver::{Body, deliver, pause};
-use crate::exchange::{Exchange, Outcome, Request};
+use crate::exchange::{Exchange, Outcome};
 use crate::fault::{Fault, FaultRule};
 use crate::log::RequestRecord;
 use crate::{Error, Result};
 
 /// Connections at once; the next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1_024;
+/// The step of tokio's timers.
+const TIMER_STEP: Duration = Duration::from_millis(1);
 
 /// A running exchange. Dropping it closes the port and every connection.
 #[derive(Debug)]
@@ -197,9 +201,9 @@ async fn respond(
         query: http.uri().query().unwrap_or_default().to_owned(),
         if_none_match: http.headers().get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned),
     };
-    let Outcome { number, answer, fault } = exchange.answer(&request);
-    // Working the answer out is part of the latency.
-    let left = serving.latency.saturating_sub(arrived.elapsed());
+    let Outcome { number, answer, fault } = work_out(&exchange, request).await?;
+    // Working the answer out is part of the latency. A timer fires at the next full millisecond.
+    let left = serving.latency.saturating_sub(arrived.elapsed() + TIMER_STEP / 2);
     if !left.is_zero() {
         pause(left).await;
     }
@@ -213,4 +217,14 @@ async fn respond(
     }
     exchange.answered(number, answer.status, answer.rows);
     Ok(deliver(answer, fault.as_ref(), serving.body_cap))
+}
+
+/// The answer; packing a month must not keep the runtime from its other tasks.
+async fn work_out(exchange: &Arc<Exchange>, request: Request) -> std::result::Result<Outcome, NoAnswer> {
+    if !request.path.starts_with(ARCHIVES) {
+        return Ok(exchange.answer(&request));
+    }
+    let exchange = Arc::clone(exchange);
+    // It fails only when it panicked or the runtime shuts down.
+    tokio::task::spawn_blocking(move || exchange.answer(&request)).await.map_err(|_| NoAnswer)
 }

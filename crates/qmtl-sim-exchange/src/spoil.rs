@@ -1,8 +1,53 @@
-//! The faults of rows, as changes to a page before it is written.
+//! The faults of content: what is answered instead, and what becomes of a page before it is written.
 
-use crate::answer::Style;
+use hyper::StatusCode;
+use hyper::header::{LOCATION, RETRY_AFTER};
+
+use crate::answer::{Answer, Style};
+use crate::call::Request;
 use crate::fault::Fault;
+use crate::log::Endpoint;
 use crate::market::{Market, Row};
+use crate::{archive, binance, coinbase};
+
+/// The answer that a fault gives instead of the right one.
+pub(crate) fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> Option<Answer> {
+    let waiting = |answer: Answer, wait: &Option<u32>| match wait {
+        Some(seconds) => answer.with_header(RETRY_AFTER, seconds),
+        None => answer,
+    };
+    let answer = match fault {
+        Fault::TooManyRequests(wait) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            waiting(venue_error(endpoint, status, -1003, "Too many requests."), wait)
+        }
+        Fault::Banned(wait) => {
+            waiting(venue_error(endpoint, StatusCode::IM_A_TEAPOT, -1003, "Address banned."), wait)
+        }
+        Fault::Forbidden => Answer::html(StatusCode::FORBIDDEN, "403 Forbidden"),
+        Fault::InternalError => Answer::html(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error"),
+        Fault::BadGateway => Answer::html(StatusCode::BAD_GATEWAY, "502 Bad Gateway"),
+        Fault::Unavailable => Answer::html(StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable"),
+        Fault::WrongContentType => Answer::html(StatusCode::OK, "Welcome to the network"),
+        Fault::ErrorInOk => venue_error(endpoint, StatusCode::OK, -1001, "Internal error; please try again."),
+        Fault::Redirect(base) => {
+            let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+            let target = format!("{}{}{query}", base.trim_end_matches('/'), request.path);
+            Answer::html(StatusCode::FOUND, "302 Found").with_header(LOCATION, &target)
+        }
+        _ => return None,
+    };
+    Some(answer)
+}
+
+/// An error object as the endpoint's exchange writes it.
+fn venue_error(endpoint: Endpoint, status: StatusCode, code: i32, text: &str) -> Answer {
+    match endpoint {
+        Endpoint::CoinbaseTime | Endpoint::ProductCandles => coinbase::error(status, text),
+        Endpoint::Archive => archive::error(status, "SlowDown", text),
+        _ => binance::error_with(status, code, text),
+    }
+}
 
 /// Changes the rows of `market`'s page as the fault says; `first` is the first opening time asked for.
 /// The style is how they are to be written.
@@ -16,8 +61,8 @@ pub(crate) fn spoil(rows: &mut Vec<Row>, fault: &Fault, market: &Market, first: 
                     market.candles().first().map(|candle| Row { time: candle.open_time, candle: *candle }),
                 );
             }
-            let back = rows.last().map_or(0, |row| row.time + step - first);
-            rows.iter_mut().for_each(|row| row.time -= back);
+            let back = rows.last().map_or(0, |row| (row.time + step).saturating_sub(first));
+            rows.iter_mut().for_each(|row| row.time = row.time.saturating_sub(back));
         }
         Fault::Unsorted => {
             let half = rows.len() / 2;

@@ -32,6 +32,15 @@ async fn without_a_window_the_newest_300_bars_are_meant() {
 }
 
 #[tokio::test]
+async fn of_301_bars_the_newest_300_come() {
+    let sim = serve(400).await;
+    let (start, end) = (START / 1_000, START / 1_000 + 300 * 60);
+    let times =
+        get(&sim, &format!("/products/ADA-BTC/candles?granularity=60&start={start}&end={end}")).await.times();
+    assert_eq!((times.len(), times[0], times[299]), (300, end, start + 60));
+}
+
+#[tokio::test]
 async fn a_bar_without_trades_has_no_row() {
     let mut candles = market(5).candles().to_vec();
     candles[2] = Candle::new(candles[2].open_time, [1.0; 4], 0.0);
