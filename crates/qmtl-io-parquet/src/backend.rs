@@ -12,6 +12,7 @@ use qmtl_history_api::{
 };
 use tokio::task::{JoinError, spawn_blocking};
 
+use crate::check::Finding;
 use crate::config::ParquetConfig;
 use crate::layout::{Partition, SeriesFolder};
 use crate::store::{Store, with_columns};
@@ -71,6 +72,14 @@ impl ParquetBackend {
     pub async fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
         let key = key.clone();
         self.call(move |store| store.files(&key, range)).await
+    }
+
+    /// Reads every byte of the files that hold the series now: checksums, canonical rows, and
+    /// whether each footer claims exactly the rows of its file. Lists unfinished files besides.
+    /// Nothing found is an empty list.
+    pub async fn check_files(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
+        let key = key.clone();
+        self.call(move |store| store.check(&key)).await
     }
 
     /// Runs `work` on a thread that may block.

@@ -41,3 +41,31 @@ pub(crate) fn newer(path: &Path, found: u64, known: u64) -> Error {
     )
     .with("path", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_disk_can_do_has_its_remedy() {
+        for (kind, remedy) in [
+            (Io::StorageFull, "the disk is full: free space, then run again"),
+            (Io::QuotaExceeded, "the disk is full: free space, then run again"),
+            (Io::FileTooLarge, "a limit on file sizes is reached: raise it, then run again"),
+            (
+                Io::ReadOnlyFilesystem,
+                "the file system is read-only: mount it writable or choose another folder",
+            ),
+            (Io::PermissionDenied, "permission denied: let this user read and write the store's folder"),
+            (
+                Io::NotADirectory,
+                "a file stands where a folder is needed: move it away or choose another folder",
+            ),
+            (Io::Other, "check the disk and the store's folder"),
+        ] {
+            let error = storage("write a file of the store", Path::new("a/b"), kind.into());
+            assert_eq!(error.to_string(), format!("cannot write a file of the store; {remedy} (path: a/b)"));
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Storage, false));
+        }
+    }
+}

@@ -90,6 +90,11 @@ impl SeriesFolder {
     pub(crate) fn partition(&self, partition: Partition) -> PathBuf {
         self.interval().join(partition.name())
     }
+
+    /// The file of a partition's commit.
+    pub(crate) fn commit(&self, partition: Partition, seq: u64) -> PathBuf {
+        self.partition(partition).join(commit_file(seq))
+    }
 }
 
 /// The name of a node's folder: readable ASCII of the id, then 16 hex digits of its BLAKE3 hash,

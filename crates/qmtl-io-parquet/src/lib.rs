@@ -2,6 +2,7 @@
 
 mod backend;
 mod cache;
+mod check;
 mod config;
 mod disk;
 mod error;
@@ -14,4 +15,5 @@ mod types;
 mod write;
 
 pub use backend::{ParquetBackend, StoredPartition};
+pub use check::{Finding, Problem};
 pub use config::{Codec, ParquetConfig};

@@ -167,7 +167,7 @@ impl Store {
         let folder = series.partition(partition);
         let mut seq = seq;
         for _ in 0..ATTEMPTS {
-            let path = folder.join(layout::commit_file(seq));
+            let path = series.commit(partition, seq);
             if let Some(file) = open_checked(&path, series, Kind::Full, Some(partition), seq)? {
                 return Ok(file);
             }
@@ -236,7 +236,7 @@ impl Store {
             .map(|(partition, seq)| {
                 let Known { stamp, footer } = self.footer(&series, partition, seq)?;
                 Ok(StoredPartition {
-                    path: series.partition(partition).join(layout::commit_file(stamp.seq)),
+                    path: series.commit(partition, stamp.seq),
                     partition: partition.range(),
                     rows: footer.rows,
                     bytes: stamp.bytes,

@@ -221,3 +221,6 @@ fn is_equal(stored: &[RecordBatch], rows: &RecordBatch) -> bool {
         same
     }) && from == rows.num_rows()
 }
+
+#[cfg(test)]
+mod tests;

@@ -292,19 +292,40 @@ fn no_cut_file_is_read() {
     }
 }
 
-#[test]
-fn a_strange_parquet_file_is_told_from_a_damaged_one() {
+/// A whole Parquet file with this text under this store's key.
+fn strange(text: Option<&str>) -> Written {
     let rows = batch(Arc::new(NullArray::new(1)), 1);
+    let written = Written::new(&rows, Codec::None, 1);
     let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), None).unwrap();
     writer.write(&rows).unwrap();
+    if let Some(text) = text {
+        writer.append_key_value_metadata(KeyValue::new(KEY.to_owned(), text.to_owned()));
+    }
     let mut bytes = writer.into_inner().unwrap();
     let at = footer_start(&bytes).unwrap();
     let hash = blake3::hash(&bytes[at..bytes.len() - TAIL]);
     bytes.splice(at..at, *hash.as_bytes());
-    let written = Written::new(&rows, Codec::None, 1);
     std::fs::write(written.path(), bytes).unwrap();
-    let message = written.read().unwrap_err().to_string();
+    written
+}
+
+#[test]
+fn a_strange_parquet_file_is_told_from_a_damaged_one() {
+    let message = strange(None).read().unwrap_err().to_string();
     assert!(message.starts_with("the file was not written by this store; "), "{message}");
+}
+
+#[test]
+fn a_file_of_a_newer_format_is_refused_by_name() {
+    let written = strange(Some(r#"{"format":2,"kind":"delta","codec":"of tomorrow"}"#));
+    let path = written.path();
+    assert_eq!(
+        written.read().unwrap_err().to_string(),
+        format!(
+            "the file has format version 2 and this program knows up to 1: upgrade the program (path: {})",
+            path.display()
+        )
+    );
 }
 
 #[test]

@@ -1,3 +1,12 @@
 //! The Parquet store from outside: the conformance suite, crashes, damage, a full disk.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of it is tests, and children speak through stdout"
+)]
 
+mod child;
 mod conformance;
+mod crash;
+mod damage;
+mod folder;

@@ -1,0 +1,103 @@
+//! Reading everything that counts, to find damage before a strategy does.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, TimeRange, frame};
+
+use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
+use crate::store::Store;
+use crate::{disk, error};
+
+/// Something that is not as it should be in a series' folder.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// It cannot be read whole, or it says something else about its rows than they do. The error
+    /// has the remedy.
+    Damaged(Error),
+    /// A writer left it behind when it was killed, or is writing it now. It does no harm; when no
+    /// writer runs it can be deleted.
+    Unfinished,
+}
+
+/// Prints the problem; the path of a damaged file stands in its error.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Problem::Damaged(error) => f.write_str(&error.chain()),
+            Problem::Unfinished => {
+                write!(
+                    f,
+                    "unfinished file, to be deleted when no writer runs (path: {})",
+                    self.path.display()
+                )
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Reads every byte of the newest commits of a series, and looks for unfinished files.
+    pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
+        let series = self.series_folder(key)?;
+        let mut findings = unfinished(&series)?;
+        for (partition, seq) in self.partitions(&series, TimeRange::ALL)? {
+            if let Err(error) = self.check_partition(&series, partition, seq) {
+                let path = series.commit(partition, seq);
+                findings.push(Finding { path, problem: Problem::Damaged(error) });
+            }
+        }
+        if let Err(error) = self.columns(&series) {
+            findings.push(Finding { path: series.schemas(), problem: Problem::Damaged(error) });
+        }
+        Ok(findings)
+    }
+
+    fn check_partition(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<()> {
+        let file = self.open(series, partition, seq)?;
+        let mut present = RangeSet::new();
+        let mut rows = 0;
+        for batch in file.read(TimeRange::ALL, file.schema())? {
+            frame::check(&series.key, &batch)?;
+            present.extend(frame::row_runs(&series.key, &batch)?);
+            rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        }
+        let footer = file.footer();
+        if (&present, rows) == (footer.coverage.present(), footer.rows) {
+            Ok(())
+        } else {
+            Err(error::corrupt(
+                &series.commit(partition, footer.seq),
+                "the file's footer claims other rows than it has",
+            ))
+        }
+    }
+}
+
+fn unfinished(series: &SeriesFolder) -> Result<Vec<Finding>> {
+    let interval = series.interval();
+    let mut folders = vec![series.node(), series.schemas()];
+    folders.extend(
+        disk::list(&interval)?
+            .iter()
+            .filter(|name| Partition::parse(series.key.interval, name).is_some())
+            .map(|name| interval.join(name)),
+    );
+    let mut findings = Vec::new();
+    for folder in folders {
+        let names = disk::list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));
+        findings.extend(names.map(|name| Finding { path: folder.join(name), problem: Problem::Unfinished }));
+    }
+    Ok(findings)
+}

@@ -1,0 +1,120 @@
+//! Writers that are killed, that race in other processes, and that run out of room.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::UInt32Type;
+use qmtl_history_api::{HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, WriteRequest, frame};
+use qmtl_history_testkit::fixtures;
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem};
+
+use crate::child::{FIRST, Task, key, numbered};
+
+async fn open(root: &Path) -> ParquetBackend {
+    ParquetBackend::open(ParquetConfig::new(root)).await.unwrap()
+}
+
+/// The bars' numbers and writers, after checking that they and coverage fit the rows' times.
+async fn read(store: &ParquetBackend) -> Vec<(u32, u32)> {
+    let rows = store.read_all(&ReadRequest::new(key(), TimeRange::ALL)).await.unwrap();
+    frame::check(&key(), &rows).unwrap();
+    let scanned = store.scan_present(&key(), TimeRange::ALL).await.unwrap();
+    assert_eq!(*store.coverage(&key(), TimeRange::ALL).await.unwrap().present(), scanned);
+    let column = |name| rows.column_by_name(name).map(|c| c.as_primitive::<UInt32Type>().values().to_vec());
+    let (numbers, writers) = (column("number").unwrap_or_default(), column("writer").unwrap_or_default());
+    let points: Vec<_> = numbers.iter().map(|number| fixtures::bar(&key(), *number).as_micros()).collect();
+    assert_eq!(*frame::timestamps(&rows).unwrap().values(), points, "a row's values belong to its time");
+    numbers.into_iter().zip(writers).collect()
+}
+
+/// Every file below a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_writer_loses_no_acknowledged_row_and_doubles_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = 0x2545_f491_u32;
+    let mut acknowledged = FIRST;
+    let mut unfinished = HashSet::new();
+    for round in 0..25 {
+        let mut task = Task::start("endless", folder.path(), 1);
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        for _ in 0..(state >> 28) {
+            acknowledged = acknowledged.max(task.line().unwrap().parse::<u32>().unwrap());
+        }
+        // A random moment of the next write; the test holds whichever it is.
+        std::thread::sleep(Duration::from_micros(u64::from(state >> 8 & 0x0fff)));
+        task.process.kill().unwrap();
+        while let Some(line) = task.line() {
+            acknowledged = acknowledged.max(line.parse().unwrap());
+        }
+        task.process.wait().unwrap();
+
+        let store = open(folder.path()).await;
+        let numbers: Vec<u32> = read(&store).await.into_iter().map(|(number, _)| number).collect();
+        let end = FIRST + u32::try_from(numbers.len()).unwrap();
+        assert_eq!(numbers, (FIRST..end).collect::<Vec<_>>(), "round {round}: a row is missing or doubled");
+        assert!(end >= acknowledged, "round {round}: an acknowledged row is gone");
+        for finding in store.check_files(&key()).await.unwrap() {
+            assert!(matches!(finding.problem, Problem::Unfinished), "round {round}: {finding}");
+            unfinished.insert(finding.path);
+        }
+    }
+    let temporary = walk(folder.path())
+        .into_iter()
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".tmp-"));
+    assert_eq!(temporary.collect::<HashSet<_>>(), unfinished, "every leftover is found, and nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_keep_each_others_rows_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tasks = [1, 2].map(|id| Task::start("overlap", folder.path(), id));
+    let written: Vec<u32> = tasks
+        .iter_mut()
+        .map(|task| {
+            let written = task.line().expect("the child finishes").parse().unwrap();
+            assert!(task.process.wait().unwrap().success());
+            written
+        })
+        .collect();
+    let rows = read(&open(folder.path()).await).await;
+    assert_eq!(rows.len(), 2_000);
+    let by = |id: u32| u32::try_from(rows.iter().filter(|(_, writer)| *writer == id).count()).unwrap();
+    assert_eq!(written, [by(1), by(2)], "each row is counted by the process that stored it");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_what_was_stored_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    store.write_rows(&WriteRequest::new(key()), numbered(39_990, 40_010, 7)).await.unwrap();
+    let before = read(&store).await;
+    let files = walk(folder.path());
+
+    let mut task = Task::start_limited("big", folder.path(), 100);
+    let line = task.line().unwrap();
+    assert!(task.process.wait().unwrap().success());
+    assert!(
+        line.starts_with(
+            "Storage cannot write a file of the store; a limit on file sizes is reached: raise it, then run again (path: "
+        ),
+        "{line}"
+    );
+    assert_eq!(read(&store).await, before);
+    assert_eq!(walk(folder.path()), files, "nothing is left behind");
+
+    // With room again the same write goes through.
+    let mut task = Task::start("big", folder.path(), 1);
+    assert_eq!(task.line().as_deref(), Some("stored"));
+    task.process.wait().unwrap();
+    let after = read(&store).await;
+    assert_eq!(after.len(), 40_010);
+    assert_eq!(after[39_990], (39_990, 7), "rows of before are kept");
+}

@@ -1,0 +1,264 @@
+//! Files that are damaged, of a newer version, in the wrong place or gone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use qmtl_history_api::{
+    Error, ErrorKind, HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, Result, SeriesKey,
+    TimeRange, WriteRequest,
+};
+use qmtl_history_testkit::fixtures::{self, bars, span, start};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem};
+use tempfile::TempDir;
+
+/// A store with one file in each of three partitions of a series.
+struct Three {
+    folder: TempDir,
+    store: ParquetBackend,
+    key: SeriesKey,
+    files: Vec<PathBuf>,
+}
+
+impl Three {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let store = open(folder.path()).await;
+        let key = fixtures::key("ohlcv:damage", "1m");
+        store.write_rows(&WriteRequest::new(key.clone()), bars(&key, start(), 120_000)).await.unwrap();
+        let files = store.files(&key, TimeRange::ALL).await.unwrap();
+        let files: Vec<_> = files.into_iter().map(|file| file.path).collect();
+        assert_eq!(files.len(), 3);
+        Self { folder, store, key, files }
+    }
+
+    async fn rows(&self, store: &ParquetBackend, range: TimeRange) -> Result<usize> {
+        Ok(store.read_all(&ReadRequest::new(self.key.clone(), range)).await?.num_rows())
+    }
+
+    /// The bars of the first and of the last partition.
+    fn outer(&self) -> [TimeRange; 2] {
+        [span(&self.key, 0, 40_000), span(&self.key, 100_000, 120_000)]
+    }
+
+    /// Changes the bytes of the middle partition's file.
+    fn spoil(&self, change: impl Fn(&mut Vec<u8>)) {
+        let mut bytes = fs::read(&self.files[1]).unwrap();
+        change(&mut bytes);
+        fs::write(&self.files[1], bytes).unwrap();
+    }
+
+    /// Asserts that `outcome` is the error of the middle file, with the remedy.
+    fn assert_named<T: std::fmt::Debug>(&self, outcome: Result<T>, what: &str) {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(!error.is_retryable());
+        let remedy = "restore the file from a copy, or move it away and run the backfill again";
+        let expected = format!("{what}; {remedy} (path: {}", self.files[1].display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+
+    async fn assert_rest_is_readable(&self, store: &ParquetBackend) {
+        for range in self.outer() {
+            assert_eq!(self.rows(store, range).await.unwrap() as u64, range.count(self.key.interval));
+            let coverage = store.coverage(&self.key, range).await.unwrap();
+            assert_eq!(coverage.present().iter().collect::<Vec<_>>(), [range]);
+            store
+                .write_rows(&WriteRequest::new(self.key.clone()), bars(&self.key, range.start(), 9))
+                .await
+                .unwrap();
+        }
+        assert!(store.revision(&self.key).await.unwrap().is_some());
+        assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&self.key));
+    }
+}
+
+async fn open(root: &Path) -> ParquetBackend {
+    ParquetBackend::open(ParquetConfig::new(root)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_data_fails_the_reads_that_touch_it() {
+    let three = Three::new().await;
+    three.spoil(|bytes| bytes[20_000] ^= 0x10);
+    let other = open(three.folder.path()).await;
+    for store in [&three.store, &other] {
+        three.assert_named(three.rows(store, TimeRange::ALL).await, "the file's data fails its checksum");
+        three.assert_rest_is_readable(store).await;
+        // Footers are whole, so where rows should be is known.
+        assert_eq!(
+            store.coverage(&three.key, TimeRange::ALL).await.unwrap().present().count(three.key.interval),
+            120_000
+        );
+    }
+    let findings = three.store.check_files(&three.key).await.unwrap();
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].path, three.files[1]);
+    assert!(
+        findings[0].to_string().starts_with("the file's data fails its checksum; restore"),
+        "{}",
+        findings[0]
+    );
+    let Problem::Damaged(error) = &findings[0].problem else { panic!("{findings:?}") };
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_footer_fails_what_asks_for_its_range() {
+    type Change = fn(&mut Vec<u8>);
+    let flip: Change = |bytes| {
+        let at = bytes.len() - 100;
+        bytes[at] ^= 1;
+    };
+    let cut: Change = |bytes| bytes.truncate(bytes.len() / 2);
+    let empty: Change = Vec::clear;
+    for (change, what) in [
+        (flip, "the file's footer fails its checksum"),
+        (cut, "the file is truncated"),
+        (empty, "the file is truncated"),
+    ] {
+        let three = Three::new().await;
+        let middle = span(&three.key, 60_000, 60_010);
+        // The handle knows the footer from before; it must not trust it.
+        three.store.coverage(&three.key, TimeRange::ALL).await.unwrap();
+        three.spoil(change);
+        let other = open(three.folder.path()).await;
+        three.assert_rest_is_readable(&other).await;
+        three.assert_named(three.rows(&other, middle).await, what);
+        three.assert_named(other.coverage(&three.key, middle).await, what);
+        three.assert_named(other.files(&three.key, TimeRange::ALL).await, what);
+        let write = WriteRequest::new(three.key.clone()).with_on_conflict(OnConflict::Replace);
+        three.assert_named(other.write_rows(&write, bars(&three.key, middle.start(), 10)).await, what);
+
+        // The remedy works: what is moved away is missing, and can be filled again.
+        fs::rename(&three.files[1], three.folder.path().join("aside")).unwrap();
+        for store in [&three.store, &other] {
+            let coverage = store.coverage(&three.key, TimeRange::ALL).await.unwrap();
+            assert_eq!(coverage.present().len(), 2, "{what}");
+        }
+        three
+            .store
+            .write_rows(&WriteRequest::new(three.key.clone()), bars(&three.key, start(), 120_000))
+            .await
+            .unwrap();
+        assert_eq!(three.rows(&other, TimeRange::ALL).await.unwrap(), 120_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_anothers_place_is_refused() {
+    let three = Three::new().await;
+    fs::copy(&three.files[0], &three.files[1]).unwrap();
+    let error = three.rows(&open(three.folder.path()).await, TimeRange::ALL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().starts_with("the file belongs to another place of a store; "), "{error}");
+    three.assert_rest_is_readable(&open(three.folder.path()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_over_a_damaged_partition_stores_the_others_and_says_which_failed() {
+    let three = Three::new().await;
+    three.spoil(Vec::clear);
+    let other = open(three.folder.path()).await;
+    let write = WriteRequest::new(three.key.clone()).with_on_conflict(OnConflict::Replace);
+    let wanted = span(&three.key, 0, 120_000);
+    let mut rows = bars(&three.key, wanted.start(), 120_000);
+    rows.remove_column(1);
+    three.assert_named(other.write_rows(&write, rows).await, "the file is truncated");
+    for range in three.outer() {
+        let request = ReadRequest::new(three.key.clone(), range);
+        let open = other.read_all(&request).await.unwrap();
+        assert_eq!(open.column(1).null_count(), open.num_rows(), "the new rows lack this column");
+    }
+}
+
+fn node_folder(three: &Three) -> PathBuf {
+    three.files[0].ancestors().nth(3).unwrap().to_owned()
+}
+
+async fn every_call(store: &ParquetBackend, key: &SeriesKey) -> Vec<Error> {
+    let request = ReadRequest::new(key.clone(), TimeRange::ALL);
+    vec![
+        store.read_range(&request).await.unwrap_err(),
+        store.coverage(key, TimeRange::ALL).await.unwrap_err(),
+        store.revision(key).await.unwrap_err(),
+        store.write_rows(&WriteRequest::new(key.clone()), bars(key, start(), 1)).await.unwrap_err(),
+        store.list_series().await.unwrap_err(),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_another_node_or_version_is_refused_by_path() {
+    let three = Three::new().await;
+    let name = node_folder(&three).join("_series.json");
+    for (text, what) in [
+        (
+            r#"{"format":9,"node_id":"x"}"#,
+            "the file has format version 9 and this program knows up to 1: upgrade the program",
+        ),
+        (r#"{"format":1,"nod"#, "the file that names the series is damaged"),
+        (r#"{"format":1,"node_id":""}"#, "the file that names the series is damaged"),
+    ] {
+        fs::write(&name, text).unwrap();
+        for error in every_call(&open(three.folder.path()).await, &three.key).await {
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().starts_with(what), "{error}");
+            assert!(error.to_string().ends_with(&format!("(path: {})", name.display())), "{error}");
+        }
+    }
+    // Two ids with one hash would meet in one folder.
+    fs::write(&name, r#"{"format":1,"node_id":"another"}"#).unwrap();
+    let store = open(three.folder.path()).await;
+    let error = store.revision(&three.key).await.unwrap_err();
+    assert!(error.to_string().starts_with("the folder belongs to another node; "), "{error}");
+    assert!(error.to_string().ends_with("node_id: ohlcv:damage, owner: another)"), "{error}");
+    assert_eq!(store.list_series().await.unwrap(), [], "its name says that it is somewhere else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_name_is_written_again() {
+    let three = Three::new().await;
+    fs::remove_file(node_folder(&three).join("_series.json")).unwrap();
+    let store = open(three.folder.path()).await;
+    assert_eq!(three.rows(&store, TimeRange::ALL).await.unwrap(), 120_000, "footers name the node too");
+    store.write_rows(&WriteRequest::new(three.key.clone()), bars(&three.key, start(), 1)).await.unwrap();
+    assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_files_vanish_goes_on_with_their_successors() {
+    let three = Three::new().await;
+    let request = ReadRequest::new(three.key.clone(), TimeRange::ALL);
+    let stream = three.store.read_range(&request).await.unwrap();
+    let newer = WriteRequest::new(three.key.clone()).with_on_conflict(OnConflict::Replace);
+    let mut rows = bars(&three.key, start(), 120_000);
+    rows.remove_column(1);
+    three.store.write_rows(&newer, rows).await.unwrap();
+    for file in &three.files {
+        fs::remove_file(file).unwrap();
+    }
+    assert_eq!(stream.collect().await.unwrap().num_rows(), 120_000);
+
+    let stream = three.store.read_range(&request).await.unwrap();
+    fs::remove_dir_all(three.folder.path()).unwrap();
+    let error = stream.collect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        error.to_string().starts_with("the files of a partition keep vanishing while they are read"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_deleted_under_an_open_handle_starts_anew() {
+    let three = Three::new().await;
+    let before = three.store.coverage(&three.key, TimeRange::ALL).await.unwrap();
+    fs::remove_dir_all(three.folder.path()).unwrap();
+    assert_eq!(three.store.revision(&three.key).await.unwrap(), None);
+    assert!(three.store.coverage(&three.key, TimeRange::ALL).await.unwrap().present().is_empty());
+    let write = WriteRequest::new(three.key.clone());
+    three.store.write_rows(&write, bars(&three.key, start(), 7)).await.unwrap();
+    let after = three.store.coverage(&three.key, TimeRange::ALL).await.unwrap();
+    assert_ne!(after, before, "the new first commits are not taken for the old ones");
+    assert_eq!(three.rows(&three.store, TimeRange::ALL).await.unwrap(), 7);
+    assert_eq!(three.store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
+}
