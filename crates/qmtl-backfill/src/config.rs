@@ -16,7 +16,8 @@ pub struct BackfillConfig {
     pub windows_in_flight: usize,
     /// How many of the newest closed bars to leave to a live recorder: 2 beside one, else 0.
     pub settle: u64,
-    /// Bytes of rows that may be fetched but not yet stored. One window may exceed it.
+    /// Bytes of rows, with their copies, that may be in memory between source and store. One window
+    /// may exceed it.
     pub memory_budget: u64,
     /// Bytes of rows that are gathered before they are written together.
     pub flush_bytes: u64,
@@ -31,7 +32,7 @@ impl Default for BackfillConfig {
             windows_in_flight: 8,
             settle: 0,
             memory_budget: 128 << 20,
-            flush_bytes: 16 << 20,
+            flush_bytes: 8 << 20,
             flush_after: Duration::from_secs(10),
         }
     }
@@ -59,7 +60,7 @@ impl BackfillConfig {
         self
     }
 
-    /// Bytes of rows that may be fetched but not yet stored.
+    /// Bytes of rows, with their copies, that may be in memory between source and store.
     #[must_use]
     pub fn with_memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes;

@@ -177,6 +177,10 @@ impl FetcherBackfillStrategy {
 /// Bytes that a row is taken for before the first rows have come: a bar of `ts` and seven doubles.
 const FIRST_ROW_BYTES: u64 = 64;
 
+/// How often a row counts against the budget: it is held as the source gave it and in form, later
+/// in form and joined with others for the store.
+const COPIES: u64 = 2;
+
 /// The bar that is open at `now`.
 fn forming_bar(key: &SeriesKey, now: Timestamp) -> Option<TimeRange> {
     TimeRange::checked(key.interval.floor(now)?, key.interval.next(now)?)
@@ -273,6 +277,6 @@ impl Job<'_> {
 
     /// Bytes to reserve for a window before anything of it is known.
     fn estimate(&self, window: &Window) -> u64 {
-        window.bars().saturating_mul(self.row_bytes.load(Ordering::Relaxed))
+        window.bars().saturating_mul(COPIES * self.row_bytes.load(Ordering::Relaxed))
     }
 }

@@ -12,7 +12,7 @@ use qmtl_history_api::{
 use qmtl_observe::metrics;
 use tracing::Instrument;
 
-use super::{Job, batch};
+use super::{COPIES, Job, batch};
 use crate::budget::Share;
 use crate::plan::Window;
 
@@ -113,7 +113,7 @@ impl Job<'_> {
             }
             answer.error = Some(error);
         }
-        self.budget.shrink(&mut answer.share, answer.bytes);
+        self.budget.shrink(&mut answer.share, COPIES * answer.bytes);
         answer
     }
 
@@ -174,7 +174,7 @@ impl Job<'_> {
         while let Some(batch) = fetched.batches.next().await {
             let batch = batch?;
             bytes += batch::bytes(&batch);
-            self.budget.grow(&mut answer.share, bytes).await;
+            self.budget.grow(&mut answer.share, COPIES * bytes).await;
             batches.push(batch);
         }
         Ok((batches, fetched.proven, fetched.reason))
