@@ -1,15 +1,13 @@
-//! Series, revisions, errors and many callers: `H-SER-01` to `H-CONC-01`.
+//! Series, revisions and errors: `H-SER-01` to `H-ERR-01`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::future::join_all;
 use qmtl_history_api::arrow_array::StringArray;
-use qmtl_history_api::{ErrorKind, HistoryBackendExt, OnConflict, ReadRequest, TimeRange, WriteRequest};
-use tokio::sync::Barrier;
+use qmtl_history_api::{ErrorKind, HistoryBackendExt, OnConflict, ReadRequest, TimeRange};
 
 use crate::Subject;
-use crate::fixtures::{bars, proof, rows_within, secs};
+use crate::fixtures::{proof, secs};
 use crate::probe::Probe;
 
 /// Node ids that a path, a table name, a line or a case-insensitive file system cannot tell apart
@@ -165,7 +163,7 @@ pub async fn h_err_01_bad_input_is_not_retryable(subject: &Subject) {
     let series = subject.probe("ohlcv:binance:BTC/USDT:1m", "1m");
     series.keep(series.rows([(0, 1.0)])).await;
     let keep = series.request(OnConflict::KeepExisting);
-    let seconds = subject.probe("unused", "1s").rows([(61, 1.0)]);
+    let seconds = subject.probe("BTC", "1s").rows([(61, 1.0)]);
     let backwards = series.rows([(2, 1.0), (1, 1.0)]);
     let text = Arc::new(StringArray::from(vec!["1"]));
     let clash = series.column("close", [5], text);
@@ -179,36 +177,4 @@ pub async fn h_err_01_bad_input_is_not_retryable(subject: &Subject) {
     let error = series.backend.read_all(&request).await.expect_err("there is no such column");
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::NotFound, false), "{error}");
     assert!(error.to_string().contains("cloze"), "must name the column: {error}");
-}
-
-/// `H-CONC-01`: every call works through `Arc<dyn HistoryBackend>` from many tasks at once, each
-/// of which owns its future.
-pub async fn h_conc_01_many_tasks_at_once(subject: &Subject) {
-    let start = Arc::new(Barrier::new(8));
-    let tasks = (0..8_u32).map(|task| {
-        let start = Arc::clone(&start);
-        let (own, shared) = (subject.probe(&format!("node-{task}"), "1m"), subject.btc());
-        tokio::spawn(async move {
-            let rows = bars(&own.key, own.bar(0), 50);
-            start.wait().await;
-            for part in 0..5 {
-                let piece = rows_within(&rows, own.span(part * 10, part * 10 + 10));
-                own.keep(piece.clone()).await;
-                shared.keep(piece).await;
-                assert_eq!(own.all().await.num_rows(), (usize::try_from(part).expect("five") + 1) * 10);
-                assert_eq!(own.present(TimeRange::ALL).await, own.span(0, part * 10 + 10).into());
-                assert!(own.revision().await.is_some() && shared.revision().await.is_some());
-                assert!(own.listed().await.contains(&own.key));
-            }
-            assert_eq!(own.all().await.columns(), rows.columns());
-        })
-    });
-    for task in join_all(tasks).await {
-        task.expect("every call works beside others");
-    }
-    let btc = subject.btc();
-    assert_eq!(btc.all().await.columns(), bars(&btc.key, btc.bar(0), 50).columns());
-    assert_eq!(btc.listed().await.len(), 9);
-    let request = WriteRequest::new(btc.key.clone());
-    assert_eq!(btc.write(&request, bars(&btc.key, btc.bar(0), 50)).await.rows_kept_out, 50);
 }

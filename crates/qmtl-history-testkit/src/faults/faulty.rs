@@ -1,17 +1,19 @@
 //! The wrapper: a backend that is right but for one fault.
 
+mod read;
+mod write;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, EmptyProof, Error, ErrorKind, HistoryBackend,
-    HistoryBackendExt, Interval, NodeId, OnConflict, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
-    TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait, frame,
+    BatchStream, BoxStream, Capabilities, Coverage, EmptyProof, Error, HistoryBackend, HistoryBackendExt,
+    Interval, NodeId, OnConflict, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp,
+    WriteReceipt, WriteRequest, async_trait,
 };
 
 use super::{Fault, rows};
@@ -95,58 +97,6 @@ impl Faulty {
         Ok(self.inner.read_range(&ReadRequest::new(key.clone(), nothing)).await?.schema())
     }
 
-    async fn asked(&self, request: &ReadRequest) -> Result<ReadRequest> {
-        let mut asked = request.clone();
-        asked.key = self.key(&request.key);
-        let (start, end) = (request.range.start(), request.range.end());
-        let range = match self.fault {
-            Fault::EndInclusive => end.checked_add_micros(1).and_then(|end| TimeRange::checked(start, end)),
-            Fault::RoundsStartDown => {
-                request.key.interval.floor(start).and_then(|start| TimeRange::checked(start, end))
-            }
-            _ => None,
-        };
-        asked.range = range.unwrap_or(request.range);
-        if let Some(columns) = &mut asked.columns {
-            let stored = self.stored_schema(&asked.key).await?;
-            match self.fault {
-                Fault::ProjectsInStoredOrder => columns.sort_by_key(|name| stored.index_of(name).ok()),
-                Fault::UnknownColumnsVanish => columns.retain(|name| stored.index_of(name).is_ok()),
-                Fault::IgnoresProjection => asked.columns = None,
-                _ => {}
-            }
-        }
-        Ok(asked)
-    }
-
-    /// Reads all at once and bends the rows.
-    async fn bent(&self, request: &ReadRequest) -> Result<BatchStream> {
-        let rows = self.inner.read_all(request).await?;
-        let rows = match self.fault {
-            Fault::ProofsHideRows => rows::without(&rows, &self.proven(&request.key)),
-            fault => rows::read(fault, rows),
-        };
-        let schema = rows.schema();
-        Ok(match self.fault {
-            Fault::BatchesDifferFromStream => {
-                BatchStream::from_batches(schema, vec![rows::columns_reversed(&rows)])
-            }
-            Fault::DroppedStreamLocks => self.locking(rows),
-            _ => BatchStream::from_batches(schema, vec![rows]),
-        })
-    }
-
-    /// A stream that holds the lock until it has been read to its end.
-    fn locking(&self, rows: RecordBatch) -> BatchStream {
-        self.memory().locked = true;
-        let memory = Arc::clone(&self.memory);
-        let unlock = stream::poll_fn(move |_| {
-            memory.lock().unwrap_or_else(PoisonError::into_inner).locked = false;
-            Poll::Ready(None)
-        });
-        BatchStream::new(rows.schema(), Box::pin(stream::iter([Ok(rows)]).chain(unlock)))
-    }
-
     fn proven(&self, key: &SeriesKey) -> RangeSet {
         let memory = self.memory();
         let proofs = memory.proofs.iter().filter(|(of, _)| of == key);
@@ -160,129 +110,6 @@ impl Faulty {
             self.inner.write_rows(&request, rows).await?;
         }
         Ok(())
-    }
-
-    async fn given(&self, request: &WriteRequest) -> Result<WriteRequest> {
-        let mut given = request.clone();
-        given.key = self.key(&request.key);
-        match self.fault {
-            Fault::KeepReplaces => given.on_conflict = OnConflict::Replace,
-            Fault::ReplaceKeeps => given.on_conflict = OnConflict::KeepExisting,
-            Fault::ForgetsProofs => given.empty.clear(),
-            _ => {}
-        }
-        for proof in &mut given.empty {
-            match self.fault {
-                Fault::SourcesAreOne => proof.source = SourceId::new("any").expect("it is not empty"),
-                Fault::ProofsNeverExpire => proof.answered_at = Timestamp::MAX,
-                Fault::FirstAnswerStays => {
-                    let known = self.inner.coverage(&given.key, TimeRange::ALL).await?;
-                    for old in known.known_empty().iter().filter(|old| old.source == proof.source) {
-                        proof.ranges = proof.ranges.difference(&old.ranges);
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(given)
-    }
-
-    async fn store(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
-        let count = u64::try_from(rows.num_rows()).expect("rows are few");
-        match self.fault {
-            Fault::VisibleLate => {
-                self.catch_up().await?;
-                self.memory().unseen = Some((request.clone(), rows));
-                Ok(WriteReceipt::new(count, 0, 0))
-            }
-            Fault::TornCommits => {
-                let half = rows.num_rows() / 2;
-                let first = self.inner.write_rows(request, rows.slice(0, half)).await?;
-                self.until_read().await;
-                let rest = rows.slice(half, rows.num_rows() - half);
-                let rest = self.inner.write_rows(request, rest).await?;
-                Ok(WriteReceipt::new(
-                    first.rows_written + rest.rows_written,
-                    first.rows_replaced + rest.rows_replaced,
-                    first.rows_kept_out + rest.rows_kept_out,
-                ))
-            }
-            Fault::LosesConcurrentWrites => {
-                let _write = Count::of(&self.writes);
-                let alone = self.writes.load(Ordering::SeqCst) == 1;
-                until(|| self.writes.load(Ordering::SeqCst) > 1).await;
-                if alone {
-                    self.inner.write_rows(request, rows).await
-                } else {
-                    Ok(WriteReceipt::new(count, 0, 0))
-                }
-            }
-            Fault::CoverageRunsAhead => {
-                let runs = frame::row_runs(&request.key, &rows)?;
-                self.memory().claimed.push((request.key.clone(), runs));
-                self.until_read().await;
-                self.inner.write_rows(request, rows).await
-            }
-            Fault::StoresBeforeChecking => {
-                let nothing = RecordBatch::new_empty(frame::ts_only_schema());
-                let result = self.inner.write_rows(request, rows.clone()).await;
-                if result.is_err() {
-                    self.inner.write_rows(request, rows.slice(0, 1)).await.ok();
-                    self.inner.write_rows(request, nothing).await?;
-                }
-                result
-            }
-            Fault::CountsAllAsWritten => {
-                self.inner.write_rows(request, rows).await.map(|_| WriteReceipt::new(count, 0, 0))
-            }
-            _ => self.inner.write_rows(request, rows).await,
-        }
-    }
-
-    /// Waits until a read has begun and ended: of two that end, the second one began in here.
-    async fn until_read(&self) {
-        let before = self.reads.load(Ordering::SeqCst);
-        until(|| self.reads.load(Ordering::SeqCst) >= before + 2).await;
-    }
-
-    async fn known(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
-        let mut coverage = self.inner.coverage(key, range).await?;
-        match self.fault {
-            Fault::PresentHasNoHoles => {
-                let span: RangeSet = coverage.present().span().into_iter().collect();
-                coverage.add_present(&span);
-            }
-            Fault::CoverageIsNotCut => coverage = self.inner.coverage(key, TimeRange::ALL).await?,
-            Fault::ProofsHideRows => {
-                coverage = Coverage::of_present(coverage.present().difference(&self.proven(key)));
-                for (_, proof) in self.memory().proofs.iter().filter(|(of, _)| of == key) {
-                    coverage.add_empty(proof);
-                }
-                coverage = coverage.within(range);
-            }
-            Fault::CoverageRunsAhead => {
-                for (_, runs) in self.memory().claimed.iter().filter(|(of, _)| of == key) {
-                    coverage.add_present(&runs.within(range));
-                }
-            }
-            Fault::UnknownSeriesFails if self.inner.revision(key).await?.is_none() => {
-                return Err(Error::new(ErrorKind::NotFound, "no such series").with("series", key));
-            }
-            _ => {}
-        }
-        Ok(coverage)
-    }
-
-    /// What is listed for one series.
-    async fn listed(&self, key: SeriesKey) -> Result<Vec<SeriesKey>> {
-        Ok(match self.fault {
-            Fault::ListsTwice => vec![key.clone(), key],
-            Fault::HidesSeriesWithoutRows => {
-                let present = !self.inner.scan_present(&key, TimeRange::ALL).await?.is_empty();
-                present.then_some(key).into_iter().collect()
-            }
-            _ => vec![key],
-        })
     }
 }
 

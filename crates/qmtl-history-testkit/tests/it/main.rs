@@ -86,3 +86,29 @@ async fn every_fault_is_caught_by_a_check_of_each_guarantee_it_breaks() {
     }
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
+
+/// Set for the run of this program by itself in which no backend is configured.
+const ALONE: &str = "QMTL_TESTKIT_WITHOUT_BACKEND";
+
+#[test]
+fn without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required() {
+    if std::env::var_os(ALONE).is_some() {
+        return qmtl_history_testkit::run(&CHECKS[0], || std::future::ready(None));
+    }
+    let name = "without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required";
+    for (required, said) in [
+        ("0", "h_read_01_half_open_ascending_unique: skipped, no backend is configured"),
+        ("1", "QMTL_REQUIRE_BACKENDS=1, but there is no backend for h_read_01_half_open_ascending_unique"),
+    ] {
+        let program = std::env::current_exe().unwrap();
+        let run = std::process::Command::new(program)
+            .args([name, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .env("QMTL_REQUIRE_BACKENDS", required)
+            .output()
+            .unwrap();
+        assert_eq!(run.status.success(), required == "0");
+        let told = String::from_utf8_lossy(&run.stderr);
+        assert!(told.contains(said), "{told}");
+    }
+}
