@@ -148,7 +148,7 @@ impl Capabilities {
 /// - `H-WRITE-04` A batch that is not canonical is refused whole before anything is stored: `Schema` naming series, column and row.
 /// - `H-WRITE-05` A column whose type contradicts the stored one is `Schema`, naming series and column; nothing of the batch is stored.
 /// - `H-WRITE-06` Values survive bit for bit: null, NaN (see [`Capabilities::nan`]), infinities, negative zero, empty strings. A value or type that cannot be held is refused, never altered.
-/// - `H-WRITE-07` Columns are matched by name; a stored column that the batch lacks is null in its rows; a new column is null in older rows where [`Capabilities::adds_columns`], else `Schema`.
+/// - `H-WRITE-07` Columns are matched by name; a stored column that the batch lacks is null in its rows; a new column is null in older rows where [`Capabilities::adds_columns`], else `Schema` (whether a write that stores no row adds its columns is not promised).
 /// - `H-WRITE-08` An empty batch with proofs records the proofs; without proofs it does nothing, and the series does not come to exist.
 /// - `H-WRITE-09` Concurrent writers of one series lose nothing: after all have returned, the union is stored, each `ts` once, one writer's row whole.
 /// - `H-COV-01` `present` is exactly the stored rows on the grid, joined where they touch, cut to the asked range.
