@@ -16,7 +16,7 @@ mod node;
 /// How many events are delivered before caches are trimmed: what a core's cache holds well, and
 /// with threads enough to pay for starting them.
 const CHUNK: usize = 16_384;
-const THREADED_CHUNK: usize = 131_072;
+const THREADED_CHUNK: usize = 65_536;
 
 /// What happens to the other nodes when one panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
