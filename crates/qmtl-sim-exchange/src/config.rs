@@ -32,7 +32,7 @@ impl SimConfig {
             latency: Duration::ZERO,
             weight_limit: 6_000,
             faults: Vec::new(),
-            body_cap: 256 << 20,
+            body_cap: 64 << 20,
             port: 0,
         }
     }
@@ -67,7 +67,7 @@ impl SimConfig {
         self
     }
 
-    /// Where an endless body ends and what a bomb inflates to, bytes: 256 MiB unless set, 1 GiB at most.
+    /// Where an endless body ends and what a bomb inflates to, bytes: 64 MiB unless set, 1 GiB at most.
     #[must_use]
     pub fn with_body_cap(mut self, bytes: u64) -> Self {
         self.body_cap = bytes.min(MOST_BODY_CAP);
