@@ -126,7 +126,7 @@ impl Job<'_> {
                 break;
             }
         }
-        answer.tie(self.key).and(outcome)
+        answer.tie(self.key).map_err(|clash| clash.with("source", &self.source)).and(outcome)
     }
 
     /// Makes one request and adds what came of it to `answer`.
@@ -159,7 +159,7 @@ impl Job<'_> {
         let rows = batch::owned(rows)?;
         self.row_bytes.fetch_max(batch::bytes(&rows).div_ceil(count), Ordering::Relaxed);
         answer.present.extend(present);
-        answer.add_rows(self.key, rows)
+        answer.add_rows(self.key, rows).map_err(|clash| self.told(clash, range))
     }
 
     /// Reads one answer of the source to its end, as the budget allows.

@@ -273,6 +273,31 @@ async fn a_type_that_contradicts_the_stored_one_fails_its_window_alone() {
 }
 
 #[tokio::test]
+async fn requests_of_one_window_that_contradict_each_other_leave_nothing_behind() {
+    let store = Store::new();
+    store.seed(&btc(), fixtures::batch(&[bar(&btc(), 4)], [])).await;
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
+        let rows = sparse_bars(&request.key, &request.range.into()).project(&[0]).unwrap();
+        let close: ArrayRef = match request.range == span(0, 4) {
+            true => Arc::new(Int64Array::from(vec![1; rows.num_rows()])),
+            false => Arc::new(Float64Array::from(vec![1.0; rows.num_rows()])),
+        };
+        odd_rows(Arc::clone(rows.column(0)), close)
+    }));
+    let report = Filling::new().run(&fetcher, &store, span(0, 10)).await;
+    assert_eq!(store.present(&btc()).await, runs([(4, 5)]));
+    assert_eq!(
+        failures(&report),
+        [(
+            span(0, 10),
+            "the column is stored with another type (series: ohlcv:binance:BTC/USDT:1m@1m, column: close, \
+             stored: Int64, given: Float64, row: 0, source: fake)"
+                .to_owned()
+        )]
+    );
+}
+
+#[tokio::test]
 async fn a_column_that_comes_later_is_null_before() {
     let store = Store::new();
     store.seed(&btc(), sparse_bars(&btc(), &runs([(4, 6)]))).await;
