@@ -99,6 +99,14 @@ impl Failure {
     }
 }
 
+/// The result of printing what a command did, when its exit code says more than that it was read.
+pub(crate) fn read_or_not(printed: Result<()>) -> Result<()> {
+    match printed {
+        Err(Failure::ClosedPipe) => Ok(()),
+        printed => printed,
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let outcome = match error.kind() {

@@ -66,14 +66,7 @@ pub(crate) struct Run {
 
 pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
     let run = fill_all(args, context).await?;
-    if context.console.is_json() {
-        let one = run.done.len() == 1;
-        context.console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), one))?;
-    } else {
-        for done in &run.done {
-            done.show(&context.console)?;
-        }
-    }
+    outcome::read_or_not(print(&run.done, &context.console))?;
     if run.outcome == Outcome::Interrupted {
         let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
         context.console.warn(match rows {
@@ -86,6 +79,14 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
         });
     }
     Ok(run.outcome)
+}
+
+fn print(done: &[Done], console: &Console) -> Result<()> {
+    if console.is_json() {
+        console.json(&OneOrMany::new(done.iter().map(Done::result).collect(), done.len() == 1))
+    } else {
+        done.iter().try_for_each(|done| done.show(console))
+    }
 }
 
 /// Fills every series of the arguments, or as many as an interruption lets.
@@ -115,9 +116,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         });
     }
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some(Some(Err(error))) = reports.first()
-        && reports.iter().all(|report| matches!(report, Some(Err(_))))
-    {
+    if let [Some(Err(error))] = reports.as_slice() {
         return Err(error.clone().into());
     }
     let mut done = Vec::new();
@@ -129,7 +128,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             report.rows_written = progress.rows_stored_of(&job.key);
             Ok(report)
         });
-        done.push(Done::new(job, report, cut_off, (&*store, context.clock.now())).await?);
+        done.push(Done::new(job, report, cut_off, (&*store, context.clock.now())).await);
     }
     let outcome = if interrupted { Outcome::Interrupted } else { end_of(&done) };
     Ok(Run { done, outcome })
@@ -170,16 +169,25 @@ impl Done {
         report: Result<BackfillReport, Error>,
         interrupted: bool,
         (backend, now): (&dyn HistoryBackend, Timestamp),
-    ) -> Result<Self> {
+    ) -> Self {
         let mut report = report.unwrap_or_else(|error| {
             let mut report = BackfillReport::new(job.key.clone(), job.range);
             report.failed.push((job.range, error));
             report
         });
-        let coverage: Coverage = backend.coverage(&job.key, job.range).await?;
+        // Of a series that cannot be looked at nothing is known; the others' results stand.
+        let coverage = match backend.coverage(&job.key, job.range).await {
+            Ok(coverage) => coverage,
+            Err(error) => {
+                if report.failed.is_empty() {
+                    report.failed.push((job.range, error));
+                }
+                Coverage::default()
+            }
+        };
         report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
         let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
-        Ok(Self { job, report, present, known_empty, interrupted })
+        Self { job, report, present, known_empty, interrupted }
     }
 
     /// The result for machines.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Asked, Context, Target, must_exist};
 use crate::cli::VerifyArgs;
 use crate::console::{Console, Style};
-use crate::outcome::{Outcome, Result};
+use crate::outcome::{self, Outcome, Result};
 use crate::shapes::{OneOrMany, Seconds, Series};
 use crate::text;
 use crate::verify::{Finding, Verdict, verify};
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
         must_exist(&*store, &target.key).await?;
         let verdict = verify(&*store, &target.key, target.range, args.max_findings).await;
         if !context.console.is_json() {
-            show(&target, &verdict, &context.console)?;
+            outcome::read_or_not(show(&target, &verdict, &context.console))?;
         }
         verdicts.push((target, verdict));
     }
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
             found: verdict.found,
             findings: verdict.findings.iter().map(FindingShape::from).collect(),
         });
-        context.console.json(&OneOrMany::new(results.collect(), targets.one))?;
+        outcome::read_or_not(context.console.json(&OneOrMany::new(results.collect(), targets.one)))?;
     }
     let clean = verdicts.iter().all(|(_, verdict)| verdict.found == 0);
     Ok(if clean { Outcome::Done } else { Outcome::Failed })

@@ -76,6 +76,23 @@ fn a_series_that_fails_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_damaged_series_does_not_hide_what_the_others_got() {
+    let scene = two();
+    scene.json(&FILL);
+    let listing = scene.json(&["files", "--node", "CD", "--interval", "1m"]);
+    std::fs::write(listing["files"][0]["path"].as_str().unwrap(), "damaged").unwrap();
+    let list = std::fs::read_to_string(scene.path("series.toml")).unwrap();
+    scene.file("series.toml", &list.replace("first", "third"));
+    let run = scene.run(&[&FILL[..], &["--json"]].concat());
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let filled = run.object();
+    assert_eq!((&filled[0]["node_id"], &filled[0]["rows_written"]), (&json!("third"), &json!(4)));
+    let error = filled[1]["failed"][0]["error"].as_str().unwrap();
+    assert!(error.contains("restore the file from a copy"), "{error}");
+    assert_eq!(filled[1]["missing"], json!([[1_704_067_200, 1_704_067_380]]), "nothing is known of it");
+}
+
+#[test]
 fn a_sparse_series_needs_its_user_to_vouch_for_it() {
     let scene = Scene::new();
     let source = scene.file("sparse.csv", "ts,close\n1704067200,1\n1704067380,2\n");

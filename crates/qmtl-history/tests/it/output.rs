@@ -97,6 +97,21 @@ fn a_reader_that_goes_away_ends_an_export_quietly() {
 }
 
 #[test]
+fn the_exit_code_tells_of_findings_though_nobody_reads_them() {
+    let scene = Scene::new();
+    let source = scene.file("crooked.csv", "ts,high,low\n1704067200,1,2\n1704067260,2,1\n");
+    let fill = ["backfill", "--source", &source, "--node", "x", "--interval", "1m", "--range"];
+    let unread = |words: &[&str]| {
+        let mut run = scene.command(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        drop(run.stdout.take());
+        run.wait().unwrap().code()
+    };
+    assert_eq!(unread(&[&fill[..], &["1704067200..=1704067320"]].concat()), Some(3), "a bar is missing");
+    assert_eq!(unread(&["verify"]), Some(1));
+    assert_eq!(unread(&["verify", "--json"]), Some(1));
+}
+
+#[test]
 fn an_export_that_fails_leaves_no_file() {
     let scene = Scene::new();
     fill(&scene, &[]);
