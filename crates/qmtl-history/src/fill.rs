@@ -81,9 +81,11 @@ pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
         .into_iter()
         .map(|Wanted { key, source, symbol }| {
             let source = source.ok_or_else(|| {
-                Failure::from(
-                    Error::invalid("no source is named: use --source file:PATH").with("series", &key),
-                )
+                let remedy = match &args.series.nodes {
+                    Some(_) => "no source is named: write source = \"file:PATH\" in the list of series",
+                    None => "no source is named: use --source file:PATH",
+                };
+                Failure::from(Error::invalid(remedy).with("series", &key))
             })?;
             let closed = span.resolve_closed(key.interval, now)?;
             Ok(Order { key, closed, source, symbol })

@@ -52,6 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return Outcome::Failed.into();
         }
     };
+    let _ = ignore_file_size_signal(&runtime);
     let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()) };
     let outcome = runtime.block_on(commands::run(&cli.command, &context)).unwrap_or_else(|failure| {
         context.console.fail(&failure);
@@ -70,6 +71,22 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads((2 * cores).max(4)).build()
 }
 
+/// Makes a write beyond a limit on file sizes an error with a remedy, not the end of the program.
+#[cfg(unix)]
+fn ignore_file_size_signal(runtime: &tokio::runtime::Runtime) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    /// SIGXFSZ, of one number on every system but MIPS.
+    const FILE_TOO_LARGE: i32 = 25;
+    let _inside = runtime.enter();
+    // A handler stays for the life of the process, though nobody listens to it.
+    signal(SignalKind::from_raw(FILE_TOO_LARGE)).map(drop)
+}
+
+#[cfg(not(unix))]
+fn ignore_file_size_signal(_: &tokio::runtime::Runtime) -> std::io::Result<()> {
+    Ok(())
+}
+
 /// Answers arguments that do not parse, or that ask for help or the version.
 fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
     // A reader that has gone cannot be told so.
@@ -78,7 +95,9 @@ fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
         ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return Outcome::Done,
         _ if args.iter().any(|arg| arg == "--json") => {
             let text = error.render().to_string();
-            let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            // What is wrong stands before the first empty line, on several lines where it is a list.
+            let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let message = told.split_whitespace().collect::<Vec<_>>().join(" ");
             let report = ErrorReport::new(&Error::invalid(message), None, Outcome::Usage);
             let _ = console::print_json(&report);
         }

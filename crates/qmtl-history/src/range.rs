@@ -15,7 +15,7 @@ pub struct RangeArgs {
     #[arg(long, value_name = "TIME", conflicts_with_all = ["timerange", "last", "bars", "range"])]
     pub end: Option<Timestamp>,
     /// 20240101-20240601 (the end is exclusive), or 20240101- up to now
-    #[arg(long, value_name = "FROM-TO", value_parser = parse_timerange, conflicts_with_all = ["last", "bars", "range"])]
+    #[arg(long, value_name = "FROM-TO", allow_negative_numbers = true, value_parser = parse_timerange, conflicts_with_all = ["last", "bars", "range"])]
     pub timerange: Option<Span>,
     /// The time before now: 36h, 30d, 4w
     #[arg(long, value_name = "SPAN", conflicts_with_all = ["bars", "range"])]

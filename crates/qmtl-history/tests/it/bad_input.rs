@@ -113,6 +113,12 @@ fn sources() {
         &["backfill", "--node", "x", "--interval", "1m", "--last", "1d"],
         "no source is named: use --source file:PATH (series: x@1m)",
     );
+    let scene = Scene::new();
+    scene.file("list.toml", "interval = \"1m\"\n[[series]]\nnode = \"x\"\n");
+    scene.run(&["backfill", "--nodes", "list.toml", "--last", "1d"]).fails_with(
+        2,
+        "no source is named: write source = \"file:PATH\" in the list of series (series: x@1m)",
+    );
     refused(&fill(&["--last", "1d", "--ts-unit", "h"]), "use s, ms, us or ns");
     refused(
         &fill(&["--last", "1d", "--symbol-column", "s", "--symbol", "y=Y"]),
@@ -120,6 +126,15 @@ fn sources() {
     );
     refused(&fill(&["--last", "1d", "--memory", "much"]), "use a number of bytes such as 64MB or 1GB");
     Scene::new().run(&fill(&["--last", "1d"])).fails_with(2, "x.csv");
+}
+
+#[test]
+fn what_is_lacking_is_named_to_machines_too() {
+    let run = Scene::new().run(&["backfill", "--node", "x", "--json"]);
+    assert_eq!(
+        run.object()["error"]["message"],
+        "the following required arguments were not provided: --interval <INTERVAL>"
+    );
 }
 
 #[test]
@@ -139,6 +154,44 @@ fn stores() {
     scene.run(&["coverage"]).fails_with(4, "open the store");
     let run = scene.run(&["ls", "--json"]);
     assert_eq!((run.code, run.object()["error"]["exit_code"].as_i64()), (Some(4), Some(4)));
+}
+
+#[test]
+fn an_open_start_is_no_flag() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("store")).unwrap();
+    let x = ["coverage", "--node", "x", "--interval", "1d", "--timerange", "-19700103"];
+    assert_eq!(scene.json(&x)["missing"][0][1], 86_400);
+    refused(&fill(&["--timerange", "-20240601"]), "a fill needs a start");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_limit_on_file_sizes_is_an_error_with_a_remedy() {
+    let scene = Scene::new();
+    scene.file("minutes.csv", &super::minutes(20_000));
+    let fill = [
+        "backfill",
+        "--source",
+        "minutes.csv",
+        "--node",
+        "x",
+        "--interval",
+        "1m",
+        "--timerange",
+        "20240101-20240114",
+    ];
+    let fill = scene.command(&fill);
+    let limited = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 32 && exec \"$0\" \"$@\""])
+        .arg(fill.get_program())
+        .args(fill.get_args())
+        .current_dir(scene.0.path())
+        .output()
+        .unwrap();
+    let run = Run::of(limited);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.contains("a limit on file sizes is reached: raise it, then run again"), "{run:?}");
 }
 
 #[test]
