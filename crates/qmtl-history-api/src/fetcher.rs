@@ -65,7 +65,7 @@ impl Fetched {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FetchLimits {
-    /// The most rows of one request; `None` is no limit, and requests become whole windows.
+    /// The most rows of one request; `None` is no limit: a request is a whole gap of a window.
     pub max_rows: Option<u64>,
     /// Requests per second that the source allows; `None` is no limit.
     pub requests_per_second: Option<f64>,
