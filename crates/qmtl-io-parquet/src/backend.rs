@@ -13,18 +13,18 @@ use qmtl_history_api::{
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::check::Finding;
+use crate::columns::with_columns;
 use crate::config::ParquetConfig;
 use crate::layout::{Partition, SeriesFolder};
-use crate::store::{Store, with_columns};
+use crate::store::Store;
 use crate::write::{self, Part};
 use crate::{error, read, types};
 
 /// Partitions that one write commits at once: enough that their waits for the disk overlap.
 const WRITE_CONCURRENCY: usize = 4;
 
-/// The locks of partitions by folder. The flag says that this handle has flushed the folder's
-/// entry in its parents to the disk.
-type Locks = Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<bool>>>>;
+/// The locks of partitions by folder, so that writers of one process do not race in vain.
+type Locks = Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
 
 /// A history store of plain Parquet files in a folder.
 ///
@@ -98,20 +98,16 @@ impl ParquetBackend {
         (partition, part): (Partition, Part),
         request: &WriteRequest,
     ) -> Result<WriteReceipt> {
-        let folder = series.partition(partition);
         let lock = {
             let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(folder.clone()).or_default())
+            Arc::clone(locks.entry(series.partition(partition)).or_default())
         };
-        // The guard goes along to the thread: a caller that gives up does not free the partition
-        // while its commit is under way.
-        let mut is_durable = lock.lock_owned().await;
+        let guard = lock.lock_owned().await;
         let (series, on_conflict) = (series.clone(), request.on_conflict);
         self.call(move |store| {
-            if !*is_durable {
-                store.create(&series, &folder, true)?;
-                *is_durable = true;
-            }
+            // The guard comes along to this thread: a caller that gives up does not free the
+            // partition while its commit is under way.
+            let _guard = guard;
             write::commit(store, &series, (partition, &part), on_conflict)
         })
         .await
@@ -186,8 +182,8 @@ fn prepare(
     let payload = fields.iter().skip(1).map(|field| (field.name().as_str(), field.data_type().clone()));
     let rows = types::conform(rows, &frame::schema_of(payload))?;
     let parts = write::cut(request, &rows)?;
-    if with_columns(&stored, rows.schema_ref()).is_some()
-        && write::stores_rows(store, &series, &parts, request.on_conflict)?
+    if with_columns(&stored, rows.schema_ref()).is_none()
+        || write::stores_rows(store, &series, &parts, request.on_conflict)?
     {
         store.add_columns(&series, rows.schema_ref())?;
     }

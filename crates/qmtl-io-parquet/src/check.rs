@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, TimeRange, frame};
 
+use crate::columns::check_listed;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
 use crate::store::Store;
 use crate::{disk, error};
@@ -52,20 +54,34 @@ impl Store {
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
         let mut findings = unfinished(&series)?;
-        for (partition, seq) in self.partitions(&series, TimeRange::ALL)? {
-            if let Err(error) = self.check_partition(&series, partition, seq) {
+        let partitions = self.partitions(&series, TimeRange::ALL)?;
+        let columns = match self.columns(&series) {
+            Ok(columns) => Some(columns.schema),
+            Err(error) => {
+                findings.push(Finding { path: series.schemas(), problem: Problem::Damaged(error) });
+                None
+            }
+        };
+        for (partition, seq) in partitions {
+            if let Err(error) = self.check_partition(&series, (partition, seq), columns.as_ref()) {
                 let path = series.commit(partition, seq);
                 findings.push(Finding { path, problem: Problem::Damaged(error) });
             }
         }
-        if let Err(error) = self.columns(&series) {
-            findings.push(Finding { path: series.schemas(), problem: Problem::Damaged(error) });
-        }
         Ok(findings)
     }
 
-    fn check_partition(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<()> {
+    fn check_partition(
+        &self,
+        series: &SeriesFolder,
+        (partition, seq): (Partition, u64),
+        columns: Option<&SchemaRef>,
+    ) -> Result<()> {
         let file = self.open(series, partition, seq)?;
+        let path = series.commit(partition, file.footer().seq);
+        if let Some(columns) = columns {
+            check_listed(&file, &path, columns)?;
+        }
         let mut present = RangeSet::new();
         let mut rows = 0;
         for batch in file.read(TimeRange::ALL, file.schema())? {
@@ -77,10 +93,7 @@ impl Store {
         if (&present, rows) == (footer.coverage.present(), footer.rows) {
             Ok(())
         } else {
-            Err(error::corrupt(
-                &series.commit(partition, footer.seq),
-                "the file's footer claims other rows than it has",
-            ))
+            Err(error::corrupt(&path, "the file's footer claims other rows than it has"))
         }
     }
 }

@@ -56,9 +56,10 @@ pub(crate) fn put_if_absent(folder: &Path, name: &str, bytes: &[u8]) -> Result<b
     }
 }
 
-/// Creates `folder`, which is `root` or below, and whatever is missing above it. Each new folder's
-/// entry is on the disk when this returns; with `durable` also those that another process made.
-pub(crate) fn create_folders(root: &Path, folder: &Path, durable: bool) -> Result<()> {
+/// Creates `folder`, which is `root` or below, and whatever is missing above it. When this returns
+/// the entries of all of them are on the disk, also of those that another process made, except of
+/// old ones for which `is_durable` already says so.
+pub(crate) fn create_folders(root: &Path, folder: &Path, is_durable: impl Fn(&Path) -> bool) -> Result<()> {
     let chain: Vec<&Path> = folder
         .ancestors()
         .take_while(|folder| !folder.as_os_str().is_empty() && (folder.starts_with(root) || !folder.is_dir()))
@@ -69,7 +70,7 @@ pub(crate) fn create_folders(root: &Path, folder: &Path, durable: bool) -> Resul
             Err(e) if e.kind() == Io::AlreadyExists && folder.is_dir() => false,
             Err(e) => return Err(storage("create a folder of the store", folder, e)),
         };
-        if let Some(parent) = folder.parent().filter(|_| is_new || durable) {
+        if let Some(parent) = folder.parent().filter(|_| is_new || !is_durable(folder)) {
             sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
         }
     }
@@ -77,7 +78,7 @@ pub(crate) fn create_folders(root: &Path, folder: &Path, durable: bool) -> Resul
 }
 
 /// Makes the entries of a folder last.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     // Other systems have no handle of a folder to flush.
     if cfg!(unix) {
         File::open(folder)

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod ask;
 mod backend;
 mod cache;
 mod check;
+mod columns;
 mod config;
 mod disk;
 mod error;

@@ -9,6 +9,7 @@ use qmtl_history_api::backend::unknown_column;
 use qmtl_history_api::{BatchStream, ReadRequest, Result, TimeRange, frame};
 
 use crate::backend::blocking;
+use crate::columns::check_listed;
 use crate::layout::{Partition, SeriesFolder};
 use crate::store::Store;
 use crate::types::conform;
@@ -21,6 +22,8 @@ struct Plan {
     series: SeriesFolder,
     range: TimeRange,
     schema: SchemaRef,
+    /// Whether `schema` is the series' whole schema.
+    is_whole: bool,
     partitions: Vec<(Partition, u64)>,
 }
 
@@ -57,13 +60,18 @@ impl Plan {
                 frame::schema_of(fields.collect::<Result<Vec<_>>>()?)
             }
         };
-        Ok(Self { series, range: request.range, schema, partitions })
+        let is_whole = request.columns.is_none();
+        Ok(Self { series, range: request.range, schema, is_whole, partitions })
     }
 
     /// The rows of one partition inside the range.
     fn read(&self, store: &Store, index: usize) -> Result<Vec<RecordBatch>> {
         let (partition, seq) = self.partitions[index];
         let file = store.open(&self.series, partition, seq)?;
+        // A newer commit, read because the listed one is gone, may have newer columns.
+        if self.is_whole && file.footer().seq == seq {
+            check_listed(&file, &self.series.commit(partition, seq), &self.schema)?;
+        }
         let mut batches = Vec::new();
         for batch in file.read(self.range, &self.schema)? {
             let ts = frame::timestamps(&batch)?.values();

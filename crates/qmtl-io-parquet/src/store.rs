@@ -1,24 +1,21 @@
 //! The synchronous store behind the backend: who owns a folder, which commit is the newest, what
 //! its footer says.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
-use qmtl_history_api::{
-    Coverage, EmptyProof, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange, frame,
-};
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{Error, ErrorKind, NodeId, Result, SeriesKey, TimeRange};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::StoredPartition;
 use crate::cache::{Cache, Stamp};
 use crate::file::{Encoder, StoredFile};
 use crate::footer::{FORMAT, Footer, Kind};
 use crate::layout::{self, Partition, SeriesFolder};
-use crate::write::is_same_answer;
 use crate::{ParquetConfig, disk, error};
 
 /// How often a race with another process is tried again before it is reported.
@@ -29,14 +26,16 @@ const FOOTER_CACHE: usize = 2_000_000;
 /// The weight of all cached schemas; a column weighs 1.
 const SCHEMA_CACHE: usize = 100_000;
 /// What an entry weighs besides its ranges or columns.
-const ENTRY: usize = 64;
+pub(crate) const ENTRY: usize = 64;
 
 /// The store of one root folder. Every method may block.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) config: ParquetConfig,
     footers: Cache<Arc<Footer>>,
-    schemas: Cache<SchemaRef>,
+    pub(crate) schemas: Cache<SchemaRef>,
+    /// Folders whose entries are known to be on the disk, each with its newest commit that is.
+    durable: Mutex<HashMap<PathBuf, u64>>,
 }
 
 /// The content of [`layout::SERIES_FILE`].
@@ -46,19 +45,17 @@ struct SeriesJson {
     node_id: String,
 }
 
-/// A version of a series' columns.
-pub(crate) struct Columns {
-    /// 0 for a series that has no payload column yet.
-    pub(crate) version: u64,
-    pub(crate) schema: SchemaRef,
-}
-
 impl Store {
     pub(crate) fn new(config: ParquetConfig) -> Self {
-        Self { config, footers: Cache::new(FOOTER_CACHE), schemas: Cache::new(SCHEMA_CACHE) }
+        Self {
+            config,
+            footers: Cache::new(FOOTER_CACHE),
+            schemas: Cache::new(SCHEMA_CACHE),
+            durable: Mutex::default(),
+        }
     }
 
-    pub(crate) fn encoder(&self) -> Encoder {
+    fn encoder(&self) -> Encoder {
         Encoder { codec: self.config.codec, row_group_rows: self.config.row_group_rows }
     }
 
@@ -76,20 +73,66 @@ impl Store {
         }
     }
 
-    /// Makes a folder of the series and, first of all, the file that names its node.
-    pub(crate) fn create(&self, series: &SeriesFolder, folder: &Path, durable: bool) -> Result<()> {
-        let node = series.node();
-        if durable || !folder.is_dir() {
-            disk::create_folders(&self.config.root, &node, durable)?;
-            if read_owner(&node)?.is_none() {
-                let json = SeriesJson { format: FORMAT, node_id: series.key.node_id.as_str().to_owned() };
-                let text = serde_json::to_vec(&json)
-                    .map_err(|e| Error::unexpected("cannot write a series' name").caused_by(e))?;
-                disk::put_if_absent(&node, layout::SERIES_FILE, &text)?;
-            }
-            self.series_folder(&series.key)?;
+    /// Makes a folder of the series last and, before it, the file that names its node.
+    fn create(&self, series: &SeriesFolder, folder: &Path) -> Result<()> {
+        if self.durable_commit(folder).is_some() && folder.is_dir() {
+            return Ok(());
         }
-        disk::create_folders(&self.config.root, folder, durable)
+        let node = series.node();
+        self.create_folders(&node)?;
+        if read_owner(&node)?.is_none() {
+            let json = SeriesJson { format: FORMAT, node_id: series.key.node_id.as_str().to_owned() };
+            let text = serde_json::to_vec(&json)
+                .map_err(|e| Error::unexpected("cannot write a series' name").caused_by(e))?;
+            disk::put_if_absent(&node, layout::SERIES_FILE, &text)?;
+        }
+        self.series_folder(&series.key)?;
+        self.create_folders(folder)
+    }
+
+    fn create_folders(&self, folder: &Path) -> Result<()> {
+        let root = &self.config.root;
+        disk::create_folders(root, folder, |folder| self.durable_commit(folder).is_some())?;
+        for folder in folder.ancestors().take_while(|folder| folder.starts_with(root)) {
+            self.set_durable(folder, 0);
+        }
+        Ok(())
+    }
+
+    /// Commits a file: `false` when another writer took the number first.
+    pub(crate) fn commit(&self, series: &SeriesFolder, footer: &Footer, rows: &RecordBatch) -> Result<bool> {
+        let folder = match footer.partition {
+            Some(partition) => series.partition(partition),
+            None => series.schemas(),
+        };
+        let bytes = self.encoder().encode(footer, rows)?;
+        self.create(series, &folder)?;
+        let is_first = disk::put_if_absent(&folder, &layout::commit_file(footer.seq), &bytes)?;
+        if is_first {
+            self.set_durable(&folder, footer.seq);
+        }
+        Ok(is_first)
+    }
+
+    /// Makes sure that a commit survives a power cut: another process may have made it a moment ago
+    /// and not have flushed its folder yet.
+    pub(crate) fn settle(&self, series: &SeriesFolder, folder: &Path, seq: u64) -> Result<()> {
+        if self.durable_commit(folder).is_none_or(|known| known < seq) {
+            self.create(series, folder)?;
+            disk::sync_folder(folder)?;
+            self.set_durable(folder, seq);
+        }
+        Ok(())
+    }
+
+    fn durable_commit(&self, folder: &Path) -> Option<u64> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).get(folder).copied()
+    }
+
+    fn set_durable(&self, folder: &Path, seq: u64) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = durable.entry(folder.to_owned()).or_default();
+        *known = seq.max(*known);
     }
 
     /// The partitions of a series that hold points of `range`, ascending, each with its newest commit.
@@ -110,55 +153,6 @@ impl Store {
                 disk::newest(&series.partition(partition)).transpose().map(|seq| Ok((partition, seq?)))
             })
             .collect()
-    }
-
-    /// The newest columns of a series. Take the list of commits first: columns are committed before
-    /// the rows that need them.
-    pub(crate) fn columns(&self, series: &SeriesFolder) -> Result<Columns> {
-        let folder = series.schemas();
-        let none = || Columns { version: 0, schema: frame::ts_only_schema() };
-        let Some(version) = disk::newest(&folder)? else { return Ok(none()) };
-        let Some(stamp) = disk::stamp(&folder, version)? else { return Ok(none()) };
-        let schema = match self.schemas.get(&folder, stamp) {
-            Some(schema) => schema,
-            None => {
-                let path = folder.join(layout::commit_file(version));
-                let Some(file) = open_checked(&path, series, Kind::Schema, None, version)? else {
-                    return Ok(none());
-                };
-                let schema = plain(file.schema());
-                self.schemas.put(&folder, stamp, Arc::clone(&schema), ENTRY + schema.fields().len());
-                schema
-            }
-        };
-        Ok(Columns { version, schema })
-    }
-
-    /// Makes sure that every column of `batch` stands in the series' schema with its type. The
-    /// version is taken by put-if-absent, so that of two processes which add one column with two
-    /// types the second is refused before it stores a row.
-    pub(crate) fn add_columns(&self, series: &SeriesFolder, batch: &Schema) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            let Columns { version, schema } = self.columns(series)?;
-            frame::check_types(&series.key, batch, &schema)?;
-            let Some(grown) = with_columns(&schema, batch) else { return Ok(()) };
-            let folder = series.schemas();
-            self.create(series, &folder, true)?;
-            let footer = Footer {
-                kind: Kind::Schema,
-                key: series.key.clone(),
-                partition: None,
-                seq: version + 1,
-                built_on: version,
-                rows: 0,
-                coverage: Coverage::default(),
-            };
-            let bytes = self.encoder().encode(&footer, &RecordBatch::new_empty(grown))?;
-            if disk::put_if_absent(&folder, &layout::commit_file(version + 1), &bytes)? {
-                return Ok(());
-            }
-        }
-        Err(lost_races(&series.schemas()))
     }
 
     /// Opens the newest file of a partition at least as new as `seq`: one that vanishes between
@@ -193,101 +187,6 @@ impl Store {
         let weight = ENTRY + footer.coverage.present().len() + ranges.sum::<usize>();
         self.footers.put(&folder, stamp, Arc::clone(&footer), weight);
         Ok(Known { stamp, footer })
-    }
-
-    pub(crate) fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
-        let series = self.series_folder(key)?;
-        let mut present = RangeSet::new();
-        let mut proofs: Vec<EmptyProof> = Vec::new();
-        for (partition, seq) in self.partitions(&series, range)? {
-            let known = self.footer(&series, partition, seq)?;
-            let coverage = known.footer.coverage.within(range);
-            present.extend(coverage.present().iter());
-            for proof in coverage.known_empty() {
-                match proofs.iter_mut().find(|known| is_same_answer(known, proof)) {
-                    Some(known) => known.ranges.extend(proof.ranges.iter()),
-                    None => proofs.push(proof.clone()),
-                }
-            }
-        }
-        proofs.sort_by_key(|proof| proof.answered_at);
-        let mut coverage = Coverage::of_present(present);
-        for proof in &proofs {
-            coverage.add_empty(proof);
-        }
-        Ok(coverage)
-    }
-
-    /// The newest commits' numbers added up with the schema's version: it grows with every change.
-    pub(crate) fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
-        let series = self.series_folder(key)?;
-        let partitions = self.partitions(&series, TimeRange::ALL)?;
-        if partitions.is_empty() {
-            return Ok(None);
-        }
-        let version = disk::newest(&series.schemas())?.unwrap_or(0);
-        Ok(Some(version + partitions.iter().map(|(_, seq)| seq).sum::<u64>()))
-    }
-
-    pub(crate) fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
-        let series = self.series_folder(key)?;
-        self.partitions(&series, range)?
-            .into_iter()
-            .map(|(partition, seq)| {
-                let Known { stamp, footer } = self.footer(&series, partition, seq)?;
-                Ok(StoredPartition {
-                    path: series.commit(partition, stamp.seq),
-                    partition: partition.range(),
-                    rows: footer.rows,
-                    bytes: stamp.bytes,
-                    seq: stamp.seq,
-                })
-            })
-            .collect()
-    }
-
-    /// Every series of the folder tree that has a commit; what is not ours is passed over.
-    pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
-        let mut keys = Vec::new();
-        for name in disk::list(&self.config.root)? {
-            let node = self.config.root.join(&name);
-            let owner = match node.is_dir().then(|| read_owner(&node)) {
-                Some(Ok(Some(owner))) if layout::node_folder(&owner) == name => owner,
-                Some(Err(e)) => {
-                    keys.push(Err(e));
-                    continue;
-                }
-                _ => {
-                    tracing::debug!(path = %node.display(), "not a series folder");
-                    continue;
-                }
-            };
-            for interval in disk::list(&node)? {
-                let Some(parsed) = interval.parse::<Interval>().ok().filter(|i| i.to_string() == interval)
-                else {
-                    continue;
-                };
-                let series = SeriesFolder::new(
-                    &self.config.root,
-                    &SeriesKey { node_id: owner.clone(), interval: parsed },
-                );
-                if self.has_commit(&series)? {
-                    keys.push(Ok(series.key));
-                }
-            }
-        }
-        Ok(keys)
-    }
-
-    fn has_commit(&self, series: &SeriesFolder) -> Result<bool> {
-        for name in disk::list(&series.interval())? {
-            if let Some(partition) = Partition::parse(series.key.interval, &name)
-                && disk::newest(&series.partition(partition))?.is_some()
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 
@@ -325,7 +224,7 @@ pub(crate) fn read_owner(node: &Path) -> Result<Option<NodeId>> {
 }
 
 /// Opens a file and checks that it says of itself what its path says.
-fn open_checked(
+pub(crate) fn open_checked(
     path: &Path,
     series: &SeriesFolder,
     kind: Kind,
@@ -341,19 +240,4 @@ fn open_checked(
             .with("seq", footer.seq));
     }
     Ok(Some(file))
-}
-
-/// The canonical schema of a file's columns.
-fn plain(schema: &Schema) -> SchemaRef {
-    let payload = schema.fields().iter().filter(|field| field.name() != frame::TS);
-    frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone())))
-}
-
-/// `schema` with the columns of `batch` that it lacks behind its own; `None` when it lacks none.
-pub(crate) fn with_columns(schema: &Schema, batch: &Schema) -> Option<SchemaRef> {
-    let new: Vec<_> = batch.fields().iter().filter(|f| schema.field_with_name(f.name()).is_err()).collect();
-    let all = schema.fields().iter().chain(new.iter().copied());
-    let payload = all.filter(|field| field.name() != frame::TS);
-    (!new.is_empty())
-        .then(|| frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone()))))
 }

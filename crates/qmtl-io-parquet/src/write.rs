@@ -10,10 +10,11 @@ use qmtl_history_api::{
     WriteRequest, frame,
 };
 
+use crate::columns::with_columns;
 use crate::disk;
 use crate::footer::{Footer, Kind};
-use crate::layout::{self, Partition, SeriesFolder};
-use crate::store::{ATTEMPTS, Store, lost_races, with_columns};
+use crate::layout::{Partition, SeriesFolder};
+use crate::store::{ATTEMPTS, Store, lost_races};
 use crate::types::conform;
 
 /// The most partitions that one write may touch; a proof of emptiness over centuries of minutes
@@ -110,6 +111,7 @@ pub(crate) fn commit(
             base.map_or((0, Coverage::default()), |footer| (footer.seq, footer.coverage.clone()));
         let change = Change::plan(&series.key, &known, part, on_conflict)?;
         if change.receipt.rows_written + change.receipt.rows_replaced == 0 && change.coverage == known {
+            store.settle(series, &folder, built_on)?;
             return Ok(change.receipt);
         }
         let stored = if built_on == 0 {
@@ -123,6 +125,7 @@ pub(crate) fn commit(
         };
         let rows = merge(&stored, &change.rows)?;
         if change.coverage == known && is_equal(&stored, &rows) {
+            store.settle(series, &folder, built_on)?;
             return Ok(change.receipt);
         }
         let footer = Footer {
@@ -134,9 +137,7 @@ pub(crate) fn commit(
             rows: u64::try_from(rows.num_rows()).unwrap_or(u64::MAX),
             coverage: change.coverage,
         };
-        let bytes = store.encoder().encode(&footer, &rows)?;
-        store.create(series, &folder, false)?;
-        if disk::put_if_absent(&folder, &layout::commit_file(footer.seq), &bytes)? {
+        if store.commit(series, &footer, &rows)? {
             return Ok(change.receipt);
         }
     }

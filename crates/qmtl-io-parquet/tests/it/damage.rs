@@ -225,6 +225,30 @@ async fn a_lost_name_is_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_or_damaged_list_of_columns_is_found() {
+    let three = Three::new().await;
+    let list = three.files[0].ancestors().nth(2).unwrap().join("_schema/0000000001.parquet");
+    let intact = fs::read(&list).unwrap();
+    fs::write(&list, &intact[..intact.len() - 9]).unwrap();
+    let store = open(three.folder.path()).await;
+    let findings = store.check_files(&three.key).await.unwrap();
+    assert_eq!(findings.len(), 1);
+    assert!(findings[0].to_string().contains(&list.display().to_string()), "{}", findings[0]);
+    let error = three.rows(&store, TimeRange::ALL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+
+    fs::remove_file(&list).unwrap();
+    let store = open(three.folder.path()).await;
+    let findings = store.check_files(&three.key).await.unwrap();
+    let paths: Vec<_> = findings.iter().map(|finding| finding.path.clone()).collect();
+    assert_eq!(paths, three.files);
+    let what = "the file has a column that the series' schema lacks; ";
+    assert!(findings.iter().all(|finding| finding.to_string().starts_with(what)), "{findings:?}");
+    let error = three.rows(&store, TimeRange::ALL).await.unwrap_err();
+    assert!(error.to_string().starts_with(what), "no column is left out in silence: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_whose_files_vanish_goes_on_with_their_successors() {
     let three = Three::new().await;
     let request = ReadRequest::new(three.key.clone(), TimeRange::ALL);

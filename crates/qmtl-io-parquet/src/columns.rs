@@ -1,0 +1,98 @@
+//! The columns of a series: versions that only grow, each committed before the rows that need it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::{Field, Schema, SchemaRef};
+use qmtl_history_api::{Coverage, Result, frame};
+
+use crate::file::StoredFile;
+use crate::footer::{Footer, Kind};
+use crate::layout::{self, SeriesFolder};
+use crate::store::{ATTEMPTS, ENTRY, Store, lost_races, open_checked};
+use crate::{disk, error};
+
+/// A version of a series' columns.
+pub(crate) struct Columns {
+    /// 0 for a series that has no payload column yet.
+    pub(crate) version: u64,
+    pub(crate) schema: SchemaRef,
+}
+
+impl Store {
+    /// The newest columns of a series. Take the list of commits first: columns are committed before
+    /// the rows that need them.
+    pub(crate) fn columns(&self, series: &SeriesFolder) -> Result<Columns> {
+        let folder = series.schemas();
+        let none = || Columns { version: 0, schema: frame::ts_only_schema() };
+        let Some(version) = disk::newest(&folder)? else { return Ok(none()) };
+        let Some(stamp) = disk::stamp(&folder, version)? else { return Ok(none()) };
+        let schema = match self.schemas.get(&folder, stamp) {
+            Some(schema) => schema,
+            None => {
+                let path = folder.join(layout::commit_file(version));
+                let Some(file) = open_checked(&path, series, Kind::Schema, None, version)? else {
+                    return Ok(none());
+                };
+                let schema = plain(file.schema());
+                self.schemas.put(&folder, stamp, Arc::clone(&schema), ENTRY + schema.fields().len());
+                schema
+            }
+        };
+        Ok(Columns { version, schema })
+    }
+
+    /// Makes sure that every column of `batch` stands in the series' schema with its type, and is on
+    /// the disk before rows that need it. The version is taken by put-if-absent, so that of two
+    /// processes which add one column with two types the second is refused before it stores a row.
+    pub(crate) fn add_columns(&self, series: &SeriesFolder, batch: &Schema) -> Result<()> {
+        for _ in 0..ATTEMPTS {
+            let Columns { version, schema } = self.columns(series)?;
+            frame::check_types(&series.key, batch, &schema)?;
+            let Some(grown) = with_columns(&schema, batch) else {
+                return if version == 0 { Ok(()) } else { self.settle(series, &series.schemas(), version) };
+            };
+            let footer = Footer {
+                kind: Kind::Schema,
+                key: series.key.clone(),
+                partition: None,
+                seq: version + 1,
+                built_on: version,
+                rows: 0,
+                coverage: Coverage::default(),
+            };
+            if self.commit(series, &footer, &RecordBatch::new_empty(grown))? {
+                return Ok(());
+            }
+        }
+        Err(lost_races(&series.schemas()))
+    }
+}
+
+/// `Corrupt` unless every column of a file stands in its series' `columns`, listed after the file:
+/// without them a read would leave the column out and say nothing.
+pub(crate) fn check_listed(file: &StoredFile, path: &Path, columns: &Schema) -> Result<()> {
+    let is_listed = |field: &Field| columns.field_with_name(field.name()).is_ok_and(|known| known == field);
+    match file.schema().fields().iter().find(|field| !is_listed(field)) {
+        Some(field) => Err(error::corrupt(path, "the file has a column that the series' schema lacks")
+            .with("column", field.name())
+            .with("type", field.data_type())),
+        None => Ok(()),
+    }
+}
+
+/// The canonical schema of a file's columns.
+fn plain(schema: &Schema) -> SchemaRef {
+    let payload = schema.fields().iter().filter(|field| field.name() != frame::TS);
+    frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone())))
+}
+
+/// `schema` with the columns of `batch` that it lacks behind its own; `None` when it lacks none.
+pub(crate) fn with_columns(schema: &Schema, batch: &Schema) -> Option<SchemaRef> {
+    let new: Vec<_> = batch.fields().iter().filter(|f| schema.field_with_name(f.name()).is_err()).collect();
+    let all = schema.fields().iter().chain(new.iter().copied());
+    let payload = all.filter(|field| field.name() != frame::TS);
+    (!new.is_empty())
+        .then(|| frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone()))))
+}
