@@ -1,3 +1,5 @@
+//! The cache against a naive map of bars, its refusals and what it counts.
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -1,3 +1,5 @@
+//! Jobs side by side: retries, cancellation, finished ranges, every outcome told.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

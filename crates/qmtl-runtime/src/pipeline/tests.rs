@@ -1,3 +1,5 @@
+//! Feeding and replaying a graph: order, parallel runs, panics, results.
+
 use std::sync::Mutex;
 
 use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};

@@ -1,3 +1,5 @@
+//! History to live: every bar once, in order, the live one winning; seams and late bars.
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

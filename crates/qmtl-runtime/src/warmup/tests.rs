@@ -1,3 +1,5 @@
+//! Warm-up windows, deadlines, strict mode and providers that never fill.
+
 use std::sync::Mutex;
 
 use futures::FutureExt;
