@@ -153,13 +153,14 @@ impl FetcherBackfillStrategy {
                 open: Mutex::default(),
             };
             let columns = stored_columns(key, plan.gaps().span().unwrap_or(request.range), backend).await?;
+            let stood = before.present().clone();
             let tally = job.run(&plan, columns).await;
             // The report of what was done must not get lost because the store went away.
             let after = match backend.coverage(key, request.range).await {
                 Ok(after) => after,
                 Err(_) => tally.applied_to(before),
             };
-            tally.into_report(&mut report, &after);
+            tally.into_report(&mut report, &stood, &after);
             report.fetch_requests = job.requests.into_inner();
             after
         };

@@ -17,6 +17,8 @@ pub(super) struct Tally {
     dropped: Dropped,
     filled: RangeSet,
     empty: RangeSet,
+    /// Rows of writes that failed: a store may have kept some of them.
+    unsure: RangeSet,
     /// The whole ranges of the windows that are stored or have failed.
     concluded: RangeSet,
     failed: Vec<Failure>,
@@ -40,6 +42,7 @@ impl Tally {
             dropped: Dropped::default(),
             filled: RangeSet::new(),
             empty: RangeSet::new(),
+            unsure: RangeSet::new(),
             concluded: RangeSet::new(),
             failed: Vec::new(),
         }
@@ -58,6 +61,11 @@ impl Tally {
     pub(super) fn stored(&mut self, answer: &Answer) {
         self.filled.extend(answer.present.iter());
         answer.empty().for_each(|ranges| self.empty.extend(ranges.iter()));
+    }
+
+    /// Takes in an answer whose write failed, perhaps after a part of it was stored.
+    pub(super) fn unsure(&mut self, answer: &Answer) {
+        self.unsure.extend(answer.present.iter());
     }
 
     pub(super) fn conclude(&mut self, window: &Window) {
@@ -82,9 +90,12 @@ impl Tally {
         before
     }
 
-    /// Fills in `report`, given the coverage at the end.
-    pub(super) fn into_report(self, report: &mut BackfillReport, after: &Coverage) {
-        report.rows_written = self.written;
+    /// Fills in `report`, given where rows stood before and the coverage at the end: of a write
+    /// that failed, what stands in the store now and did not before is counted as stored.
+    pub(super) fn into_report(mut self, report: &mut BackfillReport, before: &RangeSet, after: &Coverage) {
+        let kept = self.unsure.intersection(after.present()).difference(before).difference(&self.filled);
+        report.rows_written = self.written + kept.count(report.key.interval);
+        self.filled.extend(kept);
         report.rows_kept_out = self.kept_out;
         report.dropped = self.dropped;
         report.known_empty = self.empty.difference(after.present());

@@ -154,6 +154,7 @@ impl<'a> Writer<'a> {
                 Err(error) => {
                     let error = error.with("rows", chunk.iter().map(row_count).sum::<u64>());
                     for answer in &chunk {
+                        self.tally.unsure(answer);
                         self.fail(answer, error.clone());
                     }
                     self.in_vain += u32::from(!is_refusal(&error));

@@ -25,6 +25,8 @@ pub(crate) struct Store {
     pub(crate) coverage_is_down: AtomicBool,
     /// Rows that somebody writes right after the coverage has been read, once.
     pub(crate) after_coverage: Mutex<Option<RecordBatch>>,
+    /// How many rows a write that fails stores nevertheless, as one over several partitions may.
+    pub(crate) torn_after: AtomicUsize,
 }
 
 impl Store {
@@ -43,6 +45,7 @@ impl Store {
             coverage_calls: AtomicUsize::new(0),
             coverage_is_down: AtomicBool::new(false),
             after_coverage: Mutex::default(),
+            torn_after: AtomicUsize::new(0),
         }
     }
 
@@ -81,7 +84,11 @@ impl HistoryBackend for Store {
             writes.len() - 1
         };
         match (self.on_write)(number, &rows) {
-            Some(error) => Err(error),
+            Some(error) => {
+                let torn = rows.slice(0, self.torn_after.load(Ordering::Relaxed).min(rows.num_rows()));
+                self.seed(&request.key, torn).await;
+                Err(error)
+            }
             None => self.inner.write_rows(request, rows).await,
         }
     }

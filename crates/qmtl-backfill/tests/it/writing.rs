@@ -177,6 +177,18 @@ async fn a_full_store_ends_the_asking_and_every_window_says_why() {
 }
 
 #[tokio::test]
+async fn what_a_failed_write_stored_nevertheless_is_counted() {
+    let store = Store::failing(|_, _| Some(Error::new(ErrorKind::Storage, "the disk is full")));
+    store.seed(&btc(), sparse_bars(&btc(), &span(0, 2).into())).await;
+    store.torn_after.store(5, Ordering::Relaxed);
+    let report = Filling::new().run(&Arc::new(FakeFetcher::new("fake")), &store, span(0, 20)).await;
+    assert_eq!(report.rows_written, 5);
+    assert_eq!(report.filled, [(source("fake"), RangeSet::from(span(2, 7)))]);
+    assert_eq!(report.missing, span(7, 20).into());
+    assert_eq!(failures(&report).len(), 1);
+}
+
+#[tokio::test]
 async fn a_store_that_is_away_for_one_write_fails_that_one_and_three_in_a_row_end_the_run() {
     let flush =
         |config: qmtl_backfill::BackfillConfig| config.with_windows_in_flight(1).with_flush_bytes(10 * BAR);
