@@ -8,7 +8,8 @@ use crate::{Error, Interval, RangeSet, Result, TimeRange, Timestamp};
 
 /// The identity of a source of rows: `binance`, `file:candles.csv#9f86d081884c7d65`.
 ///
-/// Two sources are the same exactly when their ids are: a file's id includes its content.
+/// Two sources are the same exactly when their ids are. What follows the last `#` is a version of
+/// the source: a file's id includes its content, so that a changed file is asked again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(Arc<str>);
 
@@ -25,6 +26,12 @@ impl SourceId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text without its version, `file:candles.csv`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('#').map_or(&*self.0, |(name, _)| name)
     }
 }
 
@@ -130,7 +137,7 @@ impl Coverage {
     }
 
     /// The proofs of emptiness, sorted by source, reason and time of the answer.
-    /// The ranges of one source never overlap.
+    /// The ranges of one source, its versions included, never overlap.
     #[must_use]
     pub fn known_empty(&self) -> &[EmptyProof] {
         &self.known_empty
@@ -181,12 +188,13 @@ impl Coverage {
         self.known_empty.retain(|proof| !proof.ranges.is_empty());
     }
 
-    /// Records a proof, except where rows are. A newer answer of the same source replaces its
-    /// older one where they overlap; settled answers of one source and reason are kept as one,
-    /// dated by the newest, so that the list does not grow with the number of fetches.
+    /// Records a proof, except where rows are. A newer answer of the same source, or of another
+    /// version of it, replaces the older one where they overlap; settled answers of one source and
+    /// reason are kept as one, dated by the newest. So the list grows neither with the number of
+    /// fetches nor with that of the versions of a file that grows.
     pub fn add_empty(&mut self, proof: &EmptyProof) {
         let mut ranges = proof.ranges.difference(&self.present);
-        for old in self.known_empty.iter_mut().filter(|old| old.source == proof.source) {
+        for old in self.known_empty.iter_mut().filter(|old| old.source.name() == proof.source.name()) {
             if old.answered_at <= proof.answered_at {
                 old.ranges = old.ranges.difference(&ranges);
             } else {

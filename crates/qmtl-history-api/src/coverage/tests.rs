@@ -83,6 +83,26 @@ fn a_newer_answer_replaces_the_older_one() {
     assert_eq!(coverage.known_empty()[1], proof("x", range(60, 120), 3 * DAY));
 }
 
+#[test]
+fn the_versions_of_a_file_do_not_pile_up() {
+    let mut coverage = Coverage::default();
+    for version in 0..40 {
+        coverage.add_empty(&proof(&format!("file:a.csv#{version}"), range(0, 600), 100 * DAY + version));
+    }
+    coverage.add_empty(&proof("file:b.csv#0", range(0, 60), 100 * DAY));
+    assert_eq!(
+        coverage.known_empty(),
+        [
+            proof("file:a.csv#39", range(0, 600), 100 * DAY + 39),
+            proof("file:b.csv#0", range(0, 60), 100 * DAY)
+        ]
+    );
+    let now = secs(100 * DAY + 60);
+    assert_eq!(coverage.empty_by_all(&[source("file:a.csv#38")], now), RangeSet::new());
+    assert_eq!(source("file:a#b.csv#39").name(), "file:a#b.csv");
+    assert_eq!(source("binance").name(), "binance");
+}
+
 fn any_change() -> impl Strategy<Value = (bool, u8, i64, i64, i64)> {
     (any::<bool>(), 0..3u8, 0..50i64, 1..10i64, 0..20i64)
 }

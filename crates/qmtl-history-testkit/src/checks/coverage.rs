@@ -218,4 +218,9 @@ pub async fn h_cov_06_the_newer_answer_counts(subject: &Subject) {
         EmptyProof::new(source("b"), btc.span(0, 20).into(), "other", after(40)),
     ];
     assert_eq!(coverage.known_empty(), expected);
+    for (version, secs) in [("v#1", 10), ("v#2", 20)] {
+        btc.prove(EmptyProof::new(source(version), btc.span(0, 20).into(), "", after(secs))).await;
+    }
+    let versions = by_source(&btc, &["v#1", "v#2"]).await;
+    assert_eq!(versions, [RangeSet::new(), btc.span(0, 20).into()], "a newer version replaces an older one");
 }
