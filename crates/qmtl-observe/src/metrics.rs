@@ -90,6 +90,22 @@ pub fn fetch_request(source: &SourceId, outcome: Result<(), ErrorKind>, elapsed:
     table::FETCH_DURATION.with([source_label(source)]).record(elapsed.as_secs_f64());
 }
 
+/// Counts time spent waiting for a source's rate limit,
+/// `qmtl_backfill_rate_limit_wait_seconds_total`: whole seconds of the sum of all waits.
+pub fn rate_limit_wait(source: &SourceId, waited: Duration) {
+    static WAITED: Mutex<BTreeMap<SharedString, Duration>> = Mutex::new(BTreeMap::new());
+    if waited.is_zero() {
+        return;
+    }
+    let label = source_label(source);
+    let mut sums = WAITED.lock().unwrap_or_else(PoisonError::into_inner);
+    let sum = sums.entry(label.clone()).or_default();
+    let before = sum.as_secs();
+    *sum += waited;
+    // A counter counts in whole numbers: what is less than a second stays in the sum.
+    table::RATE_LIMIT_WAIT.with([label]).increment(sum.as_secs() - before);
+}
+
 /// Counts rows stored where none was, `qmtl_backfill_rows_written_total`.
 pub fn rows_written(key: &SeriesKey, rows: u64) {
     table::ROWS_WRITTEN.with(series(key)).increment(rows);

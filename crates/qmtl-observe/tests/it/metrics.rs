@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use expect_test::expect_file;
-use qmtl_history_api::ErrorKind;
 use qmtl_history_api::frame::Dropped;
+use qmtl_history_api::{ErrorKind, SourceId};
 use qmtl_observe::metrics::{self, JobGuard, Kind, METRICS, Unit};
 
 use crate::recorded::Value::{Counter, Gauge, Histogram};
@@ -184,4 +184,17 @@ fn a_recorder_can_be_told_units_and_help() {
     });
     let described = recorded.described("backfill_retry_total");
     assert_eq!(described, Some((::metrics::Unit::Count, "Requests that were repeated.".to_owned())));
+}
+
+#[test]
+fn waits_for_a_rate_limit_add_up_to_whole_seconds() {
+    let limited = SourceId::new("limited").unwrap();
+    let rows = Recorded::of(|| {
+        metrics::rate_limit_wait(&limited, Duration::ZERO);
+        for _ in 0..5 {
+            metrics::rate_limit_wait(&limited, Duration::from_millis(700));
+        }
+    });
+    let waited = "qmtl_backfill_rate_limit_wait_seconds_total{source=limited}";
+    assert_eq!(rows, [(waited.to_owned(), Counter(3))]);
 }
