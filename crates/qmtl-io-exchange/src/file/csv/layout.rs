@@ -8,31 +8,10 @@ use super::split::{Record, SplitFault, Splitter};
 use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns::{Roles, find_roles};
 use crate::file::config::{ColumnType, FileConfig};
+use crate::kline;
 
 /// The mark that some editors put before UTF-8 text.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// The columns of a Binance archive, which has no header. The close time says nothing that the
-/// opening time and the interval do not say, and the last column is always 0: neither is read.
-const ARCHIVE: [Option<&str>; 12] = [
-    Some("open_time"),
-    Some("open"),
-    Some("high"),
-    Some("low"),
-    Some("close"),
-    Some("volume"),
-    None,
-    Some("quote_volume"),
-    Some("trades"),
-    Some("taker_base_volume"),
-    Some("taker_quote_volume"),
-    None,
-];
-
-/// Columns that hold numbers in every candle file, so that text in them is an error and not a
-/// reason to read the column as text.
-const NUMBERS: [&str; 8] =
-    ["open", "high", "low", "close", "volume", "quote_volume", "taker_base_volume", "taker_quote_volume"];
 
 /// A payload column.
 #[derive(Clone, Debug)]
@@ -118,14 +97,14 @@ pub(super) fn integer(field: &[u8]) -> Option<i64> {
 }
 
 fn archive_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
-    if first.len() != ARCHIVE.len() {
+    if first.len() != kline::FIELDS.len() {
         return Err(Error::schema(
             "the first line has numbers alone, so there is no header; only the 12 columns of a Binance archive are \
              known without one: add a header",
         )
         .with("columns", first.len()));
     }
-    Ok(ARCHIVE.iter().map(|name| name.map(str::to_owned)).collect())
+    Ok(kline::FIELDS.iter().map(|name| name.map(str::to_owned)).collect())
 }
 
 fn header_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
@@ -159,10 +138,11 @@ fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, Vec<
     Ok((roles, payload.map(column).collect()))
 }
 
-/// The type of a column that every candle file has, whatever the case of its name.
+/// The type of a column that every candle file has, whatever the case of its name: there, text in
+/// place of a number is an error and not a reason to read the column as text.
 fn usual_type(name: &str) -> Option<ColumnType> {
-    match name.to_ascii_lowercase().as_str() {
-        "trades" => Some(ColumnType::Int64),
-        name => NUMBERS.contains(&name).then_some(ColumnType::Float64),
-    }
+    kline::payload_type(&name.to_ascii_lowercase()).map(|data_type| match data_type {
+        DataType::Int64 => ColumnType::Int64,
+        _ => ColumnType::Float64,
+    })
 }

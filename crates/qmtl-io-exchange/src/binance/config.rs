@@ -1,0 +1,172 @@
+//! Where Binance's API is, what its symbols are called, and how much is asked of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qmtl_history_api::{Clock, Error, NodeId, Result, SourceId};
+use qmtl_observe::TokioClock;
+
+use crate::http::{HttpLimits, Url};
+
+/// Hosts that answer for the exchange itself.
+const OWN_HOSTS: [&str; 7] = [
+    "api.binance.com",
+    "api1.binance.com",
+    "api2.binance.com",
+    "api3.binance.com",
+    "api4.binance.com",
+    "api-gcp.binance.com",
+    "data-api.binance.vision",
+];
+
+/// What a [`BinanceFetcher`](crate::BinanceFetcher) asks, and how; the defaults suit the exchange.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BinanceConfig {
+    /// The scheme, host and port of the API.
+    pub base_url: String,
+    /// Symbols of nodes that are not called like their symbol.
+    pub symbols: HashMap<NodeId, String>,
+    /// Weight that all fetchers of this process together use of the host in any minute.
+    pub weight_per_minute: u32,
+    /// The longest that one try may take, from sending to the last byte.
+    pub timeout: Duration,
+    /// The longest that a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// The longest that a page may take with all its tries and pauses, bans included.
+    pub deadline: Duration,
+    /// How often a request is repeated at most.
+    pub retries: usize,
+    /// The most bytes of an answer, after decompression.
+    pub max_body_bytes: usize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for BinanceConfig {
+    /// `https://api.binance.com`, nine tenths of the weight that it grants an address, 30 seconds
+    /// for a try, 10 for a connection, 15 minutes and 8 repetitions for a page, 32 MiB.
+    fn default() -> Self {
+        Self {
+            base_url: "https://api.binance.com".to_owned(),
+            symbols: HashMap::new(),
+            weight_per_minute: 5_400,
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            deadline: Duration::from_secs(15 * 60),
+            retries: 8,
+            max_body_bytes: 32 << 20,
+            clock: Arc::new(TokioClock::new()),
+        }
+    }
+}
+
+impl BinanceConfig {
+    /// Asks another host with the same API: `https://data-api.binance.vision`,
+    /// `http://127.0.0.1:8123`.
+    #[must_use]
+    pub fn with_base_url(mut self, url: impl Into<String>) -> Self {
+        self.base_url = url.into();
+        self
+    }
+
+    /// Says which symbol a node's bars are of; otherwise it is the node's id.
+    #[must_use]
+    pub fn with_symbol(mut self, node: NodeId, symbol: impl Into<String>) -> Self {
+        self.symbols.insert(node, symbol.into());
+        self
+    }
+
+    /// Weight that may be used in any minute.
+    #[must_use]
+    pub fn with_weight_per_minute(mut self, weight: u32) -> Self {
+        self.weight_per_minute = weight;
+        self
+    }
+
+    /// The longest that one try may take.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The longest that a connection may take to come about.
+    #[must_use]
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The longest that a page may take with all its tries and pauses.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How often a request is repeated at most.
+    #[must_use]
+    pub fn with_retries(mut self, retries: usize) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// The most bytes of an answer, after decompression.
+    #[must_use]
+    pub fn with_max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
+        self
+    }
+
+    /// Where the time comes from; the system's clock unless set.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The base URL; `InvalidInput` when it is none, or holds what does not belong there.
+    pub(super) fn url(&self) -> Result<Url> {
+        let bad = |why: &str| {
+            Error::invalid(format!(
+                "not the address of an API: {why}; use one such as https://api.binance.com"
+            ))
+        };
+        let url = Url::parse(&self.base_url).map_err(|e| bad("it is no URL").caused_by(e))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            // The address is not quoted: it holds a secret.
+            return Err(bad("it holds a user or a password, and this API has neither"));
+        }
+        let bad = |why: &str| bad(why).with("url", &url);
+        match url.scheme() {
+            _ if url.host_str().is_none_or(str::is_empty) => Err(bad("it names no host")),
+            "http" | "https" if url.query().is_some() || url.fragment().is_some() => {
+                Err(bad("it ends in a query"))
+            }
+            "http" | "https" => Ok(url),
+            _ => Err(bad("its scheme is neither http nor https")),
+        }
+    }
+
+    /// `binance`, with the host when it is not Binance's own.
+    pub(super) fn source_id(url: &Url) -> Result<SourceId> {
+        match url.host_str() {
+            Some(host) if OWN_HOSTS.contains(&host) => SourceId::new("binance"),
+            _ => SourceId::new(format!("binance:{}", url.authority())),
+        }
+    }
+
+    pub(super) fn limits(&self) -> HttpLimits {
+        HttpLimits {
+            timeout: self.timeout,
+            connect_timeout: self.connect_timeout,
+            deadline: self.deadline,
+            retries: self.retries,
+            max_body: self.max_body_bytes,
+            weight_per_minute: self.weight_per_minute,
+            weight_header: "x-mbx-used-weight-1m",
+        }
+    }
+}

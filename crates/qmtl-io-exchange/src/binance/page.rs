@@ -1,0 +1,198 @@
+//! What an answer of the klines API says: a page of bars, or why there is none.
+
+use std::sync::{Arc, LazyLock};
+
+use qmtl_history_api::arrow_array::builder::{Float64Builder, Int64Builder};
+use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, TimeRange, Timestamp, frame};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::http::{Failure, Reason, StatusCode};
+use crate::kline;
+
+/// Ten years: a row this far from what was asked for counts its time in another unit.
+const FAR_MICROS: i64 = 3_650 * 86_400 * 1_000_000;
+
+/// `ts`, then what an archive of the same bars has.
+pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let payload = kline::FIELDS.into_iter().flatten();
+    frame::schema_of(payload.filter_map(|name| Some((name, kline::payload_type(name)?))))
+});
+
+/// A row as the API writes it, in the order of [`kline::FIELDS`].
+#[derive(Debug, Deserialize)]
+struct Row<'a>(
+    i64,
+    &'a str,
+    &'a str,
+    &'a str,
+    &'a str,
+    &'a str,
+    i64,
+    &'a str,
+    i64,
+    &'a str,
+    &'a str,
+    IgnoredAny,
+);
+
+/// The rows of an answer, and what is needed to ask for the next.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) batch: RecordBatch,
+    /// The number of rows, repeated ones included.
+    pub(super) rows: usize,
+    /// The opening times of the first and the last bar inside what was asked for.
+    pub(super) span: Option<(Timestamp, Timestamp)>,
+}
+
+/// Reads the rows that answer for `asked`.
+///
+/// Rows out of order, twice, or beside some that were asked for come as they are: bringing them into
+/// form is the reader's business. What cannot be an answer at all is a passing failure.
+pub(super) fn read(
+    key: &SeriesKey,
+    asked: TimeRange,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Page, Failure> {
+    let rows: Vec<Row<'_>> = parse(status, body)?;
+    let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
+    let mut times = Vec::with_capacity(rows.len());
+    for (at, row) in rows.iter().enumerate() {
+        times.push(opening(key, asked, row).map_err(|error| bad(error.with("row", at)))?);
+    }
+    let inside = || times.iter().copied().filter(|ts| asked.contains(*ts));
+    let span = inside().min().zip(inside().max());
+    if let (None, Some(first)) = (span, times.first()) {
+        return Err(bad(Error::schema("the page does not advance: it has no row that was asked for")
+            .with("asked", asked)
+            .with("first", first)));
+    }
+    let payload = columns(&rows).map_err(bad)?;
+    let ts: ArrayRef = Arc::new(frame::ts_array(times));
+    let columns = std::iter::once(ts).chain(payload).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
+        Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
+    })?;
+    Ok(Page { batch, rows: rows.len(), span })
+}
+
+/// The instant of `/api/v3/time`.
+pub(super) fn server_time(status: StatusCode, body: &[u8]) -> Result<Timestamp, Failure> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Time {
+        server_time: i64,
+    }
+    let Time { server_time } = parse(status, body)?;
+    millis(server_time).map_err(|error| Failure::passing(Reason::BadAnswer, error))
+}
+
+/// What the body holds; an error object is the failure that it tells of.
+fn parse<'a, T: Deserialize<'a>>(status: StatusCode, body: &'a [u8]) -> Result<T, Failure> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        code: i64,
+        msg: String,
+    }
+    let object = |body| serde_json::from_slice::<Refusal>(body);
+    if let Ok(Refusal { code, msg }) = object(body) {
+        return Err(refusal(code, &msg));
+    }
+    if !status.is_success() {
+        let error = Error::new(ErrorKind::Unavailable, "the address answers, but not as Binance's API does")
+            .with("status", status.as_u16());
+        return Err(Failure::lasting(error.retryable(false)));
+    }
+    serde_json::from_slice(body).map_err(|e| {
+        let start: String = String::from_utf8_lossy(body).chars().take(60).collect();
+        let error = Error::unavailable("the answer is not what Binance's API sends")
+            .with("begins", format_args!("{start:?}"))
+            .caused_by(e);
+        Failure::passing(Reason::BadAnswer, error)
+    })
+}
+
+/// What an error code means here.
+fn refusal(code: i64, msg: &str) -> Failure {
+    let told =
+        |error: Error| error.with("code", code).with("says", msg.chars().take(200).collect::<String>());
+    let unavailable = |message: &str| told(Error::unavailable(message));
+    match code {
+        -1121 => Failure::lasting(told(Error::new(
+            ErrorKind::NotFound,
+            "the exchange does not know the symbol; say which one the node's bars are of (with_symbol)",
+        ))),
+        -1120 => Failure::lasting(told(Error::invalid("the exchange does not offer bars of this interval"))),
+        -1199..=-1100 => Failure::lasting(told(Error::invalid(
+            "the exchange does not understand the request; is the symbol spelled as the exchange does, such as BTCUSDT?",
+        ))),
+        -1003 | -1015 => {
+            Failure::passing(Reason::RateLimited, unavailable("the exchange asks for fewer requests"))
+        }
+        _ => Failure::passing(Reason::ServerError, unavailable("the exchange reports an error")),
+    }
+}
+
+/// When a row's bar opens; `Schema` unless that is on the grid and not far from `asked`.
+fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp> {
+    let (opens, closes) = (row.0, row.6);
+    let fault = |message: &str| Error::schema(message).with("column", "open_time").with("value", opens);
+    let length = closes.saturating_sub(opens).saturating_add(1);
+    let interval = key.interval.as_secs();
+    // In seconds or microseconds a bar is a thousandth or a thousandfold of what it is in milliseconds.
+    let is_other_unit = length == interval || length == interval.saturating_mul(1_000_000);
+    let ts = millis(opens).ok();
+    let is_far = ts.is_none_or(|ts| {
+        ts.as_micros() < asked.start().as_micros() - FAR_MICROS
+            || ts.as_micros() > asked.end().as_micros() + FAR_MICROS
+    });
+    match ts.filter(|_| !is_other_unit && !is_far) {
+        None => Err(fault("a row's time is not one in milliseconds, as this API counts")),
+        Some(ts) if !key.interval.is_on_grid(ts) => Err(fault("a row is off the grid").with("time", ts)),
+        Some(ts) => Ok(ts),
+    }
+}
+
+fn millis(value: i64) -> Result<Timestamp> {
+    let outside = || Error::schema("a time is outside the years 1970 to 9999").with("milliseconds", value);
+    value.checked_mul(1_000).and_then(|micros| Timestamp::from_micros(micros).ok()).ok_or_else(outside)
+}
+
+/// The payload in the order of [`SCHEMA`].
+fn columns(rows: &[Row<'_>]) -> Result<Vec<ArrayRef>> {
+    let doubles = |name: &str, of: for<'a> fn(&Row<'a>) -> &'a str| -> Result<ArrayRef> {
+        let mut values = Float64Builder::with_capacity(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let text = of(row);
+            let value = lexical_core::parse(text.as_bytes()).ok().filter(|value: &f64| value.is_finite());
+            values.append_value(value.ok_or_else(|| {
+                let start: String = text.chars().take(40).collect();
+                Error::schema("a value is not a number that a double can hold")
+                    .with("row", at)
+                    .with("column", name)
+                    .with("value", format_args!("{start:?}"))
+            })?);
+        }
+        Ok(Arc::new(values.finish()))
+    };
+    let mut trades = Int64Builder::with_capacity(rows.len());
+    rows.iter().for_each(|row| trades.append_value(row.8));
+    Ok(vec![
+        doubles("open", |row| row.1)?,
+        doubles("high", |row| row.2)?,
+        doubles("low", |row| row.3)?,
+        doubles("close", |row| row.4)?,
+        doubles("volume", |row| row.5)?,
+        doubles("quote_volume", |row| row.7)?,
+        Arc::new(trades.finish()),
+        doubles("taker_base_volume", |row| row.9)?,
+        doubles("taker_quote_volume", |row| row.10)?,
+    ])
+}
+
+#[cfg(test)]
+mod tests;

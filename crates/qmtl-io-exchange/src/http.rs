@@ -1,0 +1,250 @@
+//! Requests to exchanges: limits, time, caps and retries, in one place for all of them.
+
+mod failure;
+mod limiter;
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use futures::future::{BoxFuture, Either, select};
+use qmtl_history_api::{Clock, Error, ErrorKind, Result, SeriesKey, SourceId};
+use qmtl_observe::{events, metrics};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+pub(crate) use failure::{Failure, Reason};
+pub(crate) use reqwest::{StatusCode, Url};
+
+use limiter::Limiter;
+
+/// What bounds the requests to one host.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpLimits {
+    /// For one try, from sending to the last byte.
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    /// For a request with all its tries and pauses.
+    pub(crate) deadline: Duration,
+    /// Repetitions after the first try.
+    pub(crate) retries: usize,
+    /// Bytes of a body after decompression.
+    pub(crate) max_body: usize,
+    /// Weight that may be used in any minute.
+    pub(crate) weight_per_minute: u32,
+    /// The answer's header that tells the weight used in the server's running minute.
+    pub(crate) weight_header: &'static str,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) url: Url,
+    pub(crate) weight: u32,
+    /// On whose behalf, for metrics and logs.
+    pub(crate) key: SeriesKey,
+}
+
+/// Makes something of an answer's status and body.
+pub(crate) type Read<'a, T> = dyn Fn(StatusCode, &[u8]) -> Result<T, Failure> + Sync + 'a;
+
+/// A client of one host.
+#[derive(Debug)]
+pub(crate) struct HttpClient {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    limits: HttpLimits,
+    limiter: Arc<Limiter>,
+    source: SourceId,
+    retries: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl HttpClient {
+    /// A client of `base`'s host; all clients of a host share its weight.
+    pub(crate) fn new(
+        base: &Url,
+        source: SourceId,
+        limits: HttpLimits,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let host = base.host_str().unwrap_or_default();
+        let builder = Client::builder()
+            .tls_backend_preconfigured(tls()?)
+            .connect_timeout(limits.connect_timeout)
+            // An API of candles sends nobody elsewhere.
+            .redirect(Policy::none())
+            .user_agent(concat!("qmtl/", env!("CARGO_PKG_VERSION")));
+        let is_here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        let builder = if is_here { builder.no_proxy() } else { builder };
+        let client =
+            builder.build().map_err(|e| Error::unexpected("cannot set up an HTTP client").caused_by(e))?;
+        let port = base.port_or_known_default().unwrap_or_default();
+        let limiter = Limiter::shared(&format!("{host}:{port}"), limits.weight_per_minute);
+        Ok(Self { client, clock, limits, limiter, source, retries: Mutex::default() })
+    }
+
+    /// Repetitions so far, by reason.
+    pub(crate) fn retries(&self) -> BTreeMap<&'static str, u64> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks until `read` makes something of an answer, as long as that is worth trying. `read` gets
+    /// the answers that say something of the request: those of success, and refusals (4xx).
+    ///
+    /// An error that retries did not help against is exhausted.
+    pub(crate) async fn get<T: Send + 'static>(&self, call: &Call, read: &Read<'_, T>) -> Result<T> {
+        let repeated = AtomicU32::new(0);
+        self.tries(call, read, &repeated).await.map_err(|failure| {
+            let error = failure.error.with("host", call.url.authority());
+            match failure.reason {
+                Some(_) => error.with("tries", repeated.into_inner() + 1).exhausted(),
+                None => error,
+            }
+        })
+    }
+
+    /// Boxed, because the compiler cannot see through the types of a retry that it is `Send`.
+    fn tries<'a, T: Send + 'static>(
+        &'a self,
+        call: &'a Call,
+        read: &'a Read<'a, T>,
+        repeated: &'a AtomicU32,
+    ) -> BoxFuture<'a, Result<T, Failure>> {
+        let deadline = self.clock.monotonic() + self.limits.deadline;
+        let clock = Arc::clone(&self.clock);
+        let attempt = move || async move {
+            let (status, body) = self.attempt(call, deadline).await?;
+            read(status, &body)
+        };
+        let retried = attempt
+            .retry(self.backoff())
+            .sleep(move |pause| {
+                let clock = Arc::clone(&clock);
+                async move { clock.sleep(pause).await }
+            })
+            .when(|failure: &Failure| failure.reason.is_some())
+            .adjust(move |failure: &Failure, pause| {
+                let pause = pause?.max(failure.pause);
+                (self.clock.monotonic() + pause < deadline).then_some(pause)
+            })
+            .notify(move |failure: &Failure, _| {
+                let nth = repeated.fetch_add(1, Ordering::Relaxed) + 1;
+                self.count_retry(call, failure.reason, nth);
+            });
+        Box::pin(retried)
+    }
+
+    /// From half a second to half a minute, doubling, with up to as much again by chance.
+    fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(500))
+            .with_max_delay(Duration::from_secs(30))
+            .with_max_times(self.limits.retries)
+    }
+
+    fn count_retry(&self, call: &Call, reason: Option<Reason>, repeated: u32) {
+        let word = reason.map_or("", Reason::as_str);
+        *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(word).or_default() += 1;
+        metrics::retry(&call.key);
+        events::backfill_retry(&call.key, repeated);
+    }
+
+    /// One try: waits for its weight, then for the answer.
+    async fn attempt(&self, call: &Call, deadline: Duration) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let waited = self.limiter.acquire(call.weight, &*self.clock, deadline).await.map_err(|wait| {
+            let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
+            Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
+        })?;
+        metrics::rate_limit_wait(&self.source, waited);
+        let timeout = self.limits.timeout.min(deadline.saturating_sub(self.clock.monotonic()));
+        match select(pin!(self.exchange(call)), self.clock.sleep(timeout)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(Failure::passing(
+                Reason::Timeout,
+                Error::unavailable("the source did not answer in time")
+                    .with("timeout", format_args!("{timeout:?}")),
+            )),
+        }
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let response = self.client.get(call.url.clone()).send().await.map_err(no_answer)?;
+        let (status, headers) = (response.status(), response.headers());
+        let now = self.clock.monotonic();
+        if let Some(used) = number(headers, self.limits.weight_header) {
+            self.limiter.budget().observe(now, used);
+        }
+        if let Some(failure) = refused(status, headers) {
+            self.limiter.budget().block(now + failure.pause);
+            return Err(failure);
+        }
+        let body = self.body(response).await?;
+        Ok((status, body))
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let broke_off = |e: reqwest::Error| {
+            let error = Error::unavailable("the source's answer broke off").caused_by(e);
+            Failure::passing(Reason::Truncated, error)
+        };
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
+            if body.len() + chunk.len() > self.limits.max_body {
+                let error = Error::unavailable("the source's answer is larger than any right one");
+                let cap = self.limits.max_body;
+                return Err(Failure::passing(Reason::TooLarge, error.with("cap_bytes", cap)));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// Trust as the operating system has it, with the cryptography of `ring`.
+fn tls() -> Result<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map(|builder| builder.with_no_client_auth())
+        .map_err(|e| Error::unavailable("cannot read the system's trusted certificates").caused_by(e))
+}
+
+/// The failure of an answer whose status speaks for itself.
+fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
+    let (reason, message) = match status {
+        StatusCode::TOO_MANY_REQUESTS => (Reason::RateLimited, "the source asks for fewer requests"),
+        StatusCode::IM_A_TEAPOT => (Reason::Banned, "the source has banned this address for a while"),
+        StatusCode::FORBIDDEN => (Reason::Forbidden, "a firewall before the source refuses the request"),
+        _ if status.is_server_error() => (Reason::ServerError, "the source is out of order"),
+        _ if status.is_redirection() => {
+            (Reason::Redirected, "the source sends to another address, which is not followed")
+        }
+        _ => return None,
+    };
+    let mut error = Error::new(ErrorKind::Unavailable, message).with("status", status.as_u16());
+    if let Some(location) = headers.get(reqwest::header::LOCATION) {
+        error = error.with("location", String::from_utf8_lossy(location.as_bytes()));
+    }
+    let pause = number(headers, RETRY_AFTER.as_str()).unwrap_or(0);
+    Some(Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into())))
+}
+
+fn no_answer(error: reqwest::Error) -> Failure {
+    let (reason, message) = match &error {
+        e if e.is_timeout() => (Reason::Timeout, "the source did not accept a connection in time"),
+        _ => (Reason::Connection, "the source cannot be reached"),
+    };
+    Failure::passing(reason, Error::unavailable(message).caused_by(error))
+}
+
+/// A header that is a whole number.
+fn number(headers: &HeaderMap, name: &str) -> Option<u32> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}

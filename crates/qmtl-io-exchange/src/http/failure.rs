@@ -1,0 +1,75 @@
+//! Why a request failed, and whether to make it again.
+
+use std::time::Duration;
+
+use qmtl_history_api::Error;
+
+/// Why a request is made again, in a bounded number of words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// 429.
+    RateLimited,
+    /// 418: the address is banned for a while.
+    Banned,
+    /// 403: a firewall stands before the source.
+    Forbidden,
+    /// 5xx, or an error of the source's own that it says will pass.
+    ServerError,
+    /// No answer in time, or not all of it.
+    Timeout,
+    /// No connection, or one that was reset before an answer.
+    Connection,
+    /// The answer broke off.
+    Truncated,
+    /// The answer is larger than any right one.
+    TooLarge,
+    /// 3xx: something else than the source answers.
+    Redirected,
+    /// A whole answer that cannot be what was asked for.
+    BadAnswer,
+}
+
+impl Reason {
+    /// The word for reports: `rate_limited`, `timeout`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::Banned => "banned",
+            Self::Forbidden => "forbidden",
+            Self::ServerError => "server_error",
+            Self::Timeout => "timeout",
+            Self::Connection => "connection",
+            Self::Truncated => "truncated",
+            Self::TooLarge => "too_large",
+            Self::Redirected => "redirected",
+            Self::BadAnswer => "bad_answer",
+        }
+    }
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Why to try again; `None` when that would be vain.
+    pub(crate) reason: Option<Reason>,
+    /// The shortest pause before the next try that the source asks for.
+    pub(crate) pause: Duration,
+}
+
+impl Failure {
+    /// A failure that may pass.
+    pub(crate) fn passing(reason: Reason, error: Error) -> Self {
+        Self { error, reason: Some(reason), pause: Duration::ZERO }
+    }
+
+    /// A failure that stays.
+    pub(crate) fn lasting(error: Error) -> Self {
+        Self { error, reason: None, pause: Duration::ZERO }
+    }
+
+    pub(crate) fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+}

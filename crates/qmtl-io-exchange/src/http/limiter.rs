@@ -1,0 +1,132 @@
+//! How much may be asked of a host in a minute, kept together for all jobs of the process.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use qmtl_history_api::Clock;
+
+/// Seconds for which a use counts: the minute, and the second that the use may have begun before it.
+const KEPT_SECS: u64 = 61;
+
+/// Weight used within any minute. Times are monotonic.
+///
+/// The minute slides: whatever minute the server counts by, no 60 seconds hold more than the budget.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    per_minute: u32,
+    /// Weight by the second in which it was used, ascending.
+    used: VecDeque<(u64, u32)>,
+    blocked_until: Duration,
+}
+
+impl Budget {
+    pub(crate) fn new(per_minute: u32) -> Self {
+        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO }
+    }
+
+    /// Uses `weight` now, or says how long to wait before asking again. A weight beyond the whole
+    /// budget is granted when nothing else was used for a minute.
+    pub(crate) fn take(&mut self, now: Duration, weight: u32) -> Result<(), Duration> {
+        if now < self.blocked_until {
+            return Err(self.blocked_until - now);
+        }
+        self.forget(now);
+        let mut left = self.total().saturating_add(weight);
+        let mut free_at = None;
+        for (second, weight) in &self.used {
+            if left <= self.per_minute {
+                break;
+            }
+            left -= weight;
+            free_at = Some(Duration::from_secs(second + KEPT_SECS));
+        }
+        match free_at {
+            Some(free_at) => Err(free_at.saturating_sub(now)),
+            None => {
+                self.add(now, weight);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes in the server's count of its running minute: what is not ours, others used.
+    pub(crate) fn observe(&mut self, now: Duration, counted: u32) {
+        self.forget(now);
+        let others = counted.saturating_sub(self.total());
+        if others > 0 {
+            self.add(now, others);
+        }
+    }
+
+    /// Grants nothing before `until`.
+    pub(crate) fn block(&mut self, until: Duration) {
+        self.blocked_until = self.blocked_until.max(until);
+    }
+
+    fn add(&mut self, now: Duration, weight: u32) {
+        match self.used.back_mut() {
+            Some((second, used)) if *second >= now.as_secs() => *used = used.saturating_add(weight),
+            _ => self.used.push_back((now.as_secs(), weight)),
+        }
+    }
+
+    fn forget(&mut self, now: Duration) {
+        while self.used.front().is_some_and(|(second, _)| second + KEPT_SECS <= now.as_secs()) {
+            self.used.pop_front();
+        }
+    }
+
+    fn total(&self) -> u32 {
+        self.used.iter().fold(0, |total, (_, weight)| total.saturating_add(*weight))
+    }
+}
+
+/// The budget of one host.
+#[derive(Debug)]
+pub(crate) struct Limiter(Mutex<Budget>);
+
+impl Limiter {
+    /// The limiter that all clients of `host` share; of several budgets the lowest stands.
+    pub(crate) fn shared(host: &str, per_minute: u32) -> Arc<Self> {
+        static HOSTS: LazyLock<Mutex<HashMap<String, Weak<Limiter>>>> = LazyLock::new(Mutex::default);
+        let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|_, limiter| limiter.strong_count() > 0);
+        if let Some(limiter) = hosts.get(host).and_then(Weak::upgrade) {
+            let mut budget = limiter.budget();
+            budget.per_minute = budget.per_minute.min(per_minute);
+            drop(budget);
+            return limiter;
+        }
+        let limiter = Arc::new(Self(Mutex::new(Budget::new(per_minute))));
+        hosts.insert(host.to_owned(), Arc::downgrade(&limiter));
+        limiter
+    }
+
+    /// Waits until `weight` may be used, and says how long that took. When the wait would last
+    /// beyond `deadline` (monotonic), the error is how long it would be.
+    pub(crate) async fn acquire(
+        &self,
+        weight: u32,
+        clock: &dyn Clock,
+        deadline: Duration,
+    ) -> Result<Duration, Duration> {
+        let started = clock.monotonic();
+        loop {
+            let now = clock.monotonic();
+            let granted = self.budget().take(now, weight);
+            match granted {
+                Ok(()) => return Ok(now - started),
+                Err(wait) if now + wait > deadline => return Err(wait),
+                Err(wait) => clock.sleep(wait).await,
+            }
+        }
+    }
+
+    pub(crate) fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Every fault at every fifth request: the run ends by itself and nothing of it shows in the store.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, TimeRange};
+use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
+use qmtl_io_memory::MemoryBackend;
+use qmtl_sim_exchange::{Fault, FaultRule, SimExchange, When};
+
+use super::market::{LISTED, MINUTE, assert_right, at, config, fill, key, klines, settings};
+
+/// The word under which the repetition is counted; none where the rows are brought into form.
+fn reason(fault: &Fault) -> Option<&'static str> {
+    match fault {
+        Fault::TooManyRequests(_) => Some("rate_limited"),
+        Fault::Banned(_) => Some("banned"),
+        Fault::Forbidden => Some("forbidden"),
+        Fault::InternalError | Fault::BadGateway | Fault::Unavailable | Fault::ErrorInOk => {
+            Some("server_error")
+        }
+        Fault::Redirect(_) => Some("redirected"),
+        Fault::WrongContentType
+        | Fault::GarbageJson
+        | Fault::HugeNumbers
+        | Fault::NotAdvancing
+        | Fault::OffGrid
+        | Fault::WrongTimeUnit => Some("bad_answer"),
+        Fault::Truncated => Some("truncated"),
+        Fault::Endless | Fault::Bomb => Some("too_large"),
+        Fault::Slow | Fault::Silent => Some("timeout"),
+        Fault::Reset => Some("connection"),
+        _ => None,
+    }
+}
+
+async fn fill_with(fault: Fault) {
+    let rule = FaultRule::new(fault.clone(), When::Every(5));
+    let sim = SimExchange::start(config().with_fault(rule).with_body_cap(8 << 20)).await.unwrap();
+    let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+    let backend = MemoryBackend::new();
+    let report = fill(&fetcher, &backend).await;
+    assert!(report.failed.is_empty(), "{fault:?}: {:?}", report.failed);
+    assert_right(&backend, fault.name()).await;
+
+    let struck = klines(&sim).iter().filter(|record| record.fault.is_some()).count() as u64;
+    assert!(struck >= 2, "{fault:?} struck {struck} times");
+    match reason(&fault) {
+        Some(word) => assert_eq!(fetcher.retries().get(word), Some(&struck), "{:?}", fetcher.retries()),
+        None => assert!(fetcher.retries().is_empty(), "{fault:?}: {:?}", fetcher.retries()),
+    }
+    sim.clear_requests();
+    fill(&fetcher, &backend).await;
+    assert_eq!(klines(&sim).len(), 0, "{fault:?}: the second run asks nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_any_fault_at_every_fifth_request_the_store_is_the_same() {
+    join_all(Fault::all().into_iter().map(fill_with)).await;
+}
+
+/// Asks for five bars of an exchange on which every request meets this fault.
+async fn ask(fault: Fault, change: impl Fn(BinanceConfig) -> BinanceConfig) -> (Error, usize) {
+    let rule = FaultRule::new(fault, When::Always);
+    let sim = SimExchange::start(config().with_fault(rule).with_body_cap(8 << 20)).await.unwrap();
+    let fetcher = BinanceFetcher::new(change(settings(&sim).with_retries(2))).unwrap();
+    let range = TimeRange::new(at(LISTED), at(LISTED + 5 * MINUTE)).unwrap();
+    let error = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap_err();
+    (error, klines(&sim).len())
+}
+
+#[tokio::test]
+async fn what_retries_do_not_help_against_is_exhausted_and_says_why() {
+    let cases = [
+        (Fault::InternalError, ErrorKind::Unavailable, "the source is out of order (status: 500"),
+        (Fault::Redirect("http://elsewhere.invalid".into()), ErrorKind::Unavailable, "elsewhere.invalid"),
+        (Fault::Bomb, ErrorKind::Unavailable, "larger than any right one (cap_bytes: 4194304"),
+        (Fault::Truncated, ErrorKind::Unavailable, "broke off"),
+        (Fault::NotAdvancing, ErrorKind::Schema, "column: open_time"),
+        (Fault::OffGrid, ErrorKind::Schema, "off the grid"),
+        (Fault::WrongTimeUnit, ErrorKind::Schema, "not one in milliseconds"),
+        (Fault::HugeNumbers, ErrorKind::Schema, "column: open"),
+        (Fault::GarbageJson, ErrorKind::Unavailable, "not what Binance's API sends"),
+    ];
+    for (fault, kind, message) in cases {
+        let (error, requests) = ask(fault.clone(), |config| config).await;
+        assert_eq!((error.kind(), requests), (kind, 3), "{fault:?}: {error}");
+        assert!(error.is_exhausted() && !error.is_retryable(), "{fault:?}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(message) && text.contains("tries: 3"), "{fault:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_ban_is_waited_out_when_the_deadline_allows_and_else_given_up_at_once() {
+    let (error, requests) =
+        ask(Fault::Banned(Some(10)), |config| config.with_deadline(Duration::from_secs(15))).await;
+    // The second ban would end after the deadline.
+    assert_eq!(requests, 2, "{error}");
+    let (error, requests) =
+        ask(Fault::Banned(Some(3_600)), |config| config.with_deadline(Duration::from_secs(60))).await;
+    assert_eq!(requests, 1, "{error}");
+    assert!(error.is_exhausted(), "{error}");
+    assert!(error.to_string().contains("banned this address"), "{error}");
+}

@@ -1,0 +1,158 @@
+//! What is asked, what is proven, and which questions are refused.
+
+use std::sync::Arc;
+
+use qmtl_backfill::FetcherBackfillStrategy;
+use qmtl_history_api::{
+    BackfillRequest, DataFetcher, ErrorKind, FetchRequest, Interval, NodeId, RangeSet, SeriesKey, TimeRange,
+};
+use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
+use qmtl_io_memory::MemoryBackend;
+use qmtl_sim_exchange::{Endpoint, SimExchange};
+
+use super::market::{
+    BARS, Hurried, LISTED, MINUTE, NOW, assert_right, at, clock, config, fill, key, klines, settings, wanted,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_asks_what_was_planned_and_a_second_one_nothing() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+    let backend = MemoryBackend::new();
+    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock());
+    let plan = strategy.plan(&BackfillRequest::new(key(), wanted()), &backend).await.unwrap();
+
+    let report = fill(&fetcher, &backend).await;
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(fetcher.retries().is_empty());
+    assert_right(&backend, "without faults").await;
+    // One more: when the series was listed. And one less: its first window ends before that.
+    let asked = klines(&sim);
+    assert_eq!(asked.len() as u64, plan.request_count() + 1);
+    for record in &asked {
+        let asked = record.asked.clone().unwrap();
+        assert!(asked.limit <= 1_000, "{asked:?}");
+        assert!(asked.last.is_none_or(|last| last + MINUTE <= NOW), "{asked:?}");
+    }
+    assert_eq!(sim.requests().len() - asked.len(), 1, "the server's clock is asked once");
+
+    sim.clear_requests();
+    let report = fill(&fetcher, &backend).await;
+    assert_eq!((report.rows_written, klines(&sim).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_long_range_is_paged_by_opening_time() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+    let range = TimeRange::new(at(LISTED), at(LISTED + 2_950 * MINUTE)).unwrap();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+    assert_eq!(fetched.proven, RangeSet::from(range));
+    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 2_950 - 41);
+    let pages: Vec<_> = klines(&sim).into_iter().skip(1).map(|record| record.asked.unwrap()).collect();
+    let starts: Vec<_> = pages.iter().map(|asked| (asked.first.unwrap() - LISTED) / MINUTE).collect();
+    // The first page's thousand rows skip the holes of 1 and 40 bars.
+    assert_eq!(starts, [0, 1_041, 2_041]);
+    assert_eq!(pages.iter().map(|asked| asked.limit).collect::<Vec<_>>(), [1_000, 1_000, 909]);
+}
+
+#[tokio::test]
+async fn bars_that_are_open_by_the_servers_clock_are_not_asked_for() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    // Our own clock is an hour ahead.
+    let ahead = Arc::new(Hurried(at(NOW + 60 * MINUTE)));
+    let fetcher = BinanceFetcher::new(settings(&sim).with_clock(ahead)).unwrap();
+    let range = TimeRange::new(at(NOW - 10 * MINUTE), at(NOW + 30 * MINUTE)).unwrap();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+    let closed = at(LISTED + (BARS - 1) * MINUTE);
+    assert_eq!(fetched.proven.span().unwrap().end(), closed);
+    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 9);
+
+    let future = TimeRange::new(closed, at(NOW + 30 * MINUTE)).unwrap();
+    sim.clear_requests();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), future)).await.unwrap();
+    assert!(fetched.proven.is_empty());
+    assert_eq!((fetched.batches.collect().await.unwrap().num_rows(), klines(&sim).len()), (0, 0));
+}
+
+#[tokio::test]
+async fn nothing_is_proven_or_asked_before_the_listing() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+    let before = TimeRange::new(at(LISTED - 500 * MINUTE), at(LISTED)).unwrap();
+    for _ in 0..2 {
+        let fetched = fetcher.fetch(&FetchRequest::new(key(), before)).await.unwrap();
+        assert!(fetched.proven.is_empty());
+    }
+    assert_eq!(klines(&sim).len(), 1, "the listing is asked once");
+    let across = TimeRange::new(at(LISTED - 500 * MINUTE), at(LISTED + 5 * MINUTE)).unwrap();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), across)).await.unwrap();
+    assert_eq!(fetched.proven.span().unwrap().start(), at(LISTED));
+}
+
+#[tokio::test]
+async fn a_node_may_be_called_otherwise_than_its_symbol() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let node = NodeId::new("ohlcv:binance:ADA/BTC:1m").unwrap();
+    let named = settings(&sim).with_symbol(node.clone(), "ADABTC");
+    let key = SeriesKey { node_id: node, interval: Interval::MINUTE };
+    let range = TimeRange::new(at(LISTED), at(LISTED + 5 * MINUTE)).unwrap();
+    let request = FetchRequest::new(key, range);
+    let fetched = BinanceFetcher::new(named).unwrap().fetch(&request).await.unwrap();
+    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 5);
+
+    // Unnamed, the node's id goes out as it is, and the exchange does not understand it.
+    let error = BinanceFetcher::new(settings(&sim)).unwrap().fetch(&request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("is the symbol spelled as the exchange does"), "{error}");
+    assert_eq!(klines(&sim).last().unwrap().param("symbol").as_deref(), Some("ohlcv:binance:ADA/BTC:1m"));
+}
+
+#[tokio::test]
+async fn what_the_exchange_does_not_have_is_said_without_asking_twice() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+    let ask = async |node: &str, secs: i64| {
+        let key = SeriesKey::new(node, Interval::from_secs(secs).unwrap()).unwrap();
+        fetcher.fetch(&FetchRequest::new(key, wanted())).await.unwrap_err()
+    };
+    let error = ask("ADABTC", 90).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("series: ADABTC@90s, offered: 1s, 1m, 3m, 5m, 15m"), "{error}");
+    assert!(sim.requests().is_empty());
+
+    let error = ask("NOSUCH", 60).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("with_symbol"), "{error}");
+    assert_eq!(klines(&sim).len(), 1);
+    assert_eq!(sim.requests().iter().filter(|record| record.endpoint == Endpoint::Time).count(), 1);
+}
+
+#[test]
+fn an_address_is_checked_before_anything_is_asked() {
+    let cases = [
+        ("api.binance.com", "it is no URL"),
+        ("ftp://api.binance.com", "neither http nor https"),
+        ("https://api.binance.com/?x=1", "ends in a query"),
+        ("https://me:canary@api.binance.com", "a user or a password"),
+    ];
+    for (url, message) in cases {
+        let error = BinanceFetcher::new(BinanceConfig::default().with_base_url(url)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(message), "{error}");
+        assert!(!format!("{error:?}").contains("canary"));
+    }
+}
+
+#[test]
+fn a_source_is_named_by_its_exchange_and_by_its_host_when_that_is_another() {
+    let id = |url: &str| {
+        let fetcher = BinanceFetcher::new(BinanceConfig::default().with_base_url(url)).unwrap();
+        fetcher.source_id().to_string()
+    };
+    assert_eq!(id("https://api.binance.com"), "binance");
+    assert_eq!(id("https://data-api.binance.vision/"), "binance");
+    assert_eq!(id("http://127.0.0.1:8123"), "binance:127.0.0.1:8123");
+    let limits = BinanceFetcher::new(BinanceConfig::default()).unwrap().limits();
+    assert_eq!((limits.max_rows, limits.weight, limits.requests_per_second), (Some(1_000), 2, Some(45.0)));
+}
