@@ -98,8 +98,10 @@ impl BinanceFetcher {
     /// A fetcher of these settings; it asks nothing yet.
     ///
     /// Errors: `InvalidInput` for a base URL that is none, has a scheme other than http and https,
-    /// or holds a password; `Unavailable` when the system's certificates cannot be read.
+    /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
+    /// system's certificates cannot be read.
     pub fn new(config: BinanceConfig) -> Result<Self> {
+        config.check_room()?;
         let base = config.url()?;
         let source = BinanceConfig::source_id(&base)?;
         let http = HttpClient::new(&base, source.clone(), config.limits(), Arc::clone(&config.clock))?;
@@ -187,7 +189,9 @@ impl Inner {
             }
         }
         let call = self.call("/api/v3/time", TIME_WEIGHT, key);
+        // A server of klines alone is taken to go by our clock.
         let server = self.http.get(&call, &page::server_time).await?;
+        let server = server.unwrap_or_else(|| self.config.clock.now());
         *reading = Some(Reading { server, at: self.config.clock.monotonic() });
         Ok(server)
     }

@@ -150,6 +150,23 @@ impl BinanceConfig {
         }
     }
 
+    /// `InvalidInput` for a limit under which no request could ever succeed.
+    pub(super) fn check_room(&self) -> Result<()> {
+        let room = [
+            ("weight_per_minute", u128::from(self.weight_per_minute)),
+            ("timeout", self.timeout.as_nanos()),
+            ("connect_timeout", self.connect_timeout.as_nanos()),
+            ("deadline", self.deadline.as_nanos()),
+            ("max_body_bytes", self.max_body_bytes as u128),
+        ];
+        match room.into_iter().find(|(_, room)| *room == 0) {
+            Some((name, _)) => {
+                Err(Error::invalid("a limit of zero leaves no room for a request").with(name, 0))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// `binance`, with the host when it is not Binance's own.
     pub(super) fn source_id(url: &Url) -> Result<SourceId> {
         match url.host_str() {

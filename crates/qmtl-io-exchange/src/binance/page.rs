@@ -80,15 +80,18 @@ pub(super) fn read(
     Ok(Page { batch, rows: rows.len(), span })
 }
 
-/// The instant of `/api/v3/time`.
-pub(super) fn server_time(status: StatusCode, body: &[u8]) -> Result<Timestamp, Failure> {
+/// The instant of `/api/v3/time`; `None` where the server has no such address.
+pub(super) fn server_time(status: StatusCode, body: &[u8]) -> Result<Option<Timestamp>, Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Time {
         server_time: i64,
     }
+    if status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
     let Time { server_time } = parse(status, body)?;
-    millis(server_time).map_err(|error| Failure::passing(Reason::BadAnswer, error))
+    millis(server_time).map(Some).map_err(|error| Failure::passing(Reason::BadAnswer, error))
 }
 
 /// What the body holds; an error object is the failure that it tells of.

@@ -45,9 +45,13 @@ async fn fill_with(fault: Fault) {
 
     let struck = klines(&sim).iter().filter(|record| record.fault.is_some()).count() as u64;
     assert!(struck >= 2, "{fault:?} struck {struck} times");
+    let mut retries = fetcher.retries();
+    // A busy machine may let an answer come too late, whatever the fault.
+    let late = retries.remove("timeout").unwrap_or(0);
     match reason(&fault) {
-        Some(word) => assert_eq!(fetcher.retries().get(word), Some(&struck), "{:?}", fetcher.retries()),
-        None => assert!(fetcher.retries().is_empty(), "{fault:?}: {:?}", fetcher.retries()),
+        Some("timeout") => assert!(late >= struck, "{fault:?}: {late} of {struck}"),
+        Some(word) => assert_eq!(retries.get(word), Some(&struck), "{fault:?}: {retries:?}"),
+        None => assert!(retries.is_empty(), "{fault:?}: {retries:?}"),
     }
     sim.clear_requests();
     fill(&fetcher, &backend).await;

@@ -50,11 +50,9 @@ pub(crate) fn config() -> SimConfig {
     SimConfig::new([market()]).with_clock(SimClock::Frozen(NOW)).with_weight_limit(1_000_000)
 }
 
-/// A clock on which twenty seconds pass in one, and whose date stands still.
+/// A clock on which so many seconds pass in one, and whose date stands still.
 #[derive(Debug)]
-pub(crate) struct Hurried(pub(crate) Timestamp);
-
-const HURRY: u32 = 20;
+pub(crate) struct Hurried(pub(crate) Timestamp, pub(crate) u32);
 
 #[async_trait]
 impl Clock for Hurried {
@@ -63,23 +61,23 @@ impl Clock for Hurried {
     }
 
     fn monotonic(&self) -> Duration {
-        TokioClock::new().monotonic() * HURRY
+        TokioClock::new().monotonic() * self.1
     }
 
     async fn sleep(&self, duration: Duration) {
-        TokioClock::new().sleep(duration / HURRY).await;
+        TokioClock::new().sleep(duration / self.1).await;
     }
 }
 
 pub(crate) fn clock() -> Arc<dyn Clock> {
-    Arc::new(Hurried(at(NOW)))
+    Arc::new(Hurried(at(NOW), 20))
 }
 
 pub(crate) fn settings(sim: &SimExchange) -> BinanceConfig {
     BinanceConfig::default()
         .with_base_url(sim.base_url())
         .with_clock(clock())
-        .with_timeout(Duration::from_secs(80))
+        .with_timeout(Duration::from_secs(40))
         .with_max_body_bytes(4 << 20)
 }
 

@@ -1,10 +1,12 @@
 //! What is asked, what is proven, and which questions are refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use qmtl_backfill::FetcherBackfillStrategy;
 use qmtl_history_api::{
-    BackfillRequest, DataFetcher, ErrorKind, FetchRequest, Interval, NodeId, RangeSet, SeriesKey, TimeRange,
+    BackfillRequest, Clock, DataFetcher, ErrorKind, FetchRequest, Interval, NodeId, RangeSet, SeriesKey,
+    TimeRange,
 };
 use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
 use qmtl_io_memory::MemoryBackend;
@@ -26,7 +28,7 @@ async fn a_backfill_asks_what_was_planned_and_a_second_one_nothing() {
     assert!(report.failed.is_empty(), "{:?}", report.failed);
     assert!(fetcher.retries().is_empty());
     assert_right(&backend, "without faults").await;
-    // One more: when the series was listed. And one less: its first window ends before that.
+    // One more: when the series was listed.
     let asked = klines(&sim);
     assert_eq!(asked.len() as u64, plan.request_count() + 1);
     for record in &asked {
@@ -60,7 +62,7 @@ async fn a_long_range_is_paged_by_opening_time() {
 async fn bars_that_are_open_by_the_servers_clock_are_not_asked_for() {
     let sim = SimExchange::start(config()).await.unwrap();
     // Our own clock is an hour ahead.
-    let ahead = Arc::new(Hurried(at(NOW + 60 * MINUTE)));
+    let ahead = Arc::new(Hurried(at(NOW + 60 * MINUTE), 20));
     let fetcher = BinanceFetcher::new(settings(&sim).with_clock(ahead)).unwrap();
     let range = TimeRange::new(at(NOW - 10 * MINUTE), at(NOW + 30 * MINUTE)).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
@@ -142,6 +144,54 @@ fn an_address_is_checked_before_anything_is_asked() {
         assert!(error.to_string().contains(message), "{error}");
         assert!(!format!("{error:?}").contains("canary"));
     }
+}
+
+#[test]
+fn limits_must_leave_room_for_a_request() {
+    let refused = |config: BinanceConfig| BinanceFetcher::new(config).unwrap_err().to_string();
+    let text = refused(BinanceConfig::default().with_weight_per_minute(0));
+    assert!(text.contains("weight_per_minute: 0"), "{text}");
+    assert!(refused(BinanceConfig::default().with_timeout(Duration::ZERO)).contains("timeout: 0"));
+}
+
+#[tokio::test]
+async fn the_weight_of_a_minute_is_kept_by_all_fetchers_of_a_host_together() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(Hurried(at(NOW), 200));
+    // Each needs 1 for the time, 2 for the listing and 2 for its page.
+    let narrow = settings(&sim)
+        .with_clock(Arc::clone(&clock))
+        .with_timeout(Duration::from_secs(2_000))
+        .with_deadline(Duration::from_secs(10_000))
+        .with_weight_per_minute(5);
+    let range = TimeRange::new(at(LISTED), at(LISTED + 5 * MINUTE)).unwrap();
+    let fetch = async || {
+        let fetcher = BinanceFetcher::new(narrow.clone()).unwrap();
+        let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+        (fetched.batches.collect().await.unwrap().num_rows(), fetcher)
+    };
+    let started = clock.monotonic();
+    let (rows, _keeps_the_limiter) = fetch().await;
+    assert_eq!((rows, fetch().await.0), (5, 5));
+    assert!(clock.monotonic() - started >= Duration::from_secs(60));
+    assert_eq!(sim.requests().len(), 6);
+}
+
+#[tokio::test]
+async fn a_server_without_a_clock_goes_by_ours() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    // Under this path the simulated exchange knows nothing: what is asked first is answered 404.
+    let elsewhere = settings(&sim).with_base_url(format!("{}/proxy", sim.base_url()));
+    let range = TimeRange::new(at(NOW), at(NOW + 5 * MINUTE)).unwrap();
+    let fetcher = BinanceFetcher::new(elsewhere).unwrap();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+    assert!(fetched.proven.is_empty(), "these bars are open by our clock");
+    let listed = TimeRange::new(at(LISTED), at(NOW)).unwrap();
+    let error = fetcher.fetch(&FetchRequest::new(key(), listed)).await.unwrap_err();
+    assert!(error.to_string().contains("not as Binance's API does (status: 404"), "{error}");
+    assert!(!error.is_retryable());
+    let paths: Vec<_> = sim.requests().into_iter().map(|record| record.path).collect();
+    assert_eq!(paths, ["/proxy/api/v3/time", "/proxy/api/v3/klines"]);
 }
 
 #[test]

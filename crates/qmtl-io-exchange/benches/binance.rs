@@ -1,0 +1,94 @@
+//! How fast a million bars come from an exchange 20 ms away, 8 pages at once: prints the time beside
+//! the ideal, and the CPU time beside that of parsing the same bytes with `serde_json` alone. The
+//! exchange is another process: this program, started again.
+
+#![expect(clippy::print_stdout, reason = "the table is what a bench is run for")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use qmtl_history_api::{DataFetcher, FetchRequest, Interval, SeriesKey, TimeRange, Timestamp};
+use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
+use qmtl_sim_exchange::{Candle, Market, SimConfig, SimExchange};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const START: i64 = 1_600_000_020_000;
+const PAGES: i64 = 1_000;
+const PAGE_MS: i64 = 1_000 * 60_000;
+const AT_ONCE: usize = 8;
+const LATENCY: Duration = Duration::from_millis(20);
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if std::env::args().any(|argument| argument == "serve") {
+        return runtime.block_on(serve());
+    }
+    let mut server = Command::new(std::env::current_exe()?).arg("serve").stdout(Stdio::piped()).spawn()?;
+    let mut url = String::new();
+    BufReader::new(server.stdout.take().ok_or("the server has no output")?).read_line(&mut url)?;
+    let measured = runtime.block_on(measure(url.trim()));
+    server.kill()?;
+    server.wait()?;
+    measured
+}
+
+async fn serve() -> Result<()> {
+    let bars = Candle::random_walk(START, qmtl_sim_exchange::Interval::parse("1m")?, 1_000_000, 42);
+    let market = Market::new("ADABTC", "1m", bars)?;
+    let sim = SimExchange::start(SimConfig::new([market]).with_latency(LATENCY).with_weight_limit(1_000_000))
+        .await?;
+    println!("{}", sim.base_url());
+    std::future::pending().await
+}
+
+async fn measure(url: &str) -> Result<()> {
+    let config = BinanceConfig::default().with_base_url(url).with_weight_per_minute(1_000_000);
+    let fetcher = BinanceFetcher::new(config)?;
+    let key = SeriesKey::new("ADABTC", Interval::MINUTE)?;
+    let at = |page: i64| Timestamp::from_micros((START + page * PAGE_MS) * 1_000);
+    let fetch = async |page: i64| -> Result<usize> {
+        let request = FetchRequest::new(key.clone(), TimeRange::new(at(page)?, at(page + 1)?)?);
+        Ok(fetcher.fetch(&request).await?.batches.collect().await?.num_rows())
+    };
+    // The server's clock and the listing are asked for once.
+    fetch(0).await?;
+    let (started, cpu) = (Instant::now(), cpu_time()?);
+    let pages = stream::iter(0..PAGES).map(&fetch).buffer_unordered(AT_ONCE);
+    let rows: Vec<usize> = pages.try_collect().await?;
+    let (took, cpu) = (started.elapsed(), cpu_time()? - cpu);
+    let ideal = LATENCY * u32::try_from(PAGES)? / u32::try_from(AT_ONCE)?;
+    let body = page_body();
+    let parsing = cpu_time()?;
+    for _ in 0..PAGES {
+        let page: serde_json::Value = serde_json::from_slice(std::hint::black_box(&body))?;
+        std::hint::black_box(page);
+    }
+    let parsing = cpu_time()? - parsing;
+    println!("binance {} rows  {took:>8.2?}  ideal {ideal:.2?}", rows.iter().sum::<usize>());
+    println!("cpu     {cpu:>8.2?}  serde_json alone {parsing:.2?} for {} bytes a page", body.len());
+    Ok(())
+}
+
+/// A page such as the server sends.
+fn page_body() -> Vec<u8> {
+    let row = |bar: i64| {
+        let opens = START + bar * 60_000;
+        let closes = opens + 59_999;
+        format!(
+            r#"[{opens},"100.24031","100.38021","100.11972","100.25017","431.97870",{closes},"43305.17023",1,"215.98935","21652.58511","0"]"#
+        )
+    };
+    format!("[{}]", (0..1_000).map(row).collect::<Vec<_>>().join(",")).into_bytes()
+}
+
+/// The CPU time of this process so far, to the hundredth of a second that the kernel counts in.
+fn cpu_time() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("an unknown form of /proc/self/stat")?;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.sum::<std::result::Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
