@@ -23,6 +23,9 @@ pub(crate) use reqwest::{StatusCode, Url};
 
 use limiter::Limiter;
 
+/// The longest pause that a header can impose on all jobs of the process; no exchange bans for longer.
+const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
+
 /// What bounds the requests to one host.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpLimits {
@@ -233,7 +236,7 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
         error = error.with("location", String::from_utf8_lossy(location.as_bytes()));
     }
     let pause = number(headers, RETRY_AFTER.as_str()).unwrap_or(0);
-    Some(Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into())))
+    Some(Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into()).min(LONGEST_BAN)))
 }
 
 fn no_answer(error: reqwest::Error) -> Failure {
@@ -247,4 +250,25 @@ fn no_answer(error: reqwest::Error) -> Failure {
 /// A header that is a whole number.
 fn number(headers: &HeaderMap, name: &str) -> Option<u32> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn pause(retry_after: &'static str) -> Duration {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(retry_after))]);
+        refused(StatusCode::TOO_MANY_REQUESTS, &headers).unwrap().pause
+    }
+
+    #[test]
+    fn a_pause_is_as_long_as_the_source_says_but_not_for_ever() {
+        assert_eq!(pause("30"), Duration::from_secs(30));
+        assert_eq!(pause("4000000000"), LONGEST_BAN);
+        assert_eq!(pause("soon"), Duration::ZERO);
+        assert!(refused(StatusCode::OK, &HeaderMap::new()).is_none());
+        assert!(refused(StatusCode::BAD_REQUEST, &HeaderMap::new()).is_none());
+    }
 }
