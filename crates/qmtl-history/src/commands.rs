@@ -12,12 +12,14 @@ pub(crate) mod verify;
 use std::sync::Arc;
 
 use clap::CommandFactory;
-use qmtl_history_api::{Clock, Error, ErrorKind, HistoryBackend, HistoryBackendExt, SeriesKey, TimeRange};
+use futures::StreamExt;
+use qmtl_history_api::{Clock, Error, ErrorKind, HistoryBackend, SeriesKey, TimeRange};
 
 use crate::cli::{Cli, Command, Global, ReadArgs, SourceArgs};
 use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::series;
+use crate::shapes::{Damaged, Entry};
 use crate::store::Store;
 
 /// What every command is given.
@@ -69,6 +71,8 @@ struct Target {
 #[derive(Clone, Debug)]
 struct Targets {
     list: Vec<Target>,
+    /// Series of the store that cannot even be named.
+    damaged: Vec<Damaged>,
     /// Whether exactly one series was asked for: its result is an object, not an array.
     one: bool,
 }
@@ -91,25 +95,57 @@ impl<'a> Asked<'a> {
     /// Every series of the store when none was named.
     async fn targets(self, backend: &dyn HistoryBackend, clock: &dyn Clock) -> Result<Targets> {
         let one = self.named.as_ref().is_some_and(|keys| keys.len() == 1);
-        let keys = match self.named {
-            Some(keys) => keys,
-            None => backend.list_series().await?,
+        let (keys, damaged) = match self.named {
+            Some(keys) => (keys, Vec::new()),
+            None => listed(backend).await?,
         };
         let (span, now) = (self.args.range.span()?, clock.now());
         let list = keys
             .into_iter()
             .map(|key| Ok(Target { range: span.resolve(key.interval, now)?, key }))
             .collect::<Result<_>>()?;
-        Ok(Targets { list, one })
+        Ok(Targets { list, damaged, one })
     }
 }
 
-/// Fails when nothing of the series was ever written.
+/// The series of the store, sorted, and those that cannot be named.
+async fn listed(backend: &dyn HistoryBackend) -> Result<(Vec<SeriesKey>, Vec<Damaged>)> {
+    let (mut keys, mut damaged) = (Vec::new(), Vec::new());
+    let mut series = backend.series().await?;
+    while let Some(key) = series.next().await {
+        match key {
+            Ok(key) => keys.push(key),
+            Err(error) => damaged.push(Damaged::new(None, &error)),
+        }
+    }
+    keys.sort();
+    Ok((keys, damaged))
+}
+
+/// What came of a series: one that was asked for alone fails as a whole, one of several is told
+/// beside the others.
+fn entry<T>(key: &SeriesKey, result: Result<T, Error>, one: bool) -> Result<Entry<T>> {
+    match result {
+        Ok(item) => Ok(Entry::Sound(item)),
+        Err(error) if one => Err(error.into()),
+        Err(error) => Ok(Entry::Damaged(Damaged::new(Some(key), &error))),
+    }
+}
+
+/// Tells on stderr of the series that cannot be looked at; how the command ends.
+fn tell_damaged<T>(entries: &[Entry<T>], context: &Context) -> Outcome {
+    let damaged: Vec<_> = entries.iter().filter_map(Entry::damaged).collect();
+    damaged.iter().for_each(|damaged| context.console.error(damaged.message()));
+    if damaged.is_empty() { Outcome::Done } else { Outcome::Failed }
+}
+
+/// Fails when nothing of the series was ever written. What cannot be told is left to the read that follows.
 async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()> {
-    if backend.revision(key).await?.is_some() {
+    if !matches!(backend.revision(key).await, Ok(None)) {
         return Ok(());
     }
-    let known: Vec<_> = backend.list_series().await?.iter().map(ToString::to_string).collect();
+    let (known, _) = listed(backend).await?;
+    let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let hint = match known.as_slice() {
         [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),
         few if few.len() <= 5 => format!("it has {}", few.join(", ")),

@@ -158,6 +158,11 @@ impl Console {
         self.say("warning: ", text.as_ref(), Some(Style::Yellow));
     }
 
+    /// Tells of something that failed beside what went well, on stderr.
+    pub(crate) fn error(&self, text: impl AsRef<str>) {
+        self.say("error: ", text.as_ref(), Some(Style::Red));
+    }
+
     /// Reports a failure: for people on stderr, with `--json` as an object on stdout besides.
     pub(crate) fn fail(&self, failure: &Failure) {
         let Failure::Error { error, hint, outcome } = failure else { return };

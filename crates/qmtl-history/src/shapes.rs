@@ -1,7 +1,9 @@
 //! The shapes of `--json`: times are epoch seconds, ranges inclusive pairs `[first, last]` of bars.
 
-use qmtl_history_api::{EmptyProof, Interval, RangeSet, SeriesKey, TimeRange, Timestamp};
+use qmtl_history_api::{EmptyProof, Error, Interval, RangeSet, SeriesKey, TimeRange, Timestamp};
 use serde::{Serialize, Serializer};
+
+use crate::outcome;
 
 /// A point in time in epoch seconds; whole ones print without a fraction.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,60 @@ impl Proof {
             answered_at: Seconds(proof.answered_at),
             expires_at: newest.and_then(|ts| proof.expires_at(ts)).map(Seconds),
             ranges: pairs(&proof.ranges, interval),
+        }
+    }
+}
+
+/// A series that cannot be looked at; the file that names it may be what is damaged.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Damaged {
+    node_id: Option<String>,
+    /// Seconds.
+    interval: Option<i64>,
+    error: DamagedError,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct DamagedError {
+    kind: &'static str,
+    message: String,
+}
+
+impl Damaged {
+    pub(crate) fn new(key: Option<&SeriesKey>, error: &Error) -> Self {
+        Self {
+            node_id: key.map(|key| key.node_id.as_str().to_owned()),
+            interval: key.map(|key| key.interval.as_secs()),
+            error: DamagedError { kind: error.kind().as_str(), message: outcome::chain(error) },
+        }
+    }
+
+    /// What is wrong, for people; the message names the file.
+    pub(crate) fn message(&self) -> &str {
+        &self.error.message
+    }
+}
+
+/// The result for a series, or why there is none: a damaged series does not hide the others.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Entry<T> {
+    Sound(T),
+    Damaged(Damaged),
+}
+
+impl<T> Entry<T> {
+    pub(crate) fn sound(&self) -> Option<&T> {
+        match self {
+            Self::Sound(item) => Some(item),
+            Self::Damaged(_) => None,
+        }
+    }
+
+    pub(crate) fn damaged(&self) -> Option<&Damaged> {
+        match self {
+            Self::Sound(_) => None,
+            Self::Damaged(damaged) => Some(damaged),
         }
     }
 }

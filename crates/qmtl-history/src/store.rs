@@ -43,7 +43,11 @@ impl Store {
     }
 
     /// The current data files of a series that hold rows and overlap `range`, ascending.
-    pub(crate) async fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
+    pub(crate) async fn files(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+    ) -> Result<Vec<StoredPartition>, Error> {
         let mut files = self.backend.files(key, range).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)

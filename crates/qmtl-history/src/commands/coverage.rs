@@ -3,11 +3,11 @@
 use qmtl_history_api::{Coverage, RangeSet, TimeRange, Timestamp};
 use serde::Serialize;
 
-use super::{Asked, Context, Target};
+use super::{Asked, Context, Target, entry, tell_damaged};
 use crate::cli::CoverageArgs;
 use crate::console::{Console, Style};
-use crate::outcome::{Outcome, Result};
-use crate::shapes::{OneOrMany, Pair, Proof, Series, pairs};
+use crate::outcome::{self, Outcome, Result};
+use crate::shapes::{Entry, OneOrMany, Pair, Proof, Series, pairs};
 use crate::strip::{Look, Strip};
 use crate::text;
 
@@ -41,34 +41,39 @@ const RANGES_SHOWN: usize = 30;
 
 pub(crate) async fn run(args: &CoverageArgs, context: &Context) -> Result<Outcome> {
     let (views, one) = views(args, context).await?;
-    let console = &context.console;
+    let (outcome, console) = (tell_damaged(&views, context), &context.console);
     if console.is_json() {
-        console.json(&OneOrMany::new(views.iter().map(View::result).collect(), one))?;
-        return Ok(Outcome::Done);
+        let results = views.into_iter().map(|view| match view {
+            Entry::Sound(view) => Entry::Sound(view.result()),
+            Entry::Damaged(damaged) => Entry::Damaged(damaged),
+        });
+        outcome::read_or_not(console.json(&OneOrMany::new(results.collect(), one)))?;
+        return Ok(outcome);
     }
     if views.is_empty() {
         console.note("the store has no series yet; `qmtl-history backfill` fills it");
     }
-    for view in &views {
+    let printed = views.iter().filter_map(Entry::sound).try_for_each(|view| {
         view.show(console)?;
-        if args.strip || console.is_terminal() {
-            view.show_strip(console, args.months)?;
-        }
-    }
-    Ok(Outcome::Done)
+        if args.strip || console.is_terminal() { view.show_strip(console, args.months) } else { Ok(()) }
+    });
+    outcome::read_or_not(printed)?;
+    Ok(outcome)
 }
 
 /// Looks at every series that was asked about; whether exactly one was.
-pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec<View>, bool)> {
+pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec<Entry<View>>, bool)> {
     let asked = Asked::new(&args.read)?;
     let store = context.store().await?;
     let now = context.clock.now();
     let targets = asked.targets(&*store, &*context.clock).await?;
     let mut views = Vec::new();
     for target in targets.list {
-        let coverage = store.coverage(&target.key, target.range).await?;
-        views.push(View::new(target, coverage, now));
+        let (key, coverage) = (target.key.clone(), store.coverage(&target.key, target.range).await);
+        let view = coverage.map(|coverage| View::new(target, coverage, now));
+        views.push(entry(&key, view, targets.one)?);
     }
+    views.extend(targets.damaged.into_iter().map(Entry::Damaged));
     Ok((views, targets.one))
 }
 

@@ -16,7 +16,7 @@ use super::{Context, backfill, coverage, plan};
 use crate::cli::{BackfillArgs, Cli, Command, CoverageArgs, DemoArgs, FillArgs};
 use crate::console::{Console, Style};
 use crate::outcome::{Failure, Outcome, Result};
-use crate::shapes::Seconds;
+use crate::shapes::{Entry, Seconds};
 use crate::text;
 
 /// Five-minute candles of ADA/BTC from January 2018, with the exchange's own outages.
@@ -142,7 +142,7 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
     let first = backfill::fill_all(&stage.backfill()?, context).await?;
     let again = backfill::fill_all(&stage.backfill()?, context).await?;
     let (views, _) = coverage::views(&stage.coverage()?, context).await?;
-    let ([(job, plan)], [first], [again], [view]) =
+    let ([(job, plan)], [first], [again], [Entry::Sound(view)]) =
         (plans.as_slice(), first.done.as_slice(), again.done.as_slice(), views.as_slice())
     else {
         return Err(

@@ -36,9 +36,9 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     }
     let store = context.store().await?;
     let targets = asked.targets(&*store, &*context.clock).await?;
-    let [target] = targets.list.as_slice() else {
+    let ([target], []) = (targets.list.as_slice(), targets.damaged.as_slice()) else {
         let error = Error::invalid("an export is of one series: use --node ID --interval 5m")
-            .with("series", targets.list.len());
+            .with("series", targets.list.len() + targets.damaged.len());
         return Err(Failure::from(error).hint("`qmtl-history ls` lists what the store has"));
     };
     must_exist(&*store, &target.key).await?;

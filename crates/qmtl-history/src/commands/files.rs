@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Asked, Context, must_exist};
+use super::{Asked, Context, entry, must_exist, tell_damaged};
 use crate::cli::ReadArgs;
-use crate::outcome::{Outcome, Result};
-use crate::shapes::{OneOrMany, Pair, Series, pair};
+use crate::outcome::{self, Outcome, Result};
+use crate::shapes::{Entry, OneOrMany, Pair, Series, pair};
 
 /// The result for one series.
 #[derive(Debug, Serialize)]
@@ -33,8 +33,8 @@ pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
     let mut listings = Vec::new();
     for target in &targets.list {
         must_exist(&*store, &target.key).await?;
-        let files = store.files(&target.key, target.range).await?;
-        listings.push(Listing {
+        let files = store.files(&target.key, target.range).await;
+        let listing = files.map(|files| Listing {
             series: Series::from(&target.key),
             files: files
                 .into_iter()
@@ -46,13 +46,16 @@ pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
                 })
                 .collect(),
         });
+        listings.push(entry(&target.key, listing, targets.one)?);
     }
+    listings.extend(targets.damaged.into_iter().map(Entry::Damaged));
+    let outcome = tell_damaged(&listings, context);
     if context.console.is_json() {
-        context.console.json(&OneOrMany::new(listings, targets.one))?;
+        outcome::read_or_not(context.console.json(&OneOrMany::new(listings, targets.one)))?;
     } else {
-        for file in listings.iter().flat_map(|listing| &listing.files) {
-            context.console.line(file.path.display().to_string())?;
-        }
+        let mut files = listings.iter().filter_map(Entry::sound).flat_map(|listing| &listing.files);
+        let printed = files.try_for_each(|file| context.console.line(file.path.display().to_string()));
+        outcome::read_or_not(printed)?;
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }

@@ -1,12 +1,12 @@
 //! `ls`: the series of the store.
 
-use qmtl_history_api::{HistoryBackendExt, SeriesKey, TimeRange, Timestamp};
+use qmtl_history_api::{Error, SeriesKey, TimeRange, Timestamp};
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, entry, listed, tell_damaged};
 use crate::console::Style;
-use crate::outcome::{Outcome, Result};
-use crate::shapes::{Seconds, Series};
+use crate::outcome::{self, Outcome, Result};
+use crate::shapes::{Entry, Seconds, Series};
 use crate::store::Store;
 use crate::text;
 
@@ -14,7 +14,7 @@ use crate::text;
 #[derive(Debug, Serialize)]
 struct Listing {
     store: String,
-    series: Vec<Item>,
+    series: Vec<Entry<Item>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,19 +34,23 @@ struct Item {
 
 pub(crate) async fn run(context: &Context) -> Result<Outcome> {
     let store = context.store().await?;
+    let (keys, damaged) = listed(&*store).await?;
     let mut series = Vec::new();
-    for key in store.list_series().await? {
-        series.push(item(&store, key).await?);
+    for key in keys {
+        let item = item(&store, key.clone()).await;
+        series.push(entry(&key, item, false)?);
     }
+    series.extend(damaged.into_iter().map(Entry::Damaged));
+    let outcome = tell_damaged(&series, context);
     if context.console.is_json() {
-        context.console.json(&Listing { store: store.shown(), series })?;
+        outcome::read_or_not(context.console.json(&Listing { store: store.shown(), series }))?;
     } else {
-        show(&store, &series, context)?;
+        outcome::read_or_not(show(&store, &series, context))?;
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
-async fn item(store: &Store, key: SeriesKey) -> Result<Item> {
+async fn item(store: &Store, key: SeriesKey) -> Result<Item, Error> {
     let coverage = store.coverage(&key, TimeRange::ALL).await?;
     let bounds = coverage.present().span().and_then(|span| span.bounds(key.interval));
     let files = store.files(&key, TimeRange::ALL).await?;
@@ -61,7 +65,7 @@ async fn item(store: &Store, key: SeriesKey) -> Result<Item> {
     })
 }
 
-fn show(store: &Store, series: &[Item], context: &Context) -> Result<()> {
+fn show(store: &Store, series: &[Entry<Item>], context: &Context) -> Result<()> {
     let console = &context.console;
     if series.is_empty() {
         console
@@ -72,7 +76,7 @@ fn show(store: &Store, series: &[Item], context: &Context) -> Result<()> {
         ts.map_or_else(|| "-".to_owned(), |Seconds(ts): Seconds| Timestamp::to_string(&ts))
     };
     let head = ["INTERVAL", "ROWS", "FIRST", "LAST", "FILES", "SIZE", "NODE"].map(str::to_owned).to_vec();
-    let rows = series.iter().map(|item| {
+    let rows = series.iter().filter_map(Entry::sound).map(|item| {
         vec![
             item.key.interval.to_string(),
             text::count(item.rows),

@@ -6,7 +6,7 @@ use super::{Asked, Context, Target, must_exist};
 use crate::cli::VerifyArgs;
 use crate::console::{Console, Style};
 use crate::outcome::{self, Outcome, Result};
-use crate::shapes::{OneOrMany, Seconds, Series};
+use crate::shapes::{Entry, OneOrMany, Seconds, Series};
 use crate::text;
 use crate::verify::{Finding, Verdict, verify};
 
@@ -55,16 +55,25 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
         }
         verdicts.push((target, verdict));
     }
-    if context.console.is_json() {
-        let results = verdicts.iter().map(|(target, verdict)| Verified {
-            series: Series::from(&target.key),
-            rows: verdict.rows,
-            found: verdict.found,
-            findings: verdict.findings.iter().map(FindingShape::from).collect(),
-        });
-        outcome::read_or_not(context.console.json(&OneOrMany::new(results.collect(), targets.one)))?;
+    for damaged in targets.damaged.iter().filter(|_| !context.console.is_json()) {
+        let wrong = context.console.paint(Style::Red, "wrong");
+        outcome::read_or_not(context.console.line(format!("{wrong}   {}", damaged.message())))?;
     }
-    let clean = verdicts.iter().all(|(_, verdict)| verdict.found == 0);
+    let damaged = targets.damaged.into_iter().map(Entry::Damaged);
+    let clean = damaged.len() == 0 && verdicts.iter().all(|(_, verdict)| verdict.found == 0);
+    if context.console.is_json() {
+        let results = verdicts.iter().map(|(target, verdict)| {
+            Entry::Sound(Verified {
+                series: Series::from(&target.key),
+                rows: verdict.rows,
+                found: verdict.found,
+                findings: verdict.findings.iter().map(FindingShape::from).collect(),
+            })
+        });
+        outcome::read_or_not(
+            context.console.json(&OneOrMany::new(results.chain(damaged).collect(), targets.one)),
+        )?;
+    }
     Ok(if clean { Outcome::Done } else { Outcome::Failed })
 }
 

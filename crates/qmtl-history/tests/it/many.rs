@@ -93,6 +93,53 @@ fn a_damaged_series_does_not_hide_what_the_others_got() {
 }
 
 #[test]
+fn a_damaged_series_stands_as_an_error_beside_the_others() {
+    let scene = two();
+    scene.json(&FILL);
+    let listing = scene.json(&["files", "--node", "CD", "--interval", "1m"]);
+    let path = listing["files"][0]["path"].as_str().unwrap().to_owned();
+    std::fs::write(&path, "damaged").unwrap();
+    for command in ["ls", "coverage"] {
+        let run = scene.run(&[command, "--json"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let object = run.object();
+        let series = if command == "ls" { &object["series"] } else { &object };
+        let damaged = &series[0];
+        assert_eq!((&damaged["node_id"], &damaged["interval"]), (&json!("CD"), &json!(60)), "{damaged}");
+        assert_eq!(damaged["error"]["kind"], "corrupt");
+        assert_eq!((&series[1]["node_id"], &series[1]["rows"]), (&json!("first"), &json!(4)));
+        let run = scene.run(&[command]);
+        assert!(run.stdout.contains("first"), "{run:?}");
+        run.fails_with(1, "restore the file from a copy");
+    }
+    scene
+        .run(&["coverage", "--node", "CD", "--interval", "1m"])
+        .fails_with(1, "restore the file from a copy");
+}
+
+#[test]
+fn a_series_whose_name_is_damaged_stands_as_an_error_beside_the_others() {
+    let scene = two();
+    scene.json(&FILL);
+    let listing = scene.json(&["files", "--node", "CD", "--interval", "1m"]);
+    let file = std::path::PathBuf::from(listing["files"][0]["path"].as_str().unwrap());
+    let name = file.ancestors().map(|folder| folder.join("_series.json")).find(|file| file.exists()).unwrap();
+    std::fs::write(name, "damaged").unwrap();
+    for command in ["ls", "coverage", "files", "verify"] {
+        let run = scene.run(&[command, "--json"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let object = run.object();
+        let series = if command == "ls" { &object["series"] } else { &object };
+        assert_eq!(series[0]["node_id"], "first", "{series}");
+        assert!(series[1]["error"]["message"].as_str().unwrap().contains("the file that names the series"));
+        let run = scene.run(&[command]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let told = if command == "verify" { &run.stdout } else { &run.stderr };
+        assert!(told.contains("the file that names the series is damaged"), "{run:?}");
+    }
+}
+
+#[test]
 fn a_sparse_series_needs_its_user_to_vouch_for_it() {
     let scene = Scene::new();
     let source = scene.file("sparse.csv", "ts,close\n1704067200,1\n1704067380,2\n");
