@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, TimeRange};
-use qmtl_io_parquet::{ParquetBackend, ParquetConfig, StoredPartition};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem, StoredPartition};
 
 use crate::outcome::{Failure, Result};
 
@@ -40,6 +40,17 @@ impl Store {
     /// The store as its user named it.
     pub(crate) fn shown(&self) -> String {
         self.root.display().to_string()
+    }
+
+    /// What is wrong with each damaged file of a series.
+    pub(crate) async fn damaged_files(&self, key: &SeriesKey) -> Result<Vec<Error>, Error> {
+        let found = self.backend.check_files(key).await?;
+        let damaged = found.into_iter().filter_map(|finding| match finding.problem {
+            Problem::Damaged(error) => Some(error),
+            // An unfinished file does no harm.
+            _ => None,
+        });
+        Ok(damaged.collect())
     }
 
     /// The current data files of a series that hold rows and overlap `range`, ascending.

@@ -35,6 +35,8 @@ pub(crate) struct Verdict {
     pub(crate) found: u64,
     /// The first findings, in the order of the rows, those about coverage last.
     pub(crate) findings: Vec<Finding>,
+    /// Whether the series could not be read to its end, which the last finding is about.
+    pub(crate) unread: bool,
 }
 
 /// How often a series is read anew because somebody wrote to it meanwhile.
@@ -57,15 +59,33 @@ pub(crate) async fn verify(
             Ok(_) => attempt += 1,
             Err(error) => {
                 scan.report(Finding::of_error(&error));
+                scan.verdict.unread = true;
                 return scan.verdict;
             }
         }
     }
 }
 
+impl Verdict {
+    /// Tells of every damaged file in place of the first one, where the reading ended; keeps at
+    /// most `keep` findings.
+    pub(crate) fn tell_files(&mut self, damaged: &[Error], keep: usize) {
+        if damaged.is_empty() {
+            return;
+        }
+        self.findings.pop_if(|finding| finding.check == READ);
+        self.found += damaged.len() as u64 - 1;
+        let room = keep.saturating_sub(self.findings.len());
+        self.findings.extend(damaged.iter().take(room).map(Finding::of_error));
+    }
+}
+
+/// The check that the files can be read.
+const READ: &str = "read";
+
 impl Finding {
     fn of_error(error: &Error) -> Self {
-        Self { check: "read", ts: None, column: None, value: None, message: error.chain() }
+        Self { check: READ, ts: None, column: None, value: None, message: error.chain() }
     }
 }
 

@@ -49,7 +49,12 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
     let mut verdicts = Vec::new();
     for target in targets.list {
         must_exist(&*store, &target.key).await?;
-        let verdict = verify(&*store, &target.key, target.range, args.max_findings).await;
+        let mut verdict = verify(&*store, &target.key, target.range, args.max_findings).await;
+        if verdict.unread
+            && let Ok(damaged) = store.damaged_files(&target.key).await
+        {
+            verdict.tell_files(&damaged, args.max_findings);
+        }
         if !context.console.is_json() {
             outcome::read_or_not(show(&target, &verdict, &context.console))?;
         }

@@ -291,3 +291,27 @@ fn a_damaged_file_is_a_finding_that_names_it() {
     std::fs::write(path, &whole).unwrap();
     assert_eq!(scene.run(&["verify"]).code, Some(0));
 }
+
+#[test]
+fn every_damaged_file_is_a_finding() {
+    let scene = Scene::new();
+    let source = scene.file("minutes.csv", &super::minutes(60_000));
+    let fill = ["backfill", "--node", "m", "--interval", "1m", "--source", &source, "--range"];
+    scene.json(&[&fill[..], &["1704067200..=1707667140"]].concat());
+    let files = scene.run(&["files"]).stdout;
+    assert!(files.lines().count() > 1, "{files}");
+    for path in files.lines() {
+        std::fs::write(path, "damaged").unwrap();
+    }
+    let run = scene.run(&["verify", "--json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let found = run.object()[0]["findings"].as_array().unwrap().clone();
+    assert_eq!(found.len(), files.lines().count(), "{found:?}");
+    for (finding, path) in found.iter().zip(files.lines()) {
+        let name = path.rsplit('/').nth(1).unwrap();
+        assert!(
+            finding["check"] == "read" && finding["message"].as_str().unwrap().contains(name),
+            "{finding}"
+        );
+    }
+}
