@@ -114,7 +114,7 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
 fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
     let bad = |e: toml::de::Error| {
         Error::invalid("the list of series is not such TOML as is read here (see backfill --help)")
-            .caused_by(e)
+            .caused_by(e.to_string().trim_end())
     };
     let mut defaults: Table = text.parse().map_err(bad)?;
     let Some(Value::Array(entries)) = defaults.remove("series") else {

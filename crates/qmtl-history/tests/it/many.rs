@@ -40,6 +40,15 @@ fn a_list_of_series_is_filled_in_one_run() {
 }
 
 #[test]
+fn a_list_that_is_no_toml_is_told_without_empty_lines() {
+    let scene = two();
+    scene.file("series.toml", "interval = \n");
+    let run = scene.run(&FILL);
+    run.fails_with(2, "is not such TOML as is read here");
+    assert!(!run.stderr.contains("\n\n") && run.stderr.contains("line 1"), "{run:?}");
+}
+
+#[test]
 fn symbols_are_given_on_the_command_line_too() {
     let scene = two();
     let flags = [
