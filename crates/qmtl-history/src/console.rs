@@ -74,7 +74,8 @@ impl Console {
     #[must_use]
     pub(crate) fn new(global: &Global) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let plain = set("NO_COLOR") || dumb;
         let color = |is_terminal: bool| match global.color {
             ColorWhen::Auto => is_terminal && !plain,
             ColorWhen::Always => true,
@@ -85,7 +86,7 @@ impl Console {
             let name = name.to_string_lossy().to_ascii_lowercase();
             name.contains("utf-8") || name.contains("utf8")
         });
-        let silent = global.quiet || !io::stderr().is_terminal() || plain;
+        let silent = global.quiet || !io::stderr().is_terminal() || dumb;
         Self {
             json: global.json,
             quiet: global.quiet,
