@@ -1,10 +1,11 @@
 //! Progress of fills: a bar a series on a terminal, a line now and then elsewhere.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use qmtl_history_api::{ProgressEvent, ProgressSink, SeriesKey};
 
 use crate::console::Console;
@@ -101,9 +102,13 @@ impl Progress {
             return None;
         }
         let style = ProgressStyle::with_template(
-            "{prefix:32!} {bar:24.green/dim} {percent:>3}%  {human_pos}/{human_len} bars  {per_sec}  eta {eta}  {msg}",
+            "{prefix:32!} {bar:24.green/dim} {percent:>3}%  {human_pos}/{human_len} bars  {rate}  eta {eta}  {msg}",
         )
-        .expect("the template is a constant and valid");
+        .expect("the template is a constant and valid")
+        .with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+            // The bar's own buffer takes every text.
+            let _ = write!(out, "{:.0} rows/s", state.per_sec());
+        });
         let bar = self.console.bars().add(ProgressBar::new(bars).with_style(style));
         bar.set_prefix(key.to_string());
         bar.enable_steady_tick(Duration::from_millis(200));
