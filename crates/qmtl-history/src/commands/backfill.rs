@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, Clock, Coverage, Error, HistoryBackend, RangeSet, TimeRange,
+    Timestamp,
 };
 use serde::Serialize;
 
@@ -99,6 +101,10 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         plan::left_out(job, context);
     }
     let progress = Progress::new(&context.console);
+    let mut before = Vec::new();
+    for job in &jobs {
+        before.push(store.coverage(&job.key, job.range).await.unwrap_or_default());
+    }
     let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
     let keep = |index: usize, report| {
         progress.finish(&jobs[index].key);
@@ -114,13 +120,14 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             signalled().await;
             std::process::exit(Outcome::Interrupted.code().into());
         });
+        settle(&jobs, &*store, &*context.clock).await;
     }
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let [Some(Err(error))] = reports.as_slice() {
         return Err(error.clone().into());
     }
     let mut done = Vec::new();
-    for (job, report) in jobs.into_iter().zip(reports) {
+    for ((job, report), before) in jobs.into_iter().zip(reports).zip(before) {
         progress.finish(&job.key);
         let cut_off = report.is_none();
         let report = report.unwrap_or_else(|| {
@@ -128,10 +135,33 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             report.rows_written = progress.rows_stored_of(&job.key);
             Ok(report)
         });
-        done.push(Done::new(job, report, cut_off, (&*store, context.clock.now())).await);
+        let mut item = Done::new(job, report, cut_off, (&*store, context.clock.now())).await;
+        if cut_off && !item.present.is_empty() {
+            // Also what was committed when nobody waited for it any longer.
+            let new = item.present.difference(before.present());
+            item.report.rows_written = new.count(item.job.key.interval);
+        }
+        done.push(item);
     }
     let outcome = if interrupted { Outcome::Interrupted } else { end_of(&done) };
     Ok(Run { done, outcome })
+}
+
+/// Waits until commits that were under way at a cancellation have ended: all revisions stand still
+/// for a while, or the time that an interrupted user has is over.
+async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, clock: &dyn Clock) {
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSES: usize = 6;
+    let mut known = None;
+    for _ in 0..PAUSES {
+        let revisions = futures::future::join_all(jobs.iter().map(|job| backend.revision(&job.key))).await;
+        let revisions: Vec<_> = revisions.into_iter().map(|revision| revision.ok().flatten()).collect();
+        if known.as_ref() == Some(&revisions) {
+            return;
+        }
+        known = Some(revisions);
+        clock.sleep(PAUSE).await;
+    }
 }
 
 /// Returns when the user or the system asks the program to end.

@@ -123,6 +123,8 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
 
     let stored = scene.json(&["ls"])["series"][0]["rows"].as_u64().unwrap();
     assert!(stored > 0 && stored < ROWS.unsigned_abs(), "{stored}");
+    let told = run.stdout.replace(',', "");
+    assert!(told.contains(&format!("stored       {stored} rows before")), "{run:?}");
     let args: Vec<_> = words.iter().map(String::as_str).collect();
     let rest = scene.json(&args);
     assert_eq!(rest["rows_written"], ROWS.unsigned_abs() - stored);
