@@ -40,8 +40,22 @@ impl Context {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, or until the user or the system wants it to end. Fills see to that
+/// themselves: what they have stored is to be told.
 pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome> {
+    if matches!(command, Command::Backfill(_) | Command::Demo(_)) {
+        return dispatch(command, context).await;
+    }
+    tokio::select! {
+        outcome = dispatch(command, context) => outcome,
+        () = signalled() => {
+            context.console.warn("interrupted");
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Plan(args) => plan::run(args, context).await,
         Command::Backfill(args) => backfill::run(args, context).await,
@@ -58,6 +72,22 @@ pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome>
             Ok(Outcome::Done)
         }
     }
+}
+
+/// Returns when the user or the system asks the program to end.
+pub(crate) async fn signalled() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// A series to read and the range of it.

@@ -10,7 +10,7 @@ use qmtl_history_api::{
 };
 use serde::Serialize;
 
-use super::{Context, plan};
+use super::{Context, plan, signalled};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -96,7 +96,11 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
     let orders = fill::orders(&args.fill, &*context.clock)?;
     let limits = Limits::new(&args.fill, Some(args), orders.len());
     let store = Store::open_or_new(context.global.store.as_deref()).await?;
-    let jobs = fill::jobs(orders, &limits, &context.clock).await?;
+    // A large file takes a while to open.
+    let jobs = tokio::select! {
+        jobs = fill::jobs(orders, &limits, &context.clock) => jobs?,
+        () = signalled() => return Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
+    };
     for job in &jobs {
         plan::left_out(job, context);
     }
@@ -162,22 +166,6 @@ async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, clock: &dyn Clock) {
         known = Some(revisions);
         clock.sleep(PAUSE).await;
     }
-}
-
-/// Returns when the user or the system asks the program to end.
-async fn signalled() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// The exit of a run that was not interrupted.

@@ -130,3 +130,32 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
     assert_eq!(rest["rows_written"], ROWS.unsigned_abs() - stored);
     is_whole(&scene);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interruption_is_heard_while_the_source_is_still_being_opened() {
+    let scene = Scene::new();
+    // Nobody ever writes to it, so that opening it takes for ever.
+    let pipe = scene.path("pipe.csv");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let source = format!("file:{}", pipe.display());
+    let words =
+        ["backfill", "--json", "--node", "m", "--interval", "1m", "--source", &source, "--last", "1d"];
+    let child = scene.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It listens once the system says that it catches SIGINT, which has the second bit.
+    let listens = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 2 != 0
+    };
+    let started = Instant::now();
+    while !listens() {
+        assert!(started.elapsed() < Duration::from_secs(30), "it never listens");
+        std::thread::yield_now();
+    }
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stdout.trim()), (Some(130), "[]"), "{run:?}");
+    assert!(run.stderr.contains("interrupted before anything was stored"), "{run:?}");
+}
