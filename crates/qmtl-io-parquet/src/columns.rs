@@ -75,9 +75,7 @@ impl Store {
 pub(crate) fn check_listed(file: &StoredFile, path: &Path, columns: &Schema) -> Result<()> {
     let is_listed = |field: &Field| columns.field_with_name(field.name()).is_ok_and(|known| known == field);
     match file.schema().fields().iter().find(|field| !is_listed(field)) {
-        Some(field) => Err(error::corrupt(path, "the file has a column that the series' schema lacks")
-            .with("column", field.name())
-            .with("type", field.data_type())),
+        Some(field) => Err(error::unlisted(path, field.name()).with("type", field.data_type())),
         None => Ok(()),
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use qmtl_history_api::{Error, ErrorKind};
 
+use crate::layout::SCHEMA_FOLDER;
+
 /// The error of a failed call on `path`, with the remedy for what a disk can do to us.
 pub(crate) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
     let remedy = match error.kind() {
@@ -24,11 +26,23 @@ pub(crate) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
 
 /// The error of a stored file that cannot be what was written. What else is stored stays readable.
 pub(crate) fn corrupt(path: &Path, what: &str) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!("{what}; restore the file from a copy, or move it away and run the backfill again"),
-    )
-    .with("path", path.display())
+    let is_list = path.parent().is_some_and(|folder| folder.ends_with(SCHEMA_FOLDER));
+    let remedy = if is_list {
+        // A backfill brings rows again, but not the types of the columns that others rely on.
+        "restore the file from a copy; the rows beside it are sound"
+    } else {
+        "restore the file from a copy, or move it away and run the backfill again"
+    };
+    Error::new(ErrorKind::Corrupt, format!("{what}; {remedy}")).with("path", path.display())
+}
+
+/// The error of a data file whose series has lost the list of its columns, or a part of it.
+pub(crate) fn unlisted(path: &Path, column: &str) -> Error {
+    let message = format!(
+        "the series' list of columns lacks one that this file has; restore the folder {SCHEMA_FOLDER} from a copy, \
+         the file is sound"
+    );
+    Error::new(ErrorKind::Corrupt, message).with("path", path.display()).with("column", column)
 }
 
 /// The error of a file from a later version of this program.
@@ -45,6 +59,17 @@ pub(crate) fn newer(path: &Path, found: u64, known: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_list_of_columns_is_not_to_be_moved_away() {
+        let data = corrupt(Path::new("s/5m/20180103T172000Z/0000000001.parquet"), "damaged").to_string();
+        assert!(data.starts_with("damaged; restore the file from a copy, or move it away"), "{data}");
+        let list = corrupt(Path::new("s/5m/_schema/0000000001.parquet"), "damaged").to_string();
+        assert!(
+            list.starts_with("damaged; restore the file from a copy; the rows beside it are sound ("),
+            "{list}"
+        );
+    }
 
     #[test]
     fn what_a_disk_can_do_has_its_remedy() {
