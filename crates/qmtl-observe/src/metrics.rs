@@ -151,6 +151,5 @@ fn strategy_series(strategy: &'static str, key: &SeriesKey) -> [SharedString; 3]
 }
 
 fn source_label(source: &SourceId) -> SharedString {
-    let id = source.as_str();
-    id.split_once('#').map_or(id, |(name, _)| name).to_owned().into()
+    source.name().to_owned().into()
 }
