@@ -9,11 +9,67 @@ use super::config::FileConfig;
 /// Names of a time column, in lower case with underscores.
 const TIME_NAMES: [&str; 5] = ["ts", "timestamp", "time", "date", "open_time"];
 
+/// Names of a column that tells series apart, in lower case.
+const SYMBOL_NAMES: [&str; 4] = ["symbol", "ticker", "pair", "instrument"];
+
 /// The places of the columns that are not payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Roles {
     pub(super) ts: usize,
     pub(super) symbol: Option<usize>,
+}
+
+/// Sees to it that a file which is read as one series is one: a column that is named as if it told
+/// series apart must have one value throughout, or the rows of several series would be mixed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OneSeries(Vec<Sole>);
+
+/// A column and the value that it has so far.
+#[derive(Clone, Debug)]
+struct Sole {
+    at: usize,
+    name: String,
+    value: Option<Vec<u8>>,
+}
+
+impl OneSeries {
+    /// Nothing to see to where a symbol column was named.
+    pub(super) fn new(roles: Roles, columns: &[(usize, &str)]) -> Self {
+        let is_suspect = |(at, name): &&(usize, &str)| {
+            *at != roles.ts && SYMBOL_NAMES.contains(&name.to_ascii_lowercase().as_str())
+        };
+        let sole = |(at, name): &(usize, &str)| Sole { at: *at, name: (*name).to_owned(), value: None };
+        match roles.symbol {
+            Some(_) => Self::default(),
+            None => Self(columns.iter().filter(is_suspect).map(sole).collect()),
+        }
+    }
+
+    /// The places of the columns to look at.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|sole| sole.at)
+    }
+
+    /// Looks at a row, whose fields `field` gives by place; an empty one says nothing.
+    /// `InvalidInput` at the second value.
+    pub(super) fn row<'a>(&mut self, field: impl Fn(usize) -> &'a [u8]) -> Result<()> {
+        for Sole { at, name, value: sole } in &mut self.0 {
+            match (field(*at), sole.as_deref()) {
+                (b"", _) => {}
+                (value, None) => *sole = Some(value.to_vec()),
+                (value, Some(first)) if value == first => {}
+                (value, Some(first)) => {
+                    let shown = |value: &[u8]| format!("{:?}", String::from_utf8_lossy(value));
+                    return Err(Error::invalid(
+                        "the file holds several series; say which column tells them apart (with_symbol_column)",
+                    )
+                    .with("column", name)
+                    .with("values", format_args!("{}, {}", shown(first), shown(value))));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Finds the time and the symbol column among columns given by place and name.

@@ -1,5 +1,6 @@
 //! Brings the batches of a columnar file into the form of a fetcher: `ts` first, then payload.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::cast::AsArray;
@@ -12,7 +13,7 @@ use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUni
 use qmtl_history_api::arrow_select::filter::filter;
 use qmtl_history_api::{Error, Result, frame};
 
-use super::columns::{Roles, find_roles};
+use super::columns::{OneSeries, Roles, find_roles};
 use super::config::FileConfig;
 use super::index::{Index, IndexBuilder};
 use super::table::Selection;
@@ -34,6 +35,7 @@ enum TimeKind {
 pub(super) struct Columns {
     schema: SchemaRef,
     roles: Roles,
+    one_series: OneSeries,
     time: TimeKind,
 }
 
@@ -61,13 +63,17 @@ impl Columns {
                 Err(Error::invalid(format!("the time column is declared in {declared}, but holds text"))
                     .with("column", field.name()))
             }
-            _ => Ok(Self { schema: Arc::clone(schema), roles, time }),
+            _ => {
+                let one_series = OneSeries::new(roles, &named);
+                Ok(Self { schema: Arc::clone(schema), roles, one_series, time })
+            }
         }
     }
 
     /// The places of the columns that the scan reads, ascending.
     pub(super) fn scanned(&self) -> Vec<usize> {
-        let mut places: Vec<_> = std::iter::once(self.roles.ts).chain(self.roles.symbol).collect();
+        let keys = std::iter::once(self.roles.ts).chain(self.roles.symbol);
+        let mut places: Vec<_> = keys.chain(self.one_series.places()).collect();
         places.sort_unstable();
         places
     }
@@ -78,13 +84,14 @@ impl Columns {
 
     /// Adds the rows of `batch` to the index; `first_row` is the place of its first row in the file.
     pub(super) fn index(
-        &self,
+        &mut self,
         builder: &mut IndexBuilder,
         batch: &RecordBatch,
         first_row: u64,
     ) -> Result<()> {
         let times = self.times(batch, first_row)?;
         let Some(symbols) = self.symbols(batch)? else {
+            self.check_one_series(batch)?;
             let id = builder.id("")?;
             times.values().iter().for_each(|time| builder.row(id, *time));
             return Ok(());
@@ -100,6 +107,28 @@ impl Columns {
             builder.row(id, *time);
         }
         Ok(())
+    }
+
+    /// Looks at the columns of a batch that must have one value throughout.
+    fn check_one_series(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mut columns = HashMap::new();
+        for at in self.one_series.places() {
+            let name = self.name(at);
+            // What no text can be made of tells no series apart.
+            if let Some(values) = batch.column_by_name(name).and_then(|column| text(column, name).ok()) {
+                columns.insert(at, values);
+            }
+        }
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let value = |at: usize, row: usize| {
+            columns
+                .get(&at)
+                .filter(|values| values.is_valid(row))
+                .map_or(&b""[..], |values| values.value(row).as_bytes())
+        };
+        (0..batch.num_rows()).try_for_each(|row| self.one_series.row(|at| value(at, row)))
     }
 
     /// The unit of the time column, once the whole file was seen.

@@ -54,7 +54,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     } else {
         IpcFile::open(&rewritten(bytes, config.max_unpacked_bytes)?)?
     };
-    let columns = Columns::new(config, &file.schema)?;
+    let mut columns = Columns::new(config, &file.schema)?;
     let (mut builder, mut first_row) = (IndexBuilder::default(), 0);
     for block in std::mem::take(&mut file.batches) {
         let batch = file.decode(&block)?;

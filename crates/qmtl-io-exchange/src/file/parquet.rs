@@ -49,7 +49,7 @@ struct ParquetFile {
 /// Reads the footer and the time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let file = ParquetFile::open(bytes)?;
-    let columns = Columns::new(config, file.metadata.schema())?;
+    let mut columns = Columns::new(config, file.metadata.schema())?;
     let (mut builder, mut extents, mut first_row) = (IndexBuilder::default(), Vec::new(), 0);
     for group in 0..file.metadata.metadata().num_row_groups() {
         let scanned = ProjectionMask::roots(file.metadata.parquet_schema(), columns.scanned());

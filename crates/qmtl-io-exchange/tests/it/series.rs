@@ -1,11 +1,15 @@
 //! Which rows a node gets, which intervals are answered, and that a changed file is refused.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, NodeId};
+use qmtl_history_api::arrow_array::{Float64Array, RecordBatch, StringArray};
+use qmtl_history_api::arrow_schema::DataType;
+use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, NodeId, Timestamp, frame};
 use qmtl_io_exchange::FileFetcher;
 
 use crate::files::{file, key, range, rows};
+use crate::formats::{ipc_file, parquet};
 
 const BASE: i64 = 1_704_067_200;
 const TWO: &str = "time,symbol,close\n\
@@ -39,6 +43,47 @@ async fn a_symbol_column_tells_series_apart() {
             two.path.display()
         )
     );
+}
+
+#[tokio::test]
+async fn several_series_are_never_read_as_one() {
+    let several = "the file holds several series; say which column tells them apart (with_symbol_column)";
+    let two = file("two.csv", TWO);
+    let error = FileFetcher::open(two.config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{several} (column: symbol, values: \"BTC/USDT\", \"ETH/USDT\", line: 3, file: {})",
+            two.path.display()
+        )
+    );
+    let codes = file("codes.csv", "ts,Ticker,close\n1704067200,5930,1\n1704067260,660,2\n");
+    let error = FileFetcher::open(codes.config()).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with(&format!("{several} (column: Ticker, values: \"5930\", \"660\"")),
+        "{error}"
+    );
+
+    let schema = frame::schema_of([("pair", DataType::Utf8), ("close", DataType::Float64)]);
+    let batch = |pairs: [Option<&str>; 2]| {
+        let ts = frame::ts_array([BASE, BASE + 60].map(|secs| Timestamp::from_secs(secs).unwrap()));
+        let (pairs, close) = (StringArray::from(pairs.to_vec()), Float64Array::from(vec![1.0, 2.0]));
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ts), Arc::new(pairs), Arc::new(close)])
+            .unwrap()
+    };
+    let write = |name: &str, batch: RecordBatch| match name {
+        "a.parquet" => file(name, parquet(&batch, 10)),
+        _ => file(name, ipc_file(&[batch], None)),
+    };
+    for name in ["a.parquet", "a.arrow"] {
+        let mixed = write(name, batch([Some("BTC"), Some("ETH")]));
+        let error = FileFetcher::open(mixed.config()).await.unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{several} (column: pair")), "{error}");
+        // One value, or none, is one series, and the column is payload.
+        let one = write(name, batch([Some("BTC"), None]));
+        assert_eq!(one.open().await.schema().fields().len(), 3);
+    }
 }
 
 #[tokio::test]

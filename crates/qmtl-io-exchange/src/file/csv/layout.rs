@@ -6,7 +6,7 @@ use qmtl_history_api::{Error, Result};
 use super::MAX_LINE_BYTES;
 use super::split::{Record, SplitFault, Splitter};
 use crate::file::bytes::{FileBytes, io_error};
-use crate::file::columns::{Roles, find_roles};
+use crate::file::columns::{OneSeries, Roles, find_roles};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::kline;
 
@@ -45,6 +45,8 @@ pub(super) struct Layout {
     /// The place of the symbol column.
     pub(super) symbol: Option<usize>,
     pub(super) payload: Vec<Column>,
+    /// What shows that all rows are of one series.
+    pub(super) one_series: OneSeries,
     /// Whether the time column holds integers; otherwise it holds ISO 8601 text.
     pub(super) integer_time: bool,
     /// The byte and the line at which the first row starts.
@@ -73,13 +75,14 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
     let mut rows = row_splitter.records(&text[start..], line, at_end);
     let row = rows.next().map_err(|e| bad_line(e, line))?;
     let row = row.ok_or_else(|| Error::schema("the file has a header and no row"))?;
-    let (roles, payload) = columns(config, &names)?;
+    let (roles, one_series, payload) = columns(config, &names)?;
     Ok(Layout {
         width: names.len(),
         ts: roles.ts,
         ts_name: names[roles.ts].clone().unwrap_or_default(),
         symbol: roles.symbol,
         payload,
+        one_series,
         integer_time: roles.ts < row.len() && integer(row.field(roles.ts)).is_some(),
         data_start: (head.len() - text.len() + start) as u64,
         data_line: line,
@@ -120,7 +123,7 @@ fn header_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
 }
 
 /// The time, the symbol and the payload columns.
-fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, Vec<Column>)> {
+fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, OneSeries, Vec<Column>)> {
     let known: Vec<_> =
         names.iter().enumerate().filter_map(|(at, name)| Some((at, name.as_deref()?))).collect();
     let is_absent = |name: &&String| known.iter().all(|(_, other)| other != name);
@@ -130,12 +133,13 @@ fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, Vec<
         );
     }
     let roles = find_roles(config, &known)?;
+    let one_series = OneSeries::new(roles, &known);
     let payload = known.into_iter().filter(|(at, _)| *at != roles.ts && Some(*at) != roles.symbol);
     let column = |(at, name): (usize, &str)| {
         let column_type = config.column_types.get(name).copied().or_else(|| usual_type(name));
         Column { at, name: name.to_owned(), column_type }
     };
-    Ok((roles, payload.map(column).collect()))
+    Ok((roles, one_series, payload.map(column).collect()))
 }
 
 /// The type of a column that every candle file has, whatever the case of its name: there, text in

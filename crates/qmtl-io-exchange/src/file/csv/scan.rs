@@ -10,6 +10,7 @@ use super::read::{CsvTable, Extent};
 use super::split::{Record, Splitter};
 use super::{BLOCK_BYTES, MAX_LINE_BYTES};
 use crate::file::bytes::{FileBytes, io_error};
+use crate::file::columns::OneSeries;
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::IndexBuilder;
 use crate::file::table::Opened;
@@ -50,6 +51,7 @@ struct Scan<'a> {
     builder: IndexBuilder,
     /// Payload columns of no declared type, and whether every value so far was a number.
     undecided: Vec<(usize, bool)>,
+    one_series: OneSeries,
     /// The symbol of the last row and its id: neighbouring rows often share it.
     symbol: (Vec<u8>, usize),
 }
@@ -60,7 +62,8 @@ impl<'a> Scan<'a> {
             |(index, column): (usize, &layout::Column)| column.column_type.is_none().then_some((index, true));
         let undecided = layout.payload.iter().enumerate().filter_map(untyped).collect();
         let (extents, builder, symbol) = (Vec::new(), IndexBuilder::default(), (Vec::new(), 0));
-        Self { bytes, layout, extents, builder, undecided, symbol }
+        let one_series = layout.one_series.clone();
+        Self { bytes, layout, extents, builder, undecided, one_series, symbol }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -105,6 +108,7 @@ impl<'a> Scan<'a> {
                 .with("expected", layout.width));
         }
         let time = layout.time(record)?;
+        self.one_series.row(|at| record.field(at)).map_err(|e| e.with("line", record.line))?;
         if let Some(at) = layout.symbol {
             let symbol = record.field(at);
             if self.symbol.1 == usize::MAX || self.symbol.0 != symbol {
