@@ -85,7 +85,8 @@ impl fmt::Display for FileFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ColumnType {
-    /// 64-bit floating point; the nearest double to the decimal text.
+    /// 64-bit floating point: the double nearest to a number with a fraction or an exponent. A whole
+    /// number in plain digits that no double equals is refused, and so is one that none is as large as.
     Float64,
     /// 64-bit integer; text with a fraction or an exponent is refused.
     Int64,

@@ -268,6 +268,45 @@ async fn check_value(content: &[u8], message: &str, column: &str, value: &str) {
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Schema, false));
 }
 
+/// Reads a file whose third line holds a number that is no double: the window fails, not the file.
+async fn check_double(column: &str, value: &str, message: &str) {
+    let bad = file("a.csv", format!("ts,{column}\n1704067200,1\n1704067260,{value}\n"));
+    let fetcher = bad.open().await;
+    assert_eq!(rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 60)).await.unwrap().num_rows(), 1);
+    let error = rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 120)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{message} (line: 3, column: {column}, value: {:?}, file: {})",
+            &value[..value.len().min(80)],
+            bad.path.display()
+        )
+    );
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Schema, false));
+}
+
+#[tokio::test]
+async fn numbers_that_are_no_doubles() {
+    let large = "a number is larger than the largest double; correct it, or declare the column as Utf8 \
+                 (with_column_type)";
+    for value in ["1e400", "-1e400", " 1e309 ", &"9".repeat(400), "1.8e308"] {
+        check_double("close", value, large).await;
+        check_double("extra", value, large).await;
+    }
+    let inexact = "a whole number is none that a double holds exactly; declare the column as Int64, or as Utf8 if \
+                   its values need more than 64 bits (with_column_type)";
+    for value in [
+        "9007199254740993",
+        "-9007199254740993",
+        " 009007199254740993",
+        "9223372036854775807",
+        "18446744073709551617",
+    ] {
+        check_double("volume", value, inexact).await;
+        check_double("extra", value, inexact).await;
+    }
+}
+
 #[tokio::test]
 async fn values() {
     for value in ["abc", "1.2.3", "0x10", "1_000", "null", "-"] {

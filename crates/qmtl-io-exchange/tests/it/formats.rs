@@ -16,7 +16,7 @@ use qmtl_history_api::arrow_array::{
     TimestampNanosecondArray,
 };
 use qmtl_history_api::{DataFetcher, FetchRequest, frame};
-use qmtl_io_exchange::{ColumnType, FileFormat, TsUnit};
+use qmtl_io_exchange::{ColumnType, FileFetcher, FileFormat, TsUnit};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -175,7 +175,7 @@ async fn csv_types_nulls_and_doubles() {
     let content = "date,close,note,score,trades,empty\n\
          2024-01-01,NaN,,1,12,\n\
          2024-01-02,-0.0,\"a, b\",,,\n\
-         2024-01-03,9007199254740993,x,nan,7,\n\
+         2024-01-03,9007199254740993.0,x,nan,7,\n\
          2024-01-04,inf,y,2.5,0,\n";
     let typed = file("a.csv", content);
     let fetcher = typed.open().await;
@@ -196,10 +196,43 @@ async fn csv_types_nulls_and_doubles() {
         .config()
         .with_column_type("score", ColumnType::Utf8)
         .with_column_type("trades", ColumnType::Float64);
-    let fetcher = qmtl_io_exchange::FileFetcher::open(config).await.unwrap();
+    let fetcher = FileFetcher::open(config).await.unwrap();
     let found = rows(&fetcher, &key("X", "1d"), window).await.unwrap();
     assert_eq!(found["score"].as_string::<i32>().value(3), "2.5");
     assert_eq!(found["trades"].as_primitive::<Float64Type>().value(0), 12.0);
+}
+
+#[tokio::test]
+async fn long_numbers_that_doubles_hold_or_round() {
+    let exact = [
+        ("9007199254740992", 9_007_199_254_740_992.0),
+        ("-9007199254740994", -9_007_199_254_740_994.0),
+        ("18446744073709551616", 18_446_744_073_709_551_616.0),
+        ("100000000000000000000", 1e20),
+        ("100000000000000000000000", 1e23),
+        ("+0000000000000000000001", 1.0),
+        ("-0000000000000000000000", -0.0),
+    ];
+    let rounded = [
+        ("9007199254740993.0", 9_007_199_254_740_992.0),
+        ("9007199254740993e0", 9_007_199_254_740_992.0),
+        ("0.10000000000000000001", 0.1),
+        ("1.7976931348623157e308", f64::MAX),
+        ("1e-400", 0.0),
+    ];
+    let infinite = [("inf", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
+    for (text, value) in exact.into_iter().chain(rounded).chain(infinite) {
+        let written = file("a.csv", format!("ts,close\n1704067200,{text}\n"));
+        let fetcher = written.open().await;
+        let found = rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 60)).await.unwrap();
+        let close = found.column(1).as_primitive::<Float64Type>().value(0);
+        assert_eq!(close.to_bits(), value.to_bits(), "{text}");
+    }
+    let declared = file("a.csv", "ts,id\n1704067200,9007199254740993\n");
+    let config = declared.config().with_column_type("id", ColumnType::Int64);
+    let fetcher = FileFetcher::open(config).await.unwrap();
+    let found = rows(&fetcher, &key("X", "1m"), range(BASE, BASE + 60)).await.unwrap();
+    assert_eq!(found.column(1).as_primitive::<Int64Type>().value(0), 9_007_199_254_740_993);
 }
 
 #[tokio::test]
@@ -207,7 +240,7 @@ async fn a_format_and_a_unit_can_be_said() {
     let named = file("candles.dat", "when,close\n0,1\n60,2\n");
     let config =
         named.config().with_format(FileFormat::Csv).with_ts_column("when").with_ts_unit(TsUnit::Second);
-    let fetcher = qmtl_io_exchange::FileFetcher::open(config).await.unwrap();
+    let fetcher = FileFetcher::open(config).await.unwrap();
     assert_eq!(fetcher.range(&key("X", "1m")).unwrap(), range(0, 120));
     assert_eq!(rows(&fetcher, &key("X", "1m"), range(0, 600)).await.unwrap().num_rows(), 2);
 }

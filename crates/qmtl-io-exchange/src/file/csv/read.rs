@@ -61,7 +61,7 @@ impl CsvTable {
             }
             times.push(time);
             for (builder, column) in builders.iter_mut().zip(&self.layout.payload) {
-                builder.push(record.field(column.at)).map_err(|wanted| bad_value(&record, column, wanted))?;
+                builder.push(record.field(column.at)).map_err(|fault| bad_value(&record, column, fault))?;
             }
         }
         let payload = builders.into_iter().map(ColumnBuilder::finish);
@@ -85,13 +85,70 @@ impl Table for CsvTable {
     }
 }
 
-fn bad_value(record: &Record<'_>, column: &Column, wanted: &str) -> Error {
-    Error::schema(format!(
-        "a value is not {wanted}; correct it, or declare the column's type (with_column_type)"
-    ))
-    .with("line", record.line)
-    .with("column", &column.name)
-    .with("value", record.quote(column.at))
+fn bad_value(record: &Record<'_>, column: &Column, fault: ValueFault) -> Error {
+    let message = match fault {
+        ValueFault::Not(wanted) => {
+            format!("a value is not {wanted}; correct it, or declare the column's type (with_column_type)")
+        }
+        ValueFault::TooLarge => {
+            "a number is larger than the largest double; correct it, or declare the column as \
+                                 Utf8 (with_column_type)"
+                .to_owned()
+        }
+        ValueFault::Inexact => {
+            "a whole number is none that a double holds exactly; declare the column as Int64, or \
+                                as Utf8 if its values need more than 64 bits (with_column_type)"
+                .to_owned()
+        }
+    };
+    Error::schema(message)
+        .with("line", record.line)
+        .with("column", &column.name)
+        .with("value", record.quote(column.at))
+}
+
+/// Why a field is no value of its column.
+#[derive(Clone, Copy, Debug)]
+enum ValueFault {
+    /// It is not what is named here.
+    Not(&'static str),
+    /// It is finite, but every double is smaller.
+    TooLarge,
+    /// It is a whole number, but no double equals it or is written so.
+    Inexact,
+}
+
+/// The fewest digits of a whole number that no double equals: 2^53 + 1 has 16.
+const INEXACT_DIGITS: usize = 16;
+
+/// The double of a field: a whole number in plain digits exactly, any other number rounded to the
+/// nearest.
+fn double(field: &[u8]) -> Result<f64, ValueFault> {
+    let value = number(field).ok_or(ValueFault::Not("a number"))?;
+    if field.len() >= INEXACT_DIGITS || value.is_infinite() {
+        check_double(field, value)?;
+    }
+    Ok(value)
+}
+
+/// Whether `value` may stand for the number that it was parsed from.
+#[inline(never)]
+fn check_double(field: &[u8], value: f64) -> Result<(), ValueFault> {
+    // Infinity itself is spelled without digits.
+    if value.is_infinite() && field.iter().any(u8::is_ascii_digit) {
+        return Err(ValueFault::TooLarge);
+    }
+    let field = field.trim_ascii();
+    let digits = field.strip_prefix(b"-").or_else(|| field.strip_prefix(b"+")).unwrap_or(field);
+    if digits.len() < INEXACT_DIGITS || !digits.iter().all(u8::is_ascii_digit) {
+        return Ok(());
+    }
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    let is_text = |text: String| text.trim_start_matches('0').as_bytes() == &digits[zeros..];
+    // All digits of the double, or the shortest ones that name it with zeros behind them, which is
+    // how many programs write large doubles, ours among them.
+    let is_exact = is_text(format!("{:.0}", value.abs())) || is_text(value.abs().to_string());
+    if is_exact { Ok(()) } else { Err(ValueFault::Inexact) }
 }
 
 /// Collects the values of one column.
@@ -110,15 +167,17 @@ impl ColumnBuilder {
         }
     }
 
-    /// Adds a value, null when it is empty; what it should have been when it is something else.
-    fn push(&mut self, field: &[u8]) -> Result<(), &'static str> {
+    /// Adds a value, null when it is empty.
+    fn push(&mut self, field: &[u8]) -> Result<(), ValueFault> {
         match self {
             Self::Float64(values) if field.is_empty() => values.append_null(),
-            Self::Float64(values) => values.append_value(number(field).ok_or("a number")?),
+            Self::Float64(values) => values.append_value(double(field)?),
             Self::Int64(values) if field.is_empty() => values.append_null(),
-            Self::Int64(values) => values.append_value(integer(field).ok_or("an integer")?),
+            Self::Int64(values) => values.append_value(integer(field).ok_or(ValueFault::Not("an integer"))?),
             Self::Utf8(values) if field.is_empty() => values.append_null(),
-            Self::Utf8(values) => values.append_value(std::str::from_utf8(field).map_err(|_| "UTF-8 text")?),
+            Self::Utf8(values) => {
+                values.append_value(std::str::from_utf8(field).map_err(|_| ValueFault::Not("UTF-8 text"))?)
+            }
         }
         Ok(())
     }
