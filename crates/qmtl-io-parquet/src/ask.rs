@@ -1,10 +1,15 @@
 //! Questions that footers and names answer: coverage, revision, files, series.
 
-use qmtl_history_api::{Coverage, EmptyProof, Interval, RangeSet, Result, SeriesKey, TimeRange};
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use qmtl_history_api::{
+    Coverage, EmptyProof, Error, ErrorKind, Interval, RangeSet, Result, SeriesKey, TimeRange,
+};
 
 use crate::backend::StoredPartition;
 use crate::disk;
-use crate::layout::{self, Partition, SeriesFolder};
+use crate::layout::{self, Partition};
 use crate::store::{Known, Store, read_owner};
 use crate::write::is_same_answer;
 
@@ -32,15 +37,27 @@ impl Store {
         Ok(coverage)
     }
 
-    /// The newest commits' numbers added up with the schema's version: it grows with every change.
+    /// A hash over the newest commits and the version of each one's file, so that a store that was
+    /// taken away and filled again under an open handle differs too.
     pub(crate) fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
         let series = self.series_folder(key)?;
         let partitions = self.partitions(&series, TimeRange::ALL)?;
         if partitions.is_empty() {
             return Ok(None);
         }
-        let version = disk::newest(&series.schemas())?.unwrap_or(0);
-        Ok(Some(version + partitions.iter().map(|(_, seq)| seq).sum::<u64>()))
+        let mut hash = blake3::Hasher::new();
+        hash.update(&disk::newest(&series.schemas())?.unwrap_or(0).to_le_bytes());
+        for (partition, seq) in partitions {
+            let stamp = disk::stamp(&series.partition(partition), seq)?;
+            let changed = stamp.and_then(|stamp| stamp.modified?.duration_since(UNIX_EPOCH).ok());
+            hash.update(&partition.range().start().as_micros().to_le_bytes());
+            hash.update(&seq.to_le_bytes());
+            hash.update(&stamp.map_or(0, |stamp| stamp.bytes).to_le_bytes());
+            hash.update(&changed.unwrap_or_default().as_nanos().to_le_bytes());
+        }
+        let mut number = [0; 8];
+        hash.finalize_xof().fill(&mut number);
+        Ok(Some(u64::from_le_bytes(number)))
     }
 
     pub(crate) fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
@@ -60,47 +77,54 @@ impl Store {
             .collect()
     }
 
-    /// Every series of the folder tree that has a commit; what is not ours is passed over.
+    /// Every series of the folder tree that has a commit, an error for each that cannot be named;
+    /// what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
         for name in disk::list(&self.config.root)? {
             let node = self.config.root.join(&name);
-            let owner = match node.is_dir().then(|| read_owner(&node)) {
-                Some(Ok(Some(owner))) if layout::node_folder(&owner) == name => owner,
-                Some(Err(e)) => {
-                    keys.push(Err(e));
-                    continue;
+            if !node.is_dir() {
+                continue;
+            }
+            let intervals = intervals_with_commits(&node)?;
+            match read_owner(&node) {
+                Ok(Some(node_id)) if layout::node_folder(&node_id) == name => {
+                    let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
+                    keys.extend(intervals.into_iter().map(key));
                 }
-                _ => {
-                    tracing::debug!(path = %node.display(), "not a series folder");
-                    continue;
-                }
-            };
-            for interval in disk::list(&node)? {
-                let Some(parsed) = interval.parse::<Interval>().ok().filter(|i| i.to_string() == interval)
-                else {
-                    continue;
-                };
-                let series = SeriesFolder::new(
-                    &self.config.root,
-                    &SeriesKey { node_id: owner.clone(), interval: parsed },
-                );
-                if self.has_commit(&series)? {
-                    keys.push(Ok(series.key));
-                }
+                Ok(None) if !intervals.is_empty() => keys.push(Err(nameless(&node))),
+                Ok(_) => tracing::debug!(path = %node.display(), "not a series folder"),
+                Err(e) => keys.push(Err(e)),
             }
         }
         Ok(keys)
     }
+}
 
-    fn has_commit(&self, series: &SeriesFolder) -> Result<bool> {
-        for name in disk::list(&series.interval())? {
-            if let Some(partition) = Partition::parse(series.key.interval, &name)
-                && disk::newest(&series.partition(partition))?.is_some()
+/// The intervals of a node's folder under which a partition has a commit.
+fn intervals_with_commits(node: &Path) -> Result<Vec<Interval>> {
+    let mut found = Vec::new();
+    for name in disk::list(node)? {
+        let Some(interval) = name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name)
+        else {
+            continue;
+        };
+        let folder = node.join(&name);
+        for partition in disk::list(&folder)? {
+            if Partition::parse(interval, &partition).is_some()
+                && disk::newest(&folder.join(&partition))?.is_some()
             {
-                return Ok(true);
+                found.push(interval);
+                break;
             }
         }
-        Ok(false)
     }
+    Ok(found)
+}
+
+/// The error of a folder whose series nobody can name.
+fn nameless(node: &Path) -> Error {
+    let message = "the file that names the series of a folder is missing; restore it from a copy, or write to the \
+                   series, which makes it anew";
+    Error::new(ErrorKind::Corrupt, message).with("path", node.join(layout::SERIES_FILE).display())
 }

@@ -273,8 +273,27 @@ async fn a_read_whose_files_vanish_goes_on_with_their_successors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bars_whose_series_nobody_can_name_are_not_passed_over() {
+    let three = Three::new().await;
+    let node = three.files[0].ancestors().nth(3).unwrap();
+    fs::remove_file(node.join("_series.json")).unwrap();
+    let error = three.store.list_series().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let message = format!(
+        "the file that names the series of a folder is missing; restore it from a copy, or write to the series, which \
+         makes it anew (path: {})",
+        node.join("_series.json").display()
+    );
+    assert_eq!(error.to_string(), message);
+    let store = open(three.folder.path()).await;
+    store.write_rows(&WriteRequest::new(three.key.clone()), bars(&three.key, start(), 7)).await.unwrap();
+    assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_deleted_under_an_open_handle_starts_anew() {
     let three = Three::new().await;
+    let first = three.store.revision(&three.key).await.unwrap();
     let before = three.store.coverage(&three.key, TimeRange::ALL).await.unwrap();
     fs::remove_dir_all(three.folder.path()).unwrap();
     assert_eq!(three.store.revision(&three.key).await.unwrap(), None);
@@ -283,6 +302,7 @@ async fn a_store_deleted_under_an_open_handle_starts_anew() {
     three.store.write_rows(&write, bars(&three.key, start(), 7)).await.unwrap();
     let after = three.store.coverage(&three.key, TimeRange::ALL).await.unwrap();
     assert_ne!(after, before, "the new first commits are not taken for the old ones");
+    assert_ne!(three.store.revision(&three.key).await.unwrap(), first, "nor is the revision");
     assert_eq!(three.rows(&three.store, TimeRange::ALL).await.unwrap(), 7);
     assert_eq!(three.store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
 }
