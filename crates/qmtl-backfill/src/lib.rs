@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod budget;
+mod cached;
 mod config;
 pub mod plan;
 mod provider;
 mod strategy;
 
+pub use cached::Cached;
 pub use config::BackfillConfig;
 pub use provider::AugmentedHistoryProvider;
 pub use strategy::FetcherBackfillStrategy;

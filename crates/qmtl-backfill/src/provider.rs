@@ -2,9 +2,8 @@
 
 mod flight;
 
-use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, BatchStream, Clock, Coverage, DataFetcher, Error,
@@ -13,11 +12,8 @@ use qmtl_history_api::{
 };
 use qmtl_observe::TokioClock;
 
-use crate::{BackfillConfig, FetcherBackfillStrategy};
+use crate::{BackfillConfig, Cached, FetcherBackfillStrategy};
 use flight::{Flights, Task};
-
-/// Series whose coverage is kept in memory at most.
-const CACHED_SERIES: usize = 1_024;
 
 /// Serves a backend's rows, and completes what is missing when it is asked to.
 ///
@@ -33,28 +29,30 @@ const CACHED_SERIES: usize = 1_024;
 #[derive(Debug)]
 pub struct AugmentedHistoryProvider<B> {
     backend: Arc<B>,
+    /// The backend as far as coverage is asked by users; a fill asks for what it needs itself.
+    cached: Cached<Arc<B>>,
     fetcher: Option<Arc<dyn DataFetcher>>,
     strategy: Option<Arc<dyn AutoBackfillStrategy>>,
     clock: Arc<dyn Clock>,
     config: BackfillConfig,
     progress: Arc<dyn ProgressSink>,
     flights: Arc<Flights>,
-    known: Mutex<HashMap<SeriesKey, (u64, Coverage)>>,
 }
 
 impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
     /// Serves `backend`, on the system's clock, without anything to fill from.
     #[must_use]
     pub fn new(backend: B) -> Self {
+        let backend = Arc::new(backend);
         Self {
-            backend: Arc::new(backend),
+            cached: Cached::new(Arc::clone(&backend)),
+            backend,
             fetcher: None,
             strategy: None,
             clock: Arc::new(TokioClock::new()),
             config: BackfillConfig::default(),
             progress: Arc::new(NoProgress),
             flights: Arc::default(),
-            known: Mutex::default(),
         }
     }
 
@@ -117,19 +115,6 @@ impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
         let fill = async move { strategy.ensure_range(&own, &*backend, &*progress).await };
         self.flights.join(task, request, fill).await
     }
-
-    fn remembered(&self, key: &SeriesKey, revision: u64) -> Option<Coverage> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|(at, _)| *at == revision).map(|(_, coverage)| coverage.clone())
-    }
-
-    fn remember(&self, key: &SeriesKey, revision: u64, coverage: &Coverage) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= CACHED_SERIES && !known.contains_key(key) {
-            known.clear();
-        }
-        known.insert(key.clone(), (revision, coverage.clone()));
-    }
 }
 
 #[async_trait]
@@ -139,14 +124,7 @@ impl<B: HistoryBackend> HistoryProvider for AugmentedHistoryProvider<B> {
     }
 
     async fn coverage(&self, key: &SeriesKey) -> Result<Coverage> {
-        let Some(revision) = self.backend.revision(key).await? else { return Ok(Coverage::default()) };
-        if let Some(coverage) = self.remembered(key, revision) {
-            return Ok(coverage);
-        }
-        // What changes after the revision was read may be in it or not; the revision tells next time.
-        let coverage = self.backend.coverage(key, TimeRange::ALL).await?;
-        self.remember(key, revision, &coverage);
-        Ok(coverage)
+        self.cached.coverage(key, TimeRange::ALL).await
     }
 
     /// As the trait says; `NoFetcher` without a fetcher.
