@@ -28,6 +28,12 @@ impl<B: HistoryBackend> Cached<B> {
         Self { inner: backend, known: Mutex::default() }
     }
 
+    /// The backend that is asked.
+    #[must_use]
+    pub fn inner(&self) -> &B {
+        &self.inner
+    }
+
     fn remembered(&self, key: &SeriesKey, revision: u64, range: TimeRange) -> Option<Coverage> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(key).filter(|(at, _)| *at == revision).map(|(_, coverage)| coverage.within(range))

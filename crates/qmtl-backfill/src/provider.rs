@@ -28,9 +28,8 @@ use flight::{Flights, Task};
 ///   revision is the same.
 #[derive(Debug)]
 pub struct AugmentedHistoryProvider<B> {
-    backend: Arc<B>,
-    /// The backend as far as coverage is asked by users; a fill asks for what it needs itself.
-    cached: Cached<Arc<B>>,
+    /// Its memory is for the provider's own coverage; a fill asks the backend itself.
+    backend: Cached<Arc<B>>,
     fetcher: Option<Arc<dyn DataFetcher>>,
     strategy: Option<Arc<dyn AutoBackfillStrategy>>,
     clock: Arc<dyn Clock>,
@@ -43,10 +42,8 @@ impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
     /// Serves `backend`, on the system's clock, without anything to fill from.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        let backend = Arc::new(backend);
         Self {
-            cached: Cached::new(Arc::clone(&backend)),
-            backend,
+            backend: Cached::new(Arc::new(backend)),
             fetcher: None,
             strategy: None,
             clock: Arc::new(TokioClock::new()),
@@ -94,7 +91,7 @@ impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
     /// The store behind the provider.
     #[must_use]
     pub fn backend(&self) -> &B {
-        &self.backend
+        self.backend.inner()
     }
 
     /// The strategy that asks the fetcher, if there is one.
@@ -110,7 +107,7 @@ impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
         request: &BackfillRequest,
         strategy: Arc<dyn AutoBackfillStrategy>,
     ) -> Result<BackfillReport> {
-        let (backend, progress) = (Arc::clone(&self.backend), Arc::clone(&self.progress));
+        let (backend, progress) = (Arc::clone(self.backend.inner()), Arc::clone(&self.progress));
         let own = request.clone();
         let fill = async move { strategy.ensure_range(&own, &*backend, &*progress).await };
         self.flights.join(task, request, fill).await
@@ -124,7 +121,7 @@ impl<B: HistoryBackend> HistoryProvider for AugmentedHistoryProvider<B> {
     }
 
     async fn coverage(&self, key: &SeriesKey) -> Result<Coverage> {
-        self.cached.coverage(key, TimeRange::ALL).await
+        self.backend.coverage(key, TimeRange::ALL).await
     }
 
     /// As the trait says; `NoFetcher` without a fetcher.
