@@ -107,7 +107,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
     let progress = Progress::new(&context.console);
     let mut before = Vec::new();
     for job in &jobs {
-        before.push(store.coverage(&job.key, job.range).await.unwrap_or_default());
+        before.push(store.coverage(&job.key, job.range).await.ok());
     }
     let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
     let keep = |index: usize, report| {
@@ -140,7 +140,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             Ok(report)
         });
         let mut item = Done::new(job, report, cut_off, (&*store, context.clock.now())).await;
-        if cut_off && !item.present.is_empty() {
+        if let Some(before) = before.filter(|_| cut_off && !item.present.is_empty()) {
             // Also what was committed when nobody waited for it any longer.
             let new = item.present.difference(before.present());
             item.report.rows_written = new.count(item.job.key.interval);
