@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use qmtl_history_api::{Interval, Timestamp};
 use qmtl_io_exchange::{ColumnType, FileFormat, TsUnit};
 use qmtl_observe::format::LogFormat;
 
@@ -131,6 +132,9 @@ Examples:
   qmtl-history verify --store ./history
   qmtl-history verify --store ./history --node BTCUSDT --interval 1m --json")]
     Verify(VerifyArgs),
+    /// Prime a moving average as a strategy's start does, and say when each node was ready
+    #[command(after_help = WARMUP_HELP)]
+    Warmup(WarmupArgs),
     /// Fill a temporary store from real candles and show every step
     Demo(DemoArgs),
     /// Print the completion script of a shell
@@ -170,6 +174,16 @@ series.toml (what stands at the top holds for every series; paths are relative t
   node = \"ohlcv:binance:ETH/USDT:5m\"
   interval = \"5m\"
   source = \"file:eth.parquet\"";
+
+const WARMUP_HELP: &str = "\
+The last --period closed bars of each series are completed from the source, loaded into a cache and
+replayed through a moving average, exactly as a strategy does before it goes live. Without a source
+the store alone serves. Exits 3 when a node did not become ready.
+
+Examples:
+  qmtl-history warmup --store ./history --node BTCUSDT --interval 1m --period 200
+  qmtl-history warmup --store ./history --source file:candles.csv --node BTCUSDT --interval 1m \\
+      --period 200 --as-of 2024-06-01T00:00:00Z --json";
 
 /// Which series.
 #[derive(Args, Clone, Debug, Default)]
@@ -400,6 +414,35 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub max_findings: usize,
 }
+
+/// What `warmup` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct WarmupArgs {
+    /// Which series.
+    #[command(flatten)]
+    pub series: SeriesArgs,
+    /// Where from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// How many closed bars the average looks back on
+    #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..=10_000_000), help_heading = WARMUP)]
+    pub period: u64,
+    /// The time at which to start: only bars that had closed by then [default: now]
+    #[arg(long, value_name = "TIME", help_heading = WARMUP)]
+    pub as_of: Option<Timestamp>,
+    /// How long to wait for missing bars [default: 60s]
+    #[arg(long, value_name = "TIME", help_heading = WARMUP)]
+    pub deadline: Option<Interval>,
+    /// Count stored bars, not points of the grid, and look back over at most this many points
+    #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = WARMUP)]
+    pub max_lookback: Option<u64>,
+    /// The column to average
+    #[arg(long, value_name = "COLUMN", default_value = "close", help_heading = WARMUP)]
+    pub column: String,
+}
+
+const WARMUP: &str = "Warm-up";
 
 /// What `demo` takes.
 #[derive(Args, Clone, Debug)]

@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod ls;
 pub(crate) mod plan;
 pub(crate) mod verify;
+pub(crate) mod warmup;
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ impl Context {
 /// Runs a command to its end, or until the user or the system wants it to end. Fills see to that
 /// themselves: what they have stored is to be told.
 pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome> {
-    if matches!(command, Command::Backfill(_) | Command::Demo(_)) {
+    if matches!(command, Command::Backfill(_) | Command::Demo(_) | Command::Warmup(_)) {
         return dispatch(command, context).await;
     }
     tokio::select! {
@@ -64,6 +65,7 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Files(args) => files::run(args, context).await,
         Command::Export(args) => export::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Warmup(args) => warmup::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, TimeRange};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem, StoredPartition};
@@ -40,6 +41,11 @@ impl Store {
     /// The store as its user named it.
     pub(crate) fn shown(&self) -> String {
         self.root.display().to_string()
+    }
+
+    /// The backend, for whoever keeps it longer than this.
+    pub(crate) fn backend(&self) -> Arc<dyn HistoryBackend> {
+        Arc::new(self.backend.clone())
     }
 
     /// What is wrong with each damaged file of a series.

@@ -1,0 +1,287 @@
+//! `warmup`: primes a moving average of each series, as a strategy's start does, and says when it
+//! was ready.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use qmtl_backfill::AugmentedHistoryProvider;
+use qmtl_history_api::{
+    Clock, Error, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange, Timestamp, async_trait,
+};
+use qmtl_runtime::{
+    ComputeNode, InputReport, PeriodCounts, Runner, Session, Strategy, StreamInput, WarmupConfig,
+};
+use serde::Serialize;
+
+use super::{Context, signalled};
+use crate::cli::{FillArgs, WarmupArgs};
+use crate::console::{Console, Style};
+use crate::fill::{self, Job, Limits};
+use crate::outcome::{self, Failure, Outcome, Result};
+use crate::progress::Progress;
+use crate::range::RangeArgs;
+use crate::series;
+use crate::shapes::{OneOrMany, Pair, Seconds, Series, pairs};
+use crate::store::Store;
+use crate::text;
+
+/// The sample strategy's only compute node.
+const AVERAGE: &str = "moving average";
+/// Series that are primed side by side.
+const AT_ONCE: usize = 8;
+
+/// The result for one series.
+#[derive(Debug, Serialize)]
+struct Primed {
+    #[serde(flatten)]
+    series: Series,
+    bars: usize,
+    first: Option<Seconds>,
+    last: Option<Seconds>,
+    /// Null when the node did not become ready.
+    ready_ms: Option<u64>,
+    average: Option<f64>,
+    known_empty: Vec<Pair>,
+    missing: Vec<Pair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// How one series stands after its warm-up.
+#[derive(Debug)]
+struct Done {
+    report: InputReport,
+    average: Option<f64>,
+    /// From the start of the command's work to the node's first result.
+    ready: Option<Duration>,
+    error: Option<Error>,
+}
+
+pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome> {
+    let orders = Orders::new(args, context)?;
+    let done = tokio::select! {
+        done = prime_all(args, orders, context) => done?,
+        () = signalled() => {
+            context.console.warn("interrupted; what was stored stays stored");
+            return Ok(Outcome::Interrupted);
+        }
+    };
+    outcome::read_or_not(print(&done, args, &context.console))?;
+    Ok(end_of(&done))
+}
+
+/// What is to be primed, checked without any I/O but that of a nodes file.
+struct Orders {
+    clock: Arc<dyn Clock>,
+    keys: Vec<SeriesKey>,
+    /// What fills each series; empty when the store alone is to serve.
+    fills: Option<FillArgs>,
+}
+
+impl Orders {
+    fn new(args: &WarmupArgs, context: &Context) -> Result<Self> {
+        let now = context.clock.now();
+        let as_of = args.as_of.unwrap_or(now);
+        if as_of > now {
+            let error = Error::invalid("bars of the future have not closed: --as-of must not lie after now");
+            return Err(Failure::from(error.with("as_of", as_of).with("now", now)));
+        }
+        let wanted = series::select(&args.series, &args.source)?.ok_or_else(|| {
+            Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
+        })?;
+        let range = RangeArgs { bars: Some(args.period), ..RangeArgs::default() };
+        let fills = wanted.iter().any(|wanted| wanted.source.is_some()).then(|| FillArgs {
+            series: args.series.clone(),
+            range,
+            source: args.source.clone(),
+            window_bars: None,
+            yes: true,
+        });
+        let clock = Arc::new(AsOf { as_of, clock: Arc::clone(&context.clock) });
+        Ok(Self { clock, keys: wanted.into_iter().map(|wanted| wanted.key).collect(), fills })
+    }
+}
+
+/// A clock whose wall stands still, so that the same bars have closed at every look.
+#[derive(Debug)]
+struct AsOf {
+    as_of: Timestamp,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Clock for AsOf {
+    fn now(&self) -> Timestamp {
+        self.as_of
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+}
+
+async fn prime_all(args: &WarmupArgs, orders: Orders, context: &Context) -> Result<Vec<Done>> {
+    let name = context.global.store.as_deref();
+    let (store, jobs) = match &orders.fills {
+        Some(fills) => {
+            let wishes = fill::orders(fills, &*orders.clock)?;
+            let limits = Limits::new(fills, None, wishes.len());
+            let store = Store::open_or_new(name).await?;
+            // Proofs carry the time at which the source was really asked.
+            (store, fill::jobs(wishes, &limits, &context.clock).await?)
+        }
+        None => (Store::open(name).await?, Vec::new()),
+    };
+    let shared = Shared {
+        args,
+        clock: orders.clock,
+        begun: context.clock.monotonic(),
+        backend: store.backend(),
+        progress: Arc::new(Progress::new(&context.console)),
+    };
+    let shared = &shared;
+    let primed = stream::iter(orders.keys.into_iter().enumerate()).map(|(at, key)| {
+        let job = jobs.get(at);
+        async move { shared.prime(key, job).await }
+    });
+    primed.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// What the warm-ups of all series have in common.
+struct Shared<'a> {
+    args: &'a WarmupArgs,
+    clock: Arc<dyn Clock>,
+    begun: Duration,
+    backend: Arc<dyn HistoryBackend>,
+    progress: Arc<Progress>,
+}
+
+impl Shared<'_> {
+    async fn prime(&self, key: SeriesKey, job: Option<&Job>) -> Result<Done> {
+        let strategy = self.strategy(&key, job)?;
+        let mut config = WarmupConfig::default();
+        if let Some(deadline) = self.args.deadline {
+            config = config.with_deadline(Duration::from_secs(deadline.as_secs().unsigned_abs()));
+        }
+        if let Some(max_lookback) = self.args.max_lookback {
+            let max_lookback = usize::try_from(max_lookback).unwrap_or(usize::MAX);
+            config = config.with_period_counts(PeriodCounts::Rows { max_lookback });
+        }
+        let primed = Runner::new().with_warmup(config).prime(strategy).await;
+        self.progress.finish(&key);
+        let Session { pipeline, mut warmup, .. } = primed?;
+        let report = warmup.inputs.pop().ok_or_else(|| Error::unexpected("a warm-up without a report"))?;
+        let average = pipeline.results(AVERAGE)?.1.last().copied();
+        let is_ready = report.ready && average.is_some();
+        Ok(Done {
+            error: report.error.clone().or_else(|| pipeline.failures().next().cloned()),
+            ready: is_ready.then(|| self.clock.monotonic().saturating_sub(self.begun)),
+            average,
+            report,
+        })
+    }
+
+    /// A moving average over the whole period.
+    fn strategy(&self, key: &SeriesKey, job: Option<&Job>) -> Result<Strategy> {
+        let period = usize::try_from(self.args.period).unwrap_or(usize::MAX);
+        let mut provider = AugmentedHistoryProvider::new(Arc::clone(&self.backend))
+            .with_progress(Told(Arc::clone(&self.progress)));
+        if let Some(job) = job {
+            provider = provider.with_auto_backfill(job.strategy.clone());
+        }
+        let input = StreamInput::builder(key.node_id.as_str())
+            .interval(key.interval)
+            .period(period)
+            .history_provider(provider)
+            .clock(Arc::clone(&self.clock))
+            .build()?;
+        let average = ComputeNode::slices(AVERAGE, period, |windows| {
+            let values = windows.f64(0);
+            values.iter().sum::<f64>() / values.len() as f64
+        });
+        let average = average.reads(key.node_id.as_str(), &self.args.column);
+        Ok(Strategy::builder().input(input).node(average).build()?)
+    }
+}
+
+/// One progress display for the providers of all series.
+#[derive(Debug)]
+struct Told(Arc<Progress>);
+
+impl ProgressSink for Told {
+    fn on_event(&self, key: &SeriesKey, event: &ProgressEvent) {
+        self.0.on_event(key, event);
+    }
+}
+
+fn end_of(done: &[Done]) -> Outcome {
+    if done.iter().all(|done| done.ready.is_some()) {
+        Outcome::Done
+    } else if done.iter().all(|done| done.error.is_some() && done.report.bars == 0) {
+        Outcome::Failed
+    } else {
+        Outcome::Partial
+    }
+}
+
+fn print(done: &[Done], args: &WarmupArgs, console: &Console) -> Result<()> {
+    if console.is_json() {
+        return console.json(&OneOrMany::new(done.iter().map(Done::result).collect(), done.len() == 1));
+    }
+    done.iter().try_for_each(|done| done.show(args, console))
+}
+
+impl Done {
+    /// The result for machines.
+    fn result(&self) -> Primed {
+        let report = &self.report;
+        let interval = report.key.interval;
+        Primed {
+            series: Series::from(&report.key),
+            bars: report.bars,
+            first: report.first.map(Seconds),
+            last: report.last.map(Seconds),
+            ready_ms: self.ready.map(|ready| u64::try_from(ready.as_millis()).unwrap_or(u64::MAX)),
+            average: self.average,
+            known_empty: pairs(&report.known_empty, interval),
+            missing: pairs(&report.missing, interval),
+            error: self.error.as_ref().map(outcome::chain),
+        }
+    }
+
+    /// The result for people.
+    fn show(&self, args: &WarmupArgs, console: &Console) -> Result<()> {
+        let report = &self.report;
+        let interval = report.key.interval;
+        let state = match self.ready {
+            Some(ready) => console.paint(Style::Green, &format!("ready after {}", text::duration(ready))),
+            None => console.paint(Style::Yellow, "not ready"),
+        };
+        console.line(format!("{}  {state}", console.paint(Style::Bold, &report.key.to_string())))?;
+        let span =
+            report.first.zip(report.last).and_then(|(first, last)| TimeRange::inclusive(first, last).ok());
+        let bars = text::counted(report.bars as u64, "closed bar");
+        match span {
+            Some(span) => console.line(format!("  in the cache  {bars}, {}", text::range(span, interval)))?,
+            None => console.line(format!("  in the cache  {bars}"))?,
+        }
+        if let Some(average) = self.average {
+            console.line(format!("  average       {average} ({})", args.column))?;
+        }
+        console.line(format!("  known empty   {}", text::set(&report.known_empty, interval)))?;
+        console.line(format!("  missing       {}", text::set(&report.missing, interval)))?;
+        match &self.error {
+            Some(error) => console.line(format!(
+                "  {}         {}",
+                console.paint(Style::Red, "error"),
+                outcome::chain(error)
+            )),
+            None => Ok(()),
+        }
+    }
+}
