@@ -54,6 +54,16 @@ pub fn backfill_failed(key: &SeriesKey, attempts: u32) {
     );
 }
 
+/// `world.gateway_lost`: the gateway does not answer, or not of now; no order side is active.
+pub fn gateway_lost(world: &str, error: &Error) {
+    tracing::warn!(target: TARGET, world, error = error.chain(), "world.gateway_lost");
+}
+
+/// `world.gateway_found`: the gateway answers, for the first time or again.
+pub fn gateway_found(world: &str, strategy_id: &str) {
+    tracing::info!(target: TARGET, world, strategy_id, "world.gateway_found");
+}
+
 /// One window that is fetched from one source: what its `seamless.backfill` events have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {

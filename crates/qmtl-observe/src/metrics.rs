@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ::metrics::SharedString;
 use qmtl_history_api::frame::Dropped;
-use qmtl_history_api::{ErrorKind, SeriesKey, SourceId, Timestamp};
+use qmtl_history_api::{ErrorKind, NodeId, SeriesKey, SourceId, Timestamp};
 
 pub use table::{Kind, METRICS, Metric, Unit, describe};
 
@@ -127,8 +127,32 @@ pub fn known_empty_bars(key: &SeriesKey, bars: u64) {
 /// `coverage_ratio`. Without a world the label is empty.
 pub fn coverage_ratio(key: &SeriesKey, world: Option<&str>, settled_bars: u64, wanted_bars: u64) {
     let ratio = if wanted_bars == 0 { 1.0 } else { settled_bars as f64 / wanted_bars as f64 };
-    let [node_id, interval] = series(key);
-    table::COVERAGE_RATIO.with([node_id, interval, world.unwrap_or_default().to_owned().into()]).set(ratio);
+    table::COVERAGE_RATIO.with(world_series(key, world)).set(ratio);
+}
+
+/// Reports how long ago the newest bar of a series closed, `live_staleness_seconds`. Without a
+/// world the label is empty.
+pub fn live_staleness(key: &SeriesKey, world: Option<&str>, age: Duration) {
+    table::LIVE_STALENESS.with(world_series(key, world)).set(age.as_secs_f64());
+}
+
+/// Records how long it took from finding that bars are missing until none was,
+/// `gap_repair_latency_ms`. Without a world the label is empty.
+pub fn gap_repair_latency(key: &SeriesKey, world: Option<&str>, elapsed: Duration) {
+    table::GAP_REPAIR_LATENCY.with(world_series(key, world)).record(elapsed.as_secs_f64() * 1_000.0);
+}
+
+/// Counts a node whose warm-up ended well, and records how long that took:
+/// `warmup_ready_nodes_total`, `warmup_ready_duration_ms`.
+pub fn warmup_ready(node_id: &NodeId, elapsed: Duration) {
+    let node_id: SharedString = node_id.as_str().to_owned().into();
+    table::WARMUP_READY_NODES.with([node_id.clone()]).increment(1);
+    table::WARMUP_READY_DURATION.with([node_id]).record(elapsed.as_secs_f64() * 1_000.0);
+}
+
+/// Reports the memory that a node's cache holds, `nodecache_resident_bytes`.
+pub fn nodecache_resident(key: &SeriesKey, bytes: usize) {
+    table::NODECACHE_RESIDENT.with(series(key)).set(bytes as f64);
 }
 
 /// Records how long a backend took to answer a call, `qmtl_store_operation_duration_seconds`.
@@ -143,6 +167,11 @@ pub(crate) fn store_error(backend: &'static str, operation: &'static str, kind: 
 
 fn series(key: &SeriesKey) -> [SharedString; 2] {
     [key.node_id.as_str().to_owned().into(), key.interval.as_secs().to_string().into()]
+}
+
+fn world_series(key: &SeriesKey, world: Option<&str>) -> [SharedString; 3] {
+    let [node_id, interval] = series(key);
+    [node_id, interval, world.unwrap_or_default().to_owned().into()]
 }
 
 fn strategy_series(strategy: &'static str, key: &SeriesKey) -> [SharedString; 3] {

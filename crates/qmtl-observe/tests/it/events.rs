@@ -55,6 +55,19 @@ fn a_job_starts_and_completes() {
 }
 
 #[test]
+fn a_gateway_is_lost_and_found() {
+    check(
+        || {
+            events::gateway_lost("world-1", &Error::unavailable("the gateway does not answer"));
+            events::gateway_found("world-1", "strategy-1");
+        },
+        &expect![[r#"
+            WARN world.gateway_lost world="world-1" error="the gateway does not answer"
+            INFO world.gateway_found world="world-1" strategy_id="strategy-1""#]],
+    );
+}
+
+#[test]
 fn a_job_retries_and_fails() {
     check(
         || {

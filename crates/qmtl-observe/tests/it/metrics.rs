@@ -79,6 +79,10 @@ fn record_everything() {
     metrics::rows_written(&series, 7);
     metrics::known_empty_bars(&series, 40);
     metrics::coverage_ratio(&series, Some("world-1"), 3, 4);
+    metrics::live_staleness(&series, Some("world-1"), Duration::from_millis(2_500));
+    metrics::gap_repair_latency(&series, None, Duration::from_millis(40));
+    metrics::warmup_ready(&series.node_id, Duration::from_millis(35));
+    metrics::nodecache_resident(&series, 4_096);
 }
 
 #[test]
@@ -89,6 +93,7 @@ fn values_and_labels_are_those_of_the_contract() {
         ("backfill_last_timestamp{node_id=blake3:everything,interval=60}", Gauge(1_700_000_040.0)),
         ("backfill_retry_total{node_id=blake3:everything,interval=60}", Counter(1)),
         ("coverage_ratio{node_id=blake3:everything,interval=60,world_id=world-1}", Gauge(0.75)),
+        ("gap_repair_latency_ms{node_id=blake3:everything,interval=60,world_id=}", Histogram(vec![40.0])),
         ("history_auto_backfill_duration_ms{strategy=fetcher}", Histogram(vec![1.5])),
         (
             "history_auto_backfill_missing_ranges_total{strategy=fetcher,node_id=blake3:everything,interval=60}",
@@ -102,10 +107,14 @@ fn values_and_labels_are_those_of_the_contract() {
             "history_auto_backfill_rows_total{strategy=fetcher,node_id=blake3:everything,interval=60}",
             Counter(1_000),
         ),
+        ("live_staleness_seconds{node_id=blake3:everything,interval=60,world_id=world-1}", Gauge(2.5)),
+        ("nodecache_resident_bytes{node_id=blake3:everything,interval=60}", Gauge(4_096.0)),
         ("qmtl_backfill_fetch_duration_seconds{source=file:candles.csv}", Histogram(vec![0.25])),
         ("qmtl_backfill_fetch_requests_total{source=file:candles.csv,outcome=ok}", Counter(1)),
         ("qmtl_backfill_known_empty_bars{node_id=blake3:everything,interval=60}", Gauge(40.0)),
         ("qmtl_backfill_rows_written_total{node_id=blake3:everything,interval=60}", Counter(7)),
+        ("warmup_ready_duration_ms{node_id=blake3:everything}", Histogram(vec![35.0])),
+        ("warmup_ready_nodes_total{node_id=blake3:everything}", Counter(1)),
     ];
     let recorded = Recorded::of(record_everything);
     let recorded: Vec<_> = recorded.iter().map(|(id, value)| (id.as_str(), value.clone())).collect();
