@@ -3,6 +3,8 @@
 pub mod checks;
 pub mod faults;
 pub mod fixtures;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 mod model;
 mod probe;
 mod suite;
