@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use qmtl_history_api::{Error, Result, Timestamp};
 
-use crate::{EventRecorderService, StreamInput};
+use crate::{EventRecorderService, LiveSource, Order, StreamInput};
 
 /// The column in which a node's results are read by other nodes.
 pub const VALUE: &str = "value";
@@ -44,6 +44,8 @@ impl<'a> Windows<'a> {
 pub(crate) type SliceFn = dyn FnMut(&Windows<'_>) -> f64 + Send;
 pub(crate) type BatchFn = dyn FnMut(&Windows<'_>, &mut [f64]) + Send;
 
+pub(crate) type OrderFn = dyn FnMut(&Order) + Send;
+
 pub(crate) enum Compute {
     Slices(Box<SliceFn>),
     Batch(Box<BatchFn>),
@@ -60,6 +62,7 @@ pub struct ComputeNode {
     pub(crate) window: usize,
     pub(crate) keeps: usize,
     pub(crate) recorder: Option<Arc<EventRecorderService>>,
+    pub(crate) orders: Option<Box<OrderFn>>,
     pub(crate) compute: Compute,
 }
 
@@ -89,7 +92,7 @@ impl ComputeNode {
     }
 
     fn new(id: String, window: usize, compute: Compute) -> Self {
-        Self { id, reads: Vec::new(), window, keeps: 1, recorder: None, compute }
+        Self { id, reads: Vec::new(), window, keeps: 1, recorder: None, orders: None, compute }
     }
 
     /// Reads a column of an input, or the column [`VALUE`] of another node.
@@ -110,6 +113,15 @@ impl ComputeNode {
     #[must_use]
     pub fn recorded_by(mut self, service: impl Into<Arc<EventRecorderService>>) -> Self {
         self.recorder = Some(service.into());
+        self
+    }
+
+    /// Takes the results of live bars as signals: one above zero is an order of the long side, one
+    /// below zero of the short side. `sink` gets those that the world allows: none offline, none in
+    /// replay, none while nobody vouches for the world.
+    #[must_use]
+    pub fn orders_to(mut self, sink: impl FnMut(&Order) + Send + 'static) -> Self {
+        self.orders = Some(Box::new(sink));
         self
     }
 }
@@ -141,6 +153,8 @@ pub struct Strategy {
     pub(crate) sources: Vec<Vec<Source>>,
     /// For every node the length of the longest chain of nodes that it reads.
     pub(crate) levels: Vec<usize>,
+    /// Where live bars come from when it is run.
+    pub(crate) live: Option<Box<dyn LiveSource>>,
 }
 
 impl Strategy {
@@ -162,6 +176,7 @@ impl Strategy {
 pub struct StrategyBuilder {
     inputs: Vec<StreamInput>,
     nodes: Vec<ComputeNode>,
+    live: Option<Box<dyn LiveSource>>,
 }
 
 impl StrategyBuilder {
@@ -176,6 +191,13 @@ impl StrategyBuilder {
     #[must_use]
     pub fn node(mut self, node: ComputeNode) -> Self {
         self.nodes.push(node);
+        self
+    }
+
+    /// Says where live bars come from when the strategy is run; offline it is left alone.
+    #[must_use]
+    pub fn live(mut self, source: impl LiveSource + 'static) -> Self {
+        self.live = Some(Box::new(source));
         self
     }
 
@@ -206,7 +228,7 @@ impl StrategyBuilder {
         let mut nodes: Vec<_> = self.nodes.into_iter().enumerate().collect();
         nodes.sort_by_key(|(node, _)| place[*node]);
         let nodes = nodes.into_iter().map(|(_, node)| node).collect();
-        Ok(Strategy { inputs: self.inputs, nodes, sources, levels })
+        Ok(Strategy { inputs: self.inputs, nodes, sources, levels, live: self.live })
     }
 
     fn names(&self) -> Result<HashMap<String, Source>> {

@@ -2,8 +2,12 @@
 
 mod cache;
 mod engine;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod graph;
 mod live;
+#[cfg(test)]
+mod mistakes;
 mod pipeline;
 mod recorder;
 mod runner;
@@ -12,9 +16,12 @@ mod stream;
 #[cfg(test)]
 mod testing;
 mod warmup;
+mod world;
 
 pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
+#[cfg(feature = "gateway")]
+pub use gateway::World;
 pub use graph::{ComputeNode, Strategy, StrategyBuilder, VALUE, Windows};
 pub use live::{LiveBar, LiveReceiver, LiveSender, LiveSource, live_channel};
 pub use pipeline::{Fed, LateBars, OnPanic, Parallelism, Pipeline, Replayed};
@@ -23,3 +30,4 @@ pub use runner::{Runner, Session};
 pub use shared::SharedCache;
 pub use stream::{StreamInput, StreamInputBuilder};
 pub use warmup::{InputReport, PeriodCounts, WarmupConfig, WarmupReport, warm_up};
+pub use world::{Activation, Allowed, Mode, Order, Side, SideState};

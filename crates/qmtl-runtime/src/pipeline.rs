@@ -8,7 +8,9 @@ use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
 use qmtl_history_api::{BatchStream, Error, ErrorKind, Result, SeriesKey, StreamKind, Timestamp, frame};
 
 use crate::graph::{Source, VALUE};
-use crate::{Appended, CacheView, EventRecorderService, NodeCache, Strategy, StreamInput};
+use crate::{
+    Activation, Appended, CacheView, ComputeNode, EventRecorderService, NodeCache, Strategy, StreamInput,
+};
 use node::{Chunk, Node, Results, Round};
 
 mod node;
@@ -87,6 +89,9 @@ pub struct Pipeline {
     late: LateBars,
     on_panic: OnPanic,
     parallelism: Parallelism,
+    activation: Option<Activation>,
+    /// Whether orders may come from windows with bars missing.
+    holes_allowed: bool,
     stopped: Option<Error>,
 }
 
@@ -94,7 +99,7 @@ impl Pipeline {
     /// A pipeline to which nothing was delivered yet.
     #[must_use]
     pub fn new(strategy: Strategy) -> Self {
-        let Strategy { inputs, mut nodes, sources, levels } = strategy;
+        let Strategy { inputs, mut nodes, sources, levels, live: _ } = strategy;
         for (reader, sources) in sources.iter().enumerate() {
             for source in sources {
                 if let Source::Node(node) = *source {
@@ -120,11 +125,13 @@ impl Pipeline {
             delivered: vec![None; inputs.len()],
             levels: (0..deepest).map(level).collect(),
             results: nodes.iter().map(|_| Results::default()).collect(),
-            nodes: nodes.into_iter().zip(&sources).map(|(spec, reads)| Node::new(spec, reads)).collect(),
+            nodes: connect(nodes, &sources),
             inputs,
             late: LateBars::default(),
             on_panic: OnPanic::default(),
             parallelism: Parallelism::default(),
+            activation: None,
+            holes_allowed: false,
             stopped: None,
         }
     }
@@ -140,6 +147,21 @@ impl Pipeline {
     #[must_use]
     pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
         self.parallelism = parallelism;
+        self
+    }
+
+    /// Says which orders the world allows; without, none. A node's orders also need every input
+    /// that it reads, directly or through others, to be ready and without a missing bar.
+    #[must_use]
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = Some(activation);
+        self
+    }
+
+    /// Lets orders come from windows with bars missing, where rows are counted instead.
+    #[must_use]
+    pub(crate) fn with_holes_allowed(mut self, allowed: bool) -> Self {
+        self.holes_allowed = allowed;
         self
     }
 
@@ -230,17 +252,31 @@ impl Pipeline {
             let interval = stream.key().interval;
             let before: Vec<_> = self.results.iter().map(|results| results.ts.last().copied()).collect();
             results = self.replay()?.results;
-            for ((node, results), before) in self.nodes.iter().zip(&self.results).zip(before) {
-                if let Some(recorder) = &node.spec.recorder
-                    && let (Some(ts), Some(value)) = (results.ts.last(), results.values.last())
-                    && Some(*ts) != before
-                {
+            let clean: Vec<_> = self.inputs.iter().map(|input| self.is_clean(input)).collect();
+            for ((node, results), before) in self.nodes.iter_mut().zip(&self.results).zip(before) {
+                let (Some(ts), Some(value)) = (results.ts.last(), results.values.last()) else { continue };
+                if Some(*ts) == before {
+                    continue;
+                }
+                if let Some(recorder) = &node.spec.recorder {
                     let key = SeriesKey::new(&node.spec.id, interval)?;
                     records.push((Arc::clone(recorder), key, *ts, one(*value)?));
                 }
+                if node.inputs.iter().all(|input| clean[*input]) {
+                    node.order(*ts, *value, self.activation.as_ref());
+                }
             }
+            self.stop_on_failure();
         }
         Ok((Fed { appended, results }, records))
+    }
+
+    /// Whether orders may come of an input's bars.
+    fn is_clean(&self, input: &StreamInput) -> bool {
+        self.activation.is_some()
+            && input
+                .cache()
+                .read(|cache| cache.is_ready() && (self.holes_allowed || !cache.has_missing_bars()))
     }
 
     /// Delivers every row of the caches that lies after the newest delivered one of its input.
@@ -355,6 +391,24 @@ impl std::fmt::Debug for Pipeline {
 }
 
 type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
+
+/// The nodes with what they read, in the order of their levels.
+fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Source>]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::with_capacity(specs.len());
+    for (spec, reads) in specs.into_iter().zip(sources) {
+        let mut node = Node::new(spec, reads);
+        for read in reads {
+            match *read {
+                Source::Input(input) => node.inputs.push(input),
+                Source::Node(other) => node.inputs.extend_from_slice(&nodes[other].inputs),
+            }
+        }
+        node.inputs.sort_unstable();
+        node.inputs.dedup();
+        nodes.push(node);
+    }
+    nodes
+}
 
 /// All caches, in the order of the inputs.
 fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Vec<MutexGuard<'a, NodeCache>> {

@@ -2,22 +2,27 @@
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
-use qmtl_history_api::{RangeSet, Result, SeriesKey, TimeRange, Timestamp};
+use qmtl_history_api::{RangeSet, Result, SeriesKey, TimeRange, Timestamp, async_trait};
+use tokio::sync::mpsc;
 
 use crate::warmup::{complete, load};
 use crate::{
-    LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, Pipeline, Replayed, Strategy, StreamInput,
-    WarmupConfig, WarmupReport, warm_up,
+    Activation, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, PeriodCounts, Pipeline, Replayed,
+    Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
 };
+
+/// How often the age of the newest live bars and the memory of the caches are reported.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// How strategies are run. Every way of running executes the same warm-up and replay.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Runner {
-    warmup: WarmupConfig,
+    pub(crate) warmup: WarmupConfig,
     on_panic: OnPanic,
     parallelism: Parallelism,
 }
@@ -68,10 +73,7 @@ impl Runner {
     /// Primes and replays `strategy`, without live data. Fails as [`warm_up`] and
     /// [`Pipeline::replay`] do.
     pub async fn prime(&self, strategy: Strategy) -> Result<Session> {
-        let warmup = warm_up(strategy.inputs(), &self.warmup).await?;
-        let mut pipeline = self.pipeline(strategy);
-        let replayed = pipeline.replay()?;
-        Ok(Session { pipeline, warmup, replayed, gaps: Vec::new() })
+        self.follow(strategy, &mut NoLive).await
     }
 
     /// Primes and replays `strategy` and goes over to `live` until it ends, so that every bar is
@@ -80,10 +82,25 @@ impl Runner {
     /// Live bars are taken from the start. Those that come before the replay are merged into the
     /// caches first, where they win over history. Bars between the end of history and an input's
     /// first live bar are asked for until the deadline, then told as a gap. Fails as
-    /// [`prime`](Self::prime) and [`Pipeline::feed`] do.
+    /// [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
+        self.session(strategy, live, None).await
+    }
+
+    /// The one pipeline of every way of running; `world` is told of the warm-up.
+    pub(crate) async fn session(
+        &self,
+        strategy: Strategy,
+        live: &mut dyn LiveSource,
+        world: Option<(Activation, &mpsc::Sender<WarmupReport>)>,
+    ) -> Result<Session> {
         let mut waiting = Waiting { live, bars: Vec::new(), is_open: true };
         let warmup = waiting.during(warm_up(strategy.inputs(), &self.warmup)).await?;
+        let activation = match world {
+            // Whoever does not take the report any more has no use for it.
+            Some((activation, told)) => told.send(warmup.clone()).await.map_or(None, |()| Some(activation)),
+            None => None,
+        };
         waiting.take_what_came().await;
         let mut gaps = Gaps::default();
         // Closing one seam takes time, in which another input's first bar may come.
@@ -100,7 +117,10 @@ impl Runner {
             pipeline.merge_live(&bar.input, bar.ts, &bar.payload).await?;
         }
         let replayed = pipeline.replay()?;
-        while let Some(bar) = waiting.live.next().await {
+        if let Some(activation) = activation {
+            pipeline = pipeline.with_activation(activation);
+        }
+        while let Some(bar) = self.next_live(&mut waiting, pipeline.inputs()).await {
             let first = gaps.first_bars(std::slice::from_ref(&bar));
             if !first.is_empty() {
                 // What it loads lies before the bar, and is delivered before it.
@@ -112,7 +132,45 @@ impl Runner {
     }
 
     fn pipeline(&self, strategy: Strategy) -> Pipeline {
-        Pipeline::new(strategy).with_on_panic(self.on_panic).with_parallelism(self.parallelism)
+        let rows_suffice = matches!(self.warmup.period_counts, PeriodCounts::Rows { .. });
+        Pipeline::new(strategy)
+            .with_on_panic(self.on_panic)
+            .with_parallelism(self.parallelism)
+            .with_holes_allowed(rows_suffice)
+    }
+
+    /// The next live bar; meanwhile the age of the newest ones is reported.
+    async fn next_live(&self, waiting: &mut Waiting<'_>, inputs: &[StreamInput]) -> Option<LiveBar> {
+        if !waiting.is_open {
+            return None;
+        }
+        let mut next = waiting.live.next();
+        loop {
+            let world = self.warmup.world.as_deref();
+            inputs.iter().for_each(|input| input.report_live(world));
+            let tick = async {
+                match inputs.first() {
+                    Some(input) => input.clock().sleep(REPORT_EVERY).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                bar = &mut next => return bar,
+                () = tick => {}
+            }
+        }
+    }
+}
+
+/// No live data.
+#[derive(Debug)]
+pub(crate) struct NoLive;
+
+#[async_trait]
+impl LiveSource for NoLive {
+    async fn next(&mut self) -> Option<LiveBar> {
+        None
     }
 }
 
@@ -189,7 +247,7 @@ impl Gaps {
 
 /// Fills and loads `seam`; what of it is still missing.
 async fn close_seam(stream: &StreamInput, seam: TimeRange, config: &WarmupConfig) -> RangeSet {
-    let filled = complete(stream, seam, config.deadline).await;
+    let filled = complete(stream, seam, config).await;
     // What cannot be loaded is missing below.
     let _ = load(stream, seam, config.deadline).await;
     stream.cache().write(|cache| {

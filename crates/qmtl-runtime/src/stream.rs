@@ -9,7 +9,7 @@ use qmtl_history_api::{
     BatchStream, Clock, DataFetcher, Error, ErrorKind, FetchRequest, HistoryBackend, HistoryProvider,
     ReadRequest, Result, SeriesKey, StreamBinding, StreamKind, TimeRange, Timestamp, frame, provider_fn,
 };
-use qmtl_observe::TokioClock;
+use qmtl_observe::{TokioClock, metrics};
 
 use crate::{
     BackfillEngine, BackfillJob, EngineConfig, EventRecorderService, JobOutcome, NodeCache, SharedCache,
@@ -96,6 +96,20 @@ impl StreamInput {
         let outcome = engine.wait().await.pop();
         let outcome = outcome.ok_or_else(|| Error::unexpected("a job ended without an outcome"))?;
         outcome.result.clone().map(|()| outcome)
+    }
+
+    /// Reports how long ago the newest bar closed, and the memory of the cache.
+    pub(crate) fn report_live(&self, world: Option<&str>) {
+        let closed = self.cache.read(NodeCache::watermark).and_then(|bar| self.key().interval.next(bar));
+        if let Some(closed) = closed {
+            metrics::live_staleness(self.key(), world, self.clock.now().since(closed));
+        }
+        self.report_memory();
+    }
+
+    /// Reports the memory of the cache.
+    pub(crate) fn report_memory(&self) {
+        metrics::nodecache_resident(self.key(), self.cache.read(NodeCache::resident_bytes));
     }
 
     pub(crate) fn require_history(&self) -> Result<&Arc<dyn HistoryProvider>> {

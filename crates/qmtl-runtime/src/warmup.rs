@@ -41,12 +41,19 @@ pub struct WarmupConfig {
     pub strict: bool,
     /// What a period counts.
     pub period_counts: PeriodCounts,
+    /// The world in the labels of metrics, if there is one.
+    pub world: Option<String>,
 }
 
 impl Default for WarmupConfig {
     /// 60 s, not strict, the grid.
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(60), strict: false, period_counts: PeriodCounts::Grid }
+        Self {
+            deadline: Duration::from_secs(60),
+            strict: false,
+            period_counts: PeriodCounts::Grid,
+            world: None,
+        }
     }
 }
 
@@ -69,6 +76,13 @@ impl WarmupConfig {
     #[must_use]
     pub fn with_period_counts(mut self, period_counts: PeriodCounts) -> Self {
         self.period_counts = period_counts;
+        self
+    }
+
+    /// Names the world in the labels of metrics.
+    #[must_use]
+    pub fn with_world(mut self, world: impl Into<String>) -> Self {
+        self.world = Some(world.into());
         self
     }
 }
@@ -139,14 +153,14 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
     let period = stream.cache().read(NodeCache::period);
     let now = clock.now();
     let mut window = closed_window(interval, now, period);
-    let mut filled = complete(stream, window, config.deadline).await;
+    let mut filled = complete(stream, window, config).await;
     if let PeriodCounts::Rows { max_lookback } = config.period_counts {
         let mut points = period;
         while filled.present.count(interval) < period as u64 && points < max_lookback {
             points = points.saturating_mul(2).min(max_lookback);
             window = closed_window(interval, now, points);
             let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
-            filled = complete(stream, window, left).await;
+            filled = complete(stream, window, &config.clone().with_deadline(left)).await;
         }
     }
     let loaded = load(stream, window, config.deadline).await;
@@ -170,7 +184,12 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
         }
     });
     let wanted = window.count(interval);
-    metrics::coverage_ratio(stream.key(), None, wanted - report.missing.count(interval), wanted);
+    let settled = wanted - report.missing.count(interval);
+    metrics::coverage_ratio(stream.key(), config.world.as_deref(), settled, wanted);
+    if report.ready {
+        metrics::warmup_ready(&stream.key().node_id, report.elapsed);
+    }
+    stream.report_memory();
     report
 }
 
@@ -191,6 +210,8 @@ fn closed_window(interval: Interval, now: Timestamp, points: usize) -> TimeRange
 pub(crate) struct Filled {
     present: RangeSet,
     known_empty: RangeSet,
+    /// Whether something was missing that was then asked for.
+    asked: bool,
     error: Option<Error>,
 }
 
@@ -201,8 +222,10 @@ impl Filled {
     }
 }
 
-/// Has the provider fill `range` until nothing is missing or `deadline` has passed.
-pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, deadline: Duration) -> Filled {
+/// Has the provider fill `range` until nothing is missing or the deadline has passed.
+pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, config: &WarmupConfig) -> Filled {
+    let WarmupConfig { deadline, world, .. } = config;
+    let begun = stream.clock().monotonic();
     let provider = match stream.require_history() {
         Ok(provider) => provider,
         Err(error) => return Filled { error: Some(error), ..Filled::default() },
@@ -212,8 +235,12 @@ pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, deadline: D
     let in_time = tokio::select! {
         biased;
         () = rounds => true,
-        () = stream.clock().sleep(deadline) => false,
+        () = stream.clock().sleep(*deadline) => false,
     };
+    if in_time && filled.asked && filled.error.is_none() {
+        let elapsed = stream.clock().monotonic().saturating_sub(begun);
+        metrics::gap_repair_latency(stream.key(), world.as_deref(), elapsed);
+    }
     if !in_time {
         let late = Error::new(ErrorKind::Cancelled, "the deadline passed while bars were missing")
             .with("series", stream.key())
@@ -269,6 +296,7 @@ impl Fill<'_> {
                 self.look(filled).await?;
             }
             let report = ensured?;
+            filled.asked |= report.fetch_requests > 0 || report.rows_written > 0;
             let done = RangeSet::from(self.range).difference(&report.missing);
             // The strategy knows its sources: what it does not miss has a row or a proof.
             filled.known_empty = done.difference(&filled.present);
@@ -285,6 +313,7 @@ impl Fill<'_> {
         if !able.fill_missing {
             return Ok(true);
         }
+        filled.asked = true;
         self.provider.fill_missing(&BackfillRequest::new(self.key.clone(), gap)).await?;
         Ok(self.look(filled).await?.is_empty())
     }

@@ -1,5 +1,6 @@
 //! One compute node at work: it walks the events of a chunk and appends a result at each.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use qmtl_history_api::{Error, Result, TimeRange, Timestamp};
 
 use crate::graph::{Compute, ComputeNode, Source, Windows};
-use crate::{CacheView, NodeCache};
+use crate::{Activation, CacheView, NodeCache, Order, Side};
 
 /// The order in which the rows of all inputs are delivered.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub(super) struct Node {
     sources: Vec<Source>,
     /// For every read the place of its source among `sources`.
     source_of: Vec<usize>,
+    /// The inputs that it reads, directly or through other nodes.
+    pub(super) inputs: Vec<usize>,
     pub(super) failed: Option<Error>,
 }
 
@@ -91,7 +94,7 @@ impl Node {
                 })
             })
             .collect();
-        Self { spec, sources, source_of, failed: None }
+        Self { spec, sources, source_of, inputs: Vec::new(), failed: None }
     }
 
     /// Runs over a chunk, unless the node has failed. A panic fails the node; its results up to
@@ -101,18 +104,30 @@ impl Node {
             return;
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| self.walk(own, round)));
-        self.failed = match outcome {
-            Ok(result) => result.err(),
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                Some(
-                    Error::unexpected("a compute node panicked")
-                        .with("node_id", &self.spec.id)
-                        .with("panic", text.unwrap_or_else(|| "no message".into())),
-                )
-            }
+        self.failed = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic))).err();
+    }
+
+    /// Hands a result of a live bar to the node's orders, when the world allows its side to act.
+    /// A panic of theirs fails the node as one of its own does.
+    pub(super) fn order(&mut self, ts: Timestamp, value: f64, activation: Option<&Activation>) {
+        let Some(sink) = &mut self.spec.orders else { return };
+        let Some((side, allowed)) =
+            Side::of_signal(value).and_then(|side| Some((side, activation?.allowed(side)?)))
+        else {
+            return;
         };
+        let order = Order { node_id: self.spec.id.clone(), ts, side, value, allowed };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sink(&order))) {
+            self.failed = Some(self.panicked(&*panic));
+        }
+    }
+
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Error {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Error::unexpected("a compute node panicked")
+            .with("node_id", &self.spec.id)
+            .with("panic", text.unwrap_or_else(|| "no message".into()))
     }
 
     fn walk(&mut self, own: &mut Results, round: &Round<'_>) -> Result<()> {

@@ -1,13 +1,14 @@
 //! Feeding and replaying a graph: order, parallel runs, panics, results.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};
 use qmtl_history_api::{EventRecorder, Interval, NodeId, RangeSet, StreamBinding, TimeRange, async_trait};
-use qmtl_history_testkit::fixtures::{bar, bars_at, batch, key, span, start};
+use qmtl_history_testkit::fixtures::{ManualClock, bar, bars_at, batch, key, span, start};
 
 use super::*;
-use crate::{ComputeNode, EventRecorderService, Windows};
+use crate::{ComputeNode, EventRecorderService, Mode, Order, Side, SideState, Windows};
 
 fn input(id: &str, period: usize) -> StreamInput {
     StreamInput::builder(id).interval("1m").period(period).build().unwrap()
@@ -359,4 +360,66 @@ fn many_columns_and_many_bars_are_one_pass() {
     assert_eq!(pipeline.inputs()[0].cache().read(NodeCache::oldest), Some(points[50_000 - 50]));
     assert!(pipeline.inputs()[0].cache().read(NodeCache::resident_bytes) < 4_000_000);
     assert_eq!(points[0], start());
+}
+
+/// A pipeline of one input of three bars, whose signal is the last close, in a world that is live.
+fn ordering(sink: impl FnMut(&Order) + Send + 'static) -> Pipeline {
+    let clock = Arc::new(ManualClock::new(start()));
+    let activation = Activation::new(clock);
+    activation.set_mode(Mode::Live, Duration::MAX);
+    activation.set_side(Side::Long, SideState::ACTIVE, Duration::MAX);
+    let first = ComputeNode::slices("first", 1, |windows| windows.f64(0)[0]).reads("in", "close");
+    let signal = ComputeNode::slices("signal", 1, |windows| windows.f64(0)[0]).reads("first", VALUE);
+    let strategy = Strategy::builder().input(input("in", 3)).node(first).node(signal.orders_to(sink));
+    Pipeline::new(strategy.build().unwrap()).with_activation(activation)
+}
+
+async fn feed(pipeline: &mut Pipeline, bar: u32) -> Fed {
+    pipeline.feed("in", minute(bar), &closes(&[bar])).await.unwrap()
+}
+
+#[tokio::test]
+async fn orders_come_of_live_bars_over_whole_windows_only() {
+    let (sender, orders) = std::sync::mpsc::channel();
+    let mut pipeline = ordering(move |order| sender.send(order.clone()).unwrap());
+    load(&pipeline.inputs()[0], &[1, 2]);
+    pipeline.replay().unwrap();
+    assert_eq!(orders.try_iter().count(), 0, "history is over");
+    feed(&mut pipeline, 3).await;
+    let order = orders.try_recv().unwrap();
+    assert_eq!(
+        (order.node_id.as_str(), order.ts, order.side, order.value),
+        ("signal", minute(3), Side::Long, 3.0)
+    );
+
+    // Bar 4 never comes: nothing acts until it has left the window, though the node computes.
+    for bar in [5, 6] {
+        assert_eq!(feed(&mut pipeline, bar).await.results, 2);
+    }
+    assert_eq!(orders.try_iter().count(), 0);
+    feed(&mut pipeline, 7).await;
+    feed(&mut pipeline, 8).await;
+    let acted: Vec<_> = orders.try_iter().map(|order| order.ts).collect();
+    assert_eq!(acted, [minute(7), minute(8)]);
+}
+
+#[tokio::test]
+async fn no_order_comes_before_the_period_is_there() {
+    let (sender, orders) = std::sync::mpsc::channel();
+    let mut pipeline = ordering(move |order| sender.send(order.ts).unwrap());
+    for bar in 1..=4 {
+        feed(&mut pipeline, bar).await;
+    }
+    assert_eq!(orders.try_iter().collect::<Vec<_>>(), [minute(3), minute(4)]);
+}
+
+#[tokio::test]
+async fn a_panicking_order_fails_its_node_by_name() {
+    let mut pipeline = ordering(|_| panic!("no broker"));
+    for bar in 1..=4 {
+        feed(&mut pipeline, bar).await;
+    }
+    let failures: Vec<_> = pipeline.failures().map(ToString::to_string).collect();
+    assert_eq!(failures, ["a compute node panicked (node_id: signal, panic: no broker)"]);
+    assert_eq!(pipeline.results("first").unwrap().1.last(), Some(&4.0), "the others go on");
 }

@@ -130,7 +130,7 @@ fn expected(first: &[u32], then: &[u32]) -> Vec<(u32, f64)> {
 }
 
 proptest! {
-    #![proptest_config(Config::with_cases(1_000))]
+    #![proptest_config(Config::with_cases(10_000))]
 
     #[test]
     fn every_bar_comes_once_in_order_and_live_wins(
