@@ -10,7 +10,7 @@ use qmtl_history_api::{
 use crate::backend::StoredPartition;
 use crate::disk;
 use crate::layout::{self, Partition};
-use crate::store::{Known, Store, read_owner};
+use crate::store::{Store, read_owner};
 use crate::write::is_same_answer;
 
 impl Store {
@@ -19,8 +19,8 @@ impl Store {
         let mut present = RangeSet::new();
         let mut proofs: Vec<EmptyProof> = Vec::new();
         for (partition, seq) in self.partitions(&series, range)? {
-            let known = self.footer(&series, partition, seq)?;
-            let coverage = known.footer.coverage.within(range);
+            let known = self.state(&series, partition, seq)?;
+            let coverage = known.coverage().within(range);
             present.extend(coverage.present().iter());
             for proof in coverage.known_empty() {
                 match proofs.iter_mut().find(|known| is_same_answer(known, proof)) {
@@ -62,19 +62,19 @@ impl Store {
 
     pub(crate) fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
         let series = self.series_folder(key)?;
-        self.partitions(&series, range)?
-            .into_iter()
-            .map(|(partition, seq)| {
-                let Known { stamp, footer } = self.footer(&series, partition, seq)?;
-                Ok(StoredPartition {
-                    path: series.commit(partition, stamp.seq),
+        let mut files = Vec::new();
+        for (partition, seq) in self.partitions(&series, range)? {
+            for file in self.open(&series, partition, seq)?.files() {
+                files.push(StoredPartition {
+                    path: file.path().to_owned(),
                     partition: partition.range(),
-                    rows: footer.rows,
-                    bytes: stamp.bytes,
-                    seq: stamp.seq,
-                })
-            })
-            .collect()
+                    rows: file.footer().rows,
+                    bytes: file.bytes()?,
+                    seq: file.footer().seq,
+                });
+            }
+        }
+        Ok(files)
     }
 
     /// Every series of the folder tree that has a commit, an error for each that cannot be named;

@@ -9,4 +9,5 @@ mod child;
 mod conformance;
 mod crash;
 mod damage;
+mod delta;
 mod folder;
