@@ -1,8 +1,9 @@
 //! Places in commits and collections where a test stops or fails a process. Without the feature
 //! `failpoints` they are nothing.
 //!
-//! A process is told by its environment, since it is to be killed as a whole: [`VARIABLE`] holds
-//! `stop:STEP:N` or `fail:STEP:N`, which acts when the process comes to the step for the N-th time.
+//! A process is told by its environment, since it is to be killed as a whole: `VARIABLE` holds
+//! `stop:STEP:N`, `fail:STEP:N` or `pause:STEP:N`, which acts when the process comes to the step for
+//! the N-th time. A pause ends with a line on stdin.
 
 /// A place in a commit or a collection, in the order in which a process comes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ mod active {
     /// The variable of the environment that names a step.
     pub const VARIABLE: &str = "QMTL_PARQUET_FAILPOINT";
 
-    /// What a process prints when it has stopped and waits to be killed.
+    /// What a process prints when it has stopped and waits to be killed or woken.
     pub const STOPPED: &str = "stopped at a failpoint";
 
     /// The names of the steps of a commit, in order.
@@ -89,7 +90,7 @@ mod active {
 
     #[derive(Debug)]
     struct Wanted {
-        is_stop: bool,
+        action: String,
         step: String,
         nth: u64,
         seen: AtomicU64,
@@ -100,9 +101,9 @@ mod active {
         let parse = || {
             let text = std::env::var(VARIABLE).ok()?;
             let mut parts = text.split(':');
-            let is_stop = parts.next()? == "stop";
+            let action = parts.next()?.to_owned();
             let step = parts.next()?.to_owned();
-            Some(Wanted { is_stop, step, nth: parts.next()?.parse().ok()?, seen: AtomicU64::new(0) })
+            Some(Wanted { action, step, nth: parts.next()?.parse().ok()?, seen: AtomicU64::new(0) })
         };
         WANTED.get_or_init(parse).as_ref()
     }
@@ -112,13 +113,15 @@ mod active {
         if wanted.seen.fetch_add(1, Ordering::Relaxed) + 1 != wanted.nth {
             return Ok(());
         }
-        if !wanted.is_stop {
+        if wanted.action == "fail" {
             return Err(Error::new(ErrorKind::Storage, "a failpoint").with("step", step.name()));
         }
-        // The line is for whoever kills us; without it nobody would.
+        // The line is for whoever kills or wakes us; without it nobody would.
         let _ = writeln!(std::io::stdout(), "{STOPPED}");
-        loop {
+        let mut line = String::new();
+        while wanted.action == "stop" || std::io::stdin().read_line(&mut line).is_err() {
             std::thread::park();
         }
+        Ok(())
     }
 }

@@ -11,3 +11,5 @@ mod crash;
 mod damage;
 mod delta;
 mod folder;
+#[cfg(feature = "failpoints")]
+mod steps;
