@@ -62,7 +62,8 @@ impl Store {
                 None
             }
         };
-        for (partition, seq) in partitions {
+        for (partition, newest) in partitions {
+            let seq = newest.seq;
             if let Err(error) = self.check_partition(&series, (partition, seq), columns.as_ref()) {
                 let named = error.context().iter().find(|(name, _)| *name == "path");
                 let path = named.map_or_else(|| series.commit(partition, seq), |(_, path)| path.into());

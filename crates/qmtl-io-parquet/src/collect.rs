@@ -32,11 +32,10 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// A file and what decides whether it stays.
+/// A file that may go.
 struct Aged {
     path: PathBuf,
     bytes: u64,
-    modified: Option<SystemTime>,
 }
 
 impl Store {
@@ -79,24 +78,24 @@ impl Store {
     /// commit that was the newest then, except the full ones that it and the newest one now add to.
     fn replaced(&self, series: &SeriesFolder, partition: Partition, now: SystemTime) -> Result<Vec<Aged>> {
         let folder = series.partition(partition);
-        let mut commits = Vec::new();
-        for seq in disk::commits(&folder)? {
-            if let Some(stamp) = disk::stamp(&folder, seq)? {
-                commits.push((seq, stamp));
-            }
-        }
-        let Some((newest, _)) = commits.last().copied() else { return Ok(Vec::new()) };
-        let is_older = |modified: Option<SystemTime>, grace: Duration| {
-            modified.and_then(|modified| now.duration_since(modified).ok()).is_some_and(|age| age >= grace)
+        let commits = disk::commits(&folder)?;
+        let Some(newest) = commits.last().copied() else { return Ok(Vec::new()) };
+        let is_older = |seq: u64, grace: Duration| -> Result<bool> {
+            let modified = disk::stamp(&folder, seq)?.and_then(|stamp| stamp.modified);
+            let age = modified.and_then(|modified| now.duration_since(modified).ok());
+            Ok(age.is_some_and(|age| age >= grace))
         };
-        let behind = commits.iter().rev().skip(MAX_REPLACED);
-        let by_count = behind.map(|(seq, stamp)| (*seq, stamp.modified, SHORT_GRACE));
-        let by_time = commits.iter().rev().map(|(seq, stamp)| (*seq, stamp.modified, self.config.grace));
-        let current = by_count
-            .chain(by_time)
-            .filter(|(_, modified, grace)| is_older(*modified, *grace))
-            .map(|(seq, ..)| seq)
-            .max();
+        // Later commits are younger, so a few looks find the newest one that is old enough.
+        let newest_older = |commits: &[u64], grace: Duration| -> Result<Option<u64>> {
+            let (mut from, mut to) = (0, commits.len());
+            while from < to {
+                let middle = from.midpoint(to);
+                if is_older(commits[middle], grace)? { from = middle + 1 } else { to = middle }
+            }
+            Ok(from.checked_sub(1).map(|last| commits[last]))
+        };
+        let behind = &commits[..commits.len().saturating_sub(MAX_REPLACED)];
+        let current = newest_older(behind, SHORT_GRACE)?.max(newest_older(&commits, self.config.grace)?);
         let Some(current) = current else { return Ok(Vec::new()) };
         let mut needed = vec![newest];
         for seq in [current, newest] {
@@ -105,14 +104,12 @@ impl Store {
             let Some(file) = file else { return Ok(Vec::new()) };
             needed.extend(file.footer().base.as_ref().map(|base| base.seq));
         }
-        let replaced = commits.into_iter().filter(|(seq, _)| *seq < current && !needed.contains(seq));
-        Ok(replaced
-            .map(|(seq, stamp)| Aged {
-                path: folder.join(layout::commit_file(seq)),
-                bytes: stamp.bytes,
-                modified: stamp.modified,
-            })
-            .collect())
+        let mut replaced = Vec::new();
+        for seq in commits.into_iter().filter(|seq| *seq < current && !needed.contains(seq)) {
+            let path = folder.join(layout::commit_file(seq));
+            replaced.extend(disk::stamp(&folder, seq)?.map(|stamp| Aged { path, bytes: stamp.bytes }));
+        }
+        Ok(replaced)
     }
 }
 
@@ -139,12 +136,10 @@ fn left_behind(folder: &Path, now: SystemTime, grace: Duration) -> Result<Vec<Ag
     for name in disk::list(folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
         let path = folder.join(name);
         if let Some(stamp) = disk::stamp_of(&path, 0)? {
-            found.push(Aged { path, bytes: stamp.bytes, modified: stamp.modified });
+            let age = stamp.modified.and_then(|modified| now.duration_since(modified).ok());
+            let is_old = age.is_some_and(|age| age >= grace);
+            found.extend(is_old.then_some(Aged { path, bytes: stamp.bytes }));
         }
     }
-    found.retain(|file| {
-        let age = file.modified.and_then(|modified| now.duration_since(modified).ok());
-        age.is_some_and(|age| age >= grace)
-    });
     Ok(found)
 }

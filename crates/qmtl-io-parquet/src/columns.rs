@@ -4,11 +4,11 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::{Field, Schema, SchemaRef};
 use qmtl_history_api::{Coverage, Result, frame};
 
+use crate::error;
 use crate::file::StoredFile;
 use crate::footer::{Footer, Kind, Link};
 use crate::layout::{self, SeriesFolder};
 use crate::store::{ATTEMPTS, ENTRY, Store, lost_races, open_checked};
-use crate::{disk, error};
 
 /// A version of a series' columns.
 pub(crate) struct Columns {
@@ -25,8 +25,8 @@ impl Store {
     pub(crate) fn columns(&self, series: &SeriesFolder) -> Result<Columns> {
         let folder = series.schemas();
         let none = || Columns { version: 0, id: String::new(), schema: frame::ts_only_schema() };
-        let Some(version) = disk::newest(&folder)? else { return Ok(none()) };
-        let Some(stamp) = disk::stamp(&folder, version)? else { return Ok(none()) };
+        let Some(stamp) = self.newest(&folder)? else { return Ok(none()) };
+        let version = stamp.seq;
         let (id, schema) = match self.schemas.get(&folder, stamp) {
             Some(known) => known,
             None => {

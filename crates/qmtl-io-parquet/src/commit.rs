@@ -55,8 +55,8 @@ impl Store {
     ) -> Result<T> {
         let folder = series.partition(partition);
         for _ in 0..ATTEMPTS {
-            let known = match disk::newest(&folder)? {
-                Some(seq) => Some(self.state(series, partition, seq)?),
+            let known = match self.newest(&folder)? {
+                Some(newest) => Some(self.state(series, partition, newest)?),
                 None => None,
             };
             let state = known.as_deref();

@@ -1,8 +1,9 @@
 //! The few things done to the disk: list commits, put a file that was not there, make folders last.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind as Io, Write};
+use std::io::{ErrorKind as Io, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use qmtl_history_api::Result;
 
@@ -14,27 +15,40 @@ use crate::layout::{self, TEMP_PREFIX};
 /// The names in a folder that are UTF-8; none when there is no such folder. Nothing of this store
 /// has another name.
 pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(storage("list a folder of the store", folder, e)),
-    };
-    entries
-        .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-        .collect::<io::Result<_>>()
-        .map_err(|e| storage("list a folder of the store", folder, e))
+    pick(folder, |name| Some(name.to_owned()))
 }
 
 /// The numbers of the commits in a folder, ascending.
 pub(crate) fn commits(folder: &Path) -> Result<Vec<u64>> {
-    let mut commits: Vec<u64> = list(folder)?.iter().filter_map(|name| layout::parse_commit(name)).collect();
+    let mut commits = pick(folder, layout::parse_commit)?;
     commits.sort_unstable();
     Ok(commits)
 }
 
 /// The number of the newest commit in a folder.
 pub(crate) fn newest(folder: &Path) -> Result<Option<u64>> {
-    Ok(list(folder)?.iter().filter_map(|name| layout::parse_commit(name)).max())
+    Ok(pick(folder, layout::parse_commit)?.into_iter().max())
+}
+
+/// What `wanted` makes of the names in a folder.
+fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    let fault = |e| storage("list a folder of the store", folder, e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fault(e)),
+    };
+    let mut picked = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(fault)?.file_name();
+        picked.extend(name.to_str().and_then(&wanted));
+    }
+    Ok(picked)
+}
+
+/// When an entry of a folder was last added, removed or renamed; `None` when nobody can tell.
+pub(crate) fn changed(folder: &Path) -> Option<SystemTime> {
+    fs::metadata(folder).and_then(|meta| meta.modified()).ok()
 }
 
 /// What tells a version of a commit's file from another; `None` when there is no such file.

@@ -18,6 +18,7 @@ mod failpoints;
 mod file;
 mod footer;
 mod layout;
+mod listing;
 mod merge;
 mod read;
 mod remove;

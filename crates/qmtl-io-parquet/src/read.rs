@@ -53,6 +53,7 @@ impl Plan {
     fn new(store: &Store, request: &ReadRequest) -> Result<Self> {
         let series = store.series_folder(&request.key)?;
         let partitions = store.partitions(&series, request.range)?;
+        let partitions = partitions.into_iter().map(|(partition, newest)| (partition, newest.seq)).collect();
         let stored = store.columns(&series)?.schema;
         let schema = match &request.columns {
             None => stored,

@@ -60,9 +60,9 @@ impl Store {
     ) -> Result<Removed> {
         let series = self.series_folder(key)?;
         let mut removed = Removed::default();
-        for (partition, seq) in self.partitions(&series, range)? {
+        for (partition, newest) in self.partitions(&series, range)? {
             let one = if dry_run {
-                let known = self.state(&series, partition, seq)?;
+                let known = self.state(&series, partition, newest)?;
                 difference(key, known.coverage(), &edit(known.coverage()))
             } else {
                 self.remove_from(&series, partition, edit)?

@@ -149,19 +149,22 @@ impl Store {
     }
 
     /// What is known of a partition, from memory when its newest file is known.
-    pub(crate) fn state(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Arc<State>> {
+    pub(crate) fn state(
+        &self,
+        series: &SeriesFolder,
+        partition: Partition,
+        newest: Stamp,
+    ) -> Result<Arc<State>> {
         let folder = series.partition(partition);
-        if let Some(stamp) = disk::stamp(&folder, seq)?
-            && let Some(state) = self.states.get(&folder, stamp)
-        {
+        if let Some(state) = self.states.get(&folder, newest) {
             return Ok(state);
         }
-        let snapshot = self.open(series, partition, seq)?;
-        let seq = snapshot.seq();
-        let stamp = disk::stamp(&folder, seq)?.unwrap_or(Stamp { seq, bytes: 0, modified: None });
+        let snapshot = self.open(series, partition, newest.seq)?;
         let state = Arc::new(snapshot.state());
-        let weight = weight(&state.base.coverage) + state.merged.as_ref().map_or(0, weight);
-        self.states.put(&folder, stamp, Arc::clone(&state), weight);
+        if let Some(stamp) = disk::stamp(&folder, snapshot.seq())? {
+            let weight = weight(&state.base.coverage) + state.merged.as_ref().map_or(0, weight);
+            self.states.put(&folder, stamp, Arc::clone(&state), weight);
+        }
         Ok(state)
     }
 }

@@ -12,12 +12,13 @@ use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, ErrorKind, NodeId, Result, SeriesKey, TimeRange};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Stamp};
 use crate::disk::Put;
 use crate::failpoints::{Step, reach};
 use crate::file::{Encoder, StoredFile};
 use crate::footer::{FORMAT, Footer, Link};
 use crate::layout::{self, Partition, SeriesFolder};
+use crate::listing::Listings;
 use crate::state::State;
 use crate::{ParquetConfig, disk, error};
 
@@ -37,6 +38,10 @@ pub(crate) struct Store {
     pub(crate) config: ParquetConfig,
     pub(crate) states: Cache<Arc<State>>,
     pub(crate) schemas: Cache<(String, SchemaRef)>,
+    /// The newest commit in a folder of commits.
+    newest: Listings<Option<Stamp>>,
+    /// The partitions in a folder of partitions, ascending.
+    folders: Listings<Vec<Partition>>,
     /// Folders whose entries are known to be on the disk, each with its newest commit that is.
     durable: Mutex<HashMap<PathBuf, u64>>,
 }
@@ -54,6 +59,8 @@ impl Store {
             config,
             states: Cache::new(STATE_CACHE),
             schemas: Cache::new(SCHEMA_CACHE),
+            newest: Listings::new(),
+            folders: Listings::new(),
             durable: Mutex::default(),
         }
     }
@@ -162,13 +169,16 @@ impl Store {
         series: &SeriesFolder,
         range: TimeRange,
     ) -> Result<Vec<Partition>> {
-        let mut partitions: Vec<Partition> = disk::list(&series.interval())?
-            .iter()
-            .filter_map(|name| Partition::parse(series.key.interval, name))
-            .filter(|partition| partition.range().intersect(range).is_some())
-            .collect();
-        partitions.sort_unstable();
-        Ok(partitions)
+        let folder = series.interval();
+        let all = self.folders.get(&folder, || {
+            let mut partitions: Vec<Partition> = disk::list(&folder)?
+                .iter()
+                .filter_map(|name| Partition::parse(series.key.interval, name))
+                .collect();
+            partitions.sort_unstable();
+            Ok(partitions)
+        })?;
+        Ok(all.iter().copied().filter(|one| one.range().intersect(range).is_some()).collect())
     }
 
     /// The partitions of a series that hold points of `range`, ascending, each with its newest commit.
@@ -176,13 +186,24 @@ impl Store {
         &self,
         series: &SeriesFolder,
         range: TimeRange,
-    ) -> Result<Vec<(Partition, u64)>> {
+    ) -> Result<Vec<(Partition, Stamp)>> {
         self.partition_folders(series, range)?
             .into_iter()
             .filter_map(|partition| {
-                disk::newest(&series.partition(partition)).transpose().map(|seq| Ok((partition, seq?)))
+                let newest = self.newest(&series.partition(partition));
+                newest.transpose().map(|stamp| Ok((partition, stamp?)))
             })
             .collect()
+    }
+
+    /// The newest commit in a folder.
+    pub(crate) fn newest(&self, folder: &Path) -> Result<Option<Stamp>> {
+        let look = || match disk::newest(folder)? {
+            // A file that has gone in between has a successor, which whoever opens it will find.
+            Some(seq) => Ok(disk::stamp(folder, seq)?.or(Some(Stamp { seq, bytes: 0, modified: None }))),
+            None => Ok(None),
+        };
+        self.newest.get(folder, look).map(|newest| *newest)
     }
 }
 

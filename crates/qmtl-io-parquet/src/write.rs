@@ -9,7 +9,6 @@ use qmtl_history_api::{
 };
 
 use crate::commit::Edit;
-use crate::disk;
 use crate::layout::{Partition, SeriesFolder};
 use crate::state::State;
 use crate::store::Store;
@@ -73,8 +72,8 @@ pub(crate) fn stores_rows(
     on_conflict: OnConflict,
 ) -> Result<bool> {
     for (partition, part) in parts.iter().filter(|(_, part)| part.rows.is_some()) {
-        let known = match disk::newest(&series.partition(*partition))? {
-            Some(seq) => store.state(series, *partition, seq)?.coverage().clone(),
+        let known = match store.newest(&series.partition(*partition))? {
+            Some(newest) => store.state(series, *partition, newest)?.coverage().clone(),
             None => Coverage::default(),
         };
         let receipt = Change::plan(&series.key, &known, part, on_conflict)?.receipt;
