@@ -8,6 +8,7 @@ mod many;
 mod names;
 mod output;
 mod signals;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
