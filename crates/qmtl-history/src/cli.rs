@@ -135,6 +135,27 @@ Examples:
     /// Prime a moving average as a strategy's start does, and say when each node was ready
     #[command(after_help = WARMUP_HELP)]
     Warmup(WarmupArgs),
+    /// Remove files that newer ones have replaced for an hour, and what killed writers left
+    #[command(after_help = "\
+Writers collect now and then by themselves; this is for stores that nobody writes any longer, and after
+a crash. What readers of the last hour may hold stays.
+
+Examples:
+  qmtl-history gc --store ./history --dry-run
+  qmtl-history gc --store ./history --grace 10m")]
+    Gc(GcArgs),
+    /// Remove the bars before a point in time
+    #[command(after_help = "\
+Examples:
+  qmtl-history prune --store ./history --node BTCUSDT --interval 1s --before 2023-01-01 --dry-run
+  qmtl-history prune --store ./history --all --before 2020-01-01")]
+    Prune(PruneArgs),
+    /// Forget which bars sources proved not to exist, so that a fill asks again
+    #[command(after_help = "\
+Examples:
+  qmtl-history forget-empty --store ./history --node BTCUSDT --interval 1m --last 7d --dry-run
+  qmtl-history forget-empty --store ./history --all --from binance")]
+    ForgetEmpty(ForgetArgs),
     /// Fill a temporary store from real candles and show every step
     Demo(DemoArgs),
     /// Print the completion script of a shell
@@ -151,8 +172,9 @@ Examples:
 
 const BACKFILL_HELP: &str = "\
 Ends are exclusive: --end 2024-06-01 leaves the bar that opens on June 1st out. Bars that have
-not closed are never written. A stored row is never replaced. Ctrl-C keeps what is stored; the
-same command goes on from there.
+not closed are never written. A stored row is replaced only with --replace, which asks for every bar
+of the range again; stored rows that the source has not stay. Ctrl-C keeps what is stored; the same
+command goes on from there.
 
 Examples:
   qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
@@ -310,7 +332,18 @@ pub struct BackfillArgs {
     /// Memory for rows in flight, all series together: 64MB, 1GB [default: 128MB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
     pub memory: Option<u64>,
+    /// Ask for all bars of the range and let them take the place of stored ones; needs --reason
+    #[arg(long, requires = "reason", help_heading = REPLACING)]
+    pub replace: bool,
+    /// Why stored bars are replaced, for the log and the report
+    #[arg(long, value_name = "TEXT", requires = "replace", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = REPLACING)]
+    pub reason: Option<String>,
+    /// Show what would be asked for, like `plan`; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
+
+const REPLACING: &str = "Replacing";
 
 /// Reads a number of bytes: `134217728`, `128MB`, `1GB` (powers of two).
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -443,6 +476,63 @@ pub struct WarmupArgs {
 }
 
 const WARMUP: &str = "Warm-up";
+
+/// What `gc` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct GcArgs {
+    /// Which series; every one of the store when none is named.
+    #[command(flatten)]
+    pub series: SeriesArgs,
+    /// How long replaced files stay for readers that hold a list of them [default: 1h]
+    #[arg(long, value_name = "SPAN")]
+    pub grace: Option<Interval>,
+    /// Say what would be removed; remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What every command takes that removes rows or proofs.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct RemoveArgs {
+    /// Which series.
+    #[command(flatten)]
+    pub series: SeriesArgs,
+    /// Every series of the store
+    #[arg(long, conflicts_with_all = ["node", "nodes"])]
+    pub all: bool,
+    /// Say what would be removed; remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `prune` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct PruneArgs {
+    /// Which series.
+    #[command(flatten)]
+    pub remove: RemoveArgs,
+    /// Remove what opens before this time: ISO 8601, a date such as 20240101, or epoch seconds
+    #[arg(long, value_name = "TIME")]
+    pub before: Timestamp,
+}
+
+/// What `forget-empty` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct ForgetArgs {
+    /// Which series.
+    #[command(flatten)]
+    pub remove: RemoveArgs,
+    /// Which bars; the whole series when none are named.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Only what this source proved, in all its versions: binance, file:candles.csv
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<String>,
+}
 
 /// What `demo` takes.
 #[derive(Args, Clone, Debug)]

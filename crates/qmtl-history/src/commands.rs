@@ -7,6 +7,7 @@ pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod ls;
 pub(crate) mod plan;
+pub(crate) mod upkeep;
 pub(crate) mod verify;
 pub(crate) mod warmup;
 
@@ -66,6 +67,9 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Export(args) => export::run(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Warmup(args) => warmup::run(args, context).await,
+        Command::Gc(args) => upkeep::gc(args, context).await,
+        Command::Prune(args) => upkeep::prune(args, context).await,
+        Command::ForgetEmpty(args) => upkeep::forget_empty(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

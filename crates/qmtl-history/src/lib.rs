@@ -7,6 +7,7 @@ mod fill;
 mod outcome;
 mod progress;
 mod range;
+mod replace;
 mod series;
 mod shapes;
 mod source;

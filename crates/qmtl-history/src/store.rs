@@ -3,11 +3,15 @@
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, TimeRange};
-use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem, StoredPartition};
+use qmtl_history_api::{
+    Error, ErrorKind, HistoryBackend, Interval, SeriesKey, SourceId, TimeRange, Timestamp,
+};
+use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, Removed, StoredPartition};
 
 use crate::outcome::{Failure, Result};
+use crate::replace::Replacing;
 
 /// A store that is open.
 #[derive(Debug)]
@@ -19,17 +23,25 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store that was named, which must exist.
     pub(crate) async fn open(name: Option<&str>) -> Result<Self> {
-        Self::with(name, false).await
+        Self::with(name, false, None).await
+    }
+
+    /// The same, to collect what has been replaced for as long as this.
+    pub(crate) async fn open_with_grace(name: Option<&str>, grace: Option<Interval>) -> Result<Self> {
+        Self::with(name, false, grace).await
     }
 
     /// Opens the store that was named; when it does not exist, the first write makes it.
     pub(crate) async fn open_or_new(name: Option<&str>) -> Result<Self> {
-        Self::with(name, true).await
+        Self::with(name, true, None).await
     }
 
-    async fn with(name: Option<&str>, create: bool) -> Result<Self> {
+    async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
         let root = root(name)?;
-        let config = ParquetConfig::new(&root).with_create(create);
+        let mut config = ParquetConfig::new(&root).with_create(create);
+        if let Some(grace) = grace {
+            config = config.with_grace(Duration::from_micros(grace.as_micros().unsigned_abs()));
+        }
         let backend = ParquetBackend::open(config).await.map_err(|e| {
             let is_absent = e.kind() == ErrorKind::NotFound;
             let failure = Failure::unreachable(e);
@@ -68,6 +80,41 @@ impl Store {
         let mut files = self.backend.files(key, range).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)
+    }
+
+    /// Removes the files of a series that newer ones have replaced for the grace time.
+    pub(crate) async fn collect(
+        &self,
+        key: &SeriesKey,
+        now: Timestamp,
+        dry_run: bool,
+    ) -> Result<Collected, Error> {
+        self.backend.collect(key, now, dry_run).await
+    }
+
+    /// Removes the rows and proofs of a series before a point.
+    pub(crate) async fn prune(
+        &self,
+        key: &SeriesKey,
+        before: Timestamp,
+        dry_run: bool,
+    ) -> Result<Removed, Error> {
+        self.backend.prune(key, before, dry_run).await
+    }
+
+    /// Forgets proofs of emptiness in a range, of one source or of all.
+    pub(crate) async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        (range, source): (TimeRange, Option<&SourceId>),
+        dry_run: bool,
+    ) -> Result<Removed, Error> {
+        self.backend.forget_empty(key, range, source, dry_run).await
+    }
+
+    /// The store as a fill sees it whose rows take the place of stored ones.
+    pub(crate) fn replacing(&self) -> Replacing<ParquetBackend> {
+        Replacing::new(self.backend.clone())
     }
 }
 

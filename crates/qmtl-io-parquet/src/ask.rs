@@ -10,7 +10,7 @@ use qmtl_history_api::{
 use crate::backend::StoredPartition;
 use crate::disk;
 use crate::layout::{self, Partition};
-use crate::store::{Known, Store, read_owner};
+use crate::store::{Store, read_owner};
 use crate::write::is_same_answer;
 
 impl Store {
@@ -18,9 +18,9 @@ impl Store {
         let series = self.series_folder(key)?;
         let mut present = RangeSet::new();
         let mut proofs: Vec<EmptyProof> = Vec::new();
-        for (partition, seq) in self.partitions(&series, range)? {
-            let known = self.footer(&series, partition, seq)?;
-            let coverage = known.footer.coverage.within(range);
+        for (partition, newest) in self.partitions(&series, range)? {
+            let known = self.state(&series, partition, newest)?;
+            let coverage = known.coverage().within(range);
             present.extend(coverage.present().iter());
             for proof in coverage.known_empty() {
                 match proofs.iter_mut().find(|known| is_same_answer(known, proof)) {
@@ -46,13 +46,13 @@ impl Store {
             return Ok(None);
         }
         let mut hash = blake3::Hasher::new();
-        hash.update(&disk::newest(&series.schemas())?.unwrap_or(0).to_le_bytes());
-        for (partition, seq) in partitions {
-            let stamp = disk::stamp(&series.partition(partition), seq)?;
-            let changed = stamp.and_then(|stamp| stamp.modified?.duration_since(UNIX_EPOCH).ok());
+        let columns = self.newest(&series.schemas())?.map_or(0, |newest| newest.seq);
+        hash.update(&columns.to_le_bytes());
+        for (partition, newest) in partitions {
+            let changed = newest.modified.and_then(|modified| modified.duration_since(UNIX_EPOCH).ok());
             hash.update(&partition.range().start().as_micros().to_le_bytes());
-            hash.update(&seq.to_le_bytes());
-            hash.update(&stamp.map_or(0, |stamp| stamp.bytes).to_le_bytes());
+            hash.update(&newest.seq.to_le_bytes());
+            hash.update(&newest.bytes.to_le_bytes());
             hash.update(&changed.unwrap_or_default().as_nanos().to_le_bytes());
         }
         let mut number = [0; 8];
@@ -62,19 +62,19 @@ impl Store {
 
     pub(crate) fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
         let series = self.series_folder(key)?;
-        self.partitions(&series, range)?
-            .into_iter()
-            .map(|(partition, seq)| {
-                let Known { stamp, footer } = self.footer(&series, partition, seq)?;
-                Ok(StoredPartition {
-                    path: series.commit(partition, stamp.seq),
+        let mut files = Vec::new();
+        for (partition, newest) in self.partitions(&series, range)? {
+            for file in self.open(&series, partition, newest.seq)?.files() {
+                files.push(StoredPartition {
+                    path: file.path().to_owned(),
                     partition: partition.range(),
-                    rows: footer.rows,
-                    bytes: stamp.bytes,
-                    seq: stamp.seq,
-                })
-            })
-            .collect()
+                    rows: file.footer().rows,
+                    bytes: file.bytes()?,
+                    seq: file.footer().seq,
+                });
+            }
+        }
+        Ok(files)
     }
 
     /// Every series of the folder tree that has a commit, an error for each that cannot be named;

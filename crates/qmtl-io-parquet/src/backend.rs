@@ -8,14 +8,16 @@ use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, Error, ErrorKind, HistoryBackend, ReadRequest, Result,
-    SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
+    SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait, frame,
 };
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::check::Finding;
+use crate::collect::Collected;
 use crate::columns::with_columns;
 use crate::config::ParquetConfig;
 use crate::layout::{Partition, SeriesFolder};
+use crate::remove::Removed;
 use crate::store::Store;
 use crate::write::{self, Part};
 use crate::{error, read, types};
@@ -36,8 +38,9 @@ pub struct ParquetBackend {
     locks: Arc<Locks>,
 }
 
-/// The newest file of a partition: together with those of the other partitions, exactly the rows
-/// of a series. Older commits may lie beside it.
+/// A file that counts: together such files hold exactly the rows of a series, each once. A partition
+/// has one with most of its rows, and one with those that were added since when there are any. Older
+/// commits may lie beside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredPartition {
@@ -69,6 +72,8 @@ impl ParquetBackend {
 
     /// The files that hold the series' rows in `range` and nothing else of the store, ascending in
     /// time: what to hand to another reader of Parquet. Partitions are listed whole.
+    ///
+    /// They stay for the grace time ([`ParquetConfig::grace`]), whatever is written meanwhile.
     pub async fn files(&self, key: &SeriesKey, range: TimeRange) -> Result<Vec<StoredPartition>> {
         let key = key.clone();
         self.call(move |store| store.files(&key, range)).await
@@ -80,6 +85,34 @@ impl ParquetBackend {
     pub async fn check_files(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let key = key.clone();
         self.call(move |store| store.check(&key)).await
+    }
+
+    /// Removes the commits of a series that newer ones have replaced for the grace time, and the
+    /// unfinished files of writers that were killed as long ago; with `dry_run` it only says which.
+    /// Writers do the same for their partition now and then. The newest state always stays.
+    pub async fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
+        let key = key.clone();
+        self.call(move |store| store.collect(&key, now, dry_run)).await
+    }
+
+    /// Removes the rows and proofs of emptiness of a series before a point; with `dry_run` it only
+    /// says how many. The bars are missing afterwards: a fill that is asked for them brings them back.
+    pub async fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
+        let key = key.clone();
+        self.call(move |store| store.prune(&key, before, dry_run)).await
+    }
+
+    /// Forgets proofs of emptiness in a range, those of one source and all its versions or of every
+    /// source, so that a fill asks again; with `dry_run` it only says how many.
+    pub async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+        source: Option<&SourceId>,
+        dry_run: bool,
+    ) -> Result<Removed> {
+        let (key, source) = (key.clone(), source.cloned());
+        self.call(move |store| store.forget_empty(&key, (range, source.as_ref()), dry_run)).await
     }
 
     /// Runs `work` on a thread that may block.

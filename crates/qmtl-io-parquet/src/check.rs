@@ -53,7 +53,7 @@ impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
-        let mut findings = unfinished(&series)?;
+        let mut findings = unfinished(self, &series)?;
         let partitions = self.partitions(&series, TimeRange::ALL)?;
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),
@@ -62,9 +62,11 @@ impl Store {
                 None
             }
         };
-        for (partition, seq) in partitions {
+        for (partition, newest) in partitions {
+            let seq = newest.seq;
             if let Err(error) = self.check_partition(&series, (partition, seq), columns.as_ref()) {
-                let path = series.commit(partition, seq);
+                let named = error.context().iter().find(|(name, _)| *name == "path");
+                let path = named.map_or_else(|| series.commit(partition, seq), |(_, path)| path.into());
                 findings.push(Finding { path, problem: Problem::Damaged(error) });
             }
         }
@@ -77,36 +79,35 @@ impl Store {
         (partition, seq): (Partition, u64),
         columns: Option<&SchemaRef>,
     ) -> Result<()> {
-        let file = self.open(series, partition, seq)?;
-        let path = series.commit(partition, file.footer().seq);
-        if let Some(columns) = columns {
-            check_listed(&file, &path, columns)?;
+        let snapshot = self.open(series, partition, seq)?;
+        let mut all = RangeSet::new();
+        for file in snapshot.files() {
+            if let Some(columns) = columns {
+                check_listed(file, columns)?;
+            }
+            let mut present = RangeSet::new();
+            let mut rows = 0;
+            for batch in file.read(TimeRange::ALL, file.schema())? {
+                frame::check(&series.key, &batch)?;
+                present.extend(frame::row_runs(&series.key, &batch)?);
+                rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+            }
+            let footer = file.footer();
+            if (&present, rows) != (footer.coverage.present(), footer.rows) {
+                return Err(error::corrupt(file.path(), "the file's footer claims other rows than it has"));
+            }
+            if !all.intersection(&present).is_empty() {
+                return Err(error::corrupt(file.path(), "the file has rows that the one below it has too"));
+            }
+            all = all.union(&present);
         }
-        let mut present = RangeSet::new();
-        let mut rows = 0;
-        for batch in file.read(TimeRange::ALL, file.schema())? {
-            frame::check(&series.key, &batch)?;
-            present.extend(frame::row_runs(&series.key, &batch)?);
-            rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        }
-        let footer = file.footer();
-        if (&present, rows) == (footer.coverage.present(), footer.rows) {
-            Ok(())
-        } else {
-            Err(error::corrupt(&path, "the file's footer claims other rows than it has"))
-        }
+        Ok(())
     }
 }
 
-fn unfinished(series: &SeriesFolder) -> Result<Vec<Finding>> {
-    let interval = series.interval();
+fn unfinished(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     let mut folders = vec![series.node(), series.schemas()];
-    folders.extend(
-        disk::list(&interval)?
-            .iter()
-            .filter(|name| Partition::parse(series.key.interval, name).is_some())
-            .map(|name| interval.join(name)),
-    );
+    folders.extend(store.partition_folders(series, TimeRange::ALL)?.into_iter().map(|p| series.partition(p)));
     let mut findings = Vec::new();
     for folder in folders {
         let names = disk::list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));

@@ -1,22 +1,21 @@
 //! The columns of a series: versions that only grow, each committed before the rows that need it.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::{Field, Schema, SchemaRef};
 use qmtl_history_api::{Coverage, Result, frame};
 
+use crate::error;
 use crate::file::StoredFile;
-use crate::footer::{Footer, Kind};
+use crate::footer::{Footer, Kind, Link};
 use crate::layout::{self, SeriesFolder};
 use crate::store::{ATTEMPTS, ENTRY, Store, lost_races, open_checked};
-use crate::{disk, error};
 
 /// A version of a series' columns.
 pub(crate) struct Columns {
     /// 0 for a series that has no payload column yet.
     pub(crate) version: u64,
+    /// The id of that version's file.
+    pub(crate) id: String,
     pub(crate) schema: SchemaRef,
 }
 
@@ -25,22 +24,22 @@ impl Store {
     /// the rows that need them.
     pub(crate) fn columns(&self, series: &SeriesFolder) -> Result<Columns> {
         let folder = series.schemas();
-        let none = || Columns { version: 0, schema: frame::ts_only_schema() };
-        let Some(version) = disk::newest(&folder)? else { return Ok(none()) };
-        let Some(stamp) = disk::stamp(&folder, version)? else { return Ok(none()) };
-        let schema = match self.schemas.get(&folder, stamp) {
-            Some(schema) => schema,
+        let none = || Columns { version: 0, id: String::new(), schema: frame::ts_only_schema() };
+        let Some(stamp) = self.newest(&folder)? else { return Ok(none()) };
+        let version = stamp.seq;
+        let (id, schema) = match self.schemas.get(&folder, stamp) {
+            Some(known) => known,
             None => {
                 let path = folder.join(layout::commit_file(version));
-                let Some(file) = open_checked(&path, series, Kind::Schema, None, version)? else {
+                let Some(file) = open_checked(&path, series, None, version)? else {
                     return Ok(none());
                 };
-                let schema = plain(file.schema());
-                self.schemas.put(&folder, stamp, Arc::clone(&schema), ENTRY + schema.fields().len());
-                schema
+                let known = (file.link().id, plain(file.schema()));
+                self.schemas.put(&folder, stamp, known.clone(), ENTRY + known.1.fields().len());
+                known
             }
         };
-        Ok(Columns { version, schema })
+        Ok(Columns { version, id, schema })
     }
 
     /// Makes sure that every column of `batch` stands in the series' schema with its type, and is on
@@ -48,7 +47,7 @@ impl Store {
     /// processes which add one column with two types the second is refused before it stores a row.
     pub(crate) fn add_columns(&self, series: &SeriesFolder, batch: &Schema) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let Columns { version, schema } = self.columns(series)?;
+            let Columns { version, id, schema } = self.columns(series)?;
             frame::check_types(&series.key, batch, &schema)?;
             let Some(grown) = with_columns(&schema, batch) else {
                 return if version == 0 { Ok(()) } else { self.settle(series, &series.schemas(), version) };
@@ -58,11 +57,13 @@ impl Store {
                 key: series.key.clone(),
                 partition: None,
                 seq: version + 1,
-                built_on: version,
+                built_on: (version > 0).then_some(Link { seq: version, id }),
+                base: None,
                 rows: 0,
                 coverage: Coverage::default(),
+                inherits: false,
             };
-            if self.commit(series, &footer, &RecordBatch::new_empty(grown))? {
+            if self.commit(series, &footer, &RecordBatch::new_empty(grown))?.is_some() {
                 return Ok(());
             }
         }
@@ -72,10 +73,10 @@ impl Store {
 
 /// `Corrupt` unless every column of a file stands in its series' `columns`, listed after the file:
 /// without them a read would leave the column out and say nothing.
-pub(crate) fn check_listed(file: &StoredFile, path: &Path, columns: &Schema) -> Result<()> {
+pub(crate) fn check_listed(file: &StoredFile, columns: &Schema) -> Result<()> {
     let is_listed = |field: &Field| columns.field_with_name(field.name()).is_ok_and(|known| known == field);
     match file.schema().fields().iter().find(|field| !is_listed(field)) {
-        Some(field) => Err(error::unlisted(path, field.name()).with("type", field.data_type())),
+        Some(field) => Err(error::unlisted(file.path(), field.name()).with("type", field.data_type())),
         None => Ok(()),
     }
 }

@@ -1,8 +1,12 @@
 //! How a store is opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use qmtl_history_api::{Error, Result};
+
+/// How long replaced commits stay, unless the configuration says otherwise.
+const GRACE: Duration = Duration::from_secs(3_600);
 
 /// How the pages of a file are compressed. Files of different codecs live side by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,13 +33,23 @@ pub struct ParquetConfig {
     pub row_group_rows: usize,
     /// Whether a write may create the folder; `false` refuses to open a store that is not there.
     pub create: bool,
+    /// How long a commit stays after a newer one has replaced it, an hour at first: for readers that
+    /// were told of it. Of the replaced commits of a partition the newest 128 stay that long, others
+    /// for a minute.
+    pub grace: Duration,
 }
 
 impl ParquetConfig {
     /// A store under `root`, which the first write creates when it is not there.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), codec: Codec::default(), row_group_rows: 10_000, create: true }
+        Self {
+            root: root.into(),
+            codec: Codec::default(),
+            row_group_rows: 10_000,
+            create: true,
+            grace: GRACE,
+        }
     }
 
     /// Chooses how new files are compressed.
@@ -57,6 +71,13 @@ impl ParquetConfig {
     #[must_use]
     pub fn with_create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Chooses how long replaced commits stay.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

@@ -1,58 +1,116 @@
 //! The few things done to the disk: list commits, put a file that was not there, make folders last.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind as Io, Write};
+use std::io::{ErrorKind as Io, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use qmtl_history_api::Result;
 
 use crate::cache::Stamp;
 use crate::error::storage;
+use crate::failpoints::{Step, reach};
 use crate::layout::{self, TEMP_PREFIX};
 
 /// The names in a folder that are UTF-8; none when there is no such folder. Nothing of this store
 /// has another name.
 pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(storage("list a folder of the store", folder, e)),
-    };
-    entries
-        .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-        .collect::<io::Result<_>>()
-        .map_err(|e| storage("list a folder of the store", folder, e))
+    pick(folder, |name| Some(name.to_owned()))
+}
+
+/// The numbers of the commits in a folder, ascending.
+pub(crate) fn commits(folder: &Path) -> Result<Vec<u64>> {
+    let mut commits = pick(folder, layout::parse_commit)?;
+    commits.sort_unstable();
+    Ok(commits)
 }
 
 /// The number of the newest commit in a folder.
 pub(crate) fn newest(folder: &Path) -> Result<Option<u64>> {
-    Ok(list(folder)?.iter().filter_map(|name| layout::parse_commit(name)).max())
+    Ok(pick(folder, layout::parse_commit)?.into_iter().max())
+}
+
+/// What `wanted` makes of the names in a folder.
+fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    let fault = |e| storage("list a folder of the store", folder, e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fault(e)),
+    };
+    let mut picked = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(fault)?.file_name();
+        picked.extend(name.to_str().and_then(&wanted));
+    }
+    Ok(picked)
+}
+
+/// When an entry of a folder was last added, removed or renamed; `None` when nobody can tell.
+pub(crate) fn changed(folder: &Path) -> Option<SystemTime> {
+    fs::metadata(folder).and_then(|meta| meta.modified()).ok()
 }
 
 /// What tells a version of a commit's file from another; `None` when there is no such file.
 pub(crate) fn stamp(folder: &Path, seq: u64) -> Result<Option<Stamp>> {
-    let path = folder.join(layout::commit_file(seq));
-    match fs::metadata(&path) {
+    stamp_of(&folder.join(layout::commit_file(seq)), seq)
+}
+
+/// The same of any file.
+pub(crate) fn stamp_of(path: &Path, seq: u64) -> Result<Option<Stamp>> {
+    match fs::metadata(path) {
         Ok(meta) => Ok(Some(Stamp { seq, bytes: meta.len(), modified: meta.modified().ok() })),
         Err(e) if e.kind() == Io::NotFound => Ok(None),
-        Err(e) => Err(storage("look at a file of the store", &path, e)),
+        Err(e) => Err(storage("look at a file of the store", path, e)),
     }
 }
 
-/// Puts a whole file where none was, durably: when this returns `true` the file survives a power
-/// cut, and nobody ever saw a part of it. `false`: a file of this name was there already.
-pub(crate) fn put_if_absent(folder: &Path, name: &str, bytes: &[u8]) -> Result<bool> {
+/// What came of the wish to put a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It is there, and survives a power cut.
+    Done,
+    /// A file of this name was there already.
+    Taken,
+    /// The temporary file or its folder was removed before the file had its name.
+    Swept,
+}
+
+/// Puts a whole file where none was, durably: when this is [`Put::Done`] the file survives a power
+/// cut, and nobody ever saw a part of it.
+pub(crate) fn put_if_absent(folder: &Path, name: &str, bytes: &[u8]) -> Result<Put> {
     let fault = |e| storage("write a file of the store", &folder.join(name), e);
     let mut temp = tempfile::Builder::new();
     temp.prefix(TEMP_PREFIX);
     #[cfg(unix)]
     temp.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temp = temp.tempfile_in(folder).map_err(fault)?;
-    temp.write_all(bytes).and_then(|()| temp.as_file().sync_all()).map_err(fault)?;
+    let mut temp = match temp.tempfile_in(folder) {
+        Ok(temp) => temp,
+        Err(e) if e.kind() == Io::NotFound => return Ok(Put::Swept),
+        Err(e) => return Err(fault(e)),
+    };
+    temp.write_all(bytes).map_err(fault)?;
+    reach(Step::Written)?;
+    temp.as_file().sync_all().map_err(fault)?;
+    reach(Step::Flushed)?;
     match temp.persist_noclobber(folder.join(name)) {
-        Ok(_) => sync_folder(folder).map(|()| true),
-        Err(e) if e.error.kind() == Io::AlreadyExists => Ok(false),
+        Ok(_) => {
+            reach(Step::Named)?;
+            sync_folder(folder)?;
+            reach(Step::Durable)?;
+            Ok(Put::Done)
+        }
+        Err(e) if e.error.kind() == Io::AlreadyExists => Ok(Put::Taken),
+        Err(e) if e.error.kind() == Io::NotFound => Ok(Put::Swept),
         Err(e) => Err(fault(e.error)),
+    }
+}
+
+/// Removes a file; one that is gone already is no error.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != Io::NotFound => Err(storage("remove a file of the store", path, e)),
+        _ => Ok(()),
     }
 }
 

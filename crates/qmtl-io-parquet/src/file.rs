@@ -29,7 +29,7 @@ use qmtl_history_api::{Error, Result, TimeRange, frame};
 
 use crate::config::Codec;
 use crate::error;
-use crate::footer::{Checksums, Footer, KEY};
+use crate::footer::{Checksums, Footer, KEY, Link};
 
 const MAGIC: &[u8] = b"PAR1";
 /// The footer's length and the magic at the end.
@@ -47,8 +47,8 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// The bytes of a file with these rows.
-    pub(crate) fn encode(self, footer: &Footer, rows: &RecordBatch) -> Result<Vec<u8>> {
+    /// The bytes of a file with these rows, and the id of the commit.
+    pub(crate) fn encode(self, footer: &Footer, rows: &RecordBatch) -> Result<(Vec<u8>, String)> {
         let fault = |e: ParquetError| {
             Error::unexpected("cannot encode the rows as Parquet").with("series", &footer.key).caused_by(e)
         };
@@ -70,7 +70,7 @@ impl Encoder {
         let at = footer_start(&bytes).expect("a written file ends with its footer");
         let hash = blake3::hash(&bytes[at..bytes.len() - TAIL]);
         bytes.splice(at..at, *hash.as_bytes());
-        Ok(bytes)
+        Ok((bytes, short(&hash)))
     }
 
     fn properties(self, schema: &Schema) -> WriterProperties {
@@ -108,7 +108,11 @@ impl Encoder {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex()[..16].to_owned()
+    short(&blake3::hash(bytes))
+}
+
+fn short(hash: &blake3::Hash) -> String {
+    hash.to_hex()[..16].to_owned()
 }
 
 /// Where the Parquet footer starts in bytes that end with it; `None` when it would start outside.
@@ -137,6 +141,7 @@ pub(crate) struct StoredFile {
     parquet: ArrowReaderMetadata,
     schema: SchemaRef,
     footer: Footer,
+    id: String,
     chunks: Checksums,
 }
 
@@ -169,7 +174,23 @@ impl StoredFile {
         let parquet =
             ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(damaged)?;
         let schema = Arc::new(Schema::new(parquet.schema().fields().clone()));
-        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, chunks }))
+        let id = checksum(&bytes);
+        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, id, chunks }))
+    }
+
+    /// The commit that this file is.
+    pub(crate) fn link(&self) -> Link {
+        Link { seq: self.footer.seq, id: self.id.clone() }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The size of the file in bytes.
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        let meta = self.file.metadata();
+        Ok(meta.map_err(|e| error::storage("look at a file of the store", &self.path, e))?.len())
     }
 
     pub(crate) fn footer(&self) -> &Footer {

@@ -11,7 +11,7 @@ use crate::error;
 use crate::layout::Partition;
 
 /// The newest format that this version reads, and the one that it writes.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
 /// The key of the footer's metadata.
 pub(crate) const KEY: &str = "qmtl";
@@ -22,8 +22,19 @@ pub(crate) const KEY: &str = "qmtl";
 pub(crate) enum Kind {
     /// All rows of a partition.
     Full,
+    /// The rows that a full commit lacks: with its base, all rows of a partition.
+    Delta,
     /// The columns of a series, no rows.
     Schema,
+}
+
+/// A commit by its number and its content: a number alone can be given twice, when a writer slept
+/// through the collection of the commit that had it first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) seq: u64,
+    /// The first 16 hex digits of the checksum of its footer.
+    pub(crate) id: String,
 }
 
 /// A commit's description of itself.
@@ -31,13 +42,18 @@ pub(crate) enum Kind {
 pub(crate) struct Footer {
     pub(crate) kind: Kind,
     pub(crate) key: SeriesKey,
-    /// The partition of a full file; a schema file has none.
+    /// The partition of rows; a schema file has none.
     pub(crate) partition: Option<Partition>,
     pub(crate) seq: u64,
-    /// The commit whose rows went into this one, 0 for none.
-    pub(crate) built_on: u64,
+    /// The commit that was the newest when this one was made from it. `None` for the first.
+    pub(crate) built_on: Option<Link>,
+    /// The full commit that a delta adds to; none of any other kind.
+    pub(crate) base: Option<Link>,
     pub(crate) rows: u64,
+    /// Where the rows of this file are, and all proofs of the partition.
     pub(crate) coverage: Coverage,
+    /// Of a delta: its proofs are those of its base, except where its rows are, and not repeated.
+    pub(crate) inherits: bool,
 }
 
 #[derive(Deserialize)]
@@ -55,12 +71,17 @@ struct Json {
     partition: Option<String>,
     seq: u64,
     built_on: u64,
+    /// The id of the commit `built_on`; format 1 had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<Link>,
     rows: u64,
     /// Alternately bars without and bars with a row, from the partition's start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     present: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    known_empty: Vec<JsonProof>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    known_empty: Option<Vec<JsonProof>>,
     /// A checksum of each column chunk, by row group and column.
     chunks: Vec<Vec<String>>,
 }
@@ -82,17 +103,16 @@ impl Footer {
     /// The JSON text.
     pub(crate) fn encode(&self, chunks: Checksums) -> Result<String> {
         let from = self.partition.map_or(Timestamp::MIN, |partition| partition.range().start());
-        let known_empty = self
-            .coverage
-            .known_empty()
-            .iter()
-            .map(|proof| JsonProof {
-                source: proof.source.as_str().to_owned(),
-                reason: proof.reason.clone(),
-                answered_at: proof.answered_at.as_micros(),
-                ranges: steps(&proof.ranges, from, 1),
-            })
-            .collect();
+        let proofs = self.coverage.known_empty().iter().map(|proof| JsonProof {
+            source: proof.source.as_str().to_owned(),
+            reason: proof.reason.clone(),
+            answered_at: proof.answered_at.as_micros(),
+            ranges: steps(&proof.ranges, from, 1),
+        });
+        let is_told = match self.kind {
+            Kind::Delta => !self.inherits,
+            _ => !self.coverage.known_empty().is_empty(),
+        };
         let json = Json {
             format: FORMAT,
             kind: self.kind,
@@ -100,10 +120,12 @@ impl Footer {
             interval: self.key.interval.to_string(),
             partition: self.partition.map(Partition::name),
             seq: self.seq,
-            built_on: self.built_on,
+            built_on: self.built_on.as_ref().map_or(0, |link| link.seq),
+            parent: self.built_on.as_ref().map(|link| link.id.clone()),
+            base: self.base.clone(),
             rows: self.rows,
             present: steps(self.coverage.present(), from, self.key.interval.as_micros().unsigned_abs()),
-            known_empty,
+            known_empty: is_told.then(|| proofs.collect()),
             chunks,
         };
         serde_json::to_string(&json).map_err(|e| Error::unexpected("cannot write a footer").caused_by(e))
@@ -125,7 +147,7 @@ impl Footer {
         let key = SeriesKey::new(&json.node_id, interval).map_err(|_| nonsense("node_id"))?;
         let partition = match (json.kind, &json.partition) {
             (Kind::Schema, None) => None,
-            (Kind::Full, Some(name)) => {
+            (Kind::Full | Kind::Delta, Some(name)) => {
                 Some(Partition::parse(interval, name).ok_or_else(|| nonsense("partition"))?)
             }
             _ => return Err(nonsense("partition")),
@@ -135,8 +157,12 @@ impl Footer {
         if present.count(interval) != json.rows {
             return Err(nonsense("rows"));
         }
+        if (json.kind == Kind::Delta) != json.base.as_ref().is_some_and(|base| base.seq < json.seq) {
+            return Err(nonsense("base"));
+        }
         let mut coverage = Coverage::of_present(present);
-        for proof in json.known_empty {
+        let inherits = json.kind == Kind::Delta && json.known_empty.is_none();
+        for proof in json.known_empty.unwrap_or_default() {
             coverage.add_empty(&EmptyProof::new(
                 SourceId::new(&proof.source).map_err(|_| nonsense("source"))?,
                 ranges(&proof.ranges, span, 1).ok_or_else(|| nonsense("ranges"))?,
@@ -144,8 +170,20 @@ impl Footer {
                 Timestamp::from_micros(proof.answered_at).map_err(|_| nonsense("answered_at"))?,
             ));
         }
-        let (seq, built_on, rows) = (json.seq, json.built_on, json.rows);
-        Ok((Self { kind: json.kind, key, partition, seq, built_on, rows, coverage }, json.chunks))
+        let built_on =
+            (json.built_on > 0).then(|| Link { seq: json.built_on, id: json.parent.unwrap_or_default() });
+        let footer = Self {
+            kind: json.kind,
+            key,
+            partition,
+            seq: json.seq,
+            built_on,
+            base: json.base,
+            rows: json.rows,
+            coverage,
+            inherits,
+        };
+        Ok((footer, json.chunks))
     }
 }
 

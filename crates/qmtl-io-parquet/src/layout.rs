@@ -124,8 +124,11 @@ pub(crate) fn commit_file(seq: u64) -> String {
 
 /// The number of a commit's file, `None` for a name that this format does not give.
 pub(crate) fn parse_commit(name: &str) -> Option<u64> {
-    let seq = name.strip_suffix(".parquet")?.parse().ok()?;
-    (seq > 0 && commit_file(seq) == name).then_some(seq)
+    let digits = name.strip_suffix(".parquet")?;
+    let is_padded = digits.len() == 10 || (digits.len() > 10 && !digits.starts_with('0'));
+    // A sign would parse too.
+    let is_number = is_padded && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|seq| is_number && *seq > 0)
 }
 
 #[cfg(test)]

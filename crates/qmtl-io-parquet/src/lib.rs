@@ -4,18 +4,31 @@ mod ask;
 mod backend;
 mod cache;
 mod check;
+mod collect;
 mod columns;
+mod commit;
 mod config;
 mod disk;
 mod error;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod failpoints;
+#[cfg(not(feature = "failpoints"))]
+mod failpoints;
 mod file;
 mod footer;
 mod layout;
+mod listing;
+mod merge;
 mod read;
+mod remove;
+mod state;
 mod store;
 mod types;
 mod write;
 
 pub use backend::{ParquetBackend, StoredPartition};
 pub use check::{Finding, Problem};
+pub use collect::Collected;
 pub use config::{Codec, ParquetConfig};
+pub use remove::Removed;

@@ -12,10 +12,9 @@ use crate::backend::blocking;
 use crate::columns::check_listed;
 use crate::layout::{Partition, SeriesFolder};
 use crate::store::Store;
-use crate::types::conform;
 
-/// Partitions that are decoded at once: one for the caller and one ahead.
-const AHEAD: usize = 2;
+/// The most partitions that are decoded at once: what is ahead of the caller stays in memory.
+const MAX_AHEAD: usize = 8;
 
 /// A read whose commits and columns are fixed and whose rows are still on the disk.
 struct Plan {
@@ -39,16 +38,22 @@ pub(crate) async fn read_range(store: Arc<Store>, request: ReadRequest) -> Resul
         blocking(move || plan.read(&store, index))
     });
     let batches = stream::iter(partitions)
-        .buffered(AHEAD)
+        .buffered(ahead())
         .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
         .try_flatten();
     Ok(BatchStream::new(schema, batches.boxed()))
+}
+
+/// Partitions that are decoded at once: one a core and one for the caller.
+fn ahead() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get() + 1).clamp(2, MAX_AHEAD)
 }
 
 impl Plan {
     fn new(store: &Store, request: &ReadRequest) -> Result<Self> {
         let series = store.series_folder(&request.key)?;
         let partitions = store.partitions(&series, request.range)?;
+        let partitions = partitions.into_iter().map(|(partition, newest)| (partition, newest.seq)).collect();
         let stored = store.columns(&series)?.schema;
         let schema = match &request.columns {
             None => stored,
@@ -67,20 +72,11 @@ impl Plan {
     /// The rows of one partition inside the range.
     fn read(&self, store: &Store, index: usize) -> Result<Vec<RecordBatch>> {
         let (partition, seq) = self.partitions[index];
-        let file = store.open(&self.series, partition, seq)?;
+        let snapshot = store.open(&self.series, partition, seq)?;
         // A newer commit, read because the listed one is gone, may have newer columns.
-        if self.is_whole && file.footer().seq == seq {
-            check_listed(&file, &self.series.commit(partition, seq), &self.schema)?;
+        if self.is_whole && snapshot.seq() == seq {
+            snapshot.files().try_for_each(|file| check_listed(file, &self.schema))?;
         }
-        let mut batches = Vec::new();
-        for batch in file.read(self.range, &self.schema)? {
-            let ts = frame::timestamps(&batch)?.values();
-            let from = ts.partition_point(|micros| *micros < self.range.start().as_micros());
-            let to = ts.partition_point(|micros| *micros < self.range.end().as_micros());
-            if from < to {
-                batches.push(conform(&batch.slice(from, to - from), &self.schema)?);
-            }
-        }
-        Ok(batches)
+        snapshot.read(self.range, &self.schema)
     }
 }

@@ -13,16 +13,20 @@ use qmtl_history_api::{Error, ErrorKind, NodeId, Result, SeriesKey, TimeRange};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Stamp};
+use crate::disk::Put;
+use crate::failpoints::{Step, reach};
 use crate::file::{Encoder, StoredFile};
-use crate::footer::{FORMAT, Footer, Kind};
+use crate::footer::{FORMAT, Footer, Link};
 use crate::layout::{self, Partition, SeriesFolder};
+use crate::listing::Listings;
+use crate::state::State;
 use crate::{ParquetConfig, disk, error};
 
 /// How often a race with another process is tried again before it is reported.
 pub(crate) const ATTEMPTS: usize = 100;
 
-/// The weight of all cached footers; a range weighs 1 and is 16 bytes.
-const FOOTER_CACHE: usize = 2_000_000;
+/// The weight of all cached states; a range weighs 1 and is 16 bytes.
+const STATE_CACHE: usize = 2_000_000;
 /// The weight of all cached schemas; a column weighs 1.
 const SCHEMA_CACHE: usize = 100_000;
 /// What an entry weighs besides its ranges or columns.
@@ -32,8 +36,12 @@ pub(crate) const ENTRY: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) config: ParquetConfig,
-    footers: Cache<Arc<Footer>>,
-    pub(crate) schemas: Cache<SchemaRef>,
+    pub(crate) states: Cache<Arc<State>>,
+    pub(crate) schemas: Cache<(String, SchemaRef)>,
+    /// The newest commit in a folder of commits.
+    newest: Listings<Option<Stamp>>,
+    /// The partitions in a folder of partitions, ascending.
+    folders: Listings<Vec<Partition>>,
     /// Folders whose entries are known to be on the disk, each with its newest commit that is.
     durable: Mutex<HashMap<PathBuf, u64>>,
 }
@@ -49,8 +57,10 @@ impl Store {
     pub(crate) fn new(config: ParquetConfig) -> Self {
         Self {
             config,
-            footers: Cache::new(FOOTER_CACHE),
+            states: Cache::new(STATE_CACHE),
             schemas: Cache::new(SCHEMA_CACHE),
+            newest: Listings::new(),
+            folders: Listings::new(),
             durable: Mutex::default(),
         }
     }
@@ -99,19 +109,32 @@ impl Store {
         Ok(())
     }
 
-    /// Commits a file: `false` when another writer took the number first.
-    pub(crate) fn commit(&self, series: &SeriesFolder, footer: &Footer, rows: &RecordBatch) -> Result<bool> {
+    /// Commits a file: `None` when another writer took the number first, or a collector took our
+    /// temporary file for one that was left behind.
+    pub(crate) fn commit(
+        &self,
+        series: &SeriesFolder,
+        footer: &Footer,
+        rows: &RecordBatch,
+    ) -> Result<Option<Link>> {
         let folder = match footer.partition {
             Some(partition) => series.partition(partition),
             None => series.schemas(),
         };
-        let bytes = self.encoder().encode(footer, rows)?;
+        let (bytes, id) = self.encoder().encode(footer, rows)?;
         self.create(series, &folder)?;
-        let is_first = disk::put_if_absent(&folder, &layout::commit_file(footer.seq), &bytes)?;
-        if is_first {
-            self.set_durable(&folder, footer.seq);
+        reach(Step::Encoded)?;
+        match disk::put_if_absent(&folder, &layout::commit_file(footer.seq), &bytes)? {
+            Put::Done => {
+                self.set_durable(&folder, footer.seq);
+                Ok(Some(Link { seq: footer.seq, id }))
+            }
+            Put::Taken => Ok(None),
+            Put::Swept => {
+                self.forget_durable(&folder);
+                Ok(None)
+            }
         }
-        Ok(is_first)
     }
 
     /// Makes sure that a commit survives a power cut: another process may have made it a moment ago
@@ -129,10 +152,33 @@ impl Store {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).get(folder).copied()
     }
 
+    /// Whoever removed a folder under us makes us create it again.
+    fn forget_durable(&self, folder: &Path) {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+    }
+
     fn set_durable(&self, folder: &Path, seq: u64) {
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let known = durable.entry(folder.to_owned()).or_default();
         *known = seq.max(*known);
+    }
+
+    /// The partitions of a series that have a folder and hold points of `range`, ascending.
+    pub(crate) fn partition_folders(
+        &self,
+        series: &SeriesFolder,
+        range: TimeRange,
+    ) -> Result<Vec<Partition>> {
+        let folder = series.interval();
+        let all = self.folders.get(&folder, || {
+            let mut partitions: Vec<Partition> = disk::list(&folder)?
+                .iter()
+                .filter_map(|name| Partition::parse(series.key.interval, name))
+                .collect();
+            partitions.sort_unstable();
+            Ok(partitions)
+        })?;
+        Ok(all.iter().copied().filter(|one| one.range().intersect(range).is_some()).collect())
     }
 
     /// The partitions of a series that hold points of `range`, ascending, each with its newest commit.
@@ -140,60 +186,25 @@ impl Store {
         &self,
         series: &SeriesFolder,
         range: TimeRange,
-    ) -> Result<Vec<(Partition, u64)>> {
-        let mut partitions: Vec<Partition> = disk::list(&series.interval())?
-            .iter()
-            .filter_map(|name| Partition::parse(series.key.interval, name))
-            .filter(|partition| partition.range().intersect(range).is_some())
-            .collect();
-        partitions.sort_unstable();
-        partitions
+    ) -> Result<Vec<(Partition, Stamp)>> {
+        self.partition_folders(series, range)?
             .into_iter()
             .filter_map(|partition| {
-                disk::newest(&series.partition(partition)).transpose().map(|seq| Ok((partition, seq?)))
+                let newest = self.newest(&series.partition(partition));
+                newest.transpose().map(|stamp| Ok((partition, stamp?)))
             })
             .collect()
     }
 
-    /// Opens the newest file of a partition at least as new as `seq`: one that vanishes between
-    /// listing and opening makes room for its successor.
-    pub(crate) fn open(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<StoredFile> {
-        let folder = series.partition(partition);
-        let mut seq = seq;
-        for _ in 0..ATTEMPTS {
-            let path = series.commit(partition, seq);
-            if let Some(file) = open_checked(&path, series, Kind::Full, Some(partition), seq)? {
-                return Ok(file);
-            }
-            seq = disk::newest(&folder)?.unwrap_or(seq);
-        }
-        Err(Error::unavailable("the files of a partition keep vanishing while they are read; try again")
-            .with("path", folder.display()))
+    /// The newest commit in a folder.
+    pub(crate) fn newest(&self, folder: &Path) -> Result<Option<Stamp>> {
+        let look = || match disk::newest(folder)? {
+            // A file that has gone in between has a successor, which whoever opens it will find.
+            Some(seq) => Ok(disk::stamp(folder, seq)?.or(Some(Stamp { seq, bytes: 0, modified: None }))),
+            None => Ok(None),
+        };
+        self.newest.get(folder, look).map(|newest| *newest)
     }
-
-    /// What the newest commit of a partition says, from memory when the file is known.
-    pub(crate) fn footer(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Known> {
-        let folder = series.partition(partition);
-        if let Some(stamp) = disk::stamp(&folder, seq)?
-            && let Some(footer) = self.footers.get(&folder, stamp)
-        {
-            return Ok(Known { stamp, footer });
-        }
-        let file = self.open(series, partition, seq)?;
-        let seq = file.footer().seq;
-        let stamp = disk::stamp(&folder, seq)?.unwrap_or(Stamp { seq, bytes: 0, modified: None });
-        let footer = Arc::new(file.footer().clone());
-        let ranges = footer.coverage.known_empty().iter().map(|proof| ENTRY + proof.ranges.len());
-        let weight = ENTRY + footer.coverage.present().len() + ranges.sum::<usize>();
-        self.footers.put(&folder, stamp, Arc::clone(&footer), weight);
-        Ok(Known { stamp, footer })
-    }
-}
-
-/// A footer and the version of the file that it was read from.
-pub(crate) struct Known {
-    pub(crate) stamp: Stamp,
-    pub(crate) footer: Arc<Footer>,
 }
 
 /// The error of a writer that others overtook again and again.
@@ -227,13 +238,12 @@ pub(crate) fn read_owner(node: &Path) -> Result<Option<NodeId>> {
 pub(crate) fn open_checked(
     path: &Path,
     series: &SeriesFolder,
-    kind: Kind,
     partition: Option<Partition>,
     seq: u64,
 ) -> Result<Option<StoredFile>> {
     let Some(file) = StoredFile::open(path)? else { return Ok(None) };
     let footer = file.footer();
-    if (&footer.key, footer.kind, footer.partition, footer.seq) != (&series.key, kind, partition, seq) {
+    if (&footer.key, footer.partition, footer.seq) != (&series.key, partition, seq) {
         return Err(error::corrupt(path, "the file belongs to another place of a store")
             .with("series", &series.key)
             .with("owner", &footer.key)

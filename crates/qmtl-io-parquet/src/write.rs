@@ -1,21 +1,17 @@
-//! Writing: cut a batch at the partitions, merge each part with the newest commit, commit the next.
+//! Writing: cut a batch at the partitions, and find what each part changes in its partition.
 
 use std::collections::BTreeMap;
 
 use qmtl_history_api::arrow_array::{BooleanArray, RecordBatch};
 use qmtl_history_api::arrow_select::filter::filter_record_batch;
-use qmtl_history_api::arrow_select::interleave::interleave_record_batch;
 use qmtl_history_api::{
-    Coverage, EmptyProof, Error, OnConflict, Result, SeriesKey, TimeRange, Timestamp, WriteReceipt,
-    WriteRequest, frame,
+    Coverage, EmptyProof, Error, OnConflict, Result, SeriesKey, Timestamp, WriteReceipt, WriteRequest, frame,
 };
 
-use crate::columns::with_columns;
-use crate::disk;
-use crate::footer::{Footer, Kind};
+use crate::commit::Edit;
 use crate::layout::{Partition, SeriesFolder};
-use crate::store::{ATTEMPTS, Store, lost_races};
-use crate::types::conform;
+use crate::state::State;
+use crate::store::Store;
 
 /// The most partitions that one write may touch; a proof of emptiness over centuries of minutes
 /// would be a file for each of them.
@@ -76,8 +72,8 @@ pub(crate) fn stores_rows(
     on_conflict: OnConflict,
 ) -> Result<bool> {
     for (partition, part) in parts.iter().filter(|(_, part)| part.rows.is_some()) {
-        let known = match disk::newest(&series.partition(*partition))? {
-            Some(seq) => store.footer(series, *partition, seq)?.footer.coverage.clone(),
+        let known = match store.newest(&series.partition(*partition))? {
+            Some(newest) => store.state(series, *partition, newest)?.coverage().clone(),
             None => Coverage::default(),
         };
         let receipt = Change::plan(&series.key, &known, part, on_conflict)?.receipt;
@@ -101,47 +97,14 @@ pub(crate) fn commit(
     (partition, part): (Partition, &Part),
     on_conflict: OnConflict,
 ) -> Result<WriteReceipt> {
-    let folder = series.partition(partition);
-    for _ in 0..ATTEMPTS {
-        let base = match disk::newest(&folder)? {
-            Some(seq) => Some(store.footer(series, partition, seq)?.footer),
-            None => None,
-        };
-        let (built_on, known) =
-            base.map_or((0, Coverage::default()), |footer| (footer.seq, footer.coverage.clone()));
-        let change = Change::plan(&series.key, &known, part, on_conflict)?;
-        if change.receipt.rows_written + change.receipt.rows_replaced == 0 && change.coverage == known {
-            store.settle(series, &folder, built_on)?;
-            return Ok(change.receipt);
-        }
-        let stored = if built_on == 0 {
-            Vec::new()
-        } else {
-            let file = store.open(series, partition, built_on)?;
-            if file.footer().seq != built_on {
-                continue;
-            }
-            file.read(TimeRange::ALL, file.schema())?
-        };
-        let rows = merge(&stored, &change.rows)?;
-        if change.coverage == known && is_equal(&stored, &rows) {
-            store.settle(series, &folder, built_on)?;
-            return Ok(change.receipt);
-        }
-        let footer = Footer {
-            kind: Kind::Full,
-            key: series.key.clone(),
-            partition: Some(partition),
-            seq: built_on + 1,
-            built_on,
-            rows: u64::try_from(rows.num_rows()).unwrap_or(u64::MAX),
-            coverage: change.coverage,
-        };
-        if store.commit(series, &footer, &rows)? {
-            return Ok(change.receipt);
-        }
-    }
-    Err(lost_races(&folder))
+    store.transact(series, partition, |base| {
+        let nothing = Coverage::default();
+        let known = base.map_or(&nothing, State::coverage);
+        let Change { rows, receipt, coverage } = Change::plan(&series.key, known, part, on_conflict)?;
+        let is_none = receipt.rows_written + receipt.rows_replaced == 0 && coverage == *known;
+        let edit = if is_none { None } else { Some(Edit::Add { rows, coverage }) };
+        Ok((receipt, edit))
+    })
 }
 
 /// What a part does to a partition of known coverage.
@@ -182,45 +145,6 @@ impl Change {
         }
         Ok(Self { rows, receipt, coverage })
     }
-}
-
-/// The rows of both, by time; at one time the new row is taken.
-fn merge(stored: &[RecordBatch], new: &RecordBatch) -> Result<RecordBatch> {
-    let fault = |e| Error::unexpected("cannot merge rows with the stored ones").caused_by(e);
-    let Some(first) = stored.first() else { return Ok(new.clone()) };
-    let schema = with_columns(&first.schema(), &new.schema()).unwrap_or_else(|| first.schema());
-    let batches =
-        stored.iter().chain([new]).map(|batch| conform(batch, &schema)).collect::<Result<Vec<_>>>()?;
-    let new_ts = frame::timestamps(new)?.values();
-    let mut next = 0;
-    let mut picks = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
-    for (batch, rows) in stored.iter().enumerate() {
-        for (row, ts) in frame::timestamps(rows)?.values().iter().enumerate() {
-            while new_ts.get(next).is_some_and(|new| new < ts) {
-                picks.push((stored.len(), next));
-                next += 1;
-            }
-            if new_ts.get(next) == Some(ts) {
-                picks.push((stored.len(), next));
-                next += 1;
-            } else {
-                picks.push((batch, row));
-            }
-        }
-    }
-    picks.extend((next..new_ts.len()).map(|row| (stored.len(), row)));
-    interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &picks).map_err(fault)
-}
-
-/// Whether `rows` are the stored ones, bit for bit.
-fn is_equal(stored: &[RecordBatch], rows: &RecordBatch) -> bool {
-    let mut from = 0;
-    stored.iter().all(|batch| {
-        let length = batch.num_rows().min(rows.num_rows() - from);
-        let same = *batch == rows.slice(from, length);
-        from += length;
-        same
-    }) && from == rows.num_rows()
 }
 
 #[cfg(test)]

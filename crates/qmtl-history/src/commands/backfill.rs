@@ -41,6 +41,11 @@ pub(crate) struct Filled {
     not_closed: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     interrupted: bool,
+    /// Of the rows written, those that took the place of stored ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_replaced: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +62,8 @@ pub(crate) struct Done {
     present: RangeSet,
     known_empty: RangeSet,
     interrupted: bool,
+    /// How many rows took the place of stored ones, and why, when that was asked for.
+    replaced: Option<(u64, String)>,
 }
 
 /// How the run of all series ended.
@@ -67,6 +74,9 @@ pub(crate) struct Run {
 }
 
 pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
+    if args.dry_run {
+        return plan::dry_run(&args.fill, context, args.replace).await;
+    }
     let run = fill_all(args, context).await?;
     outcome::read_or_not(print(&run.done, &context.console))?;
     if run.outcome == Outcome::Interrupted {
@@ -105,6 +115,13 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         plan::left_out(job, context);
     }
     let progress = Progress::new(&context.console);
+    let replacing = args.reason.as_ref().map(|reason| {
+        for job in &jobs {
+            tracing::info!(series = %job.key, range = %job.range, reason, "stored rows are replaced");
+        }
+        store.replacing()
+    });
+    let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&*store, |replacing| replacing);
     let mut before = Vec::new();
     for job in &jobs {
         before.push(store.coverage(&job.key, job.range).await.ok());
@@ -115,7 +132,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         reports.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(report);
     };
     let interrupted = tokio::select! {
-        () = fill::fill(&jobs, &limits, &*store, (&progress, keep)) => false,
+        () = fill::fill(&jobs, &limits, backend, (&progress, keep)) => false,
         () = signalled() => true,
     };
     if interrupted {
@@ -140,7 +157,12 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             Ok(report)
         });
         let mut item = Done::new(job, report, cut_off, (&*store, context.clock.now())).await;
-        if let Some(before) = before.filter(|_| cut_off && !item.present.is_empty()) {
+        item.replaced = replacing
+            .as_ref()
+            .map(|replacing| (replacing.replaced(&item.job.key), args.reason.clone().unwrap_or_default()));
+        if let Some(before) =
+            before.filter(|_| cut_off && !item.present.is_empty() && item.replaced.is_none())
+        {
             // Also what was committed when nobody waited for it any longer.
             let new = item.present.difference(before.present());
             item.report.rows_written = new.count(item.job.key.interval);
@@ -205,7 +227,7 @@ impl Done {
         };
         report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
         let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
-        Self { job, report, present, known_empty, interrupted }
+        Self { job, report, present, known_empty, interrupted, replaced: None }
     }
 
     /// The result for machines.
@@ -229,6 +251,8 @@ impl Done {
             retries: report.retries,
             not_closed: self.job.left_out,
             interrupted: self.interrupted,
+            rows_replaced: self.replaced.as_ref().map(|(rows, _)| *rows),
+            reason: self.replaced.as_ref().map(|(_, reason)| reason.clone()),
         }
     }
 
@@ -241,6 +265,10 @@ impl Done {
             console.paint(Style::Dim, &text::range(self.job.range, interval))
         ))?;
         console.line(format!("  stored       {}", self.stored()))?;
+        if let Some((rows, reason)) = &self.replaced {
+            let rows = text::counted(*rows, "row");
+            console.line(format!("  replaced     {rows} of them took the place of stored ones: {reason}"))?;
+        }
         console.line(format!("  present      {}", text::set(&self.present, interval)))?;
         console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
         let missing = text::set(&report.missing, interval);

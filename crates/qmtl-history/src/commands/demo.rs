@@ -138,7 +138,7 @@ pub(crate) async fn run(args: &DemoArgs, context: &Context) -> Result<Outcome> {
 }
 
 async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
-    let plans = plan::plans(&stage.plan()?, context).await?;
+    let plans = plan::plans(&stage.plan()?, context, false).await?;
     let first = backfill::fill_all(&stage.backfill()?, context).await?;
     let again = backfill::fill_all(&stage.backfill()?, context).await?;
     let (views, _) = coverage::views(&stage.coverage()?, context).await?;

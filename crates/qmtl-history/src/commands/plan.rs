@@ -40,13 +40,21 @@ impl Planned {
 const GAPS_SHOWN: usize = 12;
 
 pub(crate) async fn run(args: &FillArgs, context: &Context) -> Result<Outcome> {
-    let planned = plans(args, context).await?;
+    print(&plans(args, context, false).await?, context)
+}
+
+/// Prints what a fill would ask for, also one that replaces.
+pub(crate) async fn dry_run(args: &FillArgs, context: &Context, replace: bool) -> Result<Outcome> {
+    print(&plans(args, context, replace).await?, context)
+}
+
+fn print(planned: &[(Job, Plan)], context: &Context) -> Result<Outcome> {
     if context.console.is_json() {
         let one = planned.len() == 1;
         let results = planned.iter().map(|(job, plan)| Planned::new(job, plan)).collect();
         context.console.json(&OneOrMany::new(results, one))?;
     } else {
-        for (job, plan) in &planned {
+        for (job, plan) in planned {
             show(job, plan, context)?;
         }
     }
@@ -54,13 +62,13 @@ pub(crate) async fn run(args: &FillArgs, context: &Context) -> Result<Outcome> {
 }
 
 /// Plans every series without writing anything, not even the store's folder.
-pub(crate) async fn plans(args: &FillArgs, context: &Context) -> Result<Vec<(Job, Plan)>> {
+pub(crate) async fn plans(args: &FillArgs, context: &Context, replace: bool) -> Result<Vec<(Job, Plan)>> {
     let orders = fill::orders(args, &*context.clock)?;
     let store = Store::open_or_new(context.global.store.as_deref()).await?;
     let limits = Limits::new(args, None, orders.len());
     let mut planned = Vec::new();
     for job in fill::jobs(orders, &limits, &context.clock).await? {
-        let plan = job.plan(&*store).await?;
+        let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
         planned.push((job, plan));
     }
     Ok(planned)

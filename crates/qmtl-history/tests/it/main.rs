@@ -8,6 +8,7 @@ mod many;
 mod names;
 mod output;
 mod signals;
+mod upkeep;
 mod warmup;
 
 use std::path::{Path, PathBuf};

@@ -42,7 +42,17 @@ fn footer(rows: &RecordBatch) -> Footer {
     let coverage = Coverage::of_present(frame::row_runs(&key, rows).unwrap());
     let partition = Some(Partition::around(Interval::MINUTE, "2024-01-01".parse().unwrap()));
     let count = rows.num_rows() as u64;
-    Footer { kind: Kind::Full, key, partition, seq: 1, built_on: 0, rows: count, coverage }
+    Footer {
+        kind: Kind::Full,
+        key,
+        partition,
+        seq: 1,
+        built_on: None,
+        base: None,
+        rows: count,
+        coverage,
+        inherits: false,
+    }
 }
 
 struct Written {
@@ -52,7 +62,7 @@ struct Written {
 
 impl Written {
     fn new(rows: &RecordBatch, codec: Codec, row_group_rows: usize) -> Self {
-        let bytes = Encoder { codec, row_group_rows }.encode(&footer(rows), rows).unwrap();
+        let bytes = Encoder { codec, row_group_rows }.encode(&footer(rows), rows).unwrap().0;
         let written = Self { folder: TempDir::new().unwrap(), bytes };
         std::fs::write(written.path(), &written.bytes).unwrap();
         written
@@ -317,12 +327,12 @@ fn a_strange_parquet_file_is_told_from_a_damaged_one() {
 
 #[test]
 fn a_file_of_a_newer_format_is_refused_by_name() {
-    let written = strange(Some(r#"{"format":2,"kind":"delta","codec":"of tomorrow"}"#));
+    let written = strange(Some(r#"{"format":3,"kind":"stripe","codec":"of tomorrow"}"#));
     let path = written.path();
     assert_eq!(
         written.read().unwrap_err().to_string(),
         format!(
-            "the file has format version 2 and this program knows up to 1: upgrade the program (path: {})",
+            "the file has format version 3 and this program knows up to 2: upgrade the program (path: {})",
             path.display()
         )
     );

@@ -23,9 +23,11 @@ fn footer(coverage: Coverage) -> Footer {
         key: SeriesKey::new("blake3:ab/../\"x\" 🦀", Interval::MINUTE).unwrap(),
         partition: Some(partition()),
         seq: 3,
-        built_on: 2,
+        built_on: Some(Link { seq: 2, id: "0123456789abcdef".to_owned() }),
+        base: None,
         rows: coverage.present().count(Interval::MINUTE),
         coverage,
+        inherits: false,
     }
 }
 
@@ -50,8 +52,8 @@ fn the_text_is_compact_and_says_what_the_file_is() {
     assert_eq!(
         text,
         concat!(
-            r#"{"format":1,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
-            r#""partition":"20231231T052000Z","seq":3,"built_on":2,"rows":4,"present":[2,3,2,1],"#,
+            r#"{"format":2,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
+            r#""partition":"20231231T052000Z","seq":3,"built_on":2,"parent":"0123456789abcdef","rows":4,"present":[2,3,2,1],"#,
             r#""known_empty":[{"source":"file:a.csv","reason":"no row","answered_at":1717200000000000,"#,
             r#""ranges":[300000000,120000000]}],"chunks":[["00112233445566aa"]]}"#
         )
@@ -64,7 +66,7 @@ fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
     assert_eq!(
         refused(r#"{"format":7,"layout":"unheard of"}"#),
         format!(
-            "the file has format version 7 and this program knows up to 1: upgrade the program (path: {PATH})"
+            "the file has format version 7 and this program knows up to 2: upgrade the program (path: {PATH})"
         )
     );
 }
@@ -73,7 +75,9 @@ fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
 fn a_kind_or_a_claim_outside_the_format_is_refused() {
     let good = footer(Coverage::of_present(bars(0, 10).into())).encode(Vec::new()).unwrap();
     for (from, to, field) in [
-        (r#""kind":"full""#, r#""kind":"delta""#, "damaged"),
+        (r#""kind":"full""#, r#""kind":"stripe""#, "damaged"),
+        (r#""kind":"full""#, r#""kind":"delta""#, "field: base"),
+        (r#""rows":10"#, r#""base":{"seq":1,"id":"00"},"rows":10"#, "field: base"),
         (r#""interval":"1m""#, r#""interval":"1M""#, "field: interval"),
         ("20231231T052000Z", "20231231T052100Z", "field: partition"),
         (r#""rows":10"#, r#""rows":11"#, "field: rows"),
@@ -81,7 +85,7 @@ fn a_kind_or_a_claim_outside_the_format_is_refused() {
         (r#""present":[0,10]"#, r#""present":[49999,2]"#, "field: present"),
         (r#""present":[0,10]"#, r#""present":[0,10,1,0]"#, "field: present"),
         (r#""present":[0,10]"#, r#""present":[18446744073709551615,10]"#, "field: present"),
-        (r#""format":1"#, r#""format":"1""#, "damaged"),
+        (r#""format":2"#, r#""format":"2""#, "damaged"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use qmtl_history_api::arrow_select::concat::concat_batches;
-use qmtl_history_api::{Interval, RangeSet};
+use qmtl_history_api::{Interval, RangeSet, TimeRange};
 use qmtl_history_testkit::fixtures::{proof, secs, sparse_bars};
 
 use super::*;
@@ -80,24 +80,5 @@ proptest! {
         prop_assert_eq!(proven, empty.on_grid(key.interval));
         let cut_rows: Vec<_> = parts.values().filter_map(|part| part.rows.clone()).collect();
         prop_assert_eq!(concat_batches(&rows.schema(), &cut_rows).unwrap(), rows);
-    }
-
-    #[test]
-    fn merging_is_sorting(
-        stored in proptest::collection::btree_set(0i64..200, 0..60),
-        new in proptest::collection::btree_set(0i64..200, 0..60),
-        group in 1usize..20,
-    ) {
-        let key = key(1);
-        let bars = |points: &std::collections::BTreeSet<i64>| {
-            sparse_bars(&key, &points.iter().map(|at| TimeRange::new(secs(*at), secs(at + 1)).unwrap()).collect())
-        };
-        let whole = bars(&stored);
-        let batches: Vec<_> =
-            (0..whole.num_rows()).step_by(group).map(|from| whole.slice(from, group.min(whole.num_rows() - from))).collect();
-        let union = stored.union(&new).copied().collect();
-        prop_assert_eq!(merge(&batches, &bars(&new)).unwrap(), bars(&union));
-        prop_assert_eq!(is_equal(&batches, &whole), true);
-        prop_assert_eq!(is_equal(&batches, &bars(&union)), union == stored);
     }
 }

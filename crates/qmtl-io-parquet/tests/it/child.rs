@@ -2,11 +2,11 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch, UInt32Array};
-use qmtl_history_api::{HistoryBackend, SeriesKey, WriteRequest};
+use qmtl_history_api::{HistoryBackend, HistoryBackendExt, ReadRequest, SeriesKey, Timestamp, WriteRequest};
 use qmtl_history_testkit::fixtures;
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
 
@@ -20,12 +20,36 @@ const MARK: &str = "child: ";
 pub(crate) struct Task {
     pub(crate) process: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "only failpoints wait for a line"))]
+    stdin: ChildStdin,
 }
 
 impl Task {
     /// Starts `task` on the store under `root` in a process of its own.
     pub(crate) fn start(task: &str, root: &Path, id: u32) -> Self {
         Self::run(Command::new(std::env::current_exe().unwrap()), task, root, id)
+    }
+
+    /// The same with a step at which it stops, fails or pauses.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn start_at(task: &str, root: &Path, failpoint: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(qmtl_io_parquet::failpoints::VARIABLE, failpoint);
+        Self::run(command, task, root, 2)
+    }
+
+    /// Waits until the child stands at its step; false when it ended before.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn has_stopped(&mut self) -> bool {
+        let stopped = qmtl_io_parquet::failpoints::STOPPED;
+        self.lines.by_ref().map_while(Result::ok).any(|line| line.contains(stopped))
+    }
+
+    /// Lets a child that pauses go on.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn wake(&mut self) {
+        use std::io::Write;
+        self.stdin.write_all(b"\n").unwrap();
     }
 
     /// The same with files limited to `blocks` of 512 bytes: what a full disk is to a writer.
@@ -44,11 +68,13 @@ impl Task {
             .env(TASK, task)
             .env(ROOT, root)
             .env(ID, id.to_string())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let stdin = process.stdin.take().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, lines }
+        Self { process, lines, stdin }
     }
 
     /// The next line of the child itself.
@@ -82,11 +108,14 @@ fn child_entry() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
         let store = ParquetBackend::open(ParquetConfig::new(root)).await.unwrap();
-        match task.as_str() {
-            "endless" => endless(&store, id).await,
-            "overlap" => overlap(&store, id).await,
-            "big" => big(&store).await,
-            other => panic!("no such task: {other}"),
+        let words: Vec<&str> = task.split(':').collect();
+        match words.as_slice() {
+            ["endless"] => endless(&store, id).await,
+            ["overlap"] => overlap(&store, id).await,
+            ["round", round] => round_of(&store, id, round.parse().unwrap()).await,
+            ["write", first, end] => write(&store, (first.parse().unwrap(), end.parse().unwrap()), id).await,
+            ["collect", now] => collect(&store, now.parse().unwrap()).await,
+            other => panic!("no such task: {other:?}"),
         }
     });
 }
@@ -116,11 +145,42 @@ async fn overlap(store: &ParquetBackend, id: u32) {
     println!("{MARK}{written}");
 }
 
-/// Writes one large batch, and says how it went.
-async fn big(store: &ParquetBackend) {
-    let outcome = store.write_rows(&WriteRequest::new(key()), numbered(0, 40_000, 1)).await;
-    println!(
-        "{MARK}{}",
-        outcome.map_or_else(|e| format!("{:?} {}", e.kind(), e.chain()), |_| "stored".into())
+/// Writes overlapping ranges around a full file's end and into its gaps, reads each back after its
+/// acknowledgement, and says how many rows it was the one to store.
+async fn round_of(store: &ParquetBackend, id: u32, round: u32) {
+    let mut written = 0;
+    for step in 0..6 {
+        // Neighbours overlap by half; every other write is far from the others'.
+        let first = 3_000 + round * 60 + (id + step) % 8 * 5 + step % 2 * 10_000;
+        let receipt =
+            store.write_rows(&WriteRequest::new(key()), numbered(first, first + 10, id)).await.unwrap();
+        written += receipt.rows_written;
+        let range = fixtures::span(&key(), first, first + 10);
+        let rows = store.read_all(&ReadRequest::new(key(), range)).await.unwrap();
+        assert_eq!(rows.num_rows(), 10, "an acknowledged row cannot be read");
+        let coverage = store.coverage(&key(), range).await.unwrap();
+        assert!(coverage.present().contains_range(range), "an acknowledged row is not covered");
+    }
+    println!("{MARK}{written}");
+}
+
+/// Writes one batch, and says how it went.
+async fn write(store: &ParquetBackend, (first, end): (u32, u32), id: u32) {
+    let outcome = store.write_rows(&WriteRequest::new(key()), numbered(first, end, id)).await;
+    let said = outcome.map_or_else(
+        |e| format!("{:?} {}", e.kind(), e.chain()),
+        |receipt| format!("stored {} kept out {}", receipt.rows_written, receipt.rows_kept_out),
     );
+    println!("{MARK}{said}");
+}
+
+/// Collects at a time in microseconds, and says how it went.
+async fn collect(store: &ParquetBackend, now: i64) {
+    let now = Timestamp::from_micros(now).unwrap();
+    let outcome = store.collect(&key(), now, false).await;
+    let said = outcome.map_or_else(
+        |e| format!("{:?} {}", e.kind(), e.chain()),
+        |collected| format!("collected {}", collected.files.len()),
+    );
+    println!("{MARK}{said}");
 }

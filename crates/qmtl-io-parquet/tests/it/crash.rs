@@ -4,20 +4,24 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use qmtl_history_api::ErrorKind;
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::UInt32Type;
+#[cfg(target_os = "linux")]
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array};
 use qmtl_history_api::{HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, WriteRequest, frame};
 use qmtl_history_testkit::fixtures;
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem};
 
 use crate::child::{FIRST, Task, key, numbered};
 
-async fn open(root: &Path) -> ParquetBackend {
+pub(crate) async fn open(root: &Path) -> ParquetBackend {
     ParquetBackend::open(ParquetConfig::new(root)).await.unwrap()
 }
 
 /// The bars' numbers and writers, after checking that they and coverage fit the rows' times.
-async fn read(store: &ParquetBackend) -> Vec<(u32, u32)> {
+pub(crate) async fn read(store: &ParquetBackend) -> Vec<(u32, u32)> {
     let rows = store.read_all(&ReadRequest::new(key(), TimeRange::ALL)).await.unwrap();
     frame::check(&key(), &rows).unwrap();
     let scanned = store.scan_present(&key(), TimeRange::ALL).await.unwrap();
@@ -30,7 +34,7 @@ async fn read(store: &ParquetBackend) -> Vec<(u32, u32)> {
 }
 
 /// Every file below a folder.
-fn walk(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
@@ -89,16 +93,117 @@ async fn two_processes_keep_each_others_rows_exactly() {
     assert_eq!(written, [by(1), by(2)], "each row is counted by the process that stored it");
 }
 
-#[cfg(unix)]
+/// Rounds of eight processes: a few, or as many as the soak run of docs/reliability.md asks for.
+const ROUNDS: &str = "QMTL_SOAK_ROUNDS";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_processes_lose_and_double_nothing() {
+    let rounds = std::env::var(ROUNDS).map_or(4, |rounds| rounds.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    store.write_rows(&WriteRequest::new(key()), numbered(0, 3_000, 0)).await.unwrap();
+    let mut total = 3_000;
+    for round in 0..rounds {
+        let mut tasks: Vec<_> =
+            (1..=8).map(|id| Task::start(&format!("round:{round}"), folder.path(), id)).collect();
+        for task in &mut tasks {
+            total += task.line().expect("the child finishes").parse::<usize>().unwrap();
+            assert!(task.process.wait().unwrap().success());
+        }
+        let rows = read(&open(folder.path()).await).await;
+        assert_eq!(rows.len(), total, "round {round}: each row is stored once, by the one who says so");
+        assert!(rows[..3_000].iter().all(|(_, writer)| *writer == 0), "rows of before are kept");
+    }
+    assert!(store.check_files(&key()).await.unwrap().is_empty());
+    println!("{rounds} rounds of 8 processes, {total} rows");
+}
+
+/// A small disk that is unmounted when it is dropped.
+#[cfg(target_os = "linux")]
+struct Tmpfs(tempfile::TempDir);
+
+#[cfg(target_os = "linux")]
+impl Tmpfs {
+    /// `None` where this user may not mount one.
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(folder.path());
+        let output = mount.output().ok()?;
+        output.status.success().then_some(Self(folder))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// A store on a disk with room for a few files, and what says that it is full.
+#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_what_was_stored_stays() {
+    let Some(disk) = Tmpfs::mount("400k") else {
+        println!("a full disk: no tmpfs can be mounted here, RLIMIT_FSIZE alone is tested");
+        return;
+    };
+    println!("a full disk: on a tmpfs of 400 KB");
+    let root = disk.0.path();
+    let store = open(root).await;
+    store.write_rows(&WriteRequest::new(key()), numbered(0, 3_000, 7)).await.unwrap();
+    store.write_rows(&WriteRequest::new(key()), numbered(3_000, 3_010, 7)).await.unwrap();
+    let (before, files) = (read(&store).await, walk(root));
+    // Random numbers do not compress: a full file that has no room.
+    let key = fixtures::key("ohlcv:big", "1m");
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from_bits(state >> 2)
+    };
+    let points: Vec<_> = (0..40_000).map(|at| fixtures::bar(&key, at)).collect();
+    let mut column =
+        || std::sync::Arc::new(Float64Array::from_iter_values(points.iter().map(|_| random()))) as ArrayRef;
+    let rows = fixtures::batch(&points, [("x", column()), ("y", column())]);
+    let error = store.write_rows(&WriteRequest::new(key.clone()), rows.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    let expected = "cannot write a file of the store; the disk is full: free space, then run again (path: ";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    assert_eq!(read(&store).await, before);
+    let kept: Vec<_> =
+        walk(root).into_iter().filter(|path| path.to_str().unwrap().contains("child")).collect();
+    assert_eq!(kept, files, "nothing is left behind");
+    // With room again the same write goes through, and the store takes rows as before.
+    let mut more = std::process::Command::new("mount");
+    assert!(more.args(["-o", "remount,size=8m"]).arg(root).status().unwrap().success());
+    assert_eq!(store.write_rows(&WriteRequest::new(key), rows).await.unwrap().rows_written, 40_000);
+    store.write_rows(&WriteRequest::new(crate::child::key()), numbered(3_010, 3_020, 7)).await.unwrap();
+    assert_eq!(read(&store).await.len(), 3_020);
+
+    // The same disk, read-only: what is stored is read, a write says what to do.
+    let mut seal = std::process::Command::new("mount");
+    assert!(seal.args(["-o", "remount,ro"]).arg(root).status().unwrap().success());
+    let error = store
+        .write_rows(&WriteRequest::new(crate::child::key()), numbered(3_020, 3_030, 7))
+        .await
+        .unwrap_err();
+    let expected = "cannot write a file of the store; the file system is read-only: mount it writable or choose \
+                    another folder (path: ";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    assert_eq!(read(&open(root).await).await.len(), 3_020);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_file_sizes_is_said_and_what_was_stored_stays() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     store.write_rows(&WriteRequest::new(key()), numbered(39_990, 40_010, 7)).await.unwrap();
     let before = read(&store).await;
     let files = walk(folder.path());
 
-    let mut task = Task::start_limited("big", folder.path(), 100);
+    let mut task = Task::start_limited("write:0:40000", folder.path(), 100);
     let line = task.line().unwrap();
     assert!(task.process.wait().unwrap().success());
     assert!(
@@ -111,8 +216,8 @@ async fn a_full_disk_is_said_and_what_was_stored_stays() {
     assert_eq!(walk(folder.path()), files, "nothing is left behind");
 
     // With room again the same write goes through.
-    let mut task = Task::start("big", folder.path(), 1);
-    assert_eq!(task.line().as_deref(), Some("stored"));
+    let mut task = Task::start("write:0:40000", folder.path(), 1);
+    assert_eq!(task.line().as_deref(), Some("stored 39990 kept out 10"));
     task.process.wait().unwrap();
     let after = read(&store).await;
     assert_eq!(after.len(), 40_010);

@@ -63,7 +63,7 @@ async fn nothing_is_created_before_the_first_write() {
         ]
     );
     let name = fs::read_to_string(root.join(format!("ohlcv-folder-{hash}/_series.json"))).unwrap();
-    assert_eq!(name, r#"{"format":1,"node_id":"ohlcv:folder"}"#);
+    assert_eq!(name, r#"{"format":2,"node_id":"ohlcv:folder"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,13 +183,13 @@ async fn files_are_exactly_the_current_ones() {
     store.write_rows(&write, bars(&key(), fixtures::bar(&key(), 60_000), 10)).await.unwrap();
     let all = store.files(&key(), TimeRange::ALL).await.unwrap();
     let summary: Vec<_> = all.iter().map(|file| (file.rows, file.seq)).collect();
-    assert_eq!(summary, [(48_880, 1), (11_130, 2)]);
+    assert_eq!(summary, [(48_880, 1), (11_120, 1), (10, 2)]);
     for file in &all {
         assert_eq!(file.bytes, fs::metadata(&file.path).unwrap().len());
         assert_eq!(file.partition.count(key().interval), 50_000);
     }
     assert_eq!(store.files(&key(), span(&key(), 0, 1)).await.unwrap(), all[..1]);
-    assert_eq!(tree(folder.path()).len(), 5, "the older commit lies beside");
+    assert_eq!(tree(folder.path()).len(), 5, "two commits, their columns and their name");
 
     // Proofs alone are a file without rows.
     let far = span(&key(), 200_000, 200_010);

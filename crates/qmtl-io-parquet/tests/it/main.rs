@@ -9,4 +9,7 @@ mod child;
 mod conformance;
 mod crash;
 mod damage;
+mod delta;
 mod folder;
+#[cfg(feature = "failpoints")]
+mod steps;

@@ -1,0 +1,133 @@
+//! `gc`, `prune` and `forget-empty`: what removes from a store, each with a dry run.
+
+use qmtl_history_api::{Error, SeriesKey, SourceId};
+use serde::Serialize;
+
+use super::{Asked, Context, Target, must_exist, tell_damaged};
+use crate::cli::{ForgetArgs, GcArgs, PruneArgs, ReadArgs, RemoveArgs};
+use crate::outcome::{self, Failure, Outcome, Result};
+use crate::range::RangeArgs;
+use crate::shapes::{Entry, OneOrMany, Series};
+use crate::store::Store;
+use crate::text;
+
+/// The result of `gc` for one series.
+#[derive(Debug, Serialize)]
+struct Collected {
+    #[serde(flatten)]
+    series: Series,
+    files: usize,
+    bytes: u64,
+    dry_run: bool,
+}
+
+/// The result of `prune` and `forget-empty` for one series.
+#[derive(Debug, Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    series: Series,
+    rows: u64,
+    empty_bars: u64,
+    partitions: u64,
+    dry_run: bool,
+}
+
+pub(crate) async fn gc(args: &GcArgs, context: &Context) -> Result<Outcome> {
+    let read = ReadArgs { series: args.series.clone(), range: RangeArgs::default() };
+    let asked = Asked::new(&read)?;
+    let store = Store::open_with_grace(context.global.store.as_deref(), args.grace).await?;
+    let now = context.clock.now();
+    let (dry_run, verb) = (args.dry_run, if args.dry_run { "would remove" } else { "removed" });
+    for_each(asked, (&store, context), async |target: &Target| {
+        let collected = store.collect(&target.key, now, dry_run).await?;
+        let (files, bytes) = (collected.files.len(), collected.bytes);
+        let line = format!("{verb} {}, {}", text::counted(files as u64, "file"), text::bytes(bytes));
+        Ok((line, Collected { series: Series::from(&target.key), files, bytes, dry_run }))
+    })
+    .await
+}
+
+pub(crate) async fn prune(args: &PruneArgs, context: &Context) -> Result<Outcome> {
+    let read = ReadArgs { series: args.remove.series.clone(), range: RangeArgs::default() };
+    named_or_all(&args.remove)?;
+    let asked = Asked::new(&read)?;
+    let store = context.store().await?;
+    for_each(asked, (&store, context), async |target: &Target| {
+        let removed = store.prune(&target.key, args.before, args.remove.dry_run).await?;
+        Ok(told(&target.key, removed, args.remove.dry_run))
+    })
+    .await
+}
+
+pub(crate) async fn forget_empty(args: &ForgetArgs, context: &Context) -> Result<Outcome> {
+    let read = ReadArgs { series: args.remove.series.clone(), range: args.range.clone() };
+    named_or_all(&args.remove)?;
+    let source = args.from.as_deref().map(SourceId::new).transpose()?;
+    let asked = Asked::new(&read)?;
+    let store = context.store().await?;
+    for_each(asked, (&store, context), async |target: &Target| {
+        let dry_run = args.remove.dry_run;
+        let removed = store.forget_empty(&target.key, (target.range, source.as_ref()), dry_run).await?;
+        Ok(told(&target.key, removed, dry_run))
+    })
+    .await
+}
+
+/// What removes rows or proofs is told which series it is about.
+fn named_or_all(args: &RemoveArgs) -> Result<()> {
+    if args.all || !args.series.node.is_empty() || args.series.nodes.is_some() {
+        return Ok(());
+    }
+    let error = Error::invalid("no series is named: use --node ID --interval 5m, --nodes FILE, or --all");
+    Err(Failure::from(error).hint("--dry-run shows what would go"))
+}
+
+fn told(key: &SeriesKey, removed: qmtl_io_parquet::Removed, dry_run: bool) -> (String, Removed) {
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let line = format!(
+        "{verb} {} and proofs that {} empty",
+        text::counted(removed.rows, "row"),
+        if removed.empty_bars == 1 {
+            "1 bar is".to_owned()
+        } else {
+            format!("{} bars are", text::count(removed.empty_bars))
+        }
+    );
+    let shape = Removed {
+        series: Series::from(key),
+        rows: removed.rows,
+        empty_bars: removed.empty_bars,
+        partitions: removed.partitions,
+        dry_run,
+    };
+    (line, shape)
+}
+
+/// Does `work` for each series and prints what came of it.
+async fn for_each<T: Serialize>(
+    asked: Asked<'_>,
+    (store, context): (&Store, &Context),
+    work: impl AsyncFn(&Target) -> Result<(String, T), Error>,
+) -> Result<Outcome> {
+    let targets = asked.targets(&**store, &*context.clock).await?;
+    let mut entries = Vec::new();
+    for target in &targets.list {
+        must_exist(&**store, &target.key).await?;
+        let entry = match work(target).await {
+            Ok((line, shape)) => {
+                if !context.console.is_json() {
+                    outcome::read_or_not(context.console.line(format!("{}  {line}", target.key)))?;
+                }
+                Ok(shape)
+            }
+            Err(error) => Err(error),
+        };
+        entries.push(super::entry(&target.key, entry, targets.one)?);
+    }
+    entries.extend(targets.damaged.into_iter().map(Entry::Damaged));
+    let outcome = tell_damaged(&entries, context);
+    if context.console.is_json() {
+        outcome::read_or_not(context.console.json(&OneOrMany::new(entries, targets.one)))?;
+    }
+    Ok(outcome)
+}

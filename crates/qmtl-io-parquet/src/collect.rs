@@ -1,0 +1,145 @@
+//! Collection: removing commits that newer ones have replaced for a while, and what killed writers
+//! left behind.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use qmtl_history_api::{Result, SeriesKey, TimeRange, Timestamp};
+
+use crate::cache::Stamp;
+use crate::disk;
+use crate::failpoints::{Step, reach};
+use crate::layout::{self, Partition, SeriesFolder, TEMP_PREFIX};
+use crate::store::{Store, open_checked};
+
+/// Replaced commits of a partition that are kept when they are older than [`SHORT_GRACE`]: what a
+/// recorder that commits every second leaves behind stays bounded.
+const MAX_REPLACED: usize = 128;
+
+/// The time that replaced commits are kept however many there are.
+const SHORT_GRACE: Duration = Duration::from_secs(60);
+
+/// Commits of a partition between two looks at what can be collected.
+const EVERY: u64 = 32;
+
+/// What a collection removed, or would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// The files, by partition and number.
+    pub files: Vec<PathBuf>,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+}
+
+/// A file that may go.
+struct Aged {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Store {
+    /// Removes what no reader that started within the grace time can need. With `dry_run` it only
+    /// says what that is.
+    pub(crate) fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
+        let series = self.series_folder(key)?;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(now.as_micros().unsigned_abs());
+        let mut collected = Collected::default();
+        for folder in [series.node(), series.schemas()] {
+            collected.take(left_behind(&folder, now, self.config.grace)?, dry_run)?;
+        }
+        for partition in self.partition_folders(&series, TimeRange::ALL)? {
+            collected.take(self.replaced(&series, partition, now)?, dry_run)?;
+            let folder = series.partition(partition);
+            collected.take(left_behind(&folder, now, self.config.grace)?, dry_run)?;
+        }
+        Ok(collected)
+    }
+
+    /// Collects in one partition now and then, on behalf of a writer whose commit `seq` stands
+    /// already: the time is that of its file, and a failure is only told.
+    pub(crate) fn collect_at_times(&self, series: &SeriesFolder, partition: Partition, seq: u64) {
+        if !seq.is_multiple_of(EVERY) {
+            return;
+        }
+        let collect = || match disk::stamp(&series.partition(partition), seq)? {
+            Some(Stamp { modified: Some(now), .. }) => {
+                Collected::default().take(self.replaced(series, partition, now)?, false)
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = collect() {
+            let path = series.partition(partition);
+            tracing::warn!(path = %path.display(), error = %error.chain(), "cannot collect old commits");
+        }
+    }
+
+    /// The commits of a partition that newer ones have replaced for the grace time: all before the
+    /// commit that was the newest then, except the full ones that it and the newest one now add to.
+    fn replaced(&self, series: &SeriesFolder, partition: Partition, now: SystemTime) -> Result<Vec<Aged>> {
+        let folder = series.partition(partition);
+        let commits = disk::commits(&folder)?;
+        let Some(newest) = commits.last().copied() else { return Ok(Vec::new()) };
+        let is_older = |seq: u64, grace: Duration| -> Result<bool> {
+            let modified = disk::stamp(&folder, seq)?.and_then(|stamp| stamp.modified);
+            let age = modified.and_then(|modified| now.duration_since(modified).ok());
+            Ok(age.is_some_and(|age| age >= grace))
+        };
+        // Later commits are younger, so a few looks find the newest one that is old enough.
+        let newest_older = |commits: &[u64], grace: Duration| -> Result<Option<u64>> {
+            let (mut from, mut to) = (0, commits.len());
+            while from < to {
+                let middle = from.midpoint(to);
+                if is_older(commits[middle], grace)? { from = middle + 1 } else { to = middle }
+            }
+            Ok(from.checked_sub(1).map(|last| commits[last]))
+        };
+        let behind = &commits[..commits.len().saturating_sub(MAX_REPLACED)];
+        let current = newest_older(behind, SHORT_GRACE)?.max(newest_older(&commits, self.config.grace)?);
+        let Some(current) = current else { return Ok(Vec::new()) };
+        let mut needed = vec![newest];
+        for seq in [current, newest] {
+            let file = open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
+            // Gone: another collector is at work, and knows more than we do.
+            let Some(file) = file else { return Ok(Vec::new()) };
+            needed.extend(file.footer().base.as_ref().map(|base| base.seq));
+        }
+        let mut replaced = Vec::new();
+        for seq in commits.into_iter().filter(|seq| *seq < current && !needed.contains(seq)) {
+            let path = folder.join(layout::commit_file(seq));
+            replaced.extend(disk::stamp(&folder, seq)?.map(|stamp| Aged { path, bytes: stamp.bytes }));
+        }
+        Ok(replaced)
+    }
+}
+
+impl Collected {
+    fn take(&mut self, files: Vec<Aged>, dry_run: bool) -> Result<()> {
+        if !files.is_empty() {
+            reach(Step::Chosen)?;
+        }
+        for file in files {
+            if !dry_run {
+                disk::remove(&file.path)?;
+                reach(Step::Removed)?;
+            }
+            self.bytes += file.bytes;
+            self.files.push(file.path);
+        }
+        Ok(())
+    }
+}
+
+/// The temporary files in a folder that nobody has touched for the grace time.
+fn left_behind(folder: &Path, now: SystemTime, grace: Duration) -> Result<Vec<Aged>> {
+    let mut found = Vec::new();
+    for name in disk::list(folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
+        let path = folder.join(name);
+        if let Some(stamp) = disk::stamp_of(&path, 0)? {
+            let age = stamp.modified.and_then(|modified| now.duration_since(modified).ok());
+            let is_old = age.is_some_and(|age| age >= grace);
+            found.extend(is_old.then_some(Aged { path, bytes: stamp.bytes }));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,192 @@
+//! The state of a partition: its newest commit and, when that is a delta, the full one below it.
+
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{Coverage, Error, Result, TimeRange, frame};
+
+use crate::cache::Stamp;
+use crate::columns::with_columns;
+use crate::file::StoredFile;
+use crate::footer::{Footer, Kind, Link};
+use crate::layout::{Partition, SeriesFolder};
+use crate::merge::weave;
+use crate::store::{ATTEMPTS, ENTRY, Store, open_checked};
+use crate::types::conform;
+use crate::{disk, error};
+
+/// What a partition holds, as footers tell it.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The newest commit.
+    pub(crate) newest: Link,
+    /// The full commit: the newest one, or the one that it adds to.
+    pub(crate) base: Arc<Footer>,
+    pub(crate) base_link: Link,
+    /// Rows of the delta.
+    pub(crate) delta_rows: u64,
+    /// Everything that is known of the partition, when that is more than the full commit says.
+    merged: Option<Coverage>,
+}
+
+impl State {
+    /// Everything that is known of the partition.
+    pub(crate) fn coverage(&self) -> &Coverage {
+        self.merged.as_ref().unwrap_or(&self.base.coverage)
+    }
+}
+
+/// The open files of a state: the full one, and the delta when there is one.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) full: StoredFile,
+    pub(crate) delta: Option<StoredFile>,
+}
+
+/// What became of an attempt to open a state.
+enum Opened {
+    Whole(Snapshot),
+    /// The newest file is gone.
+    Gone,
+    /// The newest file is there, the one that it adds to is not.
+    Baseless(StoredFile),
+}
+
+impl Snapshot {
+    /// The file of the newest commit.
+    pub(crate) fn newest(&self) -> &StoredFile {
+        self.delta.as_ref().unwrap_or(&self.full)
+    }
+
+    /// The number of the newest commit.
+    pub(crate) fn seq(&self) -> u64 {
+        self.newest().footer().seq
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &StoredFile> {
+        [&self.full].into_iter().chain(&self.delta)
+    }
+
+    /// The columns of all files.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        let full = self.full.schema();
+        let grown = self.delta.as_ref().and_then(|delta| with_columns(full, delta.schema()));
+        grown.unwrap_or_else(|| Arc::clone(full))
+    }
+
+    /// The rows inside `range`, ascending, each once, with exactly the columns of `wanted`.
+    pub(crate) fn read(&self, range: TimeRange, wanted: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        let full = rows_within(&self.full, range, wanted)?;
+        match &self.delta {
+            Some(delta) => weave(full, rows_within(delta, range, wanted)?),
+            None => Ok(full),
+        }
+    }
+
+    fn state(&self) -> State {
+        let base = self.full.footer().clone();
+        let merged = self.delta.as_ref().map(StoredFile::footer).map(|delta| {
+            let mut coverage = if delta.inherits {
+                base.coverage.clone()
+            } else {
+                Coverage::of_present(base.coverage.present().clone())
+            };
+            coverage.merge(&delta.coverage);
+            coverage
+        });
+        State {
+            newest: self.newest().link(),
+            base_link: self.full.link(),
+            base: Arc::new(base),
+            delta_rows: self.delta.as_ref().map_or(0, |delta| delta.footer().rows),
+            merged,
+        }
+    }
+}
+
+/// The rows of a file inside `range`.
+fn rows_within(file: &StoredFile, range: TimeRange, wanted: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    if file.footer().coverage.present().within(range).is_empty() {
+        return Ok(batches);
+    }
+    for batch in file.read(range, wanted)? {
+        let ts = frame::timestamps(&batch)?.values();
+        let from = ts.partition_point(|micros| *micros < range.start().as_micros());
+        let to = ts.partition_point(|micros| *micros < range.end().as_micros());
+        if from < to {
+            batches.push(conform(&batch.slice(from, to - from), wanted)?);
+        }
+    }
+    Ok(batches)
+}
+
+impl Store {
+    /// Opens the newest state of a partition at least as new as `seq`: files that vanish between
+    /// listing and opening make room for their successors.
+    pub(crate) fn open(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Snapshot> {
+        let folder = series.partition(partition);
+        let mut seq = seq;
+        for _ in 0..ATTEMPTS {
+            let opened = open_once(series, partition, seq)?;
+            if let Opened::Whole(snapshot) = opened {
+                return Ok(snapshot);
+            }
+            let newest = disk::newest(&folder)?.unwrap_or(seq);
+            if let Opened::Baseless(delta) = opened
+                && newest == seq
+            {
+                let base = delta.footer().base.as_ref().map_or(0, |base| base.seq);
+                let path = series.commit(partition, seq);
+                return Err(error::corrupt(&path, "the file that this one adds to is gone")
+                    .with("missing", series.commit(partition, base).display()));
+            }
+            seq = newest;
+        }
+        Err(Error::unavailable("the files of a partition keep vanishing while they are read; try again")
+            .with("path", folder.display()))
+    }
+
+    /// What is known of a partition, from memory when its newest file is known.
+    pub(crate) fn state(
+        &self,
+        series: &SeriesFolder,
+        partition: Partition,
+        newest: Stamp,
+    ) -> Result<Arc<State>> {
+        let folder = series.partition(partition);
+        if let Some(state) = self.states.get(&folder, newest) {
+            return Ok(state);
+        }
+        let snapshot = self.open(series, partition, newest.seq)?;
+        let state = Arc::new(snapshot.state());
+        if let Some(stamp) = disk::stamp(&folder, snapshot.seq())? {
+            let weight = weight(&state.base.coverage) + state.merged.as_ref().map_or(0, weight);
+            self.states.put(&folder, stamp, Arc::clone(&state), weight);
+        }
+        Ok(state)
+    }
+}
+
+fn weight(coverage: &Coverage) -> usize {
+    let proofs = coverage.known_empty().iter().map(|proof| ENTRY + proof.ranges.len());
+    ENTRY + coverage.present().len() + proofs.sum::<usize>()
+}
+
+fn open_once(series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Opened> {
+    let path = series.commit(partition, seq);
+    let Some(newest) = open_checked(&path, series, Some(partition), seq)? else { return Ok(Opened::Gone) };
+    let Some(base) = newest.footer().base.clone() else {
+        return Ok(Opened::Whole(Snapshot { full: newest, delta: None }));
+    };
+    let base_path = series.commit(partition, base.seq);
+    let Some(full) = open_checked(&base_path, series, Some(partition), base.seq)? else {
+        return Ok(Opened::Baseless(newest));
+    };
+    if full.footer().kind != Kind::Full || full.link() != base {
+        return Err(error::corrupt(&path, "the file adds to another one than the one that stands there")
+            .with("base", base_path.display()));
+    }
+    Ok(Opened::Whole(Snapshot { full, delta: Some(newest) }))
+}
