@@ -23,6 +23,12 @@ pub struct BackfillConfig {
     pub flush_bytes: u64,
     /// The longest that fetched rows wait for others to be written with.
     pub flush_after: Duration,
+    /// The longest that a window may take, retries and pauses included; `None` leaves that to the
+    /// deadlines of its requests. What came before it passed is stored.
+    pub window_deadline: Option<Duration>,
+    /// The longest that a run may take, the last writes not included. Windows that did not come to
+    /// their end stand in the report as failed.
+    pub deadline: Option<Duration>,
 }
 
 impl Default for BackfillConfig {
@@ -34,6 +40,8 @@ impl Default for BackfillConfig {
             memory_budget: 128 << 20,
             flush_bytes: 8 << 20,
             flush_after: Duration::from_secs(10),
+            window_deadline: None,
+            deadline: None,
         }
     }
 }
@@ -78,6 +86,20 @@ impl BackfillConfig {
     #[must_use]
     pub fn with_flush_after(mut self, wait: Duration) -> Self {
         self.flush_after = wait;
+        self
+    }
+
+    /// The longest that a window may take.
+    #[must_use]
+    pub fn with_window_deadline(mut self, longest: Duration) -> Self {
+        self.window_deadline = Some(longest);
+        self
+    }
+
+    /// The longest that a run may take.
+    #[must_use]
+    pub fn with_deadline(mut self, longest: Duration) -> Self {
+        self.deadline = Some(longest);
         self
     }
 

@@ -3,11 +3,13 @@
 mod budget;
 mod cached;
 mod config;
+mod live;
 pub mod plan;
 mod provider;
 mod strategy;
 
 pub use cached::Cached;
 pub use config::BackfillConfig;
+pub use live::LiveReplayBackfillStrategy;
 pub use provider::AugmentedHistoryProvider;
 pub use strategy::FetcherBackfillStrategy;

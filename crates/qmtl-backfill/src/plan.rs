@@ -3,6 +3,8 @@
 //! A [`Plan`] is a value. The program prints it, a strategy runs it, and neither can make it say
 //! anything else: it is a pure function of the wanted range, the store's coverage and the time.
 
+use std::time::Duration;
+
 use qmtl_history_api::{
     Coverage, Error, FetchLimits, Interval, RangeSet, Result, SourceId, TimeRange, Timestamp,
 };
@@ -16,7 +18,9 @@ pub const UNLIMITED_WINDOW_BARS: u64 = 50_000;
 #[derive(Clone, Debug)]
 pub struct Planner {
     interval: Interval,
-    sources: Vec<SourceId>,
+    /// In order of preference.
+    sources: Vec<(SourceId, FetchLimits)>,
+    /// Those of the first source.
     limits: FetchLimits,
     window_bars: u64,
     settle: u64,
@@ -24,11 +28,20 @@ pub struct Planner {
 
 impl Planner {
     /// Plans for series of `interval`. A bar counts as missing unless it is stored or every one of
-    /// `sources` proved that it does not exist; requests are cut by `limits`.
+    /// `sources` proved that it does not exist; requests are cut by `limits`, which hold for each.
     #[must_use]
     pub fn new(interval: Interval, sources: Vec<SourceId>, limits: FetchLimits) -> Self {
         let window_bars = if limits.max_rows.is_some() { LIMITED_WINDOW_BARS } else { UNLIMITED_WINDOW_BARS };
+        let sources = sources.into_iter().map(|source| (source, limits)).collect();
         Self { interval, sources, limits, window_bars, settle: 0 }
+    }
+
+    /// A further source with limits of its own, for what those before it cannot give. It does not
+    /// change how windows are cut.
+    #[must_use]
+    pub fn then(mut self, source: SourceId, limits: FetchLimits) -> Self {
+        self.sources.push((source, limits));
+        self
     }
 
     /// Grid points of a window, instead of the default that the limits imply.
@@ -53,19 +66,29 @@ impl Planner {
             0 => Err(Error::invalid("a plan needs room for at least one bar").with(name, value)),
             value => Ok(value),
         };
-        let gaps = self
-            .closed(wanted, now)
-            .map(|closed| coverage.missing(closed, self.interval, &self.sources, now))
-            .unwrap_or_default();
-        Ok(Plan::new(
-            Cuts {
+        let cuts = |limits: &FetchLimits| -> Result<Cuts> {
+            Ok(Cuts {
                 interval: self.interval,
                 window_bars: positive("window_bars", self.window_bars)?,
-                max_rows: positive("max_rows", self.limits.max_rows.unwrap_or(u64::MAX))?,
-            },
-            gaps,
-            u64::from(self.limits.weight),
-        ))
+                max_rows: positive("max_rows", limits.max_rows.unwrap_or(u64::MAX))?,
+            })
+        };
+        let closed = self.closed(wanted, now);
+        let missing = |sources: &[SourceId]| {
+            closed.map(|closed| coverage.missing(closed, self.interval, sources, now)).unwrap_or_default()
+        };
+        let demand = |(source, limits): &(SourceId, FetchLimits)| -> Result<Demand> {
+            let counts = cuts(limits)?.count(&missing(std::slice::from_ref(source)));
+            Ok(Demand::new(source.clone(), counts.requests, limits))
+        };
+        let demands = self.sources.iter().map(demand).collect::<Result<Vec<_>>>()?;
+        let sources: Vec<_> = self.sources.iter().map(|(source, _)| source.clone()).collect();
+        let (cuts, gaps) = (cuts(&self.limits)?, missing(&sources));
+        let mut counts = cuts.count(&gaps);
+        if !demands.is_empty() {
+            counts.requests = demands.iter().map(|demand| demand.requests).sum();
+        }
+        Ok(Plan { cuts, gaps, counts, demands })
     }
 
     /// The part of `wanted` whose bars have closed at `now` and are not left to a recorder.
@@ -81,26 +104,48 @@ impl Planner {
 pub struct Plan {
     cuts: Cuts,
     gaps: RangeSet,
+    counts: Counts,
+    demands: Vec<Demand>,
+}
+
+/// What gaps come to when they are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
     rows: u64,
     windows: u64,
     requests: u64,
-    weight: u64,
+}
+
+/// The most that a plan asks of one source: all that this source has not said yet. Of a source that
+/// is not the first, only what those before it cannot give is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Demand {
+    /// Who is asked.
+    pub source: SourceId,
+    /// Requests, without retries.
+    pub requests: u64,
+    /// What they cost together, in the source's own units.
+    pub weight: u64,
+    /// The least time that they take by the source's rate.
+    pub paced: Duration,
+}
+
+impl Demand {
+    fn new(source: SourceId, requests: u64, limits: &FetchLimits) -> Self {
+        let weight = requests.saturating_mul(limits.weight.into());
+        let paced = match limits.requests_per_second {
+            Some(rate) if rate > 0.0 => {
+                let seconds = requests.saturating_sub(limits.burst) as f64 / rate;
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+            }
+            _ => Duration::ZERO,
+        };
+        Self { source, requests, weight, paced }
+    }
 }
 
 impl Plan {
-    fn new(cuts: Cuts, gaps: RangeSet, weight: u64) -> Self {
-        let (mut rows, mut windows, mut requests) = (0, 0, 0);
-        let mut newest = None;
-        for (first, last) in gaps.iter().filter_map(|gap| cuts.indices(gap)) {
-            let (from, to) = (first / cuts.window_bars, last / cuts.window_bars);
-            rows += last - first + 1;
-            windows += to - from + u64::from(newest != Some(from));
-            requests += cuts.requests(first, last);
-            newest = Some(to);
-        }
-        Self { cuts, gaps, rows, windows, requests, weight: weight.saturating_mul(requests) }
-    }
-
     /// The missing bars, on the grid.
     #[must_use]
     pub fn gaps(&self) -> &RangeSet {
@@ -110,25 +155,42 @@ impl Plan {
     /// The most rows that the requests can bring: the number of missing bars.
     #[must_use]
     pub fn estimated_rows(&self) -> u64 {
-        self.rows
+        self.counts.rows
     }
 
     /// The number of [`Plan::windows`].
     #[must_use]
     pub fn window_count(&self) -> u64 {
-        self.windows
+        self.counts.windows
     }
 
-    /// The number of requests of all windows.
+    /// The number of requests of all windows, if every source is asked all that it has not said.
     #[must_use]
     pub fn request_count(&self) -> u64 {
-        self.requests
+        self.counts.requests
     }
 
     /// What the requests cost together, in the source's own units.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        self.weight
+        self.demands.iter().map(|demand| demand.weight).sum()
+    }
+
+    /// The most that each source is asked for, in order of preference.
+    #[must_use]
+    pub fn demands(&self) -> &[Demand] {
+        &self.demands
+    }
+
+    /// How long the requests take, `at_once` side by side, if the answer to each takes `round_trip`
+    /// and every source is asked all that it has not said.
+    #[must_use]
+    pub fn estimated_time(&self, at_once: u64, round_trip: Duration) -> Duration {
+        let of = |demand: &Demand| {
+            let rounds = u32::try_from(demand.requests.div_ceil(at_once.max(1))).unwrap_or(u32::MAX);
+            demand.paced.max(round_trip.saturating_mul(rounds))
+        };
+        self.demands.iter().map(of).fold(Duration::ZERO, Duration::saturating_add)
     }
 
     /// The windows in which something is missing, ascending, made one at a time.
@@ -168,6 +230,20 @@ impl Cuts {
             .and_then(|micros| micros.checked_add(self.origin()))
             .and_then(|micros| Timestamp::from_micros(micros).ok())
             .unwrap_or(Timestamp::MAX)
+    }
+
+    /// How many bars, windows and requests these gaps come to.
+    fn count(self, gaps: &RangeSet) -> Counts {
+        let mut counts = Counts::default();
+        let mut newest = None;
+        for (first, last) in gaps.iter().filter_map(|gap| self.indices(gap)) {
+            let (from, to) = (first / self.window_bars, last / self.window_bars);
+            counts.rows += last - first + 1;
+            counts.windows += to - from + u64::from(newest != Some(from));
+            counts.requests += self.requests(first, last);
+            newest = Some(to);
+        }
+        counts
     }
 
     /// The window that bar number `index` lies in.
@@ -217,20 +293,27 @@ impl Window {
         self.gaps.count(self.cuts.interval)
     }
 
-    /// What to ask the source for, ascending: each inside one gap and at most the source's row
+    /// What to ask the first source for, ascending: each inside one gap and at most the source's row
     /// limit long.
     pub fn requests(&self) -> impl Iterator<Item = TimeRange> + Send + '_ {
-        let cuts = self.cuts;
-        self.gaps.iter().flat_map(move |gap| {
-            let after = move |start: Timestamp| {
-                let length = i64::try_from(cuts.max_rows).unwrap_or(i64::MAX);
-                let length = length.saturating_mul(cuts.interval.as_micros());
-                let end = start.checked_add_micros(length).unwrap_or(Timestamp::MAX);
-                TimeRange::new(start, end).ok().and_then(|piece| piece.intersect(gap))
-            };
-            std::iter::successors(after(gap.start()), move |piece| after(piece.end()))
-        })
+        pieces(&self.gaps, self.cuts.interval, self.cuts.max_rows)
     }
+}
+
+/// Cuts `gaps` into pieces of at most `max_rows` grid points, ascending.
+pub(crate) fn pieces(
+    gaps: &RangeSet,
+    interval: Interval,
+    max_rows: u64,
+) -> impl Iterator<Item = TimeRange> + Send + '_ {
+    let length = i64::try_from(max_rows).unwrap_or(i64::MAX).saturating_mul(interval.as_micros());
+    gaps.iter().flat_map(move |gap| {
+        let after = move |start: Timestamp| {
+            let end = start.checked_add_micros(length).unwrap_or(Timestamp::MAX);
+            TimeRange::new(start, end).ok().and_then(|piece| piece.intersect(gap))
+        };
+        std::iter::successors(after(gap.start()), move |piece| after(piece.end()))
+    })
 }
 
 /// See [`Plan::windows`].

@@ -2,19 +2,21 @@
 
 mod batch;
 mod fetch;
+mod retries;
 mod tally;
 mod write;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error,
-    HistoryBackend, ProgressEvent, ProgressSink, ReadRequest, Result, SeriesKey, SourceId, TimeRange,
-    Timestamp, async_trait,
+    HistoryBackend, ProgressEvent, ProgressSink, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
+    TimeRange, Timestamp, async_trait,
 };
 use qmtl_observe::{events, metrics};
 use tokio::sync::mpsc;
@@ -23,17 +25,21 @@ use tracing::Instrument;
 use crate::BackfillConfig;
 use crate::budget::Budget;
 use crate::plan::{Plan, Planner, Window};
+use retries::Retries;
 use tally::Tally;
 use write::Writer;
 
-/// Completes a range with the rows of one [`DataFetcher`].
+/// Completes a range with the rows of a [`DataFetcher`], or of several in order of preference.
 ///
+/// - Of several fetchers each is asked for what those before it did not give: where they had no row,
+///   and where they failed. What each proves not to exist is filed under its own name, and a bar is
+///   missing until all of them have said so. The report says which one gave which range.
 /// - It asks only for bars that have closed and that are neither stored nor proven not to exist.
 /// - Windows are fetched side by side within a budget of bytes; their rows are gathered and written
 ///   together, ascending. A window whose rows contradict the frame or the stored columns is not
 ///   written at all; of one that breaks off otherwise, what came before stays.
 /// - A window that fails does not stop the others. Three things stop the run, because going on
-///   would only ask the source in vain: the source does not know the series or its interval, the
+///   would only ask in vain: no source knows the series or its interval, the
 ///   store cannot take bytes or is damaged, or three writes in a row failed. What was fetched
 ///   by then is stored where that is possible, and the windows left stand in the report as failed.
 /// - Nothing is retried here: retries are the fetcher's business. Running again asks for what is
@@ -41,7 +47,9 @@ use write::Writer;
 /// - Dropping the future cancels: requests end, and what the store had acknowledged stays.
 #[derive(Clone, Debug)]
 pub struct FetcherBackfillStrategy {
-    fetcher: Arc<dyn DataFetcher>,
+    name: &'static str,
+    /// In order of preference; never empty.
+    fetchers: Vec<Arc<dyn DataFetcher>>,
     clock: Arc<dyn Clock>,
     config: BackfillConfig,
 }
@@ -53,7 +61,24 @@ impl FetcherBackfillStrategy {
     /// Fills from `fetcher`, at the time of `clock`.
     #[must_use]
     pub fn new(fetcher: Arc<dyn DataFetcher>, clock: Arc<dyn Clock>) -> Self {
-        Self { fetcher, clock, config: BackfillConfig::default() }
+        Self::named(Self::NAME, vec![fetcher], clock)
+    }
+
+    /// A strategy that goes by another name in metrics.
+    pub(crate) fn named(
+        name: &'static str,
+        fetchers: Vec<Arc<dyn DataFetcher>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { name, fetchers, clock, config: BackfillConfig::default() }
+    }
+
+    /// Asks `fetcher` for what those before it cannot give: archives first, then the exchange, then
+    /// another exchange. Windows are cut to suit the first.
+    #[must_use]
+    pub fn then(mut self, fetcher: Arc<dyn DataFetcher>) -> Self {
+        self.fetchers.push(fetcher);
+        self
     }
 
     /// Changes how it fills.
@@ -73,7 +98,11 @@ impl FetcherBackfillStrategy {
 
     fn plan_from(&self, request: &BackfillRequest, coverage: &Coverage, now: Timestamp) -> Result<Plan> {
         self.config.check()?;
-        let planner = Planner::new(request.key.interval, self.sources(), self.fetcher.limits())
+        let mut fetchers = self.fetchers.iter().map(|fetcher| (fetcher.source_id(), fetcher.limits()));
+        let (first, limits) = fetchers.next().expect("a strategy has a fetcher");
+        let planner = Planner::new(request.key.interval, vec![first], limits);
+        let planner = fetchers
+            .fold(planner, |planner, (source, limits)| planner.then(source, limits))
             .with_settle(self.config.settle);
         match self.config.window_bars {
             Some(bars) => planner.with_window_bars(bars),
@@ -86,11 +115,11 @@ impl FetcherBackfillStrategy {
 #[async_trait]
 impl AutoBackfillStrategy for FetcherBackfillStrategy {
     fn name(&self) -> &'static str {
-        Self::NAME
+        self.name
     }
 
     fn sources(&self) -> Vec<SourceId> {
-        vec![self.fetcher.source_id()]
+        self.fetchers.iter().map(|fetcher| fetcher.source_id()).collect()
     }
 
     async fn ensure_range(
@@ -102,11 +131,11 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
         let _job = metrics::JobGuard::start();
         let started = self.clock.monotonic();
         let key = &request.key;
-        metrics::auto_backfill_request(Self::NAME, key);
+        metrics::auto_backfill_request(self.name, key);
         let span = tracing::info_span!("backfill.job", series = %key, range = %request.range);
         let outcome = self.fill(request, backend, progress).instrument(span).await;
         let elapsed = self.clock.monotonic().saturating_sub(started);
-        metrics::auto_backfill_duration(Self::NAME, elapsed);
+        metrics::auto_backfill_duration(self.name, elapsed);
         outcome.map(|mut report| {
             report.elapsed = elapsed;
             report
@@ -125,7 +154,7 @@ impl FetcherBackfillStrategy {
         let before = backend.coverage(key, request.range).await?;
         let now = self.clock.now();
         let plan = self.plan_from(request, &before, now)?;
-        metrics::auto_backfill_missing_ranges(Self::NAME, key, plan.gaps().len() as u64);
+        metrics::auto_backfill_missing_ranges(self.name, key, plan.gaps().len() as u64);
         progress.on_event(
             key,
             &ProgressEvent::Planned {
@@ -140,8 +169,10 @@ impl FetcherBackfillStrategy {
         } else {
             let job = Job {
                 key,
-                source: self.fetcher.source_id(),
-                fetcher: &*self.fetcher,
+                source: joined(&self.sources()),
+                sources: self.fetchers.iter().map(|fetcher| Source::new(&**fetcher, &before, now)).collect(),
+                started: self.clock.monotonic(),
+                retries: Retries::default(),
                 backend,
                 progress,
                 clock: &*self.clock,
@@ -161,7 +192,9 @@ impl FetcherBackfillStrategy {
                 Err(_) => tally.applied_to(before),
             };
             tally.into_report(&mut report, &stood, &after);
-            report.fetch_requests = job.requests.into_inner();
+            report.retry_reasons = job.retries.into_reasons();
+            report.retries = report.retry_reasons.values().sum();
+            report.fetch_requests = job.requests.into_inner() + report.retries;
             after
         };
         let now = self.clock.now();
@@ -170,7 +203,7 @@ impl FetcherBackfillStrategy {
         let wanted = request.range.count(key.interval);
         let settled = wanted - report.missing.count(key.interval);
         metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
-        metrics::auto_backfill_rows(Self::NAME, key, report.rows_written);
+        metrics::auto_backfill_rows(self.name, key, report.rows_written);
         Ok(report)
     }
 }
@@ -194,11 +227,45 @@ async fn stored_columns(key: &SeriesKey, near: TimeRange, backend: &dyn HistoryB
     Ok(backend.read_range(&ReadRequest::new(key.clone(), range)).await?.schema())
 }
 
+/// Several sources in one word, for logs.
+fn joined(sources: &[SourceId]) -> SourceId {
+    let names: Vec<_> = sources.iter().map(SourceId::as_str).collect();
+    SourceId::new(names.join(",")).expect("a strategy has a fetcher, and its id is not empty")
+}
+
+/// One of a run's sources.
+struct Source<'a> {
+    id: SourceId,
+    fetcher: &'a dyn DataFetcher,
+    max_rows: u64,
+    /// Where it proved before that it has no row.
+    known_empty: RangeSet,
+    /// Why it does not know the series or its interval, once it has said so.
+    refusal: OnceLock<Error>,
+}
+
+impl<'a> Source<'a> {
+    fn new(fetcher: &'a dyn DataFetcher, before: &Coverage, now: Timestamp) -> Self {
+        let id = fetcher.source_id();
+        Self {
+            known_empty: before.empty_by_all(std::slice::from_ref(&id), now),
+            id,
+            max_rows: fetcher.limits().max_rows.unwrap_or(u64::MAX),
+            fetcher,
+            refusal: OnceLock::new(),
+        }
+    }
+}
+
 /// One run of a plan: what fetching and writing share.
 struct Job<'a> {
     key: &'a SeriesKey,
+    /// All sources, for logs.
     source: SourceId,
-    fetcher: &'a dyn DataFetcher,
+    sources: Vec<Source<'a>>,
+    /// When the run began, on the monotonic clock.
+    started: Duration,
+    retries: Retries,
     backend: &'a dyn HistoryBackend,
     progress: &'a dyn ProgressSink,
     clock: &'a dyn Clock,
@@ -233,7 +300,8 @@ impl Job<'_> {
                 .await;
             Ok(())
         };
-        let stopped = tokio::try_join!(fetching, writer.run(receiver)).err();
+        let work = async { tokio::try_join!(fetching, writer.run(receiver)).err() };
+        let stopped = self.retries.tell_while(work, |event| self.tell(event)).await;
         let mut tally = writer.into_tally();
         if let Some(error) = stopped {
             for window in plan.windows() {

@@ -1,5 +1,6 @@
 //! The protocol of filling: what is asked, how progress is told, what came of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct BackfillReport {
     pub fetch_requests: u64,
     /// How many of them were retries.
     pub retries: u64,
+    /// The retries by reason: `rate_limited`, `timeout`.
+    pub retry_reasons: BTreeMap<&'static str, u64>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -93,6 +96,7 @@ impl BackfillReport {
             failed: Vec::new(),
             fetch_requests: 0,
             retries: 0,
+            retry_reasons: BTreeMap::new(),
             elapsed: Duration::ZERO,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
@@ -9,20 +10,65 @@ use async_trait::async_trait;
 use crate::{BatchStream, RangeSet, Result, SeriesKey, SourceId, TimeRange};
 
 /// What to fetch: one series over `[start, end)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two requests are equal when they ask for the same bars, whoever listens to their retries.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FetchRequest {
     /// The series.
     pub key: SeriesKey,
     /// The bars wanted; at most [`FetchLimits::max_rows`] grid points when the planner asks.
     pub range: TimeRange,
+    /// Who wants to hear of requests that are made again.
+    pub retries: Option<Arc<dyn RetrySink>>,
+}
+
+impl PartialEq for FetchRequest {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, self.range) == (&other.key, other.range)
+    }
+}
+
+impl Eq for FetchRequest {}
+
+/// A request that a fetcher makes again after a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retry {
+    /// 1 for the first repetition.
+    pub attempt: u32,
+    /// The pause before it.
+    pub after: Duration,
+    /// A bounded word for why: `rate_limited`, `timeout`.
+    pub reason: &'static str,
+}
+
+impl Retry {
+    /// The repetition number `attempt`, counted from 1.
+    #[must_use]
+    pub fn new(attempt: u32, after: Duration, reason: &'static str) -> Self {
+        Self { attempt, after, reason }
+    }
+}
+
+/// Where a fetcher tells of its retries. Called from hot paths: must return at once.
+pub trait RetrySink: fmt::Debug + Send + Sync {
+    /// Takes one repetition of a request for `range`.
+    fn on_retry(&self, range: TimeRange, retry: Retry);
 }
 
 impl FetchRequest {
     /// The bars of `key` over `range`.
     #[must_use]
     pub fn new(key: SeriesKey, range: TimeRange) -> Self {
-        Self { key, range }
+        Self { key, range, retries: None }
+    }
+
+    /// Tells `sink` of requests that are made again.
+    #[must_use]
+    pub fn with_retries(mut self, sink: Arc<dyn RetrySink>) -> Self {
+        self.retries = Some(sink);
+        self
     }
 }
 
@@ -69,6 +115,8 @@ pub struct FetchLimits {
     pub max_rows: Option<u64>,
     /// Requests per second that the source allows; `None` is no limit.
     pub requests_per_second: Option<f64>,
+    /// Requests that may be made at once before the rate counts.
+    pub burst: u64,
     /// What one request costs in the source's own units (Binance: weight); 0 is nothing.
     pub weight: u32,
 }
@@ -94,6 +142,13 @@ impl FetchLimits {
         self
     }
 
+    /// So many requests may be made at once before the rate counts.
+    #[must_use]
+    pub fn with_burst(mut self, requests: u64) -> Self {
+        self.burst = requests;
+        self
+    }
+
     /// The cost of one request in the source's own units.
     #[must_use]
     pub fn with_weight(mut self, weight: u32) -> Self {
@@ -105,7 +160,8 @@ impl FetchLimits {
 /// A source of missing rows: an exchange, a file, an archive.
 ///
 /// A fetcher makes its own retries and marks an error that it gave up on as exhausted; nobody
-/// retries above it. It never waits for another fetch of itself.
+/// retries above it; it tells [`FetchRequest::retries`] of each. It never waits for another fetch
+/// of itself.
 #[async_trait]
 pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
     /// Fetches a range. Errors: `NotFound` for a series the source does not know, `InvalidInput`

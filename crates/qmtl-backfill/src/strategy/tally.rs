@@ -11,14 +11,16 @@ use crate::plan::Window;
 /// Counts of one run of a plan.
 #[derive(Debug)]
 pub(super) struct Tally {
-    source: SourceId,
+    sources: Vec<SourceId>,
     written: u64,
     kept_out: u64,
     dropped: Dropped,
-    filled: RangeSet,
-    empty: RangeSet,
-    /// Rows of writes that failed: a store may have kept some of them.
-    unsure: RangeSet,
+    /// Where rows were stored, by source.
+    filled: Vec<RangeSet>,
+    /// Where there is no row, by source.
+    empty: Vec<RangeSet>,
+    /// Rows of writes that failed, by source: a store may have kept some of them.
+    unsure: Vec<RangeSet>,
     /// The whole ranges of the windows that are stored or have failed.
     concluded: RangeSet,
     failed: Vec<Failure>,
@@ -34,15 +36,16 @@ struct Failure {
 }
 
 impl Tally {
-    pub(super) fn new(source: SourceId) -> Self {
+    pub(super) fn new(sources: Vec<SourceId>) -> Self {
+        let none = vec![RangeSet::new(); sources.len()];
         Self {
-            source,
+            sources,
             written: 0,
             kept_out: 0,
             dropped: Dropped::default(),
-            filled: RangeSet::new(),
-            empty: RangeSet::new(),
-            unsure: RangeSet::new(),
+            filled: none.clone(),
+            empty: none.clone(),
+            unsure: none,
             concluded: RangeSet::new(),
             failed: Vec::new(),
         }
@@ -59,13 +62,17 @@ impl Tally {
 
     /// Takes in what a stored answer brought.
     pub(super) fn stored(&mut self, answer: &Answer) {
-        self.filled.extend(answer.present.iter());
-        answer.empty().for_each(|ranges| self.empty.extend(ranges.iter()));
+        for part in &answer.parts {
+            self.filled[part.source].extend(part.present.iter());
+            part.proofs.iter().for_each(|proof| self.empty[part.source].extend(proof.ranges.iter()));
+        }
     }
 
     /// Takes in an answer whose write failed, perhaps after a part of it was stored.
     pub(super) fn unsure(&mut self, answer: &Answer) {
-        self.unsure.extend(answer.present.iter());
+        for part in &answer.parts {
+            self.unsure[part.source].extend(part.present.iter());
+        }
     }
 
     pub(super) fn conclude(&mut self, window: &Window) {
@@ -84,24 +91,28 @@ impl Tally {
 
     /// What the store must know by now, when it can no longer be asked.
     pub(super) fn applied_to(&self, mut before: Coverage) -> Coverage {
-        before.add_present(&self.filled);
-        let answered_at = Timestamp::MAX;
-        before.add_empty(&EmptyProof::new(self.source.clone(), self.empty.clone(), "", answered_at));
+        self.filled.iter().for_each(|filled| before.add_present(filled));
+        for (source, empty) in self.sources.iter().zip(&self.empty) {
+            before.add_empty(&EmptyProof::new(source.clone(), empty.clone(), "", Timestamp::MAX));
+        }
         before
     }
 
     /// Fills in `report`, given where rows stood before and the coverage at the end: of a write
     /// that failed, what stands in the store now and did not before is counted as stored.
     pub(super) fn into_report(mut self, report: &mut BackfillReport, before: &RangeSet, after: &Coverage) {
-        let kept = self.unsure.intersection(after.present()).difference(before).difference(&self.filled);
-        report.rows_written = self.written + kept.count(report.key.interval);
-        self.filled.extend(kept);
+        report.rows_written = self.written;
+        for (filled, unsure) in self.filled.iter_mut().zip(&self.unsure) {
+            let kept = unsure.intersection(after.present()).difference(before).difference(filled);
+            report.rows_written += kept.count(report.key.interval);
+            filled.extend(kept);
+        }
         report.rows_kept_out = self.kept_out;
         report.dropped = self.dropped;
-        report.known_empty = self.empty.difference(after.present());
-        if !self.filled.is_empty() {
-            report.filled.push((self.source, self.filled));
-        }
+        let empty = self.empty.iter().fold(RangeSet::new(), |all, empty| all.union(empty));
+        report.known_empty = empty.difference(after.present());
+        let filled = self.sources.into_iter().zip(self.filled);
+        report.filled = filled.filter(|(_, filled)| !filled.is_empty()).collect();
         report.failed = join_alike(self.failed);
     }
 }

@@ -49,7 +49,7 @@ impl<'a> Writer<'a> {
             pending_bytes: 0,
             since: Duration::ZERO,
             in_vain: 0,
-            tally: Tally::new(job.source.clone()),
+            tally: Tally::new(job.sources.iter().map(|source| source.id.clone()).collect()),
         }
     }
 
@@ -103,10 +103,9 @@ impl<'a> Writer<'a> {
                 answer.error = Some(clash.with("source", &self.job.source));
             }
         }
-        // The source's contract: these two speak of the series, not of the request.
-        let speaks_of_all =
-            |error: &Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput);
-        let stop = answer.error.clone().filter(speaks_of_all);
+        // A source's contract: these two kinds speak of the series, not of the request.
+        let is_vain = self.job.sources.iter().all(|source| source.refusal.get().is_some());
+        let stop = answer.error.clone().filter(|_| is_vain);
         if let Some(error) = &answer.error
             && answer.is_empty()
         {
@@ -171,7 +170,7 @@ impl<'a> Writer<'a> {
         let pieces: Vec<_> = chunk.iter().flat_map(|answer| answer.rows.iter().cloned()).collect();
         let rows = batch::join(self.job.key, &pieces)?;
         let mut request = WriteRequest::new(self.job.key.clone());
-        for proof in chunk.iter().flat_map(|answer| &answer.proofs) {
+        for proof in chunk.iter().flat_map(Answer::proofs) {
             fetch::add_proof(&mut request.empty, proof.clone());
         }
         if rows.num_rows() == 0 && request.empty.is_empty() {
@@ -186,7 +185,7 @@ impl<'a> Writer<'a> {
         let interval = self.job.key.interval;
         self.tally.written(receipt);
         metrics::rows_written(self.job.key, receipt.rows_written);
-        let newest = chunk.iter().rev().find_map(|answer| answer.present.span());
+        let newest = chunk.iter().rev().find_map(|answer| answer.present().span());
         if let Some((_, newest)) = newest.and_then(|rows| rows.bounds(interval)) {
             metrics::last_timestamp(self.job.key, newest);
         }
@@ -199,8 +198,7 @@ impl<'a> Writer<'a> {
             match &answer.error {
                 Some(error) => self.fail(&answer, error.clone()),
                 None => {
-                    let bars =
-                        row_count(&answer) + answer.empty().map(|empty| empty.count(interval)).sum::<u64>();
+                    let bars = answer.settled().count(interval);
                     self.job.window_stored(&answer.window, rows, bars);
                     self.tally.conclude(&answer.window);
                 }

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod cached;
+mod chain;
 mod convergence;
 mod fetching;
+mod live;
 mod observation;
 mod provider;
 mod support;

@@ -1,0 +1,110 @@
+//! Filling from what was seen live: a replay source, a recorder's stored events, its buffer.
+
+use std::sync::Arc;
+
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, EventSource,
+    FetchLimits, FetchRequest, Fetched, HistoryBackend, ProgressSink, Result, SourceId, async_trait,
+};
+
+use crate::{BackfillConfig, FetcherBackfillStrategy};
+
+/// Completes a range with what was seen live, without asking an outside service.
+///
+/// The sources are asked in this order, each for what those before it did not have: the replay
+/// source, the recorder's stored events, its buffer. Events prove nothing about bars that are not
+/// among them, so what nobody has stays missing. Otherwise it fills as
+/// [`FetcherBackfillStrategy`] does: only bars that have closed, only what is missing, in windows
+/// side by side. Events that are no bars (off the series' grid) fail their window.
+#[derive(Clone, Debug)]
+pub struct LiveReplayBackfillStrategy(FetcherBackfillStrategy);
+
+impl LiveReplayBackfillStrategy {
+    /// The name in metric labels.
+    pub const NAME: &'static str = "live_replay";
+
+    /// Fills from `replay` and from the read side of a recorder, at the time of `clock`.
+    ///
+    /// `InvalidInput` when there is neither: such a strategy could never fill anything.
+    pub fn new(
+        replay: Option<Arc<dyn DataFetcher>>,
+        events: Option<Arc<dyn EventSource>>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let recorded = events.into_iter().flat_map(|events| {
+            let stored = Recorded { events: Arc::clone(&events), part: Part::Stored };
+            let buffered = Recorded { events, part: Part::Buffered };
+            [stored, buffered].map(|part| Arc::new(part) as Arc<dyn DataFetcher>)
+        });
+        let fetchers: Vec<_> = replay.into_iter().chain(recorded).collect();
+        if fetchers.is_empty() {
+            return Err(Error::invalid(
+                "a live replay needs something to replay: give it a replay source or a recorder's events",
+            ));
+        }
+        Ok(Self(FetcherBackfillStrategy::named(Self::NAME, fetchers, clock)))
+    }
+
+    /// Changes how it fills.
+    #[must_use]
+    pub fn with_config(self, config: BackfillConfig) -> Self {
+        Self(self.0.with_config(config))
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl AutoBackfillStrategy for LiveReplayBackfillStrategy {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn sources(&self) -> Vec<SourceId> {
+        self.0.sources()
+    }
+
+    async fn ensure_range(
+        &self,
+        request: &BackfillRequest,
+        backend: &dyn HistoryBackend,
+        progress: &dyn ProgressSink,
+    ) -> Result<BackfillReport> {
+        self.0.ensure_range(request, backend, progress).await
+    }
+}
+
+/// One part of what a recorder has.
+#[derive(Debug)]
+struct Recorded {
+    events: Arc<dyn EventSource>,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Stored,
+    Buffered,
+}
+
+#[async_trait]
+impl DataFetcher for Recorded {
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let events = match self.part {
+            Part::Stored => self.events.stored(&request.key, request.range).await?,
+            Part::Buffered => self.events.buffered(&request.key, request.range).await?,
+        };
+        Ok(Fetched::new(events))
+    }
+
+    fn source_id(&self) -> SourceId {
+        let id = match self.part {
+            Part::Stored => "recorder:stored",
+            Part::Buffered => "recorder:buffer",
+        };
+        SourceId::new(id).expect("the id is a constant and not empty")
+    }
+
+    fn limits(&self) -> FetchLimits {
+        FetchLimits::none()
+    }
+}
