@@ -12,6 +12,18 @@ xflags::xflags! {
         }
         /// Checks the rules of the repository that no compiler knows.
         cmd tidy {}
+        /// Runs the tests that need a QuestDB, with one that it starts and stops.
+        cmd integration {
+            /// From docker-compose.yml for certain, instead of the jar where no engine answers.
+            optional --compose
+        }
+        /// A QuestDB for hand work.
+        cmd questdb {
+            /// Starts one at its usual ports and prints its address.
+            cmd up {}
+            /// Stops it.
+            cmd down {}
+        }
         /// Measures, beside peers where they can be installed, and prints one table.
         cmd bench {
             /// Only rows whose name contains this.

@@ -5,6 +5,7 @@
 mod bench;
 mod flags;
 mod process;
+mod questdb;
 mod test;
 mod tidy;
 
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     let done = match &flags.subcommand {
         XtaskCmd::Test(flags) => test::run(flags),
         XtaskCmd::Tidy(_) => tidy::run(),
+        XtaskCmd::Integration(flags) => questdb::integration(flags),
+        XtaskCmd::Questdb(flags) => questdb::by_hand(flags),
         XtaskCmd::Bench(flags) => bench::run(flags),
     };
     match done {

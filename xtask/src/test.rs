@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::flags;
 use crate::process::{self, cargo, shown, target};
+use crate::questdb;
 use crate::tidy;
 
 /// The version of cargo-deny that is installed when there is none.
@@ -63,6 +64,12 @@ struct Scope {
 }
 
 impl Scope {
+    /// Whether a package in it is tested against a QuestDB.
+    fn needs_questdb(&self) -> bool {
+        self.packages.is_empty()
+            || self.packages.iter().any(|name| name == "qmtl-io-questdb" || name == "qmtl-history")
+    }
+
     /// `cargo` with the subcommand `words`, on the packages.
     fn cargo(&self, words: &[&str]) -> Command {
         let mut command = cargo(words);
@@ -118,6 +125,10 @@ fn docs(scope: &Scope, _: &mut Tally) -> Result<()> {
 fn tests(scope: &Scope, tally: &mut Tally) -> Result<()> {
     let mut command = scope.cargo(&["test"]);
     command.args(["--all-features", "--no-fail-fast"]);
+    let server = if scope.needs_questdb() { questdb::for_tests()? } else { None };
+    if let Some(server) = &server {
+        server.told(&mut command);
+    }
     let before = *tally;
     let succeeded = process::watch(&mut command, |line| tally.read(line))?;
     if !succeeded {

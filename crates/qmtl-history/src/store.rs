@@ -16,8 +16,10 @@ use crate::replace::Replacing;
 /// A store that is open.
 #[derive(Debug)]
 pub(crate) struct Store {
-    root: PathBuf,
-    backend: ParquetBackend,
+    shown: String,
+    backend: Arc<dyn HistoryBackend>,
+    /// The same store where it is a folder: what has files can say which.
+    folder: Option<Arc<ParquetBackend>>,
 }
 
 impl Store {
@@ -37,7 +39,13 @@ impl Store {
     }
 
     async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
-        let root = root(name)?;
+        match place(name)? {
+            Place::Folder(root) => Self::folder(root, create, grace).await,
+            Place::QuestDb(dsn) => questdb(&dsn).await,
+        }
+    }
+
+    async fn folder(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
         let mut config = ParquetConfig::new(&root).with_create(create);
         if let Some(grace) = grace {
             config = config.with_grace(Duration::from_micros(grace.as_micros().unsigned_abs()));
@@ -47,22 +55,37 @@ impl Store {
             let failure = Failure::unreachable(e);
             if is_absent { failure.hint("`qmtl-history backfill` makes and fills a store") } else { failure }
         })?;
-        Ok(Self { root, backend })
+        let backend = Arc::new(backend);
+        let folder = Some(Arc::clone(&backend));
+        Ok(Self { shown: root.display().to_string(), backend, folder })
     }
 
-    /// The store as its user named it.
+    /// The store as its user named it, without secrets.
     pub(crate) fn shown(&self) -> String {
-        self.root.display().to_string()
+        self.shown.clone()
+    }
+
+    /// Whether the store consists of files.
+    pub(crate) fn has_files(&self) -> bool {
+        self.folder.is_some()
+    }
+
+    /// The store as a folder; `Unsupported` for a server.
+    fn as_folder(&self, ability: &str) -> Result<&ParquetBackend, Error> {
+        self.folder.as_deref().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, format!("a store on a server has no {ability}"))
+                .with("store", &self.shown)
+        })
     }
 
     /// The backend, for whoever keeps it longer than this.
     pub(crate) fn backend(&self) -> Arc<dyn HistoryBackend> {
-        Arc::new(self.backend.clone())
+        Arc::clone(&self.backend)
     }
 
     /// What is wrong with each damaged file of a series.
     pub(crate) async fn damaged_files(&self, key: &SeriesKey) -> Result<Vec<Error>, Error> {
-        let found = self.backend.check_files(key).await?;
+        let found = self.as_folder("files to check")?.check_files(key).await?;
         let damaged = found.into_iter().filter_map(|finding| match finding.problem {
             Problem::Damaged(error) => Some(error),
             // An unfinished file does no harm.
@@ -77,7 +100,7 @@ impl Store {
         key: &SeriesKey,
         range: TimeRange,
     ) -> Result<Vec<StoredPartition>, Error> {
-        let mut files = self.backend.files(key, range).await?;
+        let mut files = self.as_folder("files; `export` writes its bars to one")?.files(key, range).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)
     }
@@ -89,7 +112,7 @@ impl Store {
         now: Timestamp,
         dry_run: bool,
     ) -> Result<Collected, Error> {
-        self.backend.collect(key, now, dry_run).await
+        self.as_folder("files to collect")?.collect(key, now, dry_run).await
     }
 
     /// Removes the rows and proofs of a series before a point.
@@ -99,7 +122,7 @@ impl Store {
         before: Timestamp,
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.backend.prune(key, before, dry_run).await
+        self.as_folder("way to prune bars; its own retention does that")?.prune(key, before, dry_run).await
     }
 
     /// Forgets proofs of emptiness in a range, of one source or of all.
@@ -109,12 +132,12 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.backend.forget_empty(key, range, source, dry_run).await
+        self.as_folder("way to forget proofs")?.forget_empty(key, range, source, dry_run).await
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
-    pub(crate) fn replacing(&self) -> Replacing<ParquetBackend> {
-        Replacing::new(self.backend.clone())
+    pub(crate) fn replacing(&self) -> Replacing<Arc<dyn HistoryBackend>> {
+        Replacing::new(self.backend())
     }
 }
 
@@ -122,49 +145,73 @@ impl Deref for Store {
     type Target = dyn HistoryBackend;
 
     fn deref(&self) -> &Self::Target {
-        &self.backend
+        &*self.backend
     }
 }
 
-/// The folder that a store's name means; `InvalidInput` for what this build cannot open.
-fn root(name: Option<&str>) -> Result<PathBuf> {
+/// Where a store is.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Folder(PathBuf),
+    /// A QuestDB at this address, which may hold a password.
+    QuestDb(String),
+}
+
+/// What a store's name means; `InvalidInput` for what no build can open.
+fn place(name: Option<&str>) -> Result<Place> {
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
     let Some((scheme, rest)) = name.split_once("://") else {
-        return Ok(PathBuf::from(name));
+        return Ok(Place::Folder(PathBuf::from(name)));
     };
     match scheme {
-        "file" if rest.starts_with('/') => Ok(PathBuf::from(rest)),
+        "file" if rest.starts_with('/') => Ok(Place::Folder(PathBuf::from(rest))),
+        "questdb" => Ok(Place::QuestDb(name.to_owned())),
         // What follows the scheme may hold a password and is not repeated.
         _ => Err(Failure::from(
-            Error::invalid("this build keeps stores in folders only")
+            Error::invalid("this build has no store of that kind")
                 .with("scheme", format_args!("{scheme}://")),
         )
         .hint("use --store DIR: a folder of Parquet files on a local disk")),
     }
 }
 
+#[cfg(feature = "questdb")]
+async fn questdb(dsn: &str) -> Result<Store> {
+    use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig};
+
+    let backend =
+        QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
+    Ok(Store { shown: backend.config().to_string(), backend: Arc::new(backend), folder: None })
+}
+
+#[cfg(not(feature = "questdb"))]
+async fn questdb(_: &str) -> Result<Store> {
+    Err(Failure::from(Error::new(ErrorKind::Unsupported, "this build has no QuestDB"))
+        .hint("build it in: cargo install --path crates/qmtl-history --features questdb"))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
-    fn a_store_is_a_folder() {
-        assert_eq!(root(Some("./history")).unwrap(), Path::new("./history"));
-        assert_eq!(root(Some("file:///data/x")).unwrap(), Path::new("/data/x"));
-        assert_eq!(root(Some("a:b")).unwrap(), Path::new("a:b"));
+    fn a_store_is_a_folder_or_a_server() {
+        assert_eq!(place(Some("./history")).unwrap(), Place::Folder("./history".into()));
+        assert_eq!(place(Some("file:///data/x")).unwrap(), Place::Folder("/data/x".into()));
+        assert_eq!(place(Some("a:b")).unwrap(), Place::Folder("a:b".into()));
+        let dsn = "questdb://admin:quest@host/qdb";
+        assert_eq!(place(Some(dsn)).unwrap(), Place::QuestDb(dsn.to_owned()));
     }
 
     #[test]
     fn another_store_is_refused_without_its_secrets() {
-        for name in ["questdb://admin:quest@host/qdb", "s3://bucket/x", "file://relative"] {
-            let failure = root(Some(name)).unwrap_err();
+        for name in ["postgresql://admin:quest@host/qdb", "s3://bucket/x", "file://relative"] {
+            let failure = place(Some(name)).unwrap_err();
             let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
             assert!(
-                error.to_string().starts_with("this build keeps stores in folders only (scheme: "),
+                error.to_string().starts_with("this build has no store of that kind (scheme: "),
                 "{error}"
             );
             assert!(!error.to_string().contains("quest@") && hint.is_some());

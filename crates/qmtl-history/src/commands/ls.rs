@@ -26,8 +26,10 @@ struct Item {
     first: Option<Seconds>,
     /// The last bar stored.
     last: Option<Seconds>,
-    files: usize,
-    bytes: u64,
+    /// Null where the store does not consist of files.
+    files: Option<usize>,
+    /// Null where the store does not consist of files.
+    bytes: Option<u64>,
     #[serde(skip)]
     key: SeriesKey,
 }
@@ -53,14 +55,14 @@ pub(crate) async fn run(context: &Context) -> Result<Outcome> {
 async fn item(store: &Store, key: SeriesKey) -> Result<Item, Error> {
     let coverage = store.coverage(&key, TimeRange::ALL).await?;
     let bounds = coverage.present().span().and_then(|span| span.bounds(key.interval));
-    let files = store.files(&key, TimeRange::ALL).await?;
+    let files = if store.has_files() { Some(store.files(&key, TimeRange::ALL).await?) } else { None };
     Ok(Item {
         series: Series::from(&key),
         rows: coverage.present().count(key.interval),
         first: bounds.map(|(first, _)| Seconds(first)),
         last: bounds.map(|(_, last)| Seconds(last)),
-        files: files.len(),
-        bytes: files.iter().map(|file| file.bytes).sum(),
+        files: files.as_ref().map(Vec::len),
+        bytes: files.map(|files| files.iter().map(|file| file.bytes).sum()),
         key,
     })
 }
@@ -72,9 +74,8 @@ fn show(store: &Store, series: &[Entry<Item>], context: &Context) -> Result<()> 
             .note(format!("the store {} has no series yet; `qmtl-history backfill` fills it", store.shown()));
         return Ok(());
     }
-    let time = |ts: Option<Seconds>| {
-        ts.map_or_else(|| "-".to_owned(), |Seconds(ts): Seconds| Timestamp::to_string(&ts))
-    };
+    let none = || "-".to_owned();
+    let time = |ts: Option<Seconds>| ts.map_or_else(none, |Seconds(ts): Seconds| Timestamp::to_string(&ts));
     let head = ["INTERVAL", "ROWS", "FIRST", "LAST", "FILES", "SIZE", "NODE"].map(str::to_owned).to_vec();
     let rows = series.iter().filter_map(Entry::sound).map(|item| {
         vec![
@@ -82,8 +83,8 @@ fn show(store: &Store, series: &[Entry<Item>], context: &Context) -> Result<()> 
             text::count(item.rows),
             time(item.first),
             time(item.last),
-            item.files.to_string(),
-            text::bytes(item.bytes),
+            item.files.map_or_else(none, |files| files.to_string()),
+            item.bytes.map_or_else(none, text::bytes),
             item.key.node_id.to_string(),
         ]
     });

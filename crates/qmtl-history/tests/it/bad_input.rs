@@ -140,9 +140,14 @@ fn what_is_lacking_is_named_to_machines_too() {
 #[test]
 fn stores() {
     let run = |store: &str| Run::of(program().args(["ls", "--store", store]).output().unwrap());
-    run("questdb://admin:canary@db/qdb")
-        .fails_with(2, "this build keeps stores in folders only (scheme: questdb://)");
-    assert!(!run("questdb://admin:canary@db/qdb").stderr.contains("canary"));
+    let unreachable = "questdb://admin:canary@127.0.0.1:1/qdb?http=1";
+    if cfg!(feature = "questdb") {
+        run(unreachable).fails_with(4, "QuestDB cannot be reached (server: questdb://127.0.0.1:1/qdb)");
+        run("questdb://admin:canary@h/qdb?tabel=x").fails_with(2, "parameter: \"tabel\"");
+    } else {
+        run(unreachable).fails_with(2, "--features questdb");
+    }
+    assert!(!run(unreachable).stderr.contains("canary"));
     run("s3://bucket/history")
         .fails_with(2, "hint: use --store DIR: a folder of Parquet files on a local disk");
     Run::of(program().arg("ls").output().unwrap())

@@ -7,6 +7,8 @@ mod demo;
 mod many;
 mod names;
 mod output;
+#[cfg(feature = "questdb")]
+mod questdb;
 mod signals;
 mod upkeep;
 mod warmup;

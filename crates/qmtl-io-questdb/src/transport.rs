@@ -1,0 +1,238 @@
+//! The ways to a server, and the only place that knows them: rows in over the line protocol, rows
+//! out over the Parquet export or the PostgreSQL wire, which everything else goes over too.
+//! A transport of later servers (QWP) comes in here.
+
+mod export;
+mod ilp;
+mod rows;
+mod wire;
+
+use std::borrow::Cow;
+
+use futures::{StreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::{BatchStream, BoxStream, Error, ErrorKind, Result, SeriesKey, TimeRange, frame};
+
+use crate::config::QuestDbConfig;
+use crate::error;
+use crate::naming::{literal, quoted, stored};
+use crate::schema::{Column, INTERVAL, NODE_ID, Table, Time, schema_of, seconds_of};
+use export::Export;
+use ilp::Ilp;
+use rows::{Gather, canonical};
+pub(crate) use wire::{Micros, Param, Statement, Wire};
+
+/// Rows of a batch over the wire.
+const BATCH_ROWS: usize = 8_192;
+/// Grid points of one export. It must be in memory as a whole: its index stands at its end.
+const WINDOW_POINTS: i64 = 200_000;
+/// Exports of one read at once; on two cores the server refuses a third.
+const EXPORTS: usize = 2;
+
+/// The ways to one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    pub(crate) wire: Wire,
+    ilp: Ilp,
+    export: Export,
+}
+
+/// Rows of a series to read.
+#[derive(Clone, Debug)]
+pub(crate) struct Scan {
+    pub(crate) table: Table,
+    pub(crate) key: SeriesKey,
+    pub(crate) range: TimeRange,
+    pub(crate) columns: Vec<Column>,
+}
+
+impl Transport {
+    pub(crate) fn new(config: &QuestDbConfig) -> Result<Self> {
+        Ok(Self { wire: Wire::new(config)?, ilp: Ilp::new(config)?, export: Export::new(config)? })
+    }
+
+    /// Sends rows; they are acknowledged when it returns, not visible: see [`Self::settle`].
+    pub(crate) async fn send(&self, table: &str, key: &SeriesKey, rows: &RecordBatch) -> Result<()> {
+        self.ilp.send(table, key, rows).await
+    }
+
+    /// Returns when everything that the server acknowledged for the table is visible. `Storage`,
+    /// with the remedy, when the table is suspended.
+    pub(crate) async fn settle(&self, table: &str) -> Result<()> {
+        let sql = format!("select wait_wal_table({})", literal(table));
+        let statement = Statement { doing: "wait until rows are visible", table, sql: &sql, types: &[] };
+        match self.wire.query(statement, &[]).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+            Err(error) => match self.suspension(table).await {
+                Ok(Some(reason)) => Err(error::suspended(table, &reason)),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Why a table is suspended, when it is.
+    async fn suspension(&self, table: &str) -> Result<Option<String>> {
+        let sql = "select name, errorMessage from wal_tables() where suspended";
+        let statement = Statement { doing: "look for suspended tables", table, sql, types: &[] };
+        let rows = self.wire.query(statement, &[]).await?;
+        let named = rows.iter().find(|row| row.get::<_, &str>(0).eq_ignore_ascii_case(table));
+        Ok(named.map(|row| row.get::<_, Option<String>>(1).unwrap_or_default()))
+    }
+
+    /// The rows of a scan as they come over the wire, ascending and canonical.
+    pub(crate) async fn wire_rows(&self, scan: &Scan) -> Result<BatchStream> {
+        let Scan { table, key, range, columns } = scan;
+        let sql = format!(
+            "select {} from {} where {} order by \"ts\"",
+            table.select_list(columns),
+            quoted(&table.name),
+            table.filter()
+        );
+        let types = table.filter_types();
+        let statement = Statement { doing: "read rows", table: &table.name, sql: &sql, types: &types };
+        let rows = {
+            let bounds = Bounds::new(table, key, *range);
+            self.wire.stream(statement, &bounds.params()).await?
+        };
+        let (deadline, interval) = (self.wire.deadline(), key.interval);
+        let schema = schema_of(columns);
+        let gather = Gather::new(schema.clone(), table.time, columns);
+        let batches = stream::try_unfold(Some((rows, gather, None)), move |state| async move {
+            let Some((mut rows, mut gather, mut after)) = state else { return Ok(None) };
+            while gather.rows() < BATCH_ROWS {
+                let Some(row) = rows.next(deadline).await? else {
+                    let last = canonical(gather.finish()?, interval, &mut after)?;
+                    return Ok((last.num_rows() > 0).then_some((last, None)));
+                };
+                gather.take(&row)?;
+            }
+            let batch = canonical(gather.finish()?, interval, &mut after)?;
+            Ok(Some((batch, Some((rows, gather, after)))))
+        });
+        Ok(BatchStream::new(schema, Box::pin(batches)))
+    }
+
+    /// The rows of a scan, of which there are many, over exports of some windows of time each; a
+    /// window that the server does not export for now comes over the wire.
+    pub(crate) fn export_rows(&self, scan: Scan) -> BatchStream {
+        let (schema, windows) = (schema_of(&scan.columns), windows(&scan));
+        let transport = self.clone();
+        let parts = stream::iter(windows)
+            .map(move |range| {
+                let (transport, scan) = (transport.clone(), Scan { range, ..scan.clone() });
+                async move { transport.window(&scan).await }
+            })
+            .buffered(EXPORTS)
+            .flat_map(|part: Result<Vec<RecordBatch>>| {
+                let batches: BoxStream<Result<RecordBatch>> = match part {
+                    Ok(batches) => Box::pin(stream::iter(batches.into_iter().map(Ok))),
+                    Err(error) => Box::pin(stream::iter([Err(error)])),
+                };
+                batches
+            });
+        BatchStream::new(schema, Box::pin(parts))
+    }
+
+    async fn window(&self, scan: &Scan) -> Result<Vec<RecordBatch>> {
+        let Scan { table, key, range, columns } = scan;
+        // The export takes no values: the node id is a literal, the rest are numbers.
+        let sql = format!(
+            "select {} from {} where \"{NODE_ID}\" = {} and \"{INTERVAL}\" = {} and \"ts\" >= {} and \"ts\" < {} order by \"ts\"",
+            table.select_list(columns),
+            quoted(&table.name),
+            literal(&stored(&key.node_id)),
+            key.interval.as_secs(),
+            range.start().as_micros(),
+            range.end().as_micros(),
+        );
+        let mut after = None;
+        match self.export.rows(&sql, schema_of(columns)).await {
+            Ok(batches) => {
+                batches.into_iter().map(|batch| canonical(batch, key.interval, &mut after)).collect()
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                tracing::debug!(table = table.name, reason = error.chain(), "reading over the wire instead");
+                let mut rows = self.wire_rows(scan).await?;
+                let mut batches = Vec::new();
+                while let Some(batch) = rows.next().await {
+                    batches.push(batch?);
+                }
+                Ok(batches)
+            }
+            Err(error) => Err(error.with("series", key).with("table", &table.name)),
+        }
+    }
+}
+
+/// A scan's range in pieces of [`WINDOW_POINTS`] grid points.
+fn windows(scan: &Scan) -> Vec<TimeRange> {
+    let step = scan.key.interval.as_micros().saturating_mul(WINDOW_POINTS);
+    let (mut start, end) = (scan.range.start(), scan.range.end());
+    let mut windows = Vec::new();
+    while start < end {
+        let next = start.checked_add_micros(step).filter(|next| *next < end).unwrap_or(end);
+        windows.extend(TimeRange::checked(start, next));
+        start = next;
+    }
+    windows
+}
+
+/// The values of a table's filter.
+pub(crate) struct Bounds<'a> {
+    node_id: Cow<'a, str>,
+    interval: i64,
+    micros: [Micros; 2],
+    seconds: [i64; 2],
+    time: Time,
+}
+
+impl<'a> Bounds<'a> {
+    pub(crate) fn new(table: &Table, key: &'a SeriesKey, range: TimeRange) -> Self {
+        let seconds = seconds_of(range);
+        Self {
+            node_id: stored(&key.node_id),
+            interval: key.interval.as_secs(),
+            micros: [Micros(range.start().as_micros()), Micros(range.end().as_micros())],
+            seconds: [seconds.0, seconds.1],
+            time: table.time,
+        }
+    }
+
+    pub(crate) fn params(&self) -> [Param<'_>; 4] {
+        let [from, to]: [Param<'_>; 2] = match self.time {
+            Time::Designated => [&self.micros[0], &self.micros[1]],
+            Time::Seconds => [&self.seconds[0], &self.seconds[1]],
+        };
+        [&self.node_id, &self.interval, from, to]
+    }
+}
+
+/// The time column alone.
+pub(crate) fn ts_of(batch: &RecordBatch) -> Result<&[i64]> {
+    frame::timestamps(batch)
+        .map(|ts| ts.values().as_ref())
+        .map_err(|e| Error::unexpected("rows of QuestDB have no time column").caused_by(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use qmtl_history_testkit::fixtures::{key, span};
+
+    use super::*;
+
+    #[test]
+    fn windows_are_the_range_cut_in_order() {
+        let key = key("BTC", "1s");
+        let table = Table { name: "t".into(), time: Time::Designated, dedup: true, columns: Vec::new() };
+        let of = |count| {
+            let range = span(&key, 0, count);
+            windows(&Scan { table: table.clone(), key: key.clone(), range, columns: Vec::new() })
+        };
+        assert_eq!(of(200_000), [span(&key, 0, 200_000)]);
+        assert_eq!(
+            of(450_000),
+            [span(&key, 0, 200_000), span(&key, 200_000, 400_000), span(&key, 400_000, 450_000)]
+        );
+    }
+}
