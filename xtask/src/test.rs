@@ -142,9 +142,12 @@ fn tests(scope: &Scope, tally: &mut Tally) -> Result<()> {
 
 /// Builds and runs the projects outside the workspace, as their users would.
 fn examples(_: &Scope, _: &mut Tally) -> Result<()> {
-    for manifest in manifests_of_examples()? {
+    for (manifest, binary) in programs_of_examples()? {
         let mut command = cargo(["run", "--manifest-path"]);
         command.arg(&manifest).arg("--target-dir").arg(target());
+        if let Some(binary) = binary {
+            command.args(["--bin", &binary]);
+        }
         // The workspace's profile, so that what is built already is not built again.
         command.args(["--config", "profile.dev.package.\"*\".opt-level=1"]);
         command.args(["--config", "profile.dev.package.\"*\".debug=false"]);
@@ -162,6 +165,23 @@ fn manifests_of_examples() -> Result<Vec<PathBuf>> {
     manifests.retain(|manifest| manifest.exists());
     manifests.sort();
     Ok(manifests)
+}
+
+/// Every program of the examples: those in `src/bin` by name, else the package's only one.
+fn programs_of_examples() -> Result<Vec<(PathBuf, Option<String>)>> {
+    let mut programs = Vec::new();
+    for manifest in manifests_of_examples()? {
+        let Ok(entries) = fs::read_dir(manifest.with_file_name("src").join("bin")) else {
+            programs.push((manifest, None));
+            continue;
+        };
+        for entry in entries {
+            let name = entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            programs.push((manifest.clone(), name));
+        }
+    }
+    programs.sort();
+    Ok(programs)
 }
 
 /// Each crate by itself: what it needs must stand in its own manifest.

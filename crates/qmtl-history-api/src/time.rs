@@ -28,6 +28,7 @@ impl Timestamp {
     pub const MAX: Self = Self(253_402_300_800 * MICROS - 1);
 
     /// The point `micros` microseconds after the epoch; `InvalidInput` outside 1970 to 9999.
+    #[inline]
     pub fn from_micros(micros: i64) -> Result<Self> {
         if (Self::MIN.0..=Self::MAX.0).contains(&micros) {
             Ok(Self(micros))
@@ -59,9 +60,10 @@ impl Timestamp {
     }
 
     /// This point moved by `micros` microseconds (negative: earlier); `None` outside 1970 to 9999.
+    #[inline]
     #[must_use]
     pub fn checked_add_micros(self, micros: i64) -> Option<Self> {
-        self.0.checked_add(micros).and_then(|m| Self::from_micros(m).ok())
+        self.0.checked_add(micros).map(Self).filter(|ts| (Self::MIN..=Self::MAX).contains(ts))
     }
 
     /// This point moved forward; `None` beyond 9999.

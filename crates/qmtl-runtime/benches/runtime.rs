@@ -18,14 +18,20 @@ const COLUMNS: [&str; 5] = ["open", "high", "low", "close", "volume"];
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn main() {
+    // Cargo passes --bench; anything else is the start of a name.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|start| name.starts_with(start));
     println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
-    bulk();
-    view();
-    feed();
-    warm();
+    for (name, measure) in [("bulk", bulk as fn()), ("view", view), ("feed", feed), ("warm", warm)] {
+        if asked(name) {
+            measure();
+        }
+    }
     for kind in [Kind::Slices, Kind::Batch] {
         for threads in [1, 2] {
-            replay(kind, threads);
+            if asked(&format!("replay {kind:?} {threads}")) {
+                replay(kind, threads);
+            }
         }
     }
 }

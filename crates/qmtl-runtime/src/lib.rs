@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod as_of;
 mod cache;
 mod engine;
 #[cfg(feature = "gateway")]
@@ -18,6 +19,7 @@ mod testing;
 mod warmup;
 mod world;
 
+pub use as_of::AsOf;
 pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCache};
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
 #[cfg(feature = "gateway")]
@@ -31,3 +33,8 @@ pub use shared::SharedCache;
 pub use stream::{StreamInput, StreamInputBuilder};
 pub use warmup::{InputReport, PeriodCounts, WarmupConfig, WarmupReport, warm_up};
 pub use world::{Activation, Allowed, Mode, Order, Side, SideState};
+
+/// The page's examples, run with this crate's tests.
+#[cfg(all(doctest, feature = "gateway"))]
+#[doc = include_str!("../../../docs/strategies.md")]
+mod page {}

@@ -1,7 +1,7 @@
 //! Delivers bars to a strategy's nodes, one by one as they come or many when history is replayed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
@@ -38,6 +38,15 @@ pub enum Parallelism {
     Serial,
     /// Nodes that do not read each other are spread over this many threads.
     Threads(usize),
+}
+
+impl Parallelism {
+    fn threads(self) -> usize {
+        match self {
+            Self::Serial => 1,
+            Self::Threads(threads) => threads.max(1),
+        }
+    }
 }
 
 /// What a live bar did.
@@ -297,19 +306,7 @@ impl Pipeline {
         }
         let mut total = Replayed::default();
         loop {
-            for (at, stream) in open.iter_mut().enumerate() {
-                while let Some(source) = stream
-                    && self.pending(at) == 0
-                {
-                    match source.next().await {
-                        Some(batch) => {
-                            let batch = batch?;
-                            self.inputs[at].cache().write(|cache| cache.merge(&batch, usize::MAX))?;
-                        }
-                        None => *stream = None,
-                    }
-                }
-            }
+            while self.refill(&mut open).await? {}
             let is_open: Vec<bool> = open.iter().map(Option::is_some).collect();
             let delivered = self.deliver(&is_open)?;
             total.bars += delivered.bars;
@@ -318,6 +315,26 @@ impl Pipeline {
                 return Ok(total);
             }
         }
+    }
+
+    /// Takes a batch of each open stream whose input has nothing to deliver; false when none needs one.
+    async fn refill(&mut self, open: &mut [Option<BatchStream>]) -> Result<bool> {
+        let mut came = Vec::new();
+        for (at, stream) in open.iter_mut().enumerate() {
+            let Some(source) = stream else { continue };
+            if self.pending(at) > 0 {
+                continue;
+            }
+            match source.next().await {
+                Some(batch) => came.push((self.inputs[at].cache(), batch?, Ok(()))),
+                None => *stream = None,
+            }
+        }
+        spread(self.parallelism.threads(), came.iter_mut(), |(cache, batch, outcome)| {
+            *outcome = cache.write(|cache| cache.merge(batch, usize::MAX)).map(drop);
+        });
+        let is_fuller = !came.is_empty();
+        came.into_iter().try_for_each(|(_, _, outcome)| outcome).map(|()| is_fuller)
     }
 
     /// How many rows of an input wait to be delivered.
@@ -349,13 +366,21 @@ impl Pipeline {
             for (node, results) in nodes.iter().zip(results) {
                 results.trim(node.spec.keeps);
             }
-            for (input, cache) in caches.iter_mut().enumerate() {
-                let seen = chunk.before[input] + chunk.emits[input].len();
-                delivered[input] =
-                    seen.checked_sub(1).map(|row| cache.view().timestamps()[row]).max(delivered[input]);
-                let keep = cache.period() + (cache.len() - seen);
-                cache.trim(keep);
-            }
+            let threads = if chunk.is_small() { 1 } else { parallelism.threads() };
+            let seen = chunk.before.iter().zip(&chunk.emits).map(|(before, emits)| before + emits.len());
+            // A guard stays in its thread, what it guards need not.
+            let unlocked: Vec<&mut NodeCache> = caches.iter_mut().map(|cache| &mut **cache).collect();
+            let seen: Vec<usize> = seen.collect();
+            spread(
+                threads,
+                unlocked.into_iter().zip(delivered.iter_mut()).zip(seen),
+                |((cache, delivered), seen)| {
+                    *delivered =
+                        seen.checked_sub(1).map(|row| cache.view().timestamps()[row]).max(*delivered);
+                    let keep = cache.period() + (cache.len() - seen);
+                    cache.trim(keep);
+                },
+            );
             drop(caches);
             self.stop_on_failure();
         }
@@ -431,17 +456,25 @@ fn next_chunk(
     let rows: Vec<&[Timestamp]> = caches.iter().map(|cache| cache.view().timestamps()).collect();
     let before: Vec<usize> = caches.iter().zip(delivered).map(|(cache, ts)| rows_up_to(cache, *ts)).collect();
     let mut next = before.clone();
-    let mut chunk = Chunk { before, emits: vec![Vec::new(); caches.len()], ts: Vec::new() };
-    while chunk.ts.len() < size {
-        let starved = (0..rows.len()).any(|input| open[input] && next[input] == rows[input].len());
-        let oldest = rows.iter().zip(&next).filter_map(|(rows, at)| rows.get(*at)).min();
-        let Some(ts) = oldest.filter(|_| !starved) else { break };
-        for (input, rows) in rows.iter().enumerate() {
-            if rows.get(next[input]) == Some(ts) {
-                next[input] += 1;
+    // What each input delivers next; none is later than the end of time, where nothing is left.
+    let mut heads: Vec<Timestamp> =
+        rows.iter().zip(&next).map(|(rows, at)| rows.get(*at).copied().unwrap_or(Timestamp::MAX)).collect();
+    let starved = |input: usize, at: usize| open[input] && at == rows[input].len();
+    let mut chunk = Chunk { before, emits: vec![Vec::new(); caches.len()], ts: Vec::with_capacity(size) };
+    if (0..rows.len()).any(|input| starved(input, next[input])) {
+        return chunk;
+    }
+    let mut is_starved = false;
+    while chunk.ts.len() < size && !is_starved {
+        let Some(ts) = heads.iter().copied().min().filter(|ts| *ts < Timestamp::MAX) else { break };
+        for (input, head) in heads.iter_mut().enumerate() {
+            if *head == ts {
                 let event = u32::try_from(chunk.ts.len()).expect("a chunk has few events");
                 chunk.emits[input].push(event);
-                chunk.ts.push(*ts);
+                chunk.ts.push(ts);
+                next[input] += 1;
+                is_starved |= starved(input, next[input]);
+                *head = rows[input].get(next[input]).copied().unwrap_or(Timestamp::MAX);
             }
         }
     }
@@ -450,26 +483,33 @@ fn next_chunk(
 
 /// Runs the nodes of one level, none of which reads another.
 fn run_level(nodes: &mut [Node], results: &mut [Results], round: &Round<'_>, parallelism: Parallelism) {
-    let run = |nodes: &mut [Node], results: &mut [Results]| {
-        nodes.iter_mut().zip(results).for_each(|(node, own)| node.run(own, round));
-    };
-    let threads = match parallelism {
-        // A handful of events costs less than a thread.
-        Parallelism::Threads(threads) if round.chunk.ts.len() >= 1_024 => {
-            threads.clamp(1, nodes.len().max(1))
-        }
-        _ => 1,
-    };
-    std::thread::scope(|scope| {
-        let share = nodes.len().div_ceil(threads);
-        let (own, others) = nodes.split_at_mut(share);
-        let (own_results, other_results) = results.split_at_mut(share);
-        if !others.is_empty() {
-            for (nodes, results) in others.chunks_mut(share).zip(other_results.chunks_mut(share)) {
-                scope.spawn(move || run(nodes, results));
+    let threads = if round.chunk.is_small() { 1 } else { parallelism.threads() };
+    spread(threads, nodes.iter_mut().zip(results), |(node, own)| node.run(own, round));
+}
+
+/// Works on every item, on up to so many threads, of which this one is one. Each takes the next
+/// item when it is done with one, so that a slow item or a busy core holds up nobody else.
+fn spread<T: Send>(threads: usize, items: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let others = threads.min(items.len()).saturating_sub(1);
+    if others == 0 {
+        return items.for_each(work);
+    }
+    let queue = Mutex::new(items);
+    let run = || {
+        loop {
+            // A panic elsewhere leaves the queue as it was.
+            let item = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match item {
+                Some(item) => work(item),
+                None => return,
             }
         }
-        run(own, own_results);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..others {
+            scope.spawn(run);
+        }
+        run();
     });
 }
 

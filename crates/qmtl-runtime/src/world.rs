@@ -181,6 +181,12 @@ impl Activation {
         self.0.state.send_modify(|known| known.sides[side as usize] = Some(Until(state, until)));
     }
 
+    /// Notes what the world says of both sides, in the order of [`Side::ALL`]; whoever looks sees
+    /// both or neither.
+    pub fn set_sides(&self, states: [SideState; 2], until: Duration) {
+        self.0.state.send_modify(|known| known.sides = states.map(|state| Some(Until(state, until))));
+    }
+
     /// Forgets everything: nothing may act.
     pub fn clear(&self) {
         self.0.state.send_replace(State::default());

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_backfill::AugmentedHistoryProvider;
-use qmtl_history_api::{
-    Clock, Error, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange, Timestamp, async_trait,
-};
+use qmtl_history_api::{Clock, Error, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange};
 use qmtl_runtime::{
-    ComputeNode, InputReport, PeriodCounts, Runner, Session, Strategy, StreamInput, WarmupConfig,
+    AsOf, ComputeNode, InputReport, PeriodCounts, Runner, Session, Strategy, StreamInput, WarmupConfig,
 };
 use serde::Serialize;
 
@@ -98,30 +96,8 @@ impl Orders {
             window_bars: None,
             yes: true,
         });
-        let clock = Arc::new(AsOf { as_of, clock: Arc::clone(&context.clock) });
+        let clock = Arc::new(AsOf::new(as_of).with_clock(Arc::clone(&context.clock)));
         Ok(Self { clock, keys: wanted.into_iter().map(|wanted| wanted.key).collect(), fills })
-    }
-}
-
-/// A clock whose wall stands still, so that the same bars have closed at every look.
-#[derive(Debug)]
-struct AsOf {
-    as_of: Timestamp,
-    clock: Arc<dyn Clock>,
-}
-
-#[async_trait]
-impl Clock for AsOf {
-    fn now(&self) -> Timestamp {
-        self.as_of
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.clock.monotonic()
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        self.clock.sleep(duration).await;
     }
 }
 

@@ -115,9 +115,7 @@ impl Link {
             self.unpublished.pop_front();
         }
         self.decision().await?;
-        for side in Side::ALL {
-            self.side(&strategy, side).await?;
-        }
+        self.sides(&strategy).await?;
         if std::mem::take(&mut self.is_lost) {
             events::gateway_found(&self.world, &strategy);
         }
@@ -141,13 +139,20 @@ impl Link {
         Ok(())
     }
 
-    async fn side(&self, strategy: &str, side: Side) -> Result<()> {
+    /// Both sides at once: a freeze of one halts the other too.
+    async fn sides(&self, strategy: &str) -> Result<()> {
         let asked = self.clock.monotonic();
-        let answer = self.client.activation(&self.world, strategy, side).await?;
-        if answer.is_stale {
-            return Err(stale("activation").with("side", side.as_str()));
+        let mut states = Vec::with_capacity(2);
+        for side in Side::ALL {
+            let answer = self.client.activation(&self.world, strategy, side).await?;
+            if answer.is_stale {
+                return Err(stale("activation").with("side", side.as_str()));
+            }
+            states.push(answer.content.into());
         }
-        self.activation.set_side(side, answer.content.into(), asked + self.stale_after);
+        if let [long, short] = states[..] {
+            self.activation.set_sides([long, short], asked + self.stale_after);
+        }
         Ok(())
     }
 }

@@ -21,6 +21,13 @@ pub(super) struct Chunk {
     pub(super) before: Vec<usize>,
 }
 
+impl Chunk {
+    /// A handful of events costs less than a thread.
+    pub(super) fn is_small(&self) -> bool {
+        self.ts.len() < 1_024
+    }
+}
+
 /// What the nodes of one level read: the inputs, and the results of the levels before.
 #[derive(Clone, Copy)]
 pub(super) struct Round<'a> {
@@ -50,8 +57,10 @@ pub(super) struct Node {
     pub(super) failed: Option<Error>,
 }
 
-/// What a node has computed. It stands apart from the node, so that other threads may read it.
+/// What a node has computed. It stands apart from the node, so that other threads may read it, and
+/// in cache lines of its own: neighbours are written by several threads at once, at every row.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(super) struct Results {
     pub(super) ts: Vec<Timestamp>,
     pub(super) values: Vec<f64>,
@@ -63,6 +72,12 @@ impl Results {
     /// How many results were there before the chunk.
     fn before(&self) -> usize {
         self.values.len() - self.fired.len()
+    }
+
+    fn reserve(&mut self, rows: usize) {
+        self.ts.reserve(rows);
+        self.values.reserve(rows);
+        self.fired.reserve(rows);
     }
 
     fn push(&mut self, event: u32, ts: Timestamp, value: f64) {
@@ -159,6 +174,7 @@ impl Node {
             results: own,
         };
         match (&mut self.spec.compute, feeds.as_slice()) {
+            (Compute::Slices(compute), [feed]) => walk.by_row(feed, |windows| compute(windows)),
             (Compute::Slices(compute), _) => walk.by_event(&feeds, |windows| compute(windows)),
             (Compute::Batch(compute), [feed]) if feed.proven.is_none() => walk.at_once(feed, compute),
             (Compute::Batch(compute), _) => walk.by_event(&feeds, |windows| {
@@ -212,6 +228,20 @@ impl Walk<'_> {
                 let value =
                     compute(&Windows { columns: self.columns, source_of: self.source_of, rows: &rows, ts });
                 self.push(*event, value);
+            }
+        }
+    }
+
+    /// One call for every row of the only source at which the node is warm.
+    fn by_row(&mut self, feed: &Feed<'_>, mut compute: impl FnMut(&Windows<'_>) -> f64) {
+        self.results.reserve(feed.emits.len());
+        for (nth, event) in feed.emits.iter().enumerate() {
+            let rows = self.window_at(feed.before + nth + 1);
+            if rows.len() == self.window || feed.is_whole(&rows, self.window) {
+                let ts = self.ts[*event as usize];
+                let rows = std::slice::from_ref(&rows);
+                let value = compute(&Windows { columns: self.columns, source_of: self.source_of, rows, ts });
+                self.results.push(*event, ts, value);
             }
         }
     }
