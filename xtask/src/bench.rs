@@ -3,6 +3,8 @@
 
 mod measures;
 mod peers;
+mod readers;
+mod store;
 
 use std::fmt;
 
@@ -14,8 +16,13 @@ use peers::Peers;
 /// Measures one thing; an error becomes a line of the table and fails the run.
 type Measure = fn(&Peers) -> Result<Vec<Row>>;
 
-const MEASURES: &[(&str, Measure)] =
-    &[("algebra", measures::algebra), ("csv", measures::csv), ("backfill", measures::backfill)];
+const MEASURES: &[(&str, Measure)] = &[
+    ("algebra", measures::algebra),
+    ("csv", measures::csv),
+    ("backfill", measures::backfill),
+    ("store", store::store),
+    ("readers", readers::readers),
+];
 
 /// Prints the table; true when every gate holds.
 pub(crate) fn run(flags: &flags::Bench) -> Result<bool> {

@@ -66,29 +66,32 @@ impl Partition {
 #[derive(Clone, Debug)]
 pub(crate) struct SeriesFolder {
     pub(crate) key: SeriesKey,
-    root: PathBuf,
+    node: PathBuf,
+    interval: PathBuf,
 }
 
 impl SeriesFolder {
     pub(crate) fn new(root: &Path, key: &SeriesKey) -> Self {
-        Self { key: key.clone(), root: root.to_owned() }
+        let node = root.join(node_folder(&key.node_id));
+        let interval = node.join(key.interval.to_string());
+        Self { key: key.clone(), node, interval }
     }
 
     /// The folder of the node, which all its intervals share.
     pub(crate) fn node(&self) -> PathBuf {
-        self.root.join(node_folder(&self.key.node_id))
+        self.node.clone()
     }
 
     pub(crate) fn interval(&self) -> PathBuf {
-        self.node().join(self.key.interval.to_string())
+        self.interval.clone()
     }
 
     pub(crate) fn schemas(&self) -> PathBuf {
-        self.interval().join(SCHEMA_FOLDER)
+        self.interval.join(SCHEMA_FOLDER)
     }
 
     pub(crate) fn partition(&self, partition: Partition) -> PathBuf {
-        self.interval().join(partition.name())
+        self.interval.join(partition.name())
     }
 
     /// The file of a partition's commit.

@@ -1,13 +1,13 @@
 //! What others do with the same work, in Python, installed by pip into a folder of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use crate::process::{output, root, target};
 
-const PACKAGES: [&str; 3] = ["pyarrow", "pandas", "polars"];
+const PACKAGES: [&str; 5] = ["pyarrow", "pandas", "polars", "arcticdb", "duckdb"];
 
 /// The interpreter that has the peers, or why there is none.
 pub(super) struct Peers {
@@ -24,6 +24,12 @@ impl Peers {
     pub(super) fn run(&self, script: &str) -> Result<Vec<(String, f64)>> {
         let Ok(python) = &self.python else { return Ok(Vec::new()) };
         parse(&output(Command::new(python).arg(root().join("xtask/peers").join(script)))?)
+    }
+
+    /// The same of a script that works in a folder.
+    pub(super) fn run_in(&self, script: &str, folder: &Path) -> Result<Vec<(String, f64)>> {
+        let Ok(python) = &self.python else { return Ok(Vec::new()) };
+        parse(&output(Command::new(python).arg(root().join("xtask/peers").join(script)).arg(folder))?)
     }
 }
 

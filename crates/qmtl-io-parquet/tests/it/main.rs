@@ -11,5 +11,6 @@ mod crash;
 mod damage;
 mod delta;
 mod folder;
+mod golden;
 #[cfg(feature = "failpoints")]
 mod steps;
