@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::{DataFetcher, FetchRequest, Interval, SeriesKey, TimeRange, Timestamp};
-use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
+use qmtl_io_exchange::{BinanceFetcher, ExchangeConfig};
 use qmtl_sim_exchange::{Candle, Market, SimConfig, SimExchange};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -45,7 +45,7 @@ async fn serve() -> Result<()> {
 }
 
 async fn measure(url: &str) -> Result<()> {
-    let config = BinanceConfig::default().with_base_url(url).with_weight_per_minute(1_000_000);
+    let config = ExchangeConfig::binance().with_base_url(url).with_weight_per_minute(1_000_000);
     let fetcher = BinanceFetcher::new(config)?;
     let key = SeriesKey::new("ADABTC", Interval::MINUTE)?;
     let at = |page: i64| Timestamp::from_micros((START + page * PAGE_MS) * 1_000);
