@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures, beside peers where they can be installed, and prints one table.
 //! Gates are ratios, so that they hold on any machine; absolute numbers are for reading.
 
+mod exchange;
 mod measures;
 mod peers;
 
@@ -14,8 +15,12 @@ use peers::Peers;
 /// Measures one thing; an error becomes a line of the table and fails the run.
 type Measure = fn(&Peers) -> Result<Vec<Row>>;
 
-const MEASURES: &[(&str, Measure)] =
-    &[("algebra", measures::algebra), ("csv", measures::csv), ("backfill", measures::backfill)];
+const MEASURES: &[(&str, Measure)] = &[
+    ("algebra", measures::algebra),
+    ("csv", measures::csv),
+    ("backfill", measures::backfill),
+    ("exchange", exchange::exchange),
+];
 
 /// Prints the table; true when every gate holds.
 pub(crate) fn run(flags: &flags::Bench) -> Result<bool> {

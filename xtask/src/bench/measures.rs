@@ -114,7 +114,7 @@ fn bench(package: &str, name: &str) -> Result<String> {
 }
 
 /// The number that follows `lead` at the start of a line.
-fn number(text: &str, lead: &str) -> Result<f64> {
+pub(super) fn number(text: &str, lead: &str) -> Result<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(lead));
     let word = rest.and_then(|rest| rest.split_whitespace().next());
     word.and_then(|word| word.parse().ok()).with_context(|| format!("no number after {lead:?} in:\n{text}"))

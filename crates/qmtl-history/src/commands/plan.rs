@@ -25,8 +25,8 @@ pub(crate) struct Planned {
     requests: u64,
     /// What the requests cost, in the sources' own units.
     weight: u64,
-    /// How long they take, at the assumed round trip.
-    seconds: f64,
+    /// How long they take, at the assumed round trip; null where nothing is said of a request's cost.
+    seconds: Option<f64>,
     sources: Vec<Asked>,
 }
 
@@ -53,7 +53,7 @@ impl Planned {
             estimated_rows: plan.estimated_rows(),
             requests: plan.request_count(),
             weight: plan.weight(),
-            seconds: time_of(plan, limits).as_secs_f64(),
+            seconds: (plan.weight() > 0).then(|| time_of(plan, limits).as_secs_f64()),
             sources: plan.demands().iter().map(asked).collect(),
         }
     }
