@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures, beside peers where they can be installed, and prints one table.
 //! Gates are ratios, so that they hold on any machine; absolute numbers are for reading.
 
+mod exchange;
 mod measures;
 mod peers;
 mod readers;
@@ -20,6 +21,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("algebra", measures::algebra),
     ("csv", measures::csv),
     ("backfill", measures::backfill),
+    ("exchange", exchange::exchange),
     ("store", store::store),
     ("readers", readers::readers),
 ];

@@ -20,7 +20,9 @@ pub struct Planner {
     interval: Interval,
     /// In order of preference.
     sources: Vec<(SourceId, FetchLimits)>,
-    /// Those of the first source.
+    /// Asked before them, but what they lack others speak for.
+    stand_ins: Vec<(SourceId, FetchLimits)>,
+    /// Those of the first that is asked.
     limits: FetchLimits,
     window_bars: u64,
     settle: u64,
@@ -33,7 +35,17 @@ impl Planner {
     pub fn new(interval: Interval, sources: Vec<SourceId>, limits: FetchLimits) -> Self {
         let window_bars = if limits.max_rows.is_some() { LIMITED_WINDOW_BARS } else { UNLIMITED_WINDOW_BARS };
         let sources = sources.into_iter().map(|source| (source, limits)).collect();
-        Self { interval, sources, limits, window_bars, settle: 0 }
+        Self { interval, sources, stand_ins: Vec::new(), limits, window_bars, settle: 0 }
+    }
+
+    /// Asks `source` before the others, which speak for what it lacks: a bar is missing until they
+    /// have said so, whatever it proved. Requests are cut by its limits now.
+    #[must_use]
+    pub fn with_stand_in(mut self, source: SourceId, limits: FetchLimits) -> Self {
+        self.stand_ins.push((source, limits));
+        let limits = self.stand_ins[0].1;
+        let window_bars = if limits.max_rows.is_some() { LIMITED_WINDOW_BARS } else { UNLIMITED_WINDOW_BARS };
+        Self { limits, window_bars, ..self }
     }
 
     /// A further source with limits of its own, for what those before it cannot give. It does not
@@ -77,13 +89,15 @@ impl Planner {
         let missing = |sources: &[SourceId]| {
             closed.map(|closed| coverage.missing(closed, self.interval, sources, now)).unwrap_or_default()
         };
-        let demand = |(source, limits): &(SourceId, FetchLimits)| -> Result<Demand> {
-            let counts = cuts(limits)?.count(&missing(std::slice::from_ref(source)));
-            Ok(Demand::new(source.clone(), counts.requests, limits))
-        };
-        let demands = self.sources.iter().map(demand).collect::<Result<Vec<_>>>()?;
         let sources: Vec<_> = self.sources.iter().map(|(source, _)| source.clone()).collect();
-        let (cuts, gaps) = (cuts(&self.limits)?, missing(&sources));
+        let gaps = missing(&sources);
+        let demand = |(source, limits): &(SourceId, FetchLimits)| -> Result<Demand> {
+            let own = missing(std::slice::from_ref(source)).intersection(&gaps);
+            Ok(Demand::new(source.clone(), cuts(limits)?.count(&own).requests, limits))
+        };
+        let asked = self.stand_ins.iter().chain(&self.sources);
+        let demands = asked.map(demand).collect::<Result<Vec<_>>>()?;
+        let cuts = cuts(&self.limits)?;
         let mut counts = cuts.count(&gaps);
         if !demands.is_empty() {
             counts.requests = demands.iter().map(|demand| demand.requests).sum();

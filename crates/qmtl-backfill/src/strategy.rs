@@ -33,7 +33,8 @@ use write::Writer;
 ///
 /// - Of several fetchers each is asked for what those before it did not give: where they had no row,
 ///   and where they failed. What each proves not to exist is filed under its own name, and a bar is
-///   missing until all of them have said so. The report says which one gave which range.
+///   missing until all of them have said so. The report says which one gave which range. A stand-in
+///   is asked before all others and decides nothing.
 /// - It asks only for bars that have closed and that are neither stored nor proven not to exist.
 /// - Windows are fetched side by side within a budget of bytes; their rows are gathered and written
 ///   together, ascending. A window whose rows contradict the frame or the stored columns is not
@@ -50,6 +51,8 @@ pub struct FetcherBackfillStrategy {
     name: &'static str,
     /// In order of preference; never empty.
     fetchers: Vec<Arc<dyn DataFetcher>>,
+    /// Asked before them, but what they lack those speak for.
+    stand_ins: Vec<Arc<dyn DataFetcher>>,
     clock: Arc<dyn Clock>,
     config: BackfillConfig,
 }
@@ -70,14 +73,23 @@ impl FetcherBackfillStrategy {
         fetchers: Vec<Arc<dyn DataFetcher>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { name, fetchers, clock, config: BackfillConfig::default() }
+        Self { name, fetchers, stand_ins: Vec::new(), clock, config: BackfillConfig::default() }
     }
 
-    /// Asks `fetcher` for what those before it cannot give: archives first, then the exchange, then
-    /// another exchange. Windows are cut to suit the first.
+    /// Asks `fetcher` for what those before it cannot give: first an exchange, then another one.
+    /// Windows are cut to suit the first.
     #[must_use]
     pub fn then(mut self, fetcher: Arc<dyn DataFetcher>) -> Self {
         self.fetchers.push(fetcher);
+        self
+    }
+
+    /// Asks `fetcher` before all others, as one whose silence and failures mean nothing because the
+    /// others speak for what it lacks: the archive of an exchange before its API. Windows are cut to
+    /// suit the first of these.
+    #[must_use]
+    pub fn with_stand_in(mut self, fetcher: Arc<dyn DataFetcher>) -> Self {
+        self.stand_ins.push(fetcher);
         self
     }
 
@@ -101,8 +113,11 @@ impl FetcherBackfillStrategy {
         let mut fetchers = self.fetchers.iter().map(|fetcher| (fetcher.source_id(), fetcher.limits()));
         let (first, limits) = fetchers.next().expect("a strategy has a fetcher");
         let planner = Planner::new(request.key.interval, vec![first], limits);
-        let planner = fetchers
-            .fold(planner, |planner, (source, limits)| planner.then(source, limits))
+        let planner = fetchers.fold(planner, |planner, (source, limits)| planner.then(source, limits));
+        let planner = self
+            .stand_ins
+            .iter()
+            .fold(planner, |planner, own| planner.with_stand_in(own.source_id(), own.limits()))
             .with_settle(self.config.settle);
         match self.config.window_bars {
             Some(bars) => planner.with_window_bars(bars),
@@ -144,6 +159,24 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
 }
 
 impl FetcherBackfillStrategy {
+    /// Everybody who is asked, in order.
+    fn asked(&self, before: &Coverage, now: Timestamp) -> Vec<Source<'_>> {
+        let stand_ins = self.stand_ins.iter().map(|fetcher| (fetcher, false));
+        let sources = self.fetchers.iter().map(|fetcher| (fetcher, true));
+        let asked = stand_ins.chain(sources).map(|(fetcher, decides)| {
+            let id = fetcher.source_id();
+            Source {
+                known_empty: before.empty_by_all(std::slice::from_ref(&id), now),
+                id,
+                max_rows: fetcher.limits().max_rows.unwrap_or(u64::MAX),
+                fetcher: &**fetcher,
+                decides,
+                refusal: OnceLock::new(),
+            }
+        });
+        asked.collect()
+    }
+
     async fn fill(
         &self,
         request: &BackfillRequest,
@@ -169,8 +202,8 @@ impl FetcherBackfillStrategy {
         } else {
             let job = Job {
                 key,
-                source: joined(&self.sources()),
-                sources: self.fetchers.iter().map(|fetcher| Source::new(&**fetcher, &before, now)).collect(),
+                source: joined(self.stand_ins.iter().chain(&self.fetchers)),
+                sources: self.asked(&before, now),
                 started: self.clock.monotonic(),
                 retries: Retries::default(),
                 backend,
@@ -228,9 +261,9 @@ async fn stored_columns(key: &SeriesKey, near: TimeRange, backend: &dyn HistoryB
 }
 
 /// Several sources in one word, for logs.
-fn joined(sources: &[SourceId]) -> SourceId {
-    let names: Vec<_> = sources.iter().map(SourceId::as_str).collect();
-    SourceId::new(names.join(",")).expect("a strategy has a fetcher, and its id is not empty")
+fn joined<'a>(fetchers: impl Iterator<Item = &'a Arc<dyn DataFetcher>>) -> SourceId {
+    let ids: Vec<_> = fetchers.map(|fetcher| fetcher.source_id().as_str().to_owned()).collect();
+    SourceId::new(ids.join(",")).expect("a strategy has a fetcher, and its id is not empty")
 }
 
 /// One of a run's sources.
@@ -240,21 +273,10 @@ struct Source<'a> {
     max_rows: u64,
     /// Where it proved before that it has no row.
     known_empty: RangeSet,
+    /// False for a stand-in, whose failures are nobody's loss.
+    decides: bool,
     /// Why it does not know the series or its interval, once it has said so.
     refusal: OnceLock<Error>,
-}
-
-impl<'a> Source<'a> {
-    fn new(fetcher: &'a dyn DataFetcher, before: &Coverage, now: Timestamp) -> Self {
-        let id = fetcher.source_id();
-        Self {
-            known_empty: before.empty_by_all(std::slice::from_ref(&id), now),
-            id,
-            max_rows: fetcher.limits().max_rows.unwrap_or(u64::MAX),
-            fetcher,
-            refusal: OnceLock::new(),
-        }
-    }
 }
 
 /// One run of a plan: what fetching and writing share.

@@ -90,8 +90,7 @@ pub enum Command {
     /// Show the holes and what a backfill would ask for; writes nothing
     #[command(after_help = "\
 Examples:
-  qmtl-history plan --store ./history --source file:candles.csv --node BTCUSDT \\
-      --interval 1m --last 30d
+  qmtl-history plan --store ./history --source binance --node BTCUSDT --interval 1m --last 30d
   qmtl-history plan --store ./history --nodes series.toml --timerange 20240101-20240601 --json")]
     Plan(FillArgs),
     /// Fill the holes of one or many series from a source
@@ -177,6 +176,9 @@ of the range again; stored rows that the source has not stay. Ctrl-C keeps what 
 command goes on from there.
 
 Examples:
+  qmtl-history backfill --store ./history --source binance --node BTCUSDT --interval 1m --last 30d
+  qmtl-history backfill --store ./history --source binance-archive --source binance \\
+      --node BTCUSDT --interval 1m --start 2020-01-01 --follow
   qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
       --interval 1m --start 2024-01-01 --end 2024-06-01
   qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT \\
@@ -185,8 +187,7 @@ Examples:
 
 series.toml (what stands at the top holds for every series; paths are relative to the file):
   interval = \"1m\"
-  source = \"file:all.csv\"
-  symbol_column = \"symbol\"
+  source = [\"binance-archive\", \"binance\"]
 
   [[series]]
   node = \"ohlcv:binance:BTC/USDT:1m\"
@@ -228,9 +229,10 @@ pub struct SeriesArgs {
 #[command(next_help_heading = "Source")]
 #[non_exhaustive]
 pub struct SourceArgs {
-    /// Where missing bars come from: file:PATH (CSV, its gzip or zip, Parquet, Arrow)
+    /// Where missing bars come from: binance, binance-archive, coinbase, one of them elsewhere such as
+    /// binance+http://host:port, or file:PATH; may be repeated, in order of preference
     #[arg(long, value_name = "SOURCE")]
-    pub source: Option<String>,
+    pub source: Vec<String>,
     /// The file's format, when its extension does not tell
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
@@ -243,9 +245,15 @@ pub struct SourceArgs {
     /// The column that tells the series of a file apart
     #[arg(long, value_name = "COLUMN")]
     pub symbol_column: Option<String>,
-    /// The symbol of a node in that column, when it is not the node id; may be repeated
-    #[arg(long, value_name = "NODE=SYMBOL", requires = "symbol_column")]
+    /// The symbol of a node on the exchange or in that column, when it is not the node id; may be repeated
+    #[arg(long, value_name = "NODE=SYMBOL")]
     pub symbol: Vec<String>,
+    /// The product of a node on Coinbase, when it is not its symbol; may be repeated
+    #[arg(long, value_name = "NODE=PRODUCT")]
+    pub product: Vec<String>,
+    /// Keep archives in this folder: they are fetched again only when they were revised
+    #[arg(long, value_name = "DIR")]
+    pub archive_folder: Option<PathBuf>,
     /// The type of a CSV column: float64, int64 or text; may be repeated
     #[arg(long, value_name = "COLUMN=TYPE", value_parser = parse_column_type)]
     pub column_type: Vec<(String, ColumnType)>,
@@ -312,6 +320,12 @@ pub struct FillArgs {
     /// Bars in a window, the unit that is fetched, stored and reported [default: by source]
     #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
     pub window_bars: Option<u64>,
+    /// Windows in flight at once, all series together; each makes one request at a time [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]
+    pub concurrency: Option<u32>,
+    /// Requests a second to one host at most, all series together [default: what the exchange grants]
+    #[arg(long, value_name = "N", value_parser = parse_rate, help_heading = LIMITS)]
+    pub rate: Option<f64>,
     /// Agree to more than 10,000 windows
     #[arg(short, long, help_heading = LIMITS)]
     pub yes: bool,
@@ -326,14 +340,20 @@ pub struct BackfillArgs {
     /// What and where from.
     #[command(flatten)]
     pub fill: FillArgs,
-    /// Windows in flight at once, all series together [default: 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]
-    pub concurrency: Option<u32>,
+    /// Stay current: fill, then go on as each bar closes, through outages, until interrupted
+    #[arg(long)]
+    pub follow: bool,
+    /// How often a request is repeated at most [default: 8]
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    pub retries: Option<usize>,
+    /// Stop asking after this time, such as 30m or 8h; what was fetched is stored
+    #[arg(long, value_name = "SPAN", help_heading = LIMITS)]
+    pub deadline: Option<Interval>,
     /// Memory for rows in flight, all series together: 64MB, 1GB [default: 128MB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
     pub memory: Option<u64>,
     /// Ask for all bars of the range and let them take the place of stored ones; needs --reason
-    #[arg(long, requires = "reason", help_heading = REPLACING)]
+    #[arg(long, requires = "reason", conflicts_with = "follow", help_heading = REPLACING)]
     pub replace: bool,
     /// Why stored bars are replaced, for the log and the report
     #[arg(long, value_name = "TEXT", requires = "replace", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = REPLACING)]
@@ -344,6 +364,12 @@ pub struct BackfillArgs {
 }
 
 const REPLACING: &str = "Replacing";
+
+/// Reads a rate: a positive number.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "use a number of requests a second, such as 5 or 0.5".into())
+}
 
 /// Reads a number of bytes: `134217728`, `128MB`, `1GB` (powers of two).
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {

@@ -5,6 +5,7 @@ pub(crate) mod coverage;
 pub(crate) mod demo;
 pub(crate) mod export;
 pub(crate) mod files;
+mod follow;
 pub(crate) mod ls;
 pub(crate) mod plan;
 pub(crate) mod upkeep;

@@ -1,9 +1,10 @@
 //! Fills: from arguments to jobs, from jobs to reports. `plan`, `backfill` and `demo` share it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use qmtl_backfill::plan::{Plan, UNLIMITED_WINDOW_BARS};
+use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind,
@@ -14,7 +15,7 @@ use crate::cli::{BackfillArgs, FillArgs};
 use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
 use crate::series::{self, Wanted};
-use crate::source::{self, FileSource};
+use crate::source::{self, Asking, Names, Source, Venue};
 
 /// More windows than this need `--yes`.
 const MANY_WINDOWS: u64 = 10_000;
@@ -26,8 +27,10 @@ const SERIES_AT_ONCE: u32 = 4;
 pub(crate) struct Order {
     pub(crate) key: SeriesKey,
     pub(crate) closed: ClosedRange,
-    source: FileSource,
+    /// In order of preference; never empty.
+    sources: Vec<Source>,
     symbol: Option<String>,
+    product: Option<String>,
 }
 
 /// One series to fill and what fills it.
@@ -44,18 +47,30 @@ pub(crate) struct Job {
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     config: BackfillConfig,
+    /// Series that are filled side by side.
     at_once: usize,
+    /// Requests at once, all series together.
+    pub(crate) requests_at_once: u64,
+    asking: Asking,
 }
 
 impl Limits {
     /// The limits of a run over `series` series, or of a plan of them.
-    pub(crate) fn new(args: &FillArgs, own: Option<&BackfillArgs>, series: usize) -> Self {
+    pub(crate) fn new(
+        args: &FillArgs,
+        own: Option<&BackfillArgs>,
+        series: usize,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
         let mut config = BackfillConfig::default();
         if let Some(bars) = args.window_bars {
             config = config.with_window_bars(bars);
         }
-        let windows = own
-            .and_then(|own| own.concurrency)
+        if let Some(deadline) = own.and_then(|own| own.deadline) {
+            config = config.with_deadline(Duration::from_secs(deadline.as_secs().unsigned_abs()));
+        }
+        let windows = args
+            .concurrency
             .and_then(|windows| usize::try_from(windows).ok())
             .unwrap_or(config.windows_in_flight);
         let memory = own.and_then(|own| own.memory).unwrap_or(config.memory_budget);
@@ -67,7 +82,13 @@ impl Limits {
             .with_windows_in_flight((windows / at_once).max(1))
             .with_memory_budget(memory)
             .with_flush_bytes(flush);
-        Self { config, at_once }
+        let asking = Asking {
+            rate: args.rate,
+            retries: own.and_then(|own| own.retries),
+            archive_folder: args.source.archive_folder.clone(),
+            clock: Arc::clone(clock),
+        };
+        Self { config, at_once, requests_at_once: windows as u64, asking }
     }
 }
 
@@ -79,25 +100,25 @@ pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
     let (span, now) = (args.range.span()?, clock.now());
     let orders = wanted
         .into_iter()
-        .map(|Wanted { key, source, symbol }| {
-            let source = source.ok_or_else(|| {
+        .map(|Wanted { key, sources, symbol, product }| {
+            if sources.is_empty() {
                 let remedy = match &args.series.nodes {
-                    Some(_) => "no source is named: write source = \"file:PATH\" in the list of series",
-                    None => "no source is named: use --source file:PATH",
+                    Some(_) => "no source is named: write source = \"binance\" in the list of series",
+                    None => "no source is named: use --source binance or --source file:PATH",
                 };
-                Failure::from(Error::invalid(remedy).with("series", &key))
-            })?;
+                return Err(Failure::from(Error::invalid(remedy).with("series", &key)));
+            }
             let closed = span.resolve_closed(key.interval, now)?;
-            Ok(Order { key, closed, source, symbol })
+            Ok(Order { key, closed, sources, symbol, product })
         })
         .collect::<Result<Vec<_>>>()?;
-    let bars = args.window_bars.unwrap_or(UNLIMITED_WINDOW_BARS);
+    let bars = |order: &Order| args.window_bars.unwrap_or_else(|| order.window_bars());
     let windows: u64 =
-        orders.iter().map(|order| order.closed.range.count(order.key.interval).div_ceil(bars)).sum();
+        orders.iter().map(|order| order.closed.range.count(order.key.interval).div_ceil(bars(order))).sum();
     if windows > MANY_WINDOWS && !args.yes {
         let error = Error::invalid("the range has more than 10000 windows")
             .with("windows", windows)
-            .with("window_bars", bars);
+            .with("window_bars", orders.iter().map(bars).min().unwrap_or_default());
         return Err(
             Failure::from(error).hint("agree with --yes, take a longer --window-bars, or ask for less")
         );
@@ -105,21 +126,64 @@ pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
     Ok(orders)
 }
 
-/// Opens each source once, for all of its series, and gives every order what fills it.
-pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, clock: &Arc<dyn Clock>) -> Result<Vec<Job>> {
-    let mut opened: Vec<(FileSource, Arc<dyn DataFetcher>)> = Vec::new();
-    for order in &orders {
-        if opened.iter().all(|(source, _)| *source != order.source) {
-            let symbols: Vec<_> = orders
-                .iter()
-                .filter(|other| other.source == order.source)
-                .filter_map(|other| Some((other.key.node_id.clone(), other.symbol.clone()?)))
-                .collect();
-            let fetcher = source::open(&order.source, &symbols).await.map_err(refused)?;
-            opened.push((order.source.clone(), fetcher));
+impl Order {
+    /// Bars of a window unless the user says otherwise: by the first source that is asked.
+    fn window_bars(&self) -> u64 {
+        match self.asked_first() {
+            Source::Exchange(exchange) if exchange.venue != Venue::BinanceArchive => LIMITED_WINDOW_BARS,
+            _ => UNLIMITED_WINDOW_BARS,
         }
     }
-    let fetcher_of = |source: &FileSource| {
+
+    /// A stand-in, else the first source.
+    fn asked_first(&self) -> &Source {
+        self.sources.iter().find(|source| self.is_stand_in(source)).unwrap_or(&self.sources[0])
+    }
+
+    /// Whether a source speaks for another one that is also named: the archive for its exchange.
+    fn is_stand_in(&self, source: &Source) -> bool {
+        let is = |source: &Source, venue| matches!(source, Source::Exchange(of) if of.venue == venue);
+        is(source, Venue::BinanceArchive) && self.sources.iter().any(|other| is(other, Venue::Binance))
+    }
+
+    /// What `source` is to call the node: a file without a symbol column has no names, which is a
+    /// mistake only where no exchange is named that has.
+    fn names_on(&self, source: &Source) -> Names {
+        let is_nameless = matches!(source, Source::File(file) if file.symbol_column.is_none())
+            && self.sources.iter().any(|source| matches!(source, Source::Exchange(_)));
+        let symbol = self.symbol.clone().filter(|_| !is_nameless);
+        Names { node: self.key.node_id.clone(), symbol, product: self.product.clone() }
+    }
+
+    fn strategy(
+        &self,
+        fetcher_of: impl Fn(&Source) -> Arc<dyn DataFetcher>,
+        limits: &Limits,
+    ) -> FetcherBackfillStrategy {
+        let (stand_ins, sources): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| self.is_stand_in(source));
+        let (first, others) = sources.split_first().expect("a stand-in stands in for another source");
+        let strategy = FetcherBackfillStrategy::new(fetcher_of(first), Arc::clone(&limits.asking.clock));
+        let strategy = others.iter().fold(strategy, |strategy, source| strategy.then(fetcher_of(source)));
+        stand_ins
+            .into_iter()
+            .fold(strategy, |strategy, source| strategy.with_stand_in(fetcher_of(source)))
+            .with_config(limits.config.clone())
+    }
+}
+
+/// Opens each source once, for all of its series, and gives every order what fills it.
+pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits) -> Result<Vec<Job>> {
+    let mut opened: Vec<(Source, Arc<dyn DataFetcher>)> = Vec::new();
+    for source in orders.iter().flat_map(|order| &order.sources) {
+        if opened.iter().all(|(known, _)| known != source) {
+            let served = orders.iter().filter(|order| order.sources.contains(source));
+            let names: Vec<_> = served.map(|order| order.names_on(source)).collect();
+            let fetcher = source::open(source, &names, &limits.asking).await.map_err(refused)?;
+            opened.push((source.clone(), fetcher));
+        }
+    }
+    let fetcher_of = |source: &Source| {
         let (_, fetcher) =
             opened.iter().find(|(known, _)| known == source).expect("every source was opened above");
         Arc::clone(fetcher)
@@ -129,8 +193,7 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, clock: &Arc<dyn Cl
         .map(|order| Job {
             range: order.closed.range,
             left_out: order.closed.left_out,
-            strategy: FetcherBackfillStrategy::new(fetcher_of(&order.source), Arc::clone(clock))
-                .with_config(limits.config.clone()),
+            strategy: order.strategy(fetcher_of, limits),
             key: order.key,
         })
         .collect())

@@ -120,7 +120,7 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 8] = [
+const FLAGS: [(&str, &str); 9] = [
     ("with_column_type", "--column-type"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
@@ -129,6 +129,7 @@ const FLAGS: [(&str, &str); 8] = [
     ("with_ts_unit", "--ts-unit"),
     ("with_symbol_column", "--symbol-column"),
     ("with_symbol", "--symbol"),
+    ("with_product", "--product"),
 ];
 
 /// A text of the library in the words of the command line.

@@ -8,15 +8,18 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::cli::{SeriesArgs, SourceArgs, column_type, parse_bytes, parse_format, parse_unit};
-use crate::source::{self, FileSource};
+use crate::source::{self, FileSource, Place, Source};
 
 /// A series and where its missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) key: SeriesKey,
-    pub(crate) source: Option<FileSource>,
-    /// The symbol in the file's symbol column, when it is not the node id.
+    /// In order of preference; none where none is named.
+    pub(crate) sources: Vec<Source>,
+    /// The symbol on an exchange or in a file's symbol column, when it is not the node id.
     pub(crate) symbol: Option<String>,
+    /// The product on Coinbase, when it is not the symbol.
+    pub(crate) product: Option<String>,
 }
 
 /// The series that the arguments name, in their order; `None` when they name none.
@@ -25,9 +28,9 @@ pub(crate) struct Wanted {
 pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<Vec<Wanted>>> {
     let wanted = match (&series.nodes, &series.interval) {
         (Some(file), _) => {
-            if source.source.is_some() {
+            if !source.source.is_empty() {
                 return Err(Error::invalid(
-                    "with --nodes the sources stand in the file: write source = \"file:…\" there",
+                    "with --nodes the sources stand in the file: write source = \"binance\" there",
                 )
                 .with("nodes", file.display()));
             }
@@ -46,40 +49,53 @@ pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<
 
 fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<Wanted>> {
     let interval: Interval = interval.parse().map_err(|e: Error| e.with("flag", "--interval"))?;
-    let symbols = args.symbol.iter().map(|pair| symbol_of(nodes, pair)).collect::<Result<Vec<_>>>()?;
-    let source = match &args.source {
-        Some(text) => Some(FileSource {
-            path: source::file_path(text, Path::new(""))?,
-            format: args.source_format,
-            ts_column: args.ts_column.clone(),
-            ts_unit: args.ts_unit,
-            symbol_column: args.symbol_column.clone(),
-            vouched: args.sparse.then_some(interval),
-            column_types: args.column_type.clone(),
-            max_unpacked: args.max_unpacked,
-        }),
-        None => None,
+    let named = |flag: &'static str, pairs: &'_ [String]| {
+        pairs.iter().map(|pair| symbol_of(nodes, flag, pair)).collect::<Result<Vec<_>>>()
     };
+    let (symbols, products) = (named("--symbol", &args.symbol)?, named("--product", &args.product)?);
+    let of = |names: &[(&str, String)], node: &str| {
+        names.iter().find(|(of, _)| *of == node).map(|(_, name)| name.clone())
+    };
+    let source = |text: &String| -> Result<Source> {
+        Ok(match source::place(text, Path::new(""))? {
+            Place::Exchange(exchange) => Source::Exchange(exchange),
+            Place::File(path) => Source::File(FileSource {
+                path,
+                format: args.source_format,
+                ts_column: args.ts_column.clone(),
+                ts_unit: args.ts_unit,
+                symbol_column: args.symbol_column.clone(),
+                vouched: args.sparse.then_some(interval),
+                column_types: args.column_type.clone(),
+                max_unpacked: args.max_unpacked,
+            }),
+        })
+    };
+    let sources = args.source.iter().map(source).collect::<Result<Vec<_>>>()?;
     nodes
         .iter()
         .map(|node| {
-            let symbol = symbols.iter().find(|(of, _)| of == node).map(|(_, symbol)| symbol.clone());
-            Ok(Wanted { key: SeriesKey::new(node, interval)?, source: source.clone(), symbol })
+            Ok(Wanted {
+                key: SeriesKey::new(node, interval)?,
+                sources: sources.clone(),
+                symbol: of(&symbols, node),
+                product: of(&products, node),
+            })
         })
         .collect()
 }
 
 /// Reads `NODE=SYMBOL` for one of `nodes`, any of which may contain an equals sign.
-fn symbol_of<'a>(nodes: &'a [String], pair: &str) -> Result<(&'a str, String)> {
+fn symbol_of<'a>(nodes: &'a [String], flag: &'static str, pair: &str) -> Result<(&'a str, String)> {
     nodes
         .iter()
         .filter_map(|node| Some((node.as_str(), pair.strip_prefix(node)?.strip_prefix('=')?.to_owned())))
         .filter(|(_, symbol)| !symbol.is_empty())
         .max_by_key(|(node, _)| node.len())
         .ok_or_else(|| {
-            Error::invalid(
-                "not a symbol of a node that is named: use --symbol NODE=SYMBOL with the id of a --node",
-            )
+            Error::invalid(format!(
+                "not a symbol of a node that is named: use {flag} NODE=SYMBOL with the id of a --node"
+            ))
             .with("value", format_args!("{pair:?}"))
         })
 }
@@ -90,17 +106,26 @@ fn symbol_of<'a>(nodes: &'a [String], pair: &str) -> Result<(&'a str, String)> {
 struct Entry {
     node: String,
     interval: String,
-    source: Option<String>,
+    source: Option<Texts>,
     source_format: Option<String>,
     ts_column: Option<String>,
     ts_unit: Option<String>,
     symbol_column: Option<String>,
     symbol: Option<String>,
+    product: Option<String>,
     #[serde(default)]
     sparse: bool,
     #[serde(default)]
     column_types: BTreeMap<String, String>,
     max_unpacked: Option<String>,
+}
+
+/// One text or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
 }
 
 fn from_file(path: &Path) -> Result<Vec<Wanted>> {
@@ -138,31 +163,35 @@ fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
 impl Entry {
     fn wanted(self, base: &Path) -> Result<Wanted> {
         let interval: Interval = self.interval.parse()?;
-        let Some(text) = &self.source else {
-            return Ok(Wanted {
-                key: SeriesKey::new(self.node, interval)?,
-                source: None,
-                symbol: self.symbol,
-            });
+        let texts = match &self.source {
+            None => &[],
+            Some(Texts::One(text)) => std::slice::from_ref(text),
+            Some(Texts::Many(texts)) => texts.as_slice(),
         };
-        let source = FileSource {
-            path: source::file_path(text, base)?,
+        let sources = texts.iter().map(|text| self.source(text, interval, base)).collect::<Result<_>>()?;
+        let Self { node, symbol, product, .. } = self;
+        Ok(Wanted { key: SeriesKey::new(node, interval)?, sources, symbol, product })
+    }
+
+    fn source(&self, text: &str, interval: Interval, base: &Path) -> Result<Source> {
+        let path = match source::place(text, base)? {
+            Place::Exchange(exchange) => return Ok(Source::Exchange(exchange)),
+            Place::File(path) => path,
+        };
+        let column_types = self.column_types.iter().filter_map(|(column, name)| {
+            let named = word("column_types", Some(name), column_type).transpose()?;
+            Some(named.map(|column_type| (column.clone(), column_type)))
+        });
+        Ok(Source::File(FileSource {
+            path,
             format: word("source_format", self.source_format.as_deref(), parse_format)?,
-            ts_column: self.ts_column,
+            ts_column: self.ts_column.clone(),
             ts_unit: word("ts_unit", self.ts_unit.as_deref(), parse_unit)?,
-            symbol_column: self.symbol_column,
+            symbol_column: self.symbol_column.clone(),
             vouched: self.sparse.then_some(interval),
-            column_types: self
-                .column_types
-                .iter()
-                .filter_map(|(column, name)| {
-                    let named = word("column_types", Some(name), column_type).transpose()?;
-                    Some(named.map(|column_type| (column.clone(), column_type)))
-                })
-                .collect::<Result<_>>()?,
+            column_types: column_types.collect::<Result<_>>()?,
             max_unpacked: word("max_unpacked", self.max_unpacked.as_deref(), parse_bytes)?,
-        };
-        Ok(Wanted { key: SeriesKey::new(self.node, interval)?, source: Some(source), symbol: self.symbol })
+        }))
     }
 }
 
@@ -200,9 +229,9 @@ mod tests {
         let wanted = parse(list, Path::new("/lists")).unwrap();
         let [first, second] = wanted.as_slice() else { panic!("two series are listed: {wanted:?}") };
         assert_eq!((first.key.to_string(), first.symbol.as_deref()), ("a:b@1m".into(), Some("AB")));
-        let source = first.source.as_ref().unwrap();
+        let [Source::File(source)] = &first.sources[..] else { panic!("{:?}", first.sources) };
         assert_eq!((source.path.as_path(), source.vouched), (Path::new("/lists/all.csv"), None));
-        let source = second.source.as_ref().unwrap();
+        let [Source::File(source)] = &second.sources[..] else { panic!("{:?}", second.sources) };
         assert_eq!(second.key.to_string(), "c@5m");
         assert_eq!(
             (source.path.as_path(), source.vouched),
@@ -211,6 +240,29 @@ mod tests {
         assert_eq!(source.symbol_column.as_deref(), Some("symbol"));
         assert_eq!(source.column_types, [("trades".to_owned(), ColumnType::Int64)]);
         assert_eq!(source.max_unpacked, Some(8 << 30));
+    }
+
+    #[test]
+    fn a_series_may_have_several_sources_and_names_on_them() {
+        let list = r#"
+            interval = "1m"
+            source = ["binance-archive", "binance", "coinbase+http://127.0.0.1:1"]
+
+            [[series]]
+            node = "a"
+            symbol = "BTCUSDT"
+            product = "BTC-USD"
+
+            [[series]]
+            node = "b"
+            source = "binance"
+        "#;
+        let wanted = parse(list, Path::new("")).unwrap();
+        assert_eq!((wanted[0].sources.len(), wanted[1].sources.len()), (3, 1));
+        assert_eq!(
+            (wanted[0].symbol.as_deref(), wanted[0].product.as_deref()),
+            (Some("BTCUSDT"), Some("BTC-USD"))
+        );
     }
 
     #[test]
@@ -235,10 +287,11 @@ mod tests {
     #[test]
     fn a_symbol_is_told_from_a_node_id_with_equals_signs() {
         let nodes = ["a".to_owned(), "a=b".to_owned()];
-        assert_eq!(symbol_of(&nodes, "a=b=c").unwrap(), ("a=b", "c".into()));
-        assert_eq!(symbol_of(&nodes, "a=x").unwrap(), ("a", "x".into()));
+        assert_eq!(symbol_of(&nodes, "--symbol", "a=b=c").unwrap(), ("a=b", "c".into()));
+        assert_eq!(symbol_of(&nodes, "--symbol", "a=x").unwrap(), ("a", "x".into()));
         assert!(
-            symbol_of(&nodes, "z=x").is_err() && symbol_of(&nodes, "a=b=").is_ok_and(|(node, _)| node == "a")
+            symbol_of(&nodes, "--symbol", "z=x").is_err()
+                && symbol_of(&nodes, "--symbol", "a=b=").is_ok_and(|(node, _)| node == "a")
         );
     }
 }

@@ -3,8 +3,88 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qmtl_history_api::{DataFetcher, Error, Interval, NodeId, Result};
-use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result};
+use qmtl_io_exchange::{
+    ArchiveFetcher, BinanceFetcher, CoinbaseFetcher, ColumnType, ExchangeConfig, FileConfig, FileFetcher,
+    FileFormat, TsUnit,
+};
+
+/// Where missing bars come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(FileSource),
+    Exchange(ExchangeSource),
+}
+
+/// An exchange, at its own address or another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExchangeSource {
+    pub(crate) venue: Venue,
+    pub(crate) base_url: Option<String>,
+}
+
+/// Whose API it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Venue {
+    Binance,
+    BinanceArchive,
+    Coinbase,
+}
+
+impl Venue {
+    const ALL: [Self; 3] = [Self::Binance, Self::BinanceArchive, Self::Coinbase];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Binance => "binance",
+            Self::BinanceArchive => "binance-archive",
+            Self::Coinbase => "coinbase",
+        }
+    }
+}
+
+/// A source as it is written, before the options of files are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    File(PathBuf),
+    Exchange(ExchangeSource),
+}
+
+/// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
+/// when one follows a plus), `file:candles.csv`, or the path of a file that is there.
+pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
+    for venue in Venue::ALL {
+        let base_url = match text.strip_prefix(venue.name()) {
+            Some("") => None,
+            Some(url) if url.starts_with('+') => Some(url[1..].to_owned()),
+            _ => continue,
+        };
+        return Ok(Place::Exchange(ExchangeSource { venue, base_url }));
+    }
+    file_path(text, base).map(Place::File)
+}
+
+/// What the sources call a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) node: NodeId,
+    /// In a file's symbol column, on Binance, and on Coinbase without a product.
+    pub(crate) symbol: Option<String>,
+    /// On Coinbase.
+    pub(crate) product: Option<String>,
+}
+
+/// How exchanges are asked; what is not set is left to the exchange's defaults.
+#[derive(Clone, Debug)]
+pub(crate) struct Asking {
+    /// Requests a second to one host.
+    pub(crate) rate: Option<f64>,
+    /// Repetitions of a request.
+    pub(crate) retries: Option<usize>,
+    /// Where archives are kept.
+    pub(crate) archive_folder: Option<PathBuf>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
 
 /// A file and what of it cannot be told from its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +114,54 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
         Some(path) => Ok(base.join(path)),
         None if base.join(text).is_file() => Ok(base.join(text)),
         None => Err(Error::invalid(
-            "no such source: this build reads file:PATH (CSV, its gzip or zip, Parquet, Arrow)",
+            "no such source: use binance, binance-archive, coinbase, one of them at another address \
+             (binance+http://host:port), or file:PATH (CSV, its gzip or zip, Parquet, Arrow)",
         )
         .with("source", format_args!("{text:?}"))),
     }
 }
 
-/// Opens the fetcher of a file that serves these nodes under these symbols.
-pub(crate) async fn open(source: &FileSource, symbols: &[(NodeId, String)]) -> Result<Arc<dyn DataFetcher>> {
+/// Opens the fetcher of a source that serves these nodes.
+pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
+    match source {
+        Source::File(file) => open_file(file, names).await,
+        Source::Exchange(exchange) => open_exchange(exchange, names, asking),
+    }
+}
+
+fn open_exchange(source: &ExchangeSource, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
+    let mut config = match source.venue {
+        Venue::Binance => ExchangeConfig::binance(),
+        Venue::BinanceArchive => ExchangeConfig::archive(),
+        Venue::Coinbase => ExchangeConfig::coinbase(),
+    };
+    config.clock = Arc::clone(&asking.clock);
+    if let Some(url) = &source.base_url {
+        config = config.with_base_url(url);
+    }
+    if let Some(rate) = asking.rate {
+        config = config.with_requests_per_second(rate);
+    }
+    if let Some(retries) = asking.retries {
+        config = config.with_retries(retries);
+    }
+    for Names { node, symbol, product } in names {
+        let product = product.as_ref().filter(|_| source.venue == Venue::Coinbase);
+        if let Some(name) = product.or(symbol.as_ref()) {
+            config = config.with_symbol(node.clone(), name);
+        }
+    }
+    Ok(match source.venue {
+        Venue::Binance => Arc::new(BinanceFetcher::new(config)?),
+        Venue::BinanceArchive => Arc::new(match &asking.archive_folder {
+            Some(folder) => ArchiveFetcher::with_folder(config, folder)?,
+            None => ArchiveFetcher::new(config)?,
+        }),
+        Venue::Coinbase => Arc::new(CoinbaseFetcher::new(config)?),
+    })
+}
+
+async fn open_file(source: &FileSource, names: &[Names]) -> Result<Arc<dyn DataFetcher>> {
     let mut config = FileConfig::new(&source.path);
     if let Some(format) = source.format {
         config = config.with_format(format);
@@ -64,8 +184,10 @@ pub(crate) async fn open(source: &FileSource, symbols: &[(NodeId, String)]) -> R
     if let Some(bytes) = source.max_unpacked {
         config = config.with_max_unpacked_bytes(bytes);
     }
-    for (node, symbol) in symbols {
-        config = config.with_symbol(node.clone(), symbol);
+    for Names { node, symbol, .. } in names {
+        if let Some(symbol) = symbol {
+            config = config.with_symbol(node.clone(), symbol);
+        }
     }
     Ok(Arc::new(FileFetcher::open(config).await?))
 }
@@ -86,16 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_may_have_another_address() {
+        let exchange = |text: &str| match place(text, Path::new("/nowhere")).unwrap() {
+            Place::Exchange(ExchangeSource { venue, base_url }) => (venue, base_url),
+            Place::File(path) => panic!("{text} is read as the file {}", path.display()),
+        };
+        assert_eq!(exchange("binance"), (Venue::Binance, None));
+        assert_eq!(exchange("binance-archive"), (Venue::BinanceArchive, None));
+        let url = Some("http://127.0.0.1:8123".to_owned());
+        assert_eq!(exchange("binance+http://127.0.0.1:8123"), (Venue::Binance, url.clone()));
+        assert_eq!(exchange("coinbase+http://127.0.0.1:8123"), (Venue::Coinbase, url));
+        assert_eq!(place("file:binance", Path::new("/x")).unwrap(), Place::File("/x/binance".into()));
+    }
+
+    #[test]
     fn another_source_is_refused_with_what_there_is() {
-        for text in ["binance", "https://x/y.csv", "missing.csv", ""] {
-            let error = file_path(text, Path::new("/nowhere")).unwrap_err().to_string();
+        for text in ["kraken", "https://x/y.csv", "missing.csv", "", "binances"] {
+            let error = place(text, Path::new("/nowhere")).unwrap_err().to_string();
             assert_eq!(
                 error,
                 format!(
-                    "no such source: this build reads file:PATH (CSV, its gzip or zip, Parquet, Arrow) (source: {text:?})"
+                    "no such source: use binance, binance-archive, coinbase, one of them at another address \
+                     (binance+http://host:port), or file:PATH (CSV, its gzip or zip, Parquet, Arrow) (source: {text:?})"
                 )
             );
         }
-        assert!(file_path("file:", Path::new("/")).is_err());
+        assert!(place("file:", Path::new("/")).is_err());
     }
 }

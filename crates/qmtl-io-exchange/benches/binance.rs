@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::{DataFetcher, FetchRequest, Interval, SeriesKey, TimeRange, Timestamp};
-use qmtl_io_exchange::{BinanceConfig, BinanceFetcher};
+use qmtl_io_exchange::{BinanceFetcher, ExchangeConfig};
 use qmtl_sim_exchange::{Candle, Market, SimConfig, SimExchange};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-const START: i64 = 1_600_000_020_000;
+/// Where windows of 1,000 minutes begin.
+const START: i64 = 1_600_020_000_000;
 const PAGES: i64 = 1_000;
 const PAGE_MS: i64 = 1_000 * 60_000;
 const AT_ONCE: usize = 8;
@@ -26,26 +27,29 @@ fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "serve") {
         return runtime.block_on(serve());
     }
-    let mut server = Command::new(std::env::current_exe()?).arg("serve").stdout(Stdio::piped()).spawn()?;
+    let mut server = Command::new(std::env::current_exe()?);
+    let mut server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut url = String::new();
     BufReader::new(server.stdout.take().ok_or("the server has no output")?).read_line(&mut url)?;
     let measured = runtime.block_on(measure(url.trim()));
-    server.kill()?;
+    drop(server.stdin.take());
     server.wait()?;
     measured
 }
 
+/// Prints the address and serves until the standard input ends: whoever started this has gone.
 async fn serve() -> Result<()> {
     let bars = Candle::random_walk(START, qmtl_sim_exchange::Interval::parse("1m")?, 1_000_000, 42);
     let market = Market::new("ADABTC", "1m", bars)?;
     let sim = SimExchange::start(SimConfig::new([market]).with_latency(LATENCY).with_weight_limit(1_000_000))
         .await?;
     println!("{}", sim.base_url());
-    std::future::pending().await
+    tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
+    Ok(())
 }
 
 async fn measure(url: &str) -> Result<()> {
-    let config = BinanceConfig::default().with_base_url(url).with_weight_per_minute(1_000_000);
+    let config = ExchangeConfig::binance().with_base_url(url).with_weight_per_minute(1_000_000);
     let fetcher = BinanceFetcher::new(config)?;
     let key = SeriesKey::new("ADABTC", Interval::MINUTE)?;
     let at = |page: i64| Timestamp::from_micros((START + page * PAGE_MS) * 1_000);
@@ -67,8 +71,11 @@ async fn measure(url: &str) -> Result<()> {
         std::hint::black_box(page);
     }
     let parsing = cpu_time()? - parsing;
-    println!("binance {} rows  {took:>8.2?}  ideal {ideal:.2?}", rows.iter().sum::<usize>());
-    println!("cpu     {cpu:>8.2?}  serde_json alone {parsing:.2?} for {} bytes a page", body.len());
+    println!("rows {}", rows.iter().sum::<usize>());
+    println!("took {:.1} ms", took.as_secs_f64() * 1_000.0);
+    println!("ideal {:.1} ms", ideal.as_secs_f64() * 1_000.0);
+    println!("cpu {:.1} ms", cpu.as_secs_f64() * 1_000.0);
+    println!("serde_json {:.1} ms for pages of {} bytes", parsing.as_secs_f64() * 1_000.0, body.len());
     Ok(())
 }
 

@@ -1,37 +1,40 @@
 //! A fetcher that asks Binance's spot API for klines.
 
-mod config;
 mod page;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::{
-    BatchStream, Clock, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, Result, SeriesKey,
-    SourceId, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, RangeSet, Result,
+    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
 };
 use tokio::sync::Mutex;
 
-pub use config::BinanceConfig;
-
-use crate::http::{Call, HttpClient, Url};
+use crate::config::ExchangeConfig;
+use crate::http::{Call, HttpClient, ServerClock, Url};
 use page::Page;
+
+/// Hosts that answer for the exchange itself.
+const OWN_HOSTS: [&str; 7] = [
+    "api.binance.com",
+    "api1.binance.com",
+    "api2.binance.com",
+    "api3.binance.com",
+    "api4.binance.com",
+    "api-gcp.binance.com",
+    "data-api.binance.vision",
+];
 
 /// Rows of a page at most.
 const MAX_ROWS: u64 = 1_000;
 const KLINES_WEIGHT: u32 = 2;
 const TIME_WEIGHT: u32 = 1;
 
-/// How long the server's clock is believed to run as ours does.
-const CLOCK_TRUSTED_FOR: Duration = Duration::from_secs(600);
-/// How young its reading must be to refuse a bar that may just have closed.
-const CLOCK_FRESH_FOR: Duration = Duration::from_secs(1);
-
 /// The bars that the API offers, in seconds, by their case-sensitive names. Months (`1M`) have no
 /// fixed length.
-const INTERVALS: [(i64, &str); 15] = [
+pub(crate) const INTERVALS: [(i64, &str); 15] = [
     (1, "1s"),
     (60, "1m"),
     (180, "3m"),
@@ -51,8 +54,9 @@ const INTERVALS: [(i64, &str); 15] = [
 
 /// Serves the closed bars of Binance's spot markets, or of any server with the same API.
 ///
-/// A fetch asks for at most 1000 rows at a time, for nothing before a symbol's listing and for
-/// nothing that has not closed by the server's clock. Where it asked, the absence of a row is proof.
+/// A fetch asks for at most 1000 rows at a time and for nothing that has not closed by the server's
+/// clock. Where it asked, the absence of a row is proof, but not before the symbol's listing, which
+/// it looks up once where that makes a difference.
 /// Requests that fail in passing are repeated; what helped none is exhausted. All fetchers of a
 /// process that ask one host share its weight.
 ///
@@ -68,28 +72,30 @@ pub struct BinanceFetcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: BinanceConfig,
+    config: ExchangeConfig,
     base: Url,
     http: HttpClient,
     source: SourceId,
-    server_clock: Mutex<Option<Reading>>,
+    server_clock: ServerClock,
     listings: StdMutex<HashMap<SeriesKey, Listing>>,
 }
 
-/// A series' first opening time, once it is known; the lock is held by who asks for it.
-type Listing = Arc<Mutex<Option<Timestamp>>>;
+/// What is known of a series' first bar; the lock is held by who looks it up.
+type Listing = Arc<Mutex<Known>>;
 
-/// What the server's clock showed, and when that was on our monotonic clock.
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    server: Timestamp,
-    at: Duration,
+/// When a series' first bar opens, as far as that is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// There was a bar by then.
+    by: Option<Timestamp>,
+    /// The first bar.
+    at: Option<Timestamp>,
 }
 
-/// A series as the API calls it.
+/// A series as the API calls it, and the request on whose behalf it is asked.
 #[derive(Clone, Debug)]
 struct Series {
-    key: SeriesKey,
+    request: FetchRequest,
     symbol: String,
     interval: &'static str,
 }
@@ -100,12 +106,13 @@ impl BinanceFetcher {
     /// Errors: `InvalidInput` for a base URL that is none, has a scheme other than http and https,
     /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
     /// system's certificates cannot be read.
-    pub fn new(config: BinanceConfig) -> Result<Self> {
+    pub fn new(config: ExchangeConfig) -> Result<Self> {
         config.check_room()?;
         let base = config.url()?;
-        let source = BinanceConfig::source_id(&base)?;
-        let http = HttpClient::new(&base, source.clone(), config.limits(), Arc::clone(&config.clock))?;
-        let (server_clock, listings) = (Mutex::default(), StdMutex::default());
+        let source = ExchangeConfig::source_id("binance", &OWN_HOSTS, &base)?;
+        let limits = config.limits(Some("x-mbx-used-weight-1m"));
+        let http = HttpClient::new(&base, source.clone(), limits, Arc::clone(&config.clock))?;
+        let (server_clock, listings) = (ServerClock::default(), StdMutex::default());
         Ok(Self(Arc::new(Inner { config, base, http, source, server_clock, listings })))
     }
 
@@ -122,22 +129,28 @@ impl BinanceFetcher {
 impl DataFetcher for BinanceFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let inner = Arc::clone(&self.0);
-        let series = inner.series(&request.key)?;
+        let series = inner.series(request)?;
         let schema = Arc::clone(&page::SCHEMA);
-        let Some(asked) = inner.askable(&series, request.range).await? else {
+        let Some((asked, open)) = inner.askable(&series).await? else {
             return Ok(Fetched::new(BatchStream::empty(schema)));
         };
-        let pages = stream::try_unfold(Some(asked), move |left| {
+        // What absence proves depends on how the first page begins.
+        let first = inner.page(&series, asked).await?;
+        let proven = inner.proven(&series, (asked, open), &first).await?;
+        let left = after(&first, asked, request.key.interval);
+        let others = stream::try_unfold(left, move |left| {
             let (inner, series) = (Arc::clone(&inner), series.clone());
             async move {
                 let Some(left) = left else { return Ok(None) };
                 let page = inner.page(&series, left).await?;
-                let left = after(&page, left, series.key.interval);
+                let left = after(&page, left, series.request.key.interval);
                 Ok(Some((page.batch, left)))
             }
         });
+        let pages = stream::once(async { Ok(first.batch) }).chain(others);
         let reason = format!("no row in the answer of {}", self.0.source);
-        Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(asked.into(), reason))
+        let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
+        Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
     }
 
     fn source_id(&self) -> SourceId {
@@ -145,98 +158,109 @@ impl DataFetcher for BinanceFetcher {
     }
 
     fn limits(&self) -> FetchLimits {
-        let per_second = f64::from(self.0.config.weight_per_minute) / f64::from(60 * KLINES_WEIGHT);
-        FetchLimits::none()
-            .with_max_rows(MAX_ROWS)
-            .with_weight(KLINES_WEIGHT)
-            .with_requests_per_second(per_second)
+        let per_minute = self.0.config.weight_per_minute / KLINES_WEIGHT;
+        let limits = FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(KLINES_WEIGHT);
+        let by_weight = f64::from(per_minute) / 60.0;
+        match self.0.config.requests_per_second {
+            Some(rate) if rate < by_weight => limits.with_requests_per_second(rate),
+            _ => limits.with_requests_per_second(by_weight).with_burst(per_minute.into()),
+        }
     }
 }
 
 impl Inner {
-    fn series(&self, key: &SeriesKey) -> Result<Series> {
+    fn series(&self, request: &FetchRequest) -> Result<Series> {
+        let key = &request.key;
         let (_, interval) =
             INTERVALS.into_iter().find(|(secs, _)| *secs == key.interval.as_secs()).ok_or_else(|| {
                 Error::invalid("Binance does not offer bars of this interval")
                     .with("series", key)
                     .with("offered", INTERVALS.map(|(_, name)| name).join(", "))
             })?;
-        let symbol = self.config.symbols.get(&key.node_id);
-        let symbol = symbol.map_or_else(|| key.node_id.as_str(), String::as_str).to_owned();
-        Ok(Series { key: key.clone(), symbol, interval })
+        let symbol = self.config.symbol(&key.node_id).to_owned();
+        Ok(Series { request: request.clone(), symbol, interval })
     }
 
-    /// The part of `range` that may have rows: on the grid, listed, and closed.
-    async fn askable(&self, series: &Series, range: TimeRange) -> Result<Option<TimeRange>> {
-        let interval = series.key.interval;
-        let Some(range) = range.on_grid(interval) else { return Ok(None) };
-        let now = self.server_now(&series.key, range.end()).await?;
-        let Some(open) = interval.floor(now) else { return Ok(None) };
+    /// The part of the request that may have rows: on the grid, closed, and not known to lie before
+    /// the listing; and when the bar opened that has not closed yet.
+    async fn askable(&self, series: &Series) -> Result<Option<(TimeRange, Timestamp)>> {
+        let FetchRequest { key, range, .. } = &series.request;
+        let Some(range) = range.on_grid(key.interval) else { return Ok(None) };
+        let call = self.call("/api/v3/time", TIME_WEIGHT, &series.request);
+        let read = self.http.get(&call, &page::server_time);
+        let now = self.server_clock.now(&*self.config.clock, range.end(), read).await?;
+        let Some(open) = key.interval.floor(now) else { return Ok(None) };
         let Some(closed) = TimeRange::checked(range.start(), range.end().min(open)) else { return Ok(None) };
-        let listed = self.listing(series).await?;
-        Ok(listed.and_then(|listed| TimeRange::checked(closed.start().max(listed), closed.end())))
+        let listed = self.listing(key).lock().await.at.unwrap_or(Timestamp::MIN);
+        Ok(TimeRange::checked(closed.start().max(listed), closed.end()).map(|asked| (asked, open)))
     }
 
-    /// The server's time, or a little before it; read anew when it decides whether bars up to `end`
-    /// have closed.
-    async fn server_now(&self, key: &SeriesKey, end: Timestamp) -> Result<Timestamp> {
-        let mut reading = self.server_clock.lock().await;
-        if let Some(Reading { server, at }) = *reading {
-            let age = self.config.clock.monotonic().saturating_sub(at);
-            let now = server.checked_add(age).unwrap_or(Timestamp::MAX);
-            if age < CLOCK_FRESH_FOR || (age < CLOCK_TRUSTED_FOR && end <= now) {
-                return Ok(now);
+    fn listing(&self, key: &SeriesKey) -> Listing {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(listings.entry(key.clone()).or_default())
+    }
+
+    /// Where in `asked`, whose first page is `page`, the absence of a row is proof: from the listing
+    /// on. That is looked up only when `asked` begins with bars that are absent and nothing is known
+    /// of any before them; no bar from `open` on is asked for.
+    async fn proven(
+        &self,
+        series: &Series,
+        (asked, open): (TimeRange, Timestamp),
+        page: &Page,
+    ) -> Result<Option<TimeRange>> {
+        let listing = self.listing(&series.request.key);
+        let mut known = listing.lock().await;
+        let first = page.span.map(|(first, _)| first);
+        known.by = known.by.into_iter().chain(first).min();
+        if known.at.is_none() && known.by.is_none_or(|by| by > asked.start()) {
+            let before = TimeRange::checked(Timestamp::MIN, asked.start());
+            let after = TimeRange::checked(asked.end(), open);
+            known.at = self.first_of(series, before).await?.or(first);
+            if known.at.is_none() {
+                known.at = self.first_of(series, after).await?;
             }
+            known.by = known.at;
         }
-        let call = self.call("/api/v3/time", TIME_WEIGHT, key);
-        // A server of klines alone is taken to go by our clock.
-        let server = self.http.get(&call, &page::server_time).await?;
-        let server = server.unwrap_or_else(|| self.config.clock.now());
-        *reading = Some(Reading { server, at: self.config.clock.monotonic() });
-        Ok(server)
+        let listed = known.at.or(known.by);
+        Ok(listed.and_then(|listed| TimeRange::checked(asked.start().max(listed), asked.end())))
     }
 
-    /// When the series' first bar opens; `None` while it has none. Asked for once.
-    async fn listing(&self, series: &Series) -> Result<Option<Timestamp>> {
-        let listing = {
-            let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(listings.entry(series.key.clone()).or_default())
-        };
-        let mut first = listing.lock().await;
-        if first.is_none() {
-            let call = self.klines(series, &[("startTime", 0), ("limit", 1)]);
-            let read = |status, body: &[u8]| page::read(&series.key, TimeRange::ALL, status, body);
-            *first = self.http.get(&call, &read).await?.span.map(|(first, _)| first);
-        }
-        Ok(*first)
+    /// When the first bar of `range` opens, which may be long.
+    async fn first_of(&self, series: &Series, range: Option<TimeRange>) -> Result<Option<Timestamp>> {
+        let range = range.and_then(|range| range.on_grid(series.request.key.interval));
+        let Some(range) = range else { return Ok(None) };
+        let call = self.klines(series, range, 1);
+        let read = |status, body: &[u8]| page::read(&series.request.key, range, status, body);
+        Ok(self.http.get(&call, &read).await?.span.map(|(first, _)| first))
     }
 
     /// Asks for the first rows of `asked`, whose ends are on the grid.
     async fn page(&self, series: &Series, asked: TimeRange) -> Result<Page> {
-        let interval = series.key.interval;
-        let last = asked.end().as_micros() - interval.as_micros();
-        let limit = i64::try_from(asked.count(interval).min(MAX_ROWS)).unwrap_or(i64::MAX);
-        let bounds =
-            [("startTime", asked.start().as_micros() / 1_000), ("endTime", last / 1_000), ("limit", limit)];
-        let call = self.klines(series, &bounds);
-        let read = |status, body: &[u8]| page::read(&series.key, asked, status, body);
+        let key = &series.request.key;
+        let call = self.klines(series, asked, asked.count(key.interval).min(MAX_ROWS));
+        let read = |status, body: &[u8]| page::read(key, asked, status, body);
         self.http.get(&call, &read).await
     }
 
-    fn klines(&self, series: &Series, bounds: &[(&str, i64)]) -> Call {
-        let mut call = self.call("/api/v3/klines", KLINES_WEIGHT, &series.key);
-        let mut query = call.url.query_pairs_mut();
-        query.append_pair("symbol", &series.symbol).append_pair("interval", series.interval);
-        query.extend_pairs(bounds.iter().map(|(name, value)| (name, value.to_string())));
-        drop(query);
+    fn klines(&self, series: &Series, asked: TimeRange, limit: u64) -> Call {
+        let last = asked.end().as_micros() - series.request.key.interval.as_micros();
+        let mut call = self.call("/api/v3/klines", KLINES_WEIGHT, &series.request);
+        call.url
+            .query_pairs_mut()
+            .append_pair("symbol", &series.symbol)
+            .append_pair("interval", series.interval)
+            .append_pair("startTime", &(asked.start().as_micros() / 1_000).to_string())
+            .append_pair("endTime", &(last / 1_000).to_string())
+            .append_pair("limit", &limit.to_string());
         call
     }
 
-    fn call(&self, path: &str, weight: u32, key: &SeriesKey) -> Call {
+    fn call(&self, path: &str, weight: u32, request: &FetchRequest) -> Call {
         let mut url = self.base.clone();
         let path = format!("{}{path}", url.path().trim_end_matches('/'));
         url.set_path(&path);
-        Call { url, weight, key: key.clone() }
+        Call { url, weight, request: request.clone() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod failure;
 mod limiter;
+mod server_clock;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use futures::future::{BoxFuture, Either, select};
-use qmtl_history_api::{Clock, Error, ErrorKind, Result, SeriesKey, SourceId};
+use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Result, Retry, SourceId};
 use qmtl_observe::{events, metrics};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -20,6 +21,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 pub(crate) use failure::{Failure, Reason};
 pub(crate) use reqwest::{StatusCode, Url};
+pub(crate) use server_clock::ServerClock;
 
 use limiter::Limiter;
 
@@ -40,8 +42,10 @@ pub(crate) struct HttpLimits {
     pub(crate) max_body: usize,
     /// Weight that may be used in any minute.
     pub(crate) weight_per_minute: u32,
+    /// Requests that may be made in a second.
+    pub(crate) requests_per_second: Option<f64>,
     /// The answer's header that tells the weight used in the server's running minute.
-    pub(crate) weight_header: &'static str,
+    pub(crate) weight_header: Option<&'static str>,
 }
 
 /// One request.
@@ -49,8 +53,8 @@ pub(crate) struct HttpLimits {
 pub(crate) struct Call {
     pub(crate) url: Url,
     pub(crate) weight: u32,
-    /// On whose behalf, for metrics and logs.
-    pub(crate) key: SeriesKey,
+    /// On whose behalf: its series goes into metrics and logs, its sink hears of retries.
+    pub(crate) request: FetchRequest,
 }
 
 /// Makes something of an answer's status and body.
@@ -87,7 +91,8 @@ impl HttpClient {
         let client =
             builder.build().map_err(|e| Error::unexpected("cannot set up an HTTP client").caused_by(e))?;
         let port = base.port_or_known_default().unwrap_or_default();
-        let limiter = Limiter::shared(&format!("{host}:{port}"), limits.weight_per_minute);
+        let (weight, rate) = (limits.weight_per_minute, limits.requests_per_second);
+        let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
         Ok(Self { client, clock, limits, limiter, source, retries: Mutex::default() })
     }
 
@@ -135,9 +140,10 @@ impl HttpClient {
                 let pause = pause?.max(failure.pause);
                 (self.clock.monotonic() + pause < deadline).then_some(pause)
             })
-            .notify(move |failure: &Failure, _| {
-                let nth = repeated.fetch_add(1, Ordering::Relaxed) + 1;
-                self.count_retry(call, failure.reason, nth);
+            .notify(move |failure: &Failure, pause| {
+                let attempt = repeated.fetch_add(1, Ordering::Relaxed) + 1;
+                let reason = failure.reason.map_or("", Reason::as_str);
+                self.count_retry(call, Retry::new(attempt, pause, reason));
             });
         Box::pin(retried)
     }
@@ -151,11 +157,13 @@ impl HttpClient {
             .with_max_times(self.limits.retries)
     }
 
-    fn count_retry(&self, call: &Call, reason: Option<Reason>, repeated: u32) {
-        let word = reason.map_or("", Reason::as_str);
-        *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(word).or_default() += 1;
-        metrics::retry(&call.key);
-        events::backfill_retry(&call.key, repeated);
+    fn count_retry(&self, call: &Call, retry: Retry) {
+        *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(retry.reason).or_default() += 1;
+        metrics::retry(&call.request.key);
+        events::backfill_retry(&call.request.key, retry.attempt);
+        if let Some(sink) = &call.request.retries {
+            sink.on_retry(call.request.range, retry);
+        }
     }
 
     /// One try: waits for its weight, then for the answer.
@@ -180,7 +188,7 @@ impl HttpClient {
         let response = self.client.get(call.url.clone()).send().await.map_err(no_answer)?;
         let (status, headers) = (response.status(), response.headers());
         let now = self.clock.monotonic();
-        if let Some(used) = number(headers, self.limits.weight_header) {
+        if let Some(used) = self.limits.weight_header.and_then(|name| number(headers, name)) {
             self.limiter.budget().observe(now, used);
         }
         if let Some(failure) = refused(status, headers) {

@@ -1,12 +1,24 @@
 #![doc = include_str!("../README.md")]
 
 #[cfg(feature = "binance")]
-mod binance;
-mod file;
+mod archive;
 #[cfg(feature = "binance")]
+mod binance;
+#[cfg(feature = "coinbase")]
+mod coinbase;
+#[cfg(feature = "http")]
+mod config;
+mod file;
+#[cfg(feature = "http")]
 mod http;
 mod kline;
 
 #[cfg(feature = "binance")]
-pub use binance::{BinanceConfig, BinanceFetcher};
+pub use archive::{ArchiveFetcher, Revision};
+#[cfg(feature = "binance")]
+pub use binance::BinanceFetcher;
+#[cfg(feature = "coinbase")]
+pub use coinbase::CoinbaseFetcher;
+#[cfg(feature = "http")]
+pub use config::ExchangeConfig;
 pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};

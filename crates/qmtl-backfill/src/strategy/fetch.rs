@@ -206,8 +206,12 @@ impl Job<'_> {
                     // any other failure what it gave before is as good as ever.
                     *part = Part::new(index);
                 }
-                unanswered = unanswered.union(&asked.difference(&part.answered));
-                failure.get_or_insert(error);
+                if source.decides {
+                    unanswered = unanswered.union(&asked.difference(&part.answered));
+                    failure.get_or_insert(error);
+                } else {
+                    tracing::debug!(source = %source.id, error = error.chain(), "a stand-in could not help");
+                }
             }
             left = left.difference(&part.present);
         }

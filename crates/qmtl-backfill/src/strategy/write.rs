@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
             }
         }
         // A source's contract: these two kinds speak of the series, not of the request.
-        let is_vain = self.job.sources.iter().all(|source| source.refusal.get().is_some());
+        let is_vain = self.job.sources.iter().all(|source| !source.decides || source.refusal.get().is_some());
         let stop = answer.error.clone().filter(|_| is_vain);
         if let Some(error) = &answer.error
             && answer.is_empty()

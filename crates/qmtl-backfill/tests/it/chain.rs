@@ -117,6 +117,28 @@ async fn rows_in_doubt_of_one_source_do_not_take_those_of_another_with_them() {
 }
 
 #[tokio::test]
+async fn a_stand_in_is_asked_first_and_decides_nothing() {
+    let store = Store::new();
+    let archive = Arc::new(having("archive", [(0, 8), (20, 25)]).with_failures(|_, request| {
+        (request.range.start() >= span(30, 31).start()).then(|| Error::unavailable("down"))
+    }));
+    let exchange = Arc::new(having("exchange", [(0, 12), (20, 39)]));
+    let strategy = Filling::new().strategy(&exchange).with_stand_in(Arc::<FakeFetcher>::clone(&archive));
+    assert_eq!(strategy.sources(), [SourceId::new("exchange").unwrap()]);
+    let request = BackfillRequest::new(btc(), span(0, 40));
+    let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
+    assert_eq!(
+        filled(&report),
+        [("archive", runs([(0, 8), (20, 25)])), ("exchange", runs([(8, 12), (25, 39)]))]
+    );
+    // What the archive lacks and what it failed at, the exchange has spoken for.
+    assert!(report.is_complete(), "{report:?}");
+    let requests = (archive.requests().len(), exchange.requests().len());
+    strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
+    assert_eq!((archive.requests().len(), exchange.requests().len()), requests, "nothing is asked twice");
+}
+
+#[tokio::test]
 async fn a_plan_says_the_most_that_each_source_is_asked() {
     let limited = |id: &str, rows, rate, burst| {
         let limits = FetchLimits::none().with_max_rows(rows).with_weight(2);

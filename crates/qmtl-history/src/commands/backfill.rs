@@ -10,7 +10,7 @@ use qmtl_history_api::{
 };
 use serde::Serialize;
 
-use super::{Context, plan, signalled};
+use super::{Context, follow, plan, signalled};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -37,6 +37,9 @@ pub(crate) struct Filled {
     /// Fetched rows that were not written, by reason.
     rows_dropped: BTreeMap<&'static str, u64>,
     retries: u64,
+    retry_reasons: BTreeMap<&'static str, u64>,
+    /// Where this run stored rows, by the source that gave them.
+    sources: Vec<Given>,
     /// Bars of the wish that had not closed.
     not_closed: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -49,6 +52,12 @@ pub(crate) struct Filled {
 }
 
 #[derive(Debug, Serialize)]
+struct Given {
+    source: String,
+    ranges: Vec<Pair>,
+}
+
+#[derive(Debug, Serialize)]
 struct FailedWindow {
     range: Pair,
     error: String,
@@ -57,8 +66,8 @@ struct FailedWindow {
 /// What came of one series.
 #[derive(Debug)]
 pub(crate) struct Done {
-    job: Job,
-    report: BackfillReport,
+    pub(super) job: Job,
+    pub(super) report: BackfillReport,
     present: RangeSet,
     known_empty: RangeSet,
     interrupted: bool,
@@ -70,14 +79,25 @@ pub(crate) struct Done {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) done: Vec<Done>,
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
 }
 
 pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
     if args.dry_run {
         return plan::dry_run(&args.fill, context, args.replace).await;
     }
-    let run = fill_all(args, context).await?;
+    let Some(open) = Open::new(args, context).await? else {
+        let nothing = Run { done: Vec::new(), outcome: Outcome::Interrupted };
+        return conclude(&nothing, context);
+    };
+    if args.follow {
+        return follow::run(open, args, context).await;
+    }
+    conclude(&open.fill(open.jobs.clone(), context).await?, context)
+}
+
+/// Prints what came of a run.
+pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
     outcome::read_or_not(print(&run.done, &context.console))?;
     if run.outcome == Outcome::Interrupted {
         let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
@@ -93,7 +113,7 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
     Ok(run.outcome)
 }
 
-fn print(done: &[Done], console: &Console) -> Result<()> {
+pub(super) fn print(done: &[Done], console: &Console) -> Result<()> {
     if console.is_json() {
         console.json(&OneOrMany::new(done.iter().map(Done::result).collect(), done.len() == 1))
     } else {
@@ -103,25 +123,55 @@ fn print(done: &[Done], console: &Console) -> Result<()> {
 
 /// Fills every series of the arguments, or as many as an interruption lets.
 pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<Run> {
-    let orders = fill::orders(&args.fill, &*context.clock)?;
-    let limits = Limits::new(&args.fill, Some(args), orders.len());
-    let store = Store::open_or_new(context.global.store.as_deref()).await?;
-    // A large file takes a while to open.
-    let jobs = tokio::select! {
-        jobs = fill::jobs(orders, &limits, &context.clock) => jobs?,
-        () = signalled() => return Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
-    };
-    for job in &jobs {
-        plan::left_out(job, context);
+    match Open::new(args, context).await? {
+        Some(open) => open.fill(open.jobs.clone(), context).await,
+        None => Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
     }
+}
+
+/// A store and what fills its series.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) jobs: Vec<Job>,
+    limits: Limits,
+    store: Store,
+    /// Why what comes takes the place of stored rows, when it is to.
+    reason: Option<String>,
+}
+
+impl Open {
+    /// Checks the arguments, then opens the store and every source; `None` when that is interrupted.
+    async fn new(args: &BackfillArgs, context: &Context) -> Result<Option<Self>> {
+        let orders = fill::orders(&args.fill, &*context.clock)?;
+        let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
+        let store = Store::open_or_new(context.global.store.as_deref()).await?;
+        // A large file takes a while to open.
+        let jobs = tokio::select! {
+            jobs = fill::jobs(orders, &limits) => jobs?,
+            () = signalled() => return Ok(None),
+        };
+        for job in &jobs {
+            plan::left_out(job, context);
+        }
+        Ok(Some(Self { jobs, limits, store, reason: args.reason.clone() }))
+    }
+
+    /// Runs jobs to their end, or until an interruption.
+    pub(super) async fn fill(&self, jobs: Vec<Job>, context: &Context) -> Result<Run> {
+        fill_jobs(jobs, self, context).await
+    }
+}
+
+async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run> {
+    let Open { limits, store, reason, .. } = open;
     let progress = Progress::new(&context.console);
-    let replacing = args.reason.as_ref().map(|reason| {
+    let replacing = reason.as_ref().map(|reason| {
         for job in &jobs {
             tracing::info!(series = %job.key, range = %job.range, reason, "stored rows are replaced");
         }
         store.replacing()
     });
-    let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&*store, |replacing| replacing);
+    let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&**store, |replacing| replacing);
     let mut before = Vec::new();
     for job in &jobs {
         before.push(store.coverage(&job.key, job.range).await.ok());
@@ -132,7 +182,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
         reports.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(report);
     };
     let interrupted = tokio::select! {
-        () = fill::fill(&jobs, &limits, backend, (&progress, keep)) => false,
+        () = fill::fill(&jobs, limits, backend, (&progress, keep)) => false,
         () = signalled() => true,
     };
     if interrupted {
@@ -141,7 +191,7 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             signalled().await;
             std::process::exit(Outcome::Interrupted.code().into());
         });
-        settle(&jobs, &*store, &*context.clock).await;
+        settle(&jobs, &**store, &*context.clock).await;
     }
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let [Some(Err(error))] = reports.as_slice() {
@@ -156,10 +206,11 @@ pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<R
             report.rows_written = progress.rows_stored_of(&job.key);
             Ok(report)
         });
-        let mut item = Done::new(job, report, cut_off, (&*store, context.clock.now())).await;
+        let mut item = Done::new(job, report, cut_off, (&**store, context.clock.now())).await;
         item.replaced = replacing
             .as_ref()
-            .map(|replacing| (replacing.replaced(&item.job.key), args.reason.clone().unwrap_or_default()));
+            .zip(reason.clone())
+            .map(|(replacing, reason)| (replacing.replaced(&item.job.key), reason));
         if let Some(before) =
             before.filter(|_| cut_off && !item.present.is_empty() && item.replaced.is_none())
         {
@@ -249,6 +300,12 @@ impl Done {
             rows_kept_out: report.rows_kept_out,
             rows_dropped: report.dropped.by_reason().into_iter().filter(|(_, rows)| *rows > 0).collect(),
             retries: report.retries,
+            retry_reasons: report.retry_reasons.clone(),
+            sources: report
+                .filled
+                .iter()
+                .map(|(source, set)| Given { source: source.to_string(), ranges: pairs(set, interval) })
+                .collect(),
             not_closed: self.job.left_out,
             interrupted: self.interrupted,
             rows_replaced: self.replaced.as_ref().map(|(rows, _)| *rows),
@@ -271,6 +328,17 @@ impl Done {
         }
         console.line(format!("  present      {}", text::set(&self.present, interval)))?;
         console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
+        if report.filled.len() > 1 {
+            for (source, ranges) in &report.filled {
+                console.line(format!("    from       {source}: {}", text::set(ranges, interval)))?;
+            }
+        }
+        if report.retries > 0 {
+            let reasons: Vec<_> =
+                report.retry_reasons.iter().map(|(why, count)| format!("{count} {why}")).collect();
+            let repeated = text::counted(report.retries, "request");
+            console.line(format!("  repeated     {repeated}: {}", reasons.join(", ")))?;
+        }
         let missing = text::set(&report.missing, interval);
         let style = if report.missing.is_empty() { Style::Green } else { Style::Yellow };
         console.line(format!("  missing      {}", console.paint(style, &missing)))?;

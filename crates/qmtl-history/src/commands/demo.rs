@@ -9,6 +9,7 @@ use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
 use qmtl_history_api::{
     Error, ErrorKind, HistoryBackendExt, ReadRequest, SeriesKey, TimeRange, Timestamp, frame,
 };
+use qmtl_sim_exchange::{Candle, Fault, FaultRule, Market, SimConfig, SimExchange, When};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -21,7 +22,6 @@ use crate::text;
 
 /// Five-minute candles of ADA/BTC from January 2018, with the exchange's own outages.
 const CANDLES: &[u8] = include_bytes!("../../../../examples/data/ADABTC-5m.csv");
-const CANDLES_NAME: &str = "ADABTC-5m.csv";
 const NODE: &str = "ADABTC";
 const START: &str = "2018-01-10T04:55:00Z";
 const END: &str = "2018-01-30T04:55:00Z";
@@ -53,17 +53,18 @@ struct Bars {
     closes: Vec<f64>,
 }
 
-/// Where the demo happens: its folder, which goes away unless it is kept.
+/// Where the demo happens: its folder, which goes away unless it is kept, and an exchange on this
+/// machine that has the candles, with the troubles that exchanges have.
 #[derive(Debug)]
 struct Stage {
     store: PathBuf,
-    candles: PathBuf,
+    exchange: SimExchange,
     kept: bool,
     _temporary: Option<TempDir>,
 }
 
 impl Stage {
-    fn set(args: &DemoArgs) -> Result<Self> {
+    async fn set(args: &DemoArgs) -> Result<Self> {
         let at = |path: &Path, e| {
             Error::new(ErrorKind::Storage, "cannot set up the demo")
                 .with("folder", path.display())
@@ -85,14 +86,16 @@ impl Stage {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        let candles = folder.join(CANDLES_NAME);
-        std::fs::write(&candles, CANDLES).map_err(|e| at(&candles, e))?;
-        Ok(Self { store: folder.join("store"), candles, kept: args.keep.is_some(), _temporary: temporary })
+        let exchange = exchange().await.map_err(|e| {
+            Error::unavailable("cannot start the demo's exchange on this machine").caused_by(e)
+        })?;
+        Ok(Self { store: folder.join("store"), exchange, kept: args.keep.is_some(), _temporary: temporary })
     }
 
     /// The arguments of a command on this stage.
     fn words(&self, command: &str) -> Vec<String> {
-        let (store, source) = (self.store.display().to_string(), format!("file:{}", self.candles.display()));
+        let store = self.store.display().to_string();
+        let source = format!("binance+{}", self.exchange.base_url());
         let mut words = vec![command, "--store", &store, "--node", NODE, "--interval", "5m"];
         if command == "coverage" {
             words.push("--strip");
@@ -130,15 +133,24 @@ impl Stage {
     }
 }
 
+/// Serves the candles as Binance does, with an answer that breaks off and one that asks for patience.
+async fn exchange() -> qmtl_sim_exchange::Result<SimExchange> {
+    let market = Market::new(NODE, "5m", Candle::read_csv(CANDLES)?)?;
+    let config = SimConfig::new([market])
+        .with_fault(FaultRule::new(Fault::Truncated, When::Numbers(vec![2])))
+        .with_fault(FaultRule::new(Fault::TooManyRequests(Some(1)), When::Numbers(vec![5])));
+    SimExchange::start(config).await
+}
+
 pub(crate) async fn run(args: &DemoArgs, context: &Context) -> Result<Outcome> {
-    let stage = Stage::set(args)?;
+    let stage = Stage::set(args).await?;
     let mut context = context.clone();
     context.global.store = Some(stage.store.display().to_string());
     if context.console.is_json() { as_json(&stage, &context).await } else { as_tour(&stage, &context).await }
 }
 
 async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
-    let plans = plan::plans(&stage.plan()?, context, false).await?;
+    let (plans, limits) = plan::plans(&stage.plan()?, context, false).await?;
     let first = backfill::fill_all(&stage.backfill()?, context).await?;
     let again = backfill::fill_all(&stage.backfill()?, context).await?;
     let (views, _) = coverage::views(&stage.coverage()?, context).await?;
@@ -151,7 +163,7 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
     };
     context.console.json(&Shown {
         store: stage.kept.then(|| stage.store.display().to_string()),
-        plan: plan::result(job, plan),
+        plan: plan::result(job, plan, &limits),
         backfill: first.result(),
         again: again.result(),
         coverage: view.result(),
@@ -162,10 +174,13 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
 
 async fn as_tour(stage: &Stage, context: &Context) -> Result<Outcome> {
     let console = &context.console;
-    console.line(console.paint(Style::Bold, "Real candles, a temporary store, four commands"))?;
-    console.line(format!(
-        "{CANDLES_NAME}: five-minute bars of ADA/BTC as an exchange gave them in January 2018, outages included."
+    console.line(console.paint(
+        Style::Bold,
+        "Real candles, an exchange that has its moods, a temporary store, four commands",
     ))?;
+    console.line("Five-minute bars of ADA/BTC as Binance gave them in January 2018, outages included.")?;
+    console.line("An exchange on this machine serves them as Binance's API does; it breaks an answer off")?;
+    console.line("and asks for fewer requests now and then.")?;
     typed(stage, "plan", "What is missing, and what would a fill ask for?", console)?;
     plan::run(&stage.plan()?, context).await?;
     typed(stage, "backfill", "Fill it.", console)?;
@@ -206,12 +221,15 @@ fn farewell(stage: &Stage, console: &Console) -> Result<()> {
     console.line("")?;
     console.line(console.paint(Style::Bold, "Now your own data"))?;
     console.line(
+        "  qmtl-history backfill --store ./history --source binance --node BTCUSDT --interval 1m --last 30d",
+    )?;
+    console.line(
         "  qmtl-history backfill --store ./history --source file:YOUR.csv --node YOUR-NODE --interval 1m \\",
     )?;
     console.line("      --start 2024-01-01 --end 2024-06-01")?;
     console.line("  qmtl-history verify --store ./history          # every bar is read and checked")?;
     console
-        .line("  qmtl-history export --store ./history --node YOUR-NODE --interval 1m --out bars.parquet")?;
+        .line("  qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet")?;
     console.line("")?;
     if stage.kept {
         console.line(format!(

@@ -1,6 +1,8 @@
 //! `plan`: the holes and what would be asked for.
 
-use qmtl_backfill::plan::Plan;
+use std::time::Duration;
+
+use qmtl_backfill::plan::{Demand, Plan};
 use serde::Serialize;
 
 use super::Context;
@@ -21,10 +23,28 @@ pub(crate) struct Planned {
     windows: Vec<Pair>,
     estimated_rows: u64,
     requests: u64,
+    /// What the requests cost, in the sources' own units.
+    weight: u64,
+    /// How long they take, at the assumed round trip; null where nothing is said of a request's cost.
+    seconds: Option<f64>,
+    sources: Vec<Asked>,
+}
+
+/// The most that one source is asked.
+#[derive(Debug, Serialize)]
+struct Asked {
+    source: String,
+    requests: u64,
+    weight: u64,
 }
 
 impl Planned {
-    fn new(job: &Job, plan: &Plan) -> Self {
+    fn new(job: &Job, plan: &Plan, limits: &Limits) -> Self {
+        let asked = |demand: &Demand| Asked {
+            source: demand.source.to_string(),
+            requests: demand.requests,
+            weight: demand.weight,
+        };
         let interval = job.key.interval;
         Self {
             series: Series::from(&job.key),
@@ -32,8 +52,18 @@ impl Planned {
             windows: plan.windows().map(|window| pair(window.span(), interval)).collect(),
             estimated_rows: plan.estimated_rows(),
             requests: plan.request_count(),
+            weight: plan.weight(),
+            seconds: (plan.weight() > 0).then(|| time_of(plan, limits).as_secs_f64()),
+            sources: plan.demands().iter().map(asked).collect(),
         }
     }
+}
+
+/// How long the answer to a request is taken to need.
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+
+fn time_of(plan: &Plan, limits: &Limits) -> Duration {
+    plan.estimated_time(limits.requests_at_once, ROUND_TRIP)
 }
 
 /// How many gaps are listed for people.
@@ -48,38 +78,42 @@ pub(crate) async fn dry_run(args: &FillArgs, context: &Context, replace: bool) -
     print(&plans(args, context, replace).await?, context)
 }
 
-fn print(planned: &[(Job, Plan)], context: &Context) -> Result<Outcome> {
+fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), context: &Context) -> Result<Outcome> {
     if context.console.is_json() {
         let one = planned.len() == 1;
-        let results = planned.iter().map(|(job, plan)| Planned::new(job, plan)).collect();
+        let results = planned.iter().map(|(job, plan)| Planned::new(job, plan, limits)).collect();
         context.console.json(&OneOrMany::new(results, one))?;
     } else {
         for (job, plan) in planned {
-            show(job, plan, context)?;
+            show(job, plan, limits, context)?;
         }
     }
     Ok(Outcome::Done)
 }
 
 /// Plans every series without writing anything, not even the store's folder.
-pub(crate) async fn plans(args: &FillArgs, context: &Context, replace: bool) -> Result<Vec<(Job, Plan)>> {
+pub(crate) async fn plans(
+    args: &FillArgs,
+    context: &Context,
+    replace: bool,
+) -> Result<(Vec<(Job, Plan)>, Limits)> {
     let orders = fill::orders(args, &*context.clock)?;
     let store = Store::open_or_new(context.global.store.as_deref()).await?;
-    let limits = Limits::new(args, None, orders.len());
+    let limits = Limits::new(args, None, orders.len(), &context.clock);
     let mut planned = Vec::new();
-    for job in fill::jobs(orders, &limits, &context.clock).await? {
+    for job in fill::jobs(orders, &limits).await? {
         let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
         planned.push((job, plan));
     }
-    Ok(planned)
+    Ok((planned, limits))
 }
 
 /// The result for machines, for `demo`.
-pub(crate) fn result(job: &Job, plan: &Plan) -> Planned {
-    Planned::new(job, plan)
+pub(crate) fn result(job: &Job, plan: &Plan, limits: &Limits) -> Planned {
+    Planned::new(job, plan, limits)
 }
 
-fn show(job: &Job, plan: &Plan, context: &Context) -> Result<()> {
+fn show(job: &Job, plan: &Plan, limits: &Limits, context: &Context) -> Result<()> {
     let (console, interval) = (&context.console, job.key.interval);
     console.line(format!(
         "{}  {}",
@@ -103,8 +137,31 @@ fn show(job: &Job, plan: &Plan, context: &Context) -> Result<()> {
             text::counted(plan.request_count(), "request"),
             text::counted(plan.estimated_rows(), "row")
         ))?;
+        show_sources(plan, limits, context)?;
     }
     left_out(job, context);
+    Ok(())
+}
+
+/// Who is asked for how much, where that costs something, and how long it takes.
+fn show_sources(plan: &Plan, limits: &Limits, context: &Context) -> Result<()> {
+    let console = &context.console;
+    if plan.demands().len() > 1 || plan.weight() > 0 {
+        for Demand { source, requests, weight, .. } in plan.demands() {
+            let requests = text::counted(*requests, "request");
+            let weight =
+                if *weight > 0 { format!(", weight {}", text::count(*weight)) } else { String::new() };
+            console.line(format!("    at most {requests}{weight}  {source}"))?;
+        }
+    }
+    if plan.weight() > 0 {
+        console.line(format!(
+            "  takes     about {}, {} at once, if an answer takes {}",
+            text::duration(time_of(plan, limits)),
+            text::counted(limits.requests_at_once, "request"),
+            text::duration(ROUND_TRIP)
+        ))?;
+    }
     Ok(())
 }
 

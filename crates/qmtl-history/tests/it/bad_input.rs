@@ -106,19 +106,36 @@ fn sources() {
         ["backfill", "--node", "x", "--interval", "1m", "--last", "1d", "--source", source]
     };
     refused(
-        &with("binance"),
-        "no such source: this build reads file:PATH (CSV, its gzip or zip, Parquet, Arrow) (source: \"binance\")",
+        &with("kraken"),
+        "no such source: use binance, binance-archive, coinbase, one of them at another address (binance+http://host:port)",
+    );
+    refused(&with("binance+host:1"), "not the address of an API");
+    refused(&with("binance+http://me:canary@host"), "it holds a user or a password");
+    refused(
+        &[
+            "backfill",
+            "--node",
+            "x",
+            "--interval",
+            "90s",
+            "--last",
+            "1d",
+            "--source",
+            "binance",
+            "--rate",
+            "0",
+        ],
+        "use a number of requests a second, such as 5 or 0.5",
     );
     refused(
         &["backfill", "--node", "x", "--interval", "1m", "--last", "1d"],
-        "no source is named: use --source file:PATH (series: x@1m)",
+        "no source is named: use --source binance or --source file:PATH (series: x@1m)",
     );
     let scene = Scene::new();
     scene.file("list.toml", "interval = \"1m\"\n[[series]]\nnode = \"x\"\n");
-    scene.run(&["backfill", "--nodes", "list.toml", "--last", "1d"]).fails_with(
-        2,
-        "no source is named: write source = \"file:PATH\" in the list of series (series: x@1m)",
-    );
+    scene
+        .run(&["backfill", "--nodes", "list.toml", "--last", "1d"])
+        .fails_with(2, "no source is named: write source = \"binance\" in the list of series (series: x@1m)");
     refused(&fill(&["--last", "1d", "--ts-unit", "h"]), "use s, ms, us or ns");
     refused(
         &fill(&["--last", "1d", "--symbol-column", "s", "--symbol", "y=Y"]),

@@ -53,6 +53,9 @@ fn the_main_job_end_to_end() {
         interval: 300
         node_id: "ADABTC"
         requests: 1
+        seconds: null
+        sources: [{"requests":1,"source":"file:ADABTC-5m.csv#be547899384923d4","weight":0}]
+        weight: 0
         windows: [[1515560100,1517287800]]
     "#]],
     );
@@ -74,9 +77,11 @@ fn the_main_job_end_to_end() {
         not_closed: 0
         present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
         retries: 0
+        retry_reasons: {}
         rows_dropped: {}
         rows_kept_out: 0
         rows_written: 5720
+        sources: [{"ranges":[[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]],"source":"file:ADABTC-5m.csv#be547899384923d4"}]
     "#]],
     );
 

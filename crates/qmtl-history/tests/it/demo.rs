@@ -13,6 +13,7 @@ fn the_demo_shows_every_step_and_leaves_nothing() {
         "missing   5,760 bars in 1 range",
         "$ qmtl-history backfill --store",
         "stored       5,720 rows in",
+        "repeated     2 requests: 1 rate_limited, 1 truncated",
         "stored       0 rows, 0 requests: nothing was asked for",
         "known empty  40 bars in 5 ranges",
         "5,720 bars  from 2018-01-10T04:55:00Z to 2018-01-30T04:50:00Z",
@@ -41,6 +42,7 @@ fn the_demo_speaks_to_machines_too() {
     let run = Run::of(program().args(["demo", "--json"]).output().unwrap());
     let shown = run.object();
     assert_eq!(shown["backfill"]["rows_written"], 5_720);
+    assert_eq!(shown["backfill"]["retry_reasons"], serde_json::json!({"rate_limited": 1, "truncated": 1}));
     assert_eq!(shown["again"]["fetch_requests"], 0);
     assert_eq!(shown["bars"]["rows"], 5_720);
     assert_eq!(

@@ -4,6 +4,9 @@
 mod bad_input;
 mod candles;
 mod demo;
+mod exchange;
+mod follow;
+mod klines_server;
 mod many;
 mod names;
 mod output;

@@ -18,11 +18,46 @@ pub(crate) struct Budget {
     /// Weight by the second in which it was used, ascending.
     used: VecDeque<(u64, u32)>,
     blocked_until: Duration,
+    pace: Option<Pace>,
+}
+
+/// Requests at even distances; after a rest, those of up to a second at once.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    distance: Duration,
+    /// When the next request would come if all kept their distance.
+    next: Duration,
+}
+
+impl Pace {
+    /// `rate` requests a second.
+    fn new(rate: f64) -> Self {
+        let distance = Duration::try_from_secs_f64(rate.recip()).unwrap_or(Duration::MAX);
+        Self { distance, next: Duration::ZERO }
+    }
+
+    /// How long a request must still wait at `now`.
+    fn wait(self, now: Duration) -> Option<Duration> {
+        let ahead = Duration::from_secs(1).saturating_sub(self.distance);
+        self.next.checked_sub(now + ahead).filter(|wait| !wait.is_zero())
+    }
+
+    fn take(&mut self, now: Duration) {
+        self.next = self.next.max(now).saturating_add(self.distance);
+    }
 }
 
 impl Budget {
     pub(crate) fn new(per_minute: u32) -> Self {
-        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO }
+        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, pace: None }
+    }
+
+    /// Grants `rate` requests a second at most; of several rates the lowest stands.
+    pub(crate) fn slow_to(&mut self, rate: f64) {
+        let slower = Pace::new(rate);
+        if self.pace.is_none_or(|pace| pace.distance < slower.distance) {
+            self.pace = Some(slower);
+        }
     }
 
     /// Uses `weight` now, or says how long to wait before asking again. A weight beyond the whole
@@ -30,6 +65,9 @@ impl Budget {
     pub(crate) fn take(&mut self, now: Duration, weight: u32) -> Result<(), Duration> {
         if now < self.blocked_until {
             return Err(self.blocked_until - now);
+        }
+        if let Some(wait) = self.pace.and_then(|pace| pace.wait(now)) {
+            return Err(wait);
         }
         self.forget(now);
         let mut left = self.total().saturating_add(weight);
@@ -45,6 +83,9 @@ impl Budget {
             Some(free_at) => Err(free_at.saturating_sub(now)),
             None => {
                 self.add(now, weight);
+                if let Some(pace) = &mut self.pace {
+                    pace.take(now);
+                }
                 Ok(())
             }
         }
@@ -87,19 +128,22 @@ impl Budget {
 pub(crate) struct Limiter(Mutex<Budget>);
 
 impl Limiter {
-    /// The limiter that all clients of `host` share; of several budgets the lowest stands.
-    pub(crate) fn shared(host: &str, per_minute: u32) -> Arc<Self> {
+    /// The limiter that all clients of `host` share; of several budgets and rates the lowest stands.
+    pub(crate) fn shared(host: &str, per_minute: u32, rate: Option<f64>) -> Arc<Self> {
         static HOSTS: LazyLock<Mutex<HashMap<String, Weak<Limiter>>>> = LazyLock::new(Mutex::default);
         let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.retain(|_, limiter| limiter.strong_count() > 0);
-        if let Some(limiter) = hosts.get(host).and_then(Weak::upgrade) {
-            let mut budget = limiter.budget();
-            budget.per_minute = budget.per_minute.min(per_minute);
-            drop(budget);
-            return limiter;
+        let limiter = hosts.get(host).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let limiter = Arc::new(Self(Mutex::new(Budget::new(per_minute))));
+            hosts.insert(host.to_owned(), Arc::downgrade(&limiter));
+            limiter
+        });
+        let mut budget = limiter.budget();
+        budget.per_minute = budget.per_minute.min(per_minute);
+        if let Some(rate) = rate {
+            budget.slow_to(rate);
         }
-        let limiter = Arc::new(Self(Mutex::new(Budget::new(per_minute))));
-        hosts.insert(host.to_owned(), Arc::downgrade(&limiter));
+        drop(budget);
         limiter
     }
 

@@ -1,5 +1,5 @@
 //! The Binance fetcher against a simulated exchange, with and without faults.
 
-mod faults;
-mod market;
+pub(crate) mod faults;
+pub(crate) mod market;
 mod requests;

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod archive;
 mod bad_input;
 mod binance;
+mod coinbase;
 mod files;
 mod formats;
 mod series;

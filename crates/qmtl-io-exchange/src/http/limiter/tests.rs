@@ -64,11 +64,32 @@ async fn waiting_lasts_as_long_as_it_must_and_no_longer_than_the_deadline() {
 
 #[test]
 fn clients_of_one_host_share_the_lowest_budget() {
-    let first = Limiter::shared("shared.invalid", 10);
-    let second = Limiter::shared("shared.invalid", 4);
+    let first = Limiter::shared("shared.invalid", 10, None);
+    let second = Limiter::shared("shared.invalid", 4, None);
     assert_eq!(first.budget().take(secs(0), 3), Ok(()));
     assert!(second.budget().take(secs(0), 3).is_err());
-    assert_eq!(Limiter::shared("other.invalid", 10).budget().take(secs(0), 3), Ok(()));
+    assert_eq!(Limiter::shared("other.invalid", 10, None).budget().take(secs(0), 3), Ok(()));
+}
+
+#[test]
+fn requests_keep_their_distance_after_the_first_second() {
+    let mut budget = Budget::new(1_000);
+    budget.slow_to(4.0);
+    budget.slow_to(9.0);
+    let mut now = Duration::from_secs(50);
+    let mut granted = Vec::new();
+    while granted.len() < 12 {
+        match budget.take(now, 1) {
+            Ok(()) => granted.push(now),
+            Err(wait) => now += wait,
+        }
+    }
+    let at: Vec<_> = granted.iter().map(|at| (*at - Duration::from_secs(50)).as_millis()).collect();
+    assert_eq!(at, [0, 0, 0, 0, 250, 500, 750, 1_000, 1_250, 1_500, 1_750, 2_000]);
+    let mut slow = Budget::new(1_000);
+    slow.slow_to(0.5);
+    assert_eq!(slow.take(secs(7), 1), Ok(()));
+    assert_eq!(slow.take(secs(7), 1), Err(secs(2)));
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Where Binance's API is, what its symbols are called, and how much is asked of it.
+//! Where an exchange's API is, what its symbols are called, and how much is asked of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,32 +9,24 @@ use qmtl_observe::TokioClock;
 
 use crate::http::{HttpLimits, Url};
 
-/// Hosts that answer for the exchange itself.
-const OWN_HOSTS: [&str; 7] = [
-    "api.binance.com",
-    "api1.binance.com",
-    "api2.binance.com",
-    "api3.binance.com",
-    "api4.binance.com",
-    "api-gcp.binance.com",
-    "data-api.binance.vision",
-];
-
-/// What a [`BinanceFetcher`](crate::BinanceFetcher) asks, and how; the defaults suit the exchange.
+/// What a fetcher of an exchange asks, and how; the defaults suit the exchange.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct BinanceConfig {
+pub struct ExchangeConfig {
     /// The scheme, host and port of the API.
     pub base_url: String,
     /// Symbols of nodes that are not called like their symbol.
     pub symbols: HashMap<NodeId, String>,
-    /// Weight that all fetchers of this process together use of the host in any minute.
+    /// Weight that all fetchers of this process together use of the host in any minute; where the
+    /// exchange has no weights, requests.
     pub weight_per_minute: u32,
+    /// Requests a second that all fetchers of this process together make of the host.
+    pub requests_per_second: Option<f64>,
     /// The longest that one try may take, from sending to the last byte.
     pub timeout: Duration,
     /// The longest that a connection may take to come about.
     pub connect_timeout: Duration,
-    /// The longest that a page may take with all its tries and pauses, bans included.
+    /// The longest that a request may take with all its tries and pauses, bans included.
     pub deadline: Duration,
     /// How often a request is repeated at most.
     pub retries: usize,
@@ -44,14 +36,16 @@ pub struct BinanceConfig {
     pub clock: Arc<dyn Clock>,
 }
 
-impl Default for BinanceConfig {
-    /// `https://api.binance.com`, nine tenths of the weight that it grants an address, 30 seconds
-    /// for a try, 10 for a connection, 15 minutes and 8 repetitions for a page, 32 MiB.
-    fn default() -> Self {
+impl ExchangeConfig {
+    /// Binance's spot API: nine tenths of the weight that it grants an address, 30 seconds for a
+    /// try, 10 for a connection, 15 minutes and 8 repetitions for a request, 32 MiB.
+    #[must_use]
+    pub fn binance() -> Self {
         Self {
             base_url: "https://api.binance.com".to_owned(),
             symbols: HashMap::new(),
             weight_per_minute: 5_400,
+            requests_per_second: None,
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(15 * 60),
@@ -60,9 +54,32 @@ impl Default for BinanceConfig {
             clock: Arc::new(TokioClock::new()),
         }
     }
-}
 
-impl BinanceConfig {
+    /// Coinbase Exchange: nine of the ten requests a second that it grants an address, else as
+    /// [`ExchangeConfig::binance`].
+    #[must_use]
+    pub fn coinbase() -> Self {
+        Self {
+            base_url: "https://api.exchange.coinbase.com".to_owned(),
+            weight_per_minute: 540,
+            requests_per_second: Some(9.0),
+            ..Self::binance()
+        }
+    }
+
+    /// The files of data.binance.vision: up to 256 MiB and two minutes for one, 1,200 requests a
+    /// minute, else as [`ExchangeConfig::binance`].
+    #[must_use]
+    pub fn archive() -> Self {
+        Self {
+            base_url: "https://data.binance.vision".to_owned(),
+            weight_per_minute: 1_200,
+            timeout: Duration::from_secs(120),
+            max_body_bytes: 256 << 20,
+            ..Self::binance()
+        }
+    }
+
     /// Asks another host with the same API: `https://data-api.binance.vision`,
     /// `http://127.0.0.1:8123`.
     #[must_use]
@@ -85,6 +102,13 @@ impl BinanceConfig {
         self
     }
 
+    /// Requests a second that may be made.
+    #[must_use]
+    pub fn with_requests_per_second(mut self, rate: f64) -> Self {
+        self.requests_per_second = Some(rate);
+        self
+    }
+
     /// The longest that one try may take.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -99,7 +123,7 @@ impl BinanceConfig {
         self
     }
 
-    /// The longest that a page may take with all its tries and pauses.
+    /// The longest that a request may take with all its tries and pauses.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -128,7 +152,7 @@ impl BinanceConfig {
     }
 
     /// The base URL; `InvalidInput` when it is none, or holds what does not belong there.
-    pub(super) fn url(&self) -> Result<Url> {
+    pub(crate) fn url(&self) -> Result<Url> {
         let bad = |why: &str| {
             Error::invalid(format!(
                 "not the address of an API: {why}; use one such as https://api.binance.com"
@@ -151,7 +175,7 @@ impl BinanceConfig {
     }
 
     /// `InvalidInput` for a limit under which no request could ever succeed.
-    pub(super) fn check_room(&self) -> Result<()> {
+    pub(crate) fn check_room(&self) -> Result<()> {
         let room = [
             ("weight_per_minute", u128::from(self.weight_per_minute)),
             ("timeout", self.timeout.as_nanos()),
@@ -159,7 +183,10 @@ impl BinanceConfig {
             ("deadline", self.deadline.as_nanos()),
             ("max_body_bytes", self.max_body_bytes as u128),
         ];
-        match room.into_iter().find(|(_, room)| *room == 0) {
+        // A rate that is not a number leaves no room either.
+        let no_rate = self.requests_per_second.is_some_and(|rate| rate.is_nan() || rate <= 0.0);
+        let no_room = room.into_iter().find(|(_, room)| *room == 0);
+        match no_room.or(no_rate.then_some(("requests_per_second", 0))) {
             Some((name, _)) => {
                 Err(Error::invalid("a limit of zero leaves no room for a request").with(name, 0))
             }
@@ -167,15 +194,20 @@ impl BinanceConfig {
         }
     }
 
-    /// `binance`, with the host when it is not Binance's own.
-    pub(super) fn source_id(url: &Url) -> Result<SourceId> {
+    /// `name`, with the host when it is none of `own_hosts`.
+    pub(crate) fn source_id(name: &str, own_hosts: &[&str], url: &Url) -> Result<SourceId> {
         match url.host_str() {
-            Some(host) if OWN_HOSTS.contains(&host) => SourceId::new("binance"),
-            _ => SourceId::new(format!("binance:{}", url.authority())),
+            Some(host) if own_hosts.contains(&host) => SourceId::new(name),
+            _ => SourceId::new(format!("{name}:{}", url.authority())),
         }
     }
 
-    pub(super) fn limits(&self) -> HttpLimits {
+    /// What the exchange calls a node.
+    pub(crate) fn symbol<'a>(&'a self, node: &'a NodeId) -> &'a str {
+        self.symbols.get(node).map_or_else(|| node.as_str(), String::as_str)
+    }
+
+    pub(crate) fn limits(&self, weight_header: Option<&'static str>) -> HttpLimits {
         HttpLimits {
             timeout: self.timeout,
             connect_timeout: self.connect_timeout,
@@ -183,7 +215,8 @@ impl BinanceConfig {
             retries: self.retries,
             max_body: self.max_body_bytes,
             weight_per_minute: self.weight_per_minute,
-            weight_header: "x-mbx-used-weight-1m",
+            requests_per_second: self.requests_per_second,
+            weight_header,
         }
     }
 }

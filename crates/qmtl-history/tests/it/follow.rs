@@ -1,0 +1,65 @@
+//! `backfill --follow`: bars are there soon after they close, also after an outage.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use qmtl_history_api::Clock;
+use qmtl_observe::TokioClock;
+use qmtl_sim_exchange::{Candle, Interval, Market, SimConfig, SimExchange};
+use serde_json::Value;
+
+use super::Scene;
+
+#[test]
+fn a_followed_series_stays_current_through_an_outage() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    // Bars of a second, from a minute ago until long after the test.
+    let now = TokioClock::new().now().as_secs();
+    let bars = Candle::random_walk((now - 60) * 1_000, Interval::parse("1s").unwrap(), 3_600, 9);
+    let market = Market::new("ADABTC", "1s", bars).unwrap();
+    let sim = runtime.block_on(SimExchange::start(SimConfig::new([market.clone()]))).unwrap();
+    let (port, source) = (sim.addr().port(), format!("binance+{}", sim.base_url()));
+    let scene = Scene::new();
+    let start = (now - 30).to_string();
+    let words = ["backfill", "--follow", "--json", "--node", "ADABTC", "--interval", "1s", "--start", &start];
+    let mut child = scene
+        .command(&[&words[..], &["--source", &source, "--retries", "0"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut rounds = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(|line| -> Value { serde_json::from_str(&line.unwrap()).unwrap() });
+    let last = |round: &Value| round["present"].as_array().unwrap().last().unwrap()[1].as_i64().unwrap();
+    let first = rounds.next().unwrap();
+    assert!(first["rows_written"].as_u64().unwrap() >= 29, "{first}");
+    let mut newest = last(&first);
+    for _ in 0..3 {
+        let round = rounds.next().unwrap();
+        assert!(last(&round) > newest && round["rows_written"].as_u64().unwrap() > 0, "{round}");
+        newest = last(&round);
+    }
+    // The exchange goes away and comes back where it was.
+    runtime.block_on(sim.stop());
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let told = notes.find(|note| note.contains("it is tried again")).unwrap();
+    assert!(told.contains("ADABTC@1s"), "{told}");
+    let sim = runtime.block_on(SimExchange::start(SimConfig::new([market]).with_port(port))).unwrap();
+    assert!(notes.any(|note| note.contains("it works again")));
+    let after = rounds.find(|round| last(round) > newest + 1).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let end = child.wait().unwrap();
+    assert_eq!(end.code(), Some(130));
+    // One run of bars from the start on, outage included.
+    let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
+    let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();
+    let covered = covered.get(0).unwrap_or(&covered);
+    let present = covered["present"].as_array().unwrap();
+    assert_eq!((present.len(), present[0][0].as_i64().unwrap()), (1, now - 30), "{covered}");
+    assert!(present[0][1].as_i64().unwrap() >= last(&after));
+    assert_eq!(scene.run(&["verify"]).code, Some(0));
+    runtime.block_on(sim.stop());
+}

@@ -1,0 +1,227 @@
+//! A fetcher that asks Coinbase Exchange for candles.
+
+mod page;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+
+use futures::{StreamExt, stream};
+use qmtl_history_api::{
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, RangeSet, Result,
+    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
+};
+use tokio::sync::Mutex;
+
+use crate::config::ExchangeConfig;
+use crate::http::{Call, HttpClient, ServerClock, Url};
+use page::Page;
+
+/// Hosts that answer for the exchange itself.
+const OWN_HOSTS: [&str; 2] = ["api.exchange.coinbase.com", "api.pro.coinbase.com"];
+
+/// Rows of a page at most.
+const MAX_ROWS: u64 = 300;
+
+/// The bars that the API offers, in seconds.
+const INTERVALS: [i64; 6] = [60, 300, 900, 3_600, 21_600, 86_400];
+
+/// How many pages it looks back for a bar before a range: 1, 2, 4 … up to this many, which for bars
+/// of a minute is seven months.
+const FARTHEST_LOOK_BACK: i64 = 1_024;
+
+/// Serves the closed bars of Coinbase Exchange, or of any server with the same API.
+///
+/// The exchange gives pages of 300 bars, the newest first, without rows for bars without a trade, and
+/// does not say when a product was listed. So where it was asked, the absence of a row is proof only
+/// after a bar that is known: the fetcher looks back for one, once, where a range begins without.
+/// Requests that fail in passing are repeated; what helped none is exhausted. All fetchers of a
+/// process that ask one host share its rate.
+///
+/// Columns: `ts` and the doubles `open`, `high`, `low`, `close`, `volume`.
+///
+/// Errors of a fetch: `InvalidInput` for an interval that the exchange does not offer, naming those
+/// it does; `NotFound` for a product that it does not know; `Schema`, exhausted, for rows that again
+/// and again contradict the request; `Unavailable` for the rest.
+#[derive(Clone, Debug)]
+pub struct CoinbaseFetcher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: ExchangeConfig,
+    base: Url,
+    http: HttpClient,
+    source: SourceId,
+    server_clock: ServerClock,
+    beginnings: StdMutex<HashMap<SeriesKey, Beginning>>,
+}
+
+/// What is known of where a series begins; the lock is held by who looks it up.
+type Beginning = Arc<Mutex<Known>>;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The earliest bar seen.
+    bar: Option<Timestamp>,
+    /// Looking back from anywhere before this found no bar.
+    nothing_before: Option<Timestamp>,
+}
+
+impl CoinbaseFetcher {
+    /// A fetcher of these settings; it asks nothing yet.
+    ///
+    /// Errors: `InvalidInput` for a base URL that is none, has a scheme other than http and https,
+    /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
+    /// system's certificates cannot be read.
+    pub fn new(config: ExchangeConfig) -> Result<Self> {
+        config.check_room()?;
+        let base = config.url()?;
+        let source = ExchangeConfig::source_id("coinbase", &OWN_HOSTS, &base)?;
+        let http = HttpClient::new(&base, source.clone(), config.limits(None), Arc::clone(&config.clock))?;
+        let (server_clock, beginnings) = (ServerClock::default(), StdMutex::default());
+        Ok(Self(Arc::new(Inner { config, base, http, source, server_clock, beginnings })))
+    }
+
+    /// How many requests were repeated so far, by reason, as
+    /// [`BinanceFetcher::retries`](crate::BinanceFetcher::retries).
+    #[must_use]
+    pub fn retries(&self) -> BTreeMap<&'static str, u64> {
+        self.0.http.retries()
+    }
+}
+
+#[async_trait]
+impl DataFetcher for CoinbaseFetcher {
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let inner = Arc::clone(&self.0);
+        let interval = request.key.interval;
+        if !INTERVALS.contains(&interval.as_secs()) {
+            return Err(Error::invalid("Coinbase does not offer bars of this interval")
+                .with("series", &request.key)
+                .with("offered", "1m, 5m, 15m, 1h, 6h, 1d"));
+        }
+        let schema = Arc::clone(&page::SCHEMA);
+        let Some(asked) = inner.closed(request).await? else {
+            return Ok(Fetched::new(BatchStream::empty(schema)));
+        };
+        // What absence proves is known from the first bar on.
+        let mut batches = Vec::new();
+        let (mut left, mut first) = (Some(asked), None);
+        while let (None, Some(range)) = (first, left) {
+            let piece = head(range, interval);
+            let page = inner.page(request, piece).await?;
+            (first, left) = (page.first, TimeRange::checked(piece.end(), asked.end()));
+            batches.push(page.batch);
+        }
+        let proven = inner.proven(request, asked, first).await?;
+        let request = request.clone();
+        let others = stream::try_unfold(left, move |left| {
+            let (inner, request) = (Arc::clone(&inner), request.clone());
+            async move {
+                let Some(range) = left else { return Ok(None) };
+                let piece = head(range, interval);
+                let page = inner.page(&request, piece).await?;
+                Ok(Some((page.batch, TimeRange::checked(piece.end(), range.end()))))
+            }
+        });
+        let pages = stream::iter(batches.into_iter().map(Ok)).chain(others);
+        let reason = format!("no row in the answer of {}", self.0.source);
+        let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
+        Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
+    }
+
+    fn source_id(&self) -> SourceId {
+        self.0.source.clone()
+    }
+
+    fn limits(&self) -> FetchLimits {
+        let by_minute = f64::from(self.0.config.weight_per_minute) / 60.0;
+        let rate = self.0.config.requests_per_second.map_or(by_minute, |rate| rate.min(by_minute));
+        FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(1).with_requests_per_second(rate)
+    }
+}
+
+impl Inner {
+    /// The part of the request that is on the grid and has closed by the server's clock.
+    async fn closed(&self, request: &FetchRequest) -> Result<Option<TimeRange>> {
+        let interval = request.key.interval;
+        let Some(range) = request.range.on_grid(interval) else { return Ok(None) };
+        let call = self.call(&["time"], request);
+        let read = self.http.get(&call, &page::server_time);
+        let now = self.server_clock.now(&*self.config.clock, range.end(), read).await?;
+        Ok(interval.floor(now).and_then(|open| TimeRange::checked(range.start(), range.end().min(open))))
+    }
+
+    /// Where in `asked`, whose first row opens at `first`, the absence of a row is proof: after any
+    /// bar that is known.
+    async fn proven(
+        &self,
+        request: &FetchRequest,
+        asked: TimeRange,
+        first: Option<Timestamp>,
+    ) -> Result<Option<TimeRange>> {
+        let beginning = {
+            let mut known = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(request.key.clone()).or_default())
+        };
+        let mut known = beginning.lock().await;
+        known.bar = known.bar.into_iter().chain(first).min();
+        if known.bar.is_none_or(|bar| bar > asked.start())
+            && known.nothing_before.is_none_or(|until| until < asked.start())
+        {
+            let earlier = self.look_back(request, asked.start()).await?;
+            known.bar = known.bar.into_iter().chain(earlier).min();
+        }
+        if known.bar.is_none_or(|bar| bar > asked.start()) {
+            // The range itself had no bar up to its first one.
+            known.nothing_before = known.nothing_before.max(Some(first.unwrap_or(asked.end())));
+        }
+        Ok(known.bar.and_then(|bar| TimeRange::checked(asked.start().max(bar), asked.end())))
+    }
+
+    /// A bar before `start`, if one is found in pages that lie farther and farther back.
+    async fn look_back(&self, request: &FetchRequest, start: Timestamp) -> Result<Option<Timestamp>> {
+        let page = request.key.interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
+        let mut pages = 1;
+        while pages <= FARTHEST_LOOK_BACK {
+            let Some(from) = start.checked_add_micros(-pages * page) else { return Ok(None) };
+            let range = TimeRange::new(from, start)?;
+            if let Some(range) = range.on_grid(request.key.interval)
+                && let Some(first) = self.page(request, head(range, request.key.interval)).await?.first
+            {
+                return Ok(Some(first));
+            }
+            pages *= 2;
+        }
+        Ok(None)
+    }
+
+    /// Asks for the bars of `asked`, at most a page.
+    async fn page(&self, request: &FetchRequest, asked: TimeRange) -> Result<Page> {
+        let key = &request.key;
+        let product = self.config.symbol(&key.node_id);
+        let last = asked.end().checked_add_micros(-key.interval.as_micros()).unwrap_or(asked.start());
+        let mut call = self.call(&["products", product, "candles"], request);
+        call.url
+            .query_pairs_mut()
+            .append_pair("granularity", &key.interval.as_secs().to_string())
+            .append_pair("start", &asked.start().to_string())
+            .append_pair("end", &last.to_string());
+        let read = |status, body: &[u8]| page::read(key, asked, status, body);
+        self.http.get(&call, &read).await
+    }
+
+    fn call(&self, path: &[&str], request: &FetchRequest) -> Call {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Call { url, weight: 1, request: request.clone() }
+    }
+}
+
+/// The first page of a range whose ends are on the grid.
+fn head(range: TimeRange, interval: Interval) -> TimeRange {
+    let length = interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
+    let end = range.start().checked_add_micros(length).unwrap_or(Timestamp::MAX);
+    TimeRange::checked(range.start(), end.min(range.end())).unwrap_or(range)
+}
