@@ -242,7 +242,9 @@ impl StoredFile {
         ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, self.parquet.clone())
             .with_projection(ProjectionMask::leaves(descriptor, leaves))
             .with_row_groups(vec![group])
-            .with_batch_size(usize::try_from(self.footer.rows).unwrap_or(usize::MAX))
+            .with_batch_size(
+                usize::try_from(self.metadata().row_group(group).num_rows()).unwrap_or(usize::MAX),
+            )
             .build()
             .map_err(damaged)?
             .next()

@@ -41,9 +41,9 @@ pub(crate) fn merge(stored: &[RecordBatch], new: &RecordBatch) -> Result<RecordB
 
 /// The rows of a full file and its delta, which have no time in common, ascending. All batches have
 /// one schema; those of the full file that no row of the delta falls into are passed on untouched.
-pub(crate) fn weave(full: Vec<RecordBatch>, delta: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+pub(crate) fn weave(full: Vec<RecordBatch>, delta: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
     let Some(schema) = delta.first().map(RecordBatch::schema) else { return Ok(full) };
-    let delta = concat_batches(&schema, &delta).map_err(fault)?;
+    let delta = concat_batches(&schema, delta).map_err(fault)?;
     let added = frame::timestamps(&delta)?.values();
     let mut woven = Vec::with_capacity(full.len() + 2);
     let mut from = 0;

@@ -46,11 +46,11 @@ pub(crate) struct Snapshot {
 
 /// What became of an attempt to open a state.
 enum Opened {
-    Whole(Snapshot),
+    Whole(Box<Snapshot>),
     /// The newest file is gone.
     Gone,
     /// The newest file is there, the one that it adds to is not.
-    Baseless(StoredFile),
+    Baseless(Box<StoredFile>),
 }
 
 impl Snapshot {
@@ -79,7 +79,7 @@ impl Snapshot {
     pub(crate) fn read(&self, range: TimeRange, wanted: &SchemaRef) -> Result<Vec<RecordBatch>> {
         let full = rows_within(&self.full, range, wanted)?;
         match &self.delta {
-            Some(delta) => weave(full, rows_within(delta, range, wanted)?),
+            Some(delta) => weave(full, &rows_within(delta, range, wanted)?),
             None => Ok(full),
         }
     }
@@ -131,7 +131,7 @@ impl Store {
         for _ in 0..ATTEMPTS {
             let opened = open_once(series, partition, seq)?;
             if let Opened::Whole(snapshot) = opened {
-                return Ok(snapshot);
+                return Ok(*snapshot);
             }
             let newest = disk::newest(&folder)?.unwrap_or(seq);
             if let Opened::Baseless(delta) = opened
@@ -178,15 +178,15 @@ fn open_once(series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Op
     let path = series.commit(partition, seq);
     let Some(newest) = open_checked(&path, series, Some(partition), seq)? else { return Ok(Opened::Gone) };
     let Some(base) = newest.footer().base.clone() else {
-        return Ok(Opened::Whole(Snapshot { full: newest, delta: None }));
+        return Ok(Opened::Whole(Box::new(Snapshot { full: newest, delta: None })));
     };
     let base_path = series.commit(partition, base.seq);
     let Some(full) = open_checked(&base_path, series, Some(partition), base.seq)? else {
-        return Ok(Opened::Baseless(newest));
+        return Ok(Opened::Baseless(Box::new(newest)));
     };
     if full.footer().kind != Kind::Full || full.link() != base {
         return Err(error::corrupt(&path, "the file adds to another one than the one that stands there")
             .with("base", base_path.display()));
     }
-    Ok(Opened::Whole(Snapshot { full, delta: Some(newest) }))
+    Ok(Opened::Whole(Box::new(Snapshot { full, delta: Some(newest) })))
 }

@@ -43,7 +43,7 @@ proptest! {
     ) {
         let new = &new - &stored;
         let union: BTreeSet<i64> = &stored | &new;
-        let woven = weave(cut(&bars(&stored), group), cut(&bars(&new), group)).unwrap();
+        let woven = weave(cut(&bars(&stored), group), &cut(&bars(&new), group)).unwrap();
         prop_assert!(woven.iter().all(|batch| batch.num_rows() > 0));
         let schema = bars(&union).schema();
         prop_assert_eq!(concat_batches(&schema, &woven).unwrap(), bars(&union));
