@@ -106,11 +106,13 @@ pub(crate) fn ingress(error: questdb::Error, address: &str, on: On<'_>) -> Error
         }
         ErrorCode::AuthError => ErrorKind::InvalidInput,
         ErrorCode::ServerFlushError | ErrorCode::ServerRejection => match classify(error.msg()).0 {
-            // What the line protocol refuses without a reason of ours is the rows' fault.
-            ErrorKind::Unexpected if error.msg().contains("400") => ErrorKind::Schema,
+            // A request that the line protocol does not understand never succeeds.
+            ErrorKind::Unexpected if error.msg().contains("\"code\":\"invalid\"") => ErrorKind::Schema,
             ErrorKind::Unexpected => ErrorKind::Unavailable,
             kind => kind,
         },
+        // The version of the protocol is asked for at the first connection.
+        _ if error.msg().contains("Could not detect server's line protocol version") => ErrorKind::Unavailable,
         _ => ErrorKind::Unexpected,
     };
     on.name(Error::new(kind, "QuestDB did not take rows over HTTP"))
