@@ -98,12 +98,14 @@ pub(crate) fn no_connection(address: &str, cause: deadpool_postgres::PoolError) 
 }
 
 /// An error of the line protocol.
-pub(crate) fn ingress(error: questdb::Error, address: &str, on: On<'_>) -> Error {
+pub(crate) fn ingress(error: &questdb::Error, address: &str, on: On<'_>) -> Error {
     use questdb::ErrorCode;
     let kind = match error.code() {
-        ErrorCode::CouldNotResolveAddr | ErrorCode::SocketError | ErrorCode::ConnectTimeout => {
-            ErrorKind::Unavailable
-        }
+        // The version of the protocol is asked for at the first connection.
+        ErrorCode::CouldNotResolveAddr
+        | ErrorCode::SocketError
+        | ErrorCode::ConnectTimeout
+        | ErrorCode::ProtocolVersionError => ErrorKind::Unavailable,
         ErrorCode::AuthError => ErrorKind::InvalidInput,
         ErrorCode::ServerFlushError | ErrorCode::ServerRejection => match classify(error.msg()).0 {
             // A request that the line protocol does not understand never succeeds.
@@ -111,8 +113,6 @@ pub(crate) fn ingress(error: questdb::Error, address: &str, on: On<'_>) -> Error
             ErrorKind::Unexpected => ErrorKind::Unavailable,
             kind => kind,
         },
-        // The version of the protocol is asked for at the first connection.
-        _ if error.msg().contains("Could not detect server's line protocol version") => ErrorKind::Unavailable,
         _ => ErrorKind::Unexpected,
     };
     on.name(Error::new(kind, "QuestDB did not take rows over HTTP"))

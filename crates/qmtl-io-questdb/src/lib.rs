@@ -1,4 +1,4 @@
-//! QuestDB: history backend.
+#![doc = include_str!("../README.md")]
 
 mod backend;
 mod config;

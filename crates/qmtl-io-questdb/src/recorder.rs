@@ -253,7 +253,7 @@ impl EventRecorder for QuestDbRecorder {
         let inner = &self.inner;
         let key = SeriesKey { node_id: node_id.clone(), interval };
         let event = event(&key, inner.kind(&key), timestamp, &payload)?;
-        let (event, _) = values::storable(&key, event, inner.store.config.nan_as_null)?;
+        let (event, _) = values::storable(&key, &event, inner.store.config.nan_as_null)?;
         loop {
             let room = inner.room.notified();
             tokio::pin!(room);

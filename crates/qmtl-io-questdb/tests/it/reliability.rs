@@ -51,8 +51,7 @@ async fn kill_during_writes_loses_nothing_acknowledged() {
         server.kill();
         writer.await.unwrap();
         acknowledged = *seen.borrow();
-        let root = server.folder.path().to_owned();
-        server.restart(&root);
+        server.restart();
         let after = connect(&dsn).await;
         let sure = span(&key, 0, acknowledged * rows);
         let read = after.read_all(&ReadRequest::new(key.clone(), sure)).await.unwrap();
@@ -94,8 +93,7 @@ async fn kill_during_recording_loses_no_event() {
         let error = recorder.flush().await.unwrap_err();
         assert!(error.is_retryable() && error.to_string().contains("kept"), "{error:?}");
         assert!(recorder.unwritten() >= 1 && recorder.unwritten() <= 1_000);
-        let root = server.folder.path().to_owned();
-        server.restart(&root);
+        server.restart();
         while recorder.flush().await.is_err() {}
     }
     assert_eq!(backend.coverage(&key, TimeRange::ALL).await.unwrap().present(), &span(&key, 0, taken).into());

@@ -65,7 +65,7 @@ pub(crate) async fn number(client: &Client, sql: &str) -> i64 {
 /// A server of one test, in a folder of its own.
 pub(crate) struct Own {
     jar: String,
-    pub(crate) folder: TempDir,
+    folder: TempDir,
     pub(crate) pg: u16,
     pub(crate) http: u16,
     child: Option<Child>,
@@ -78,7 +78,7 @@ impl Own {
         let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let [pg, http] = listeners.map(|listener| listener.local_addr().unwrap().port());
         let mut own = Self { jar, folder: tempfile::tempdir().unwrap(), pg, http, child: None };
-        own.restart(&own.folder.path().to_owned());
+        own.restart();
         Some(own)
     }
 
@@ -95,13 +95,13 @@ impl Own {
     }
 
     /// Starts the server on its data, and waits until it answers.
-    pub(crate) fn restart(&mut self, root: &std::path::Path) {
+    pub(crate) fn restart(&mut self) {
         let mut java = Command::new("java");
         java.arg("-Xmx512m")
             .arg("-p")
             .arg(&self.jar)
             .args(["-m", "io.questdb/io.questdb.ServerMain", "-d"])
-            .arg(root);
+            .arg(self.folder.path());
         java.env("QDB_PG_NET_BIND_TO", format!("127.0.0.1:{}", self.pg))
             .env("QDB_HTTP_BIND_TO", format!("127.0.0.1:{}", self.http))
             .env("QDB_HTTP_MIN_ENABLED", "false")
