@@ -98,16 +98,18 @@ pub(crate) fn no_connection(address: &str, cause: deadpool_postgres::PoolError) 
 }
 
 /// An error of the line protocol.
-pub(crate) fn ingress(error: questdb::Error, address: &str, on: On<'_>) -> Error {
+pub(crate) fn ingress(error: &questdb::Error, address: &str, on: On<'_>) -> Error {
     use questdb::ErrorCode;
     let kind = match error.code() {
-        ErrorCode::CouldNotResolveAddr | ErrorCode::SocketError | ErrorCode::ConnectTimeout => {
-            ErrorKind::Unavailable
-        }
+        // The version of the protocol is asked for at the first connection.
+        ErrorCode::CouldNotResolveAddr
+        | ErrorCode::SocketError
+        | ErrorCode::ConnectTimeout
+        | ErrorCode::ProtocolVersionError => ErrorKind::Unavailable,
         ErrorCode::AuthError => ErrorKind::InvalidInput,
         ErrorCode::ServerFlushError | ErrorCode::ServerRejection => match classify(error.msg()).0 {
-            // What the line protocol refuses without a reason of ours is the rows' fault.
-            ErrorKind::Unexpected if error.msg().contains("400") => ErrorKind::Schema,
+            // A request that the line protocol does not understand never succeeds.
+            ErrorKind::Unexpected if error.msg().contains("\"code\":\"invalid\"") => ErrorKind::Schema,
             ErrorKind::Unexpected => ErrorKind::Unavailable,
             kind => kind,
         },

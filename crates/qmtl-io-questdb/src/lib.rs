@@ -1,4 +1,4 @@
-//! QuestDB: history backend.
+#![doc = include_str!("../README.md")]
 
 mod backend;
 mod config;
@@ -6,7 +6,10 @@ mod coverage;
 mod error;
 mod naming;
 mod proofs;
+#[cfg(feature = "provider")]
+mod provider;
 mod read;
+mod recorder;
 mod schema;
 mod store;
 mod transport;
@@ -15,3 +18,6 @@ mod write;
 
 pub use backend::QuestDbBackend;
 pub use config::QuestDbConfig;
+#[cfg(feature = "provider")]
+pub use provider::{QuestDbHistoryProvider, QuestDbLoader};
+pub use recorder::{QuestDbRecorder, RecorderConfig};

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{BatchStream, BoxStream, Error, ErrorKind, Result, SeriesKey, TimeRange, frame};
 
 use crate::config::QuestDbConfig;
@@ -97,7 +98,7 @@ impl Transport {
         };
         let (deadline, interval) = (self.wire.deadline(), key.interval);
         let schema = schema_of(columns);
-        let gather = Gather::new(schema.clone(), table.time, columns);
+        let gather = Gather::new(SchemaRef::clone(&schema), table.time, columns);
         let batches = stream::try_unfold(Some((rows, gather, None)), move |state| async move {
             let Some((mut rows, mut gather, mut after)) = state else { return Ok(None) };
             while gather.rows() < BATCH_ROWS {

@@ -46,7 +46,11 @@ pub(crate) fn columns(key: &SeriesKey, batch: &RecordBatch) -> Result<Vec<Column
 
 /// The batch as it is stored: unchanged, or with NaN and infinities as null where that is asked
 /// for, and how many there were. `Schema` for values that would come back as others.
-pub(crate) fn storable(key: &SeriesKey, batch: RecordBatch, nan_as_null: bool) -> Result<(RecordBatch, u64)> {
+pub(crate) fn storable(
+    key: &SeriesKey,
+    batch: &RecordBatch,
+    nan_as_null: bool,
+) -> Result<(RecordBatch, u64)> {
     let schema = batch.schema();
     let mut replaced = 0;
     let mut columns = Vec::with_capacity(batch.num_columns());
@@ -136,7 +140,7 @@ mod tests {
             Arc::new(StringArray::from(vec!["a", "b\0"])),
         ];
         for column in columns {
-            let error = storable(&key("BTC", "1m"), with(column), false).unwrap_err().to_string();
+            let error = storable(&key("BTC", "1m"), &with(column), false).unwrap_err().to_string();
             assert!(error.contains("BTC@1m, column: value, row: 1"), "{error}");
         }
     }
@@ -144,10 +148,10 @@ mod tests {
     #[test]
     fn nan_becomes_null_where_it_is_asked_for_and_is_counted() {
         let column = Arc::new(Float64Array::from(vec![Some(f64::NAN), None]));
-        let (stored, count) = storable(&key("BTC", "1m"), with(column), true).unwrap();
+        let (stored, count) = storable(&key("BTC", "1m"), &with(column), true).unwrap();
         assert_eq!((stored.column(1).null_count(), count), (2, 1));
         let integers = Arc::new(Int64Array::from(vec![1, i64::MIN]));
-        assert!(storable(&key("BTC", "1m"), with(integers), true).is_err(), "only NaN is covered by it");
+        assert!(storable(&key("BTC", "1m"), &with(integers), true).is_err(), "only NaN is covered by it");
     }
 
     #[test]

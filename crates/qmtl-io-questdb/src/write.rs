@@ -23,7 +23,7 @@ impl Store {
         let key = &request.key;
         frame::check(key, &rows)?;
         let columns = values::columns(key, &rows)?;
-        let (rows, lost) = values::storable(key, rows, self.config.nan_as_null)?;
+        let (rows, lost) = values::storable(key, &rows, self.config.nan_as_null)?;
         if lost > 0 {
             tracing::warn!(series = %key, values = lost, "NaN and infinities are stored as null");
         }

@@ -51,7 +51,7 @@ impl Ilp {
             // Whoever calls knows whether a repeated request does harm.
             .and_then(|builder| builder.retry_timeout(Duration::ZERO))
             .and_then(|builder| builder.request_timeout(config.timeout))
-            .map_err(|e| error::ingress(e, &address, On("")))?;
+            .map_err(|e| error::ingress(&e, &address, On("")))?;
         Ok(Self { builder: Arc::new(builder), idle: Arc::default(), address })
     }
 
@@ -77,7 +77,7 @@ impl Ilp {
     }
 
     fn request(&self, table: &str, key: &SeriesKey, rows: &RecordBatch) -> Result<()> {
-        let fail = |e| error::ingress(e, &self.address, On(table));
+        let fail = |e: questdb::Error| error::ingress(&e, &self.address, On(table));
         let pooled = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut sender = match pooled {
             Some(sender) => sender,

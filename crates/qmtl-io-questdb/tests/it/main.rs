@@ -1,5 +1,14 @@
-//! QuestDB from outside: the conformance suite and the facts, against a real server.
-#![expect(clippy::unwrap_used, reason = "all of it is tests")]
+//! QuestDB from outside: the conformance suite, the facts, the recorder and failures, against real servers.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "all of it is tests, which say what they leave out"
+)]
 
 mod conformance;
+mod facts;
+mod legacy;
+mod proxy;
+mod recorder;
+mod reliability;
 mod server;

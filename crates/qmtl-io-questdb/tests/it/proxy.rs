@@ -1,0 +1,93 @@
+//! A TCP proxy that cuts, stalls or resets connections after some bytes.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What becomes of a connection when its bytes are used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Fault {
+    Cut,
+    Stall,
+    Reset,
+}
+
+/// A proxy before one port. Connections share one allowance of bytes.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    allowance: Arc<AtomicI64>,
+    fault: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    pub(crate) async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            allowance: Arc::new(AtomicI64::new(i64::MAX)),
+            fault: Arc::default(),
+        };
+        let own = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let own = own.clone();
+                tokio::spawn(async move {
+                    let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
+                    own.carry(near, far).await;
+                });
+            }
+        });
+        proxy
+    }
+
+    /// After so many bytes, both directions and all connections together, the fault happens.
+    pub(crate) fn fail_after(&self, bytes: i64, fault: Fault) {
+        self.fault.store(fault as u8, Ordering::SeqCst);
+        self.allowance.store(bytes, Ordering::SeqCst);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.allowance.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    async fn carry(&self, near: TcpStream, far: TcpStream) {
+        let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+        let is_cut = tokio::select! {
+            cut = self.copy(&mut near_in, &mut far_out) => cut,
+            cut = self.copy(&mut far_in, &mut near_out) => cut,
+        };
+        if is_cut && self.fault.load(Ordering::SeqCst) == Fault::Reset as u8 {
+            // Closing with bytes unread, and without waiting, resets the peer.
+            let near = near_in.reunite(near_out).unwrap();
+            near.set_zero_linger().unwrap();
+        } else if is_cut && self.fault.load(Ordering::SeqCst) == Fault::Stall as u8 {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// True when the allowance is used up.
+    async fn copy(
+        &self,
+        from: &mut tokio::net::tcp::OwnedReadHalf,
+        to: &mut tokio::net::tcp::OwnedWriteHalf,
+    ) -> bool {
+        let mut bytes = vec![0; 8_192];
+        loop {
+            let Ok(count @ 1..) = from.read(&mut bytes).await else { return false };
+            let count_i64 = i64::try_from(count).unwrap();
+            let left = self.allowance.fetch_sub(count_i64, Ordering::SeqCst);
+            let passed = usize::try_from(left.clamp(0, count_i64)).unwrap();
+            if to.write_all(&bytes[..passed]).await.is_err() {
+                return false;
+            }
+            if passed < count {
+                return true;
+            }
+        }
+    }
+}
