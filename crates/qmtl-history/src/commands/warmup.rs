@@ -89,11 +89,13 @@ impl Orders {
             Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
         })?;
         let range = RangeArgs { bars: Some(args.period), ..RangeArgs::default() };
-        let fills = wanted.iter().any(|wanted| wanted.source.is_some()).then(|| FillArgs {
+        let fills = wanted.iter().any(|wanted| !wanted.sources.is_empty()).then(|| FillArgs {
             series: args.series.clone(),
             range,
             source: args.source.clone(),
             window_bars: None,
+            concurrency: None,
+            rate: None,
             yes: true,
         });
         let clock = Arc::new(AsOf::new(as_of).with_clock(Arc::clone(&context.clock)));
@@ -106,10 +108,10 @@ async fn prime_all(args: &WarmupArgs, orders: Orders, context: &Context) -> Resu
     let (store, jobs) = match &orders.fills {
         Some(fills) => {
             let wishes = fill::orders(fills, &*orders.clock)?;
-            let limits = Limits::new(fills, None, wishes.len());
-            let store = Store::open_or_new(name).await?;
             // Proofs carry the time at which the source was really asked.
-            (store, fill::jobs(wishes, &limits, &context.clock).await?)
+            let limits = Limits::new(fills, None, wishes.len(), &context.clock);
+            let store = Store::open_or_new(name).await?;
+            (store, fill::jobs(wishes, &limits).await?)
         }
         None => (Store::open(name).await?, Vec::new()),
     };
