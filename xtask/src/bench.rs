@@ -3,6 +3,7 @@
 
 mod measures;
 mod peers;
+mod runtime;
 
 use std::fmt;
 
@@ -14,8 +15,12 @@ use peers::Peers;
 /// Measures one thing; an error becomes a line of the table and fails the run.
 type Measure = fn(&Peers) -> Result<Vec<Row>>;
 
-const MEASURES: &[(&str, Measure)] =
-    &[("algebra", measures::algebra), ("csv", measures::csv), ("backfill", measures::backfill)];
+const MEASURES: &[(&str, Measure)] = &[
+    ("algebra", measures::algebra),
+    ("csv", measures::csv),
+    ("backfill", measures::backfill),
+    ("runtime", runtime::runtime),
+];
 
 /// Prints the table; true when every gate holds.
 pub(crate) fn run(flags: &flags::Bench) -> Result<bool> {

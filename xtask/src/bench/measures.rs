@@ -109,12 +109,12 @@ pub(super) fn cold_build(_: &Peers) -> Result<Vec<Row>> {
 }
 
 /// What a bench of one of our crates prints.
-fn bench(package: &str, name: &str) -> Result<String> {
+pub(super) fn bench(package: &str, name: &str) -> Result<String> {
     output(&mut cargo(["bench", "--quiet", "--package", package, "--bench", name]))
 }
 
 /// The number that follows `lead` at the start of a line.
-fn number(text: &str, lead: &str) -> Result<f64> {
+pub(super) fn number(text: &str, lead: &str) -> Result<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(lead));
     let word = rest.and_then(|rest| rest.split_whitespace().next());
     word.and_then(|word| word.parse().ok()).with_context(|| format!("no number after {lead:?} in:\n{text}"))
