@@ -5,6 +5,7 @@ mod exchange;
 mod measures;
 mod peers;
 mod readers;
+mod runtime;
 mod store;
 
 use std::fmt;
@@ -24,6 +25,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("exchange", exchange::exchange),
     ("store", store::store),
     ("readers", readers::readers),
+    ("runtime", runtime::runtime),
 ];
 
 /// Prints the table; true when every gate holds.

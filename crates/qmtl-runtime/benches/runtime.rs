@@ -41,6 +41,29 @@ fn report(what: &str, time: Duration, rate: &str) {
     println!("{what:<44} {:>12} {rate:>24}", format!("{time:.2?}"));
 }
 
+/// A number for `cargo xtask bench`, on a line of its own.
+#[expect(clippy::print_stdout, reason = "a bench prints its numbers")]
+fn number(name: &str, value: f64) {
+    println!("{name} {value:.4}");
+}
+
+/// Seconds of CPU that this process has used, all threads together; 0 without `/proc`.
+fn cpu_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // What stands before the last parenthesis may have spaces; user and system time come 12th and 13th.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+}
+
+/// MB (2^20 bytes) of memory: `VmRSS` now, `VmHWM` at most since the last reset.
+fn memory_mb(field: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1_024.0
+}
+
 /// The median of several runs; what `prepare` makes is not timed, nor what is dropped.
 fn median<T, U>(mut prepare: impl FnMut() -> T, mut run: impl FnMut(T) -> U) -> Duration {
     let mut times: Vec<_> = (0..11)
@@ -95,6 +118,7 @@ fn bulk() {
     });
     let ratio = format!("{:.2}x memcpy", merge.as_secs_f64() / copy.as_secs_f64());
     report("backfill_bulk, 1M x 5, 1,000 live rows", merge, &ratio);
+    number("backfill_bulk over memcpy", merge.as_secs_f64() / copy.as_secs_f64());
 }
 
 fn view() {
@@ -214,12 +238,25 @@ fn replay(kind: Kind, threads: usize) {
         (Pipeline::new(strategy.build().expect("a good graph")).with_parallelism(parallelism), streams)
     };
     let mut results = 0;
+    let (mut cpu, mut runs, mut growth) = (0.0, 0.0, 0.0_f64);
     let time = median(prepare, |(mut pipeline, streams)| {
+        let before = cpu_seconds();
+        // From here on the high-water mark is that of this replay.
+        let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+        let resident = memory_mb("VmRSS");
         let replayed = runtime.block_on(pipeline.replay_streams(streams)).expect("good streams");
         results = replayed.results;
         assert_eq!(replayed.bars, (BARS * INPUTS) as u64);
+        (cpu, runs) = (cpu + cpu_seconds() - before, runs + 1.0);
+        if is_reset {
+            growth = growth.max(memory_mb("VmHWM") - resident);
+        }
         pipeline
     });
-    let rate = format!("{:.1}M node events/s", results as f64 / time.as_secs_f64() / 1e6);
+    let per_second = results as f64 / time.as_secs_f64() / 1e6;
+    number(&format!("replay {kind:?} {threads} million events/s"), per_second);
+    number(&format!("replay {kind:?} {threads} cpu seconds"), cpu / runs);
+    number(&format!("replay {kind:?} {threads} memory growth"), growth);
+    let rate = format!("{per_second:.1}M node events/s");
     report(&format!("replay 1M x 10, 20 nodes, {kind:?}, {threads} threads"), time, &rate);
 }

@@ -109,7 +109,7 @@ pub(super) fn cold_build(_: &Peers) -> Result<Vec<Row>> {
 }
 
 /// What a bench of one of our crates prints.
-fn bench(package: &str, name: &str) -> Result<String> {
+pub(super) fn bench(package: &str, name: &str) -> Result<String> {
     output(&mut cargo(["bench", "--quiet", "--package", package, "--bench", name]))
 }
 

@@ -20,6 +20,17 @@ impl Peers {
         Self { python: python().map_err(|error| format!("{error:#}")) }
     }
 
+    /// Installs a package that only one measure needs.
+    pub(super) fn add(&self, package: &str) -> Result<()> {
+        match &self.python {
+            Ok(python) => {
+                output(Command::new(python).args(["-m", "pip", "install", "--quiet", package])).map(drop)
+            }
+            // The table says once that there are no peers.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// What a script of `xtask/peers` prints: a peer's name and its number on each line.
     pub(super) fn run(&self, script: &str) -> Result<Vec<(String, f64)>> {
         let Ok(python) = &self.python else { return Ok(Vec::new()) };
