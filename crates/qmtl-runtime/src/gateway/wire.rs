@@ -68,7 +68,7 @@ impl Submission {
 #[derive(Debug, Deserialize)]
 pub(super) struct Known {
     strategy_id: Option<String>,
-    detail: Option<Box<Known>>,
+    detail: Option<Box<Self>>,
 }
 
 impl Known {
