@@ -8,6 +8,7 @@ const SOURCE: &str = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/../../exampl
 const SERIES: [&str; 4] = ["--node", "ADABTC", "--interval", "5m"];
 
 /// An empty store on the server of `cargo xtask integration`; `None`, said aloud, without one.
+#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
 fn server(name: &str) -> Option<String> {
     match std::env::var("QMTL_TEST_QUESTDB_DSN") {
         Ok(dsn) => Some(format!("{dsn}&prefix=program_{}_{name}_", std::process::id())),
