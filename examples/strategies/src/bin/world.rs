@@ -85,6 +85,8 @@ async fn feed(
     activation: Activation,
 ) -> Result<()> {
     activation.wait_until(|now| now.allowed(Side::Long).is_some()).await;
+    // A bar that comes before history is replayed is replayed with it, and makes no order.
+    let _last_of_history = computed.recv().await;
     for (part, bars) in bars.chunks(bars.len().div_ceil(3)).enumerate() {
         match part {
             1 => {
