@@ -23,6 +23,7 @@ use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::series;
 use crate::shapes::{Damaged, Entry};
+use crate::signals::Signals;
 use crate::store::Store;
 
 /// What every command is given.
@@ -34,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) global: Global,
     /// The time.
     pub(crate) clock: Arc<dyn Clock>,
+    /// The wish that the program should end.
+    pub(crate) signals: Signals,
 }
 
 impl Context {
@@ -51,7 +54,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome>
     }
     tokio::select! {
         outcome = dispatch(command, context) => outcome,
-        () = signalled() => {
+        () = context.signals.asked() => {
             context.console.warn("interrupted");
             Ok(Outcome::Interrupted)
         }
@@ -79,22 +82,6 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
             Ok(Outcome::Done)
         }
     }
-}
-
-/// Returns when the user or the system asks the program to end.
-pub(crate) async fn signalled() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 /// A series to read and the range of it.

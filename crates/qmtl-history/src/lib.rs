@@ -10,6 +10,7 @@ mod range;
 mod replace;
 mod series;
 mod shapes;
+mod signals;
 mod source;
 mod store;
 mod strip;
@@ -30,6 +31,7 @@ use cli::Cli;
 use commands::Context;
 use console::Console;
 use outcome::{ErrorReport, Outcome};
+use signals::Signals;
 
 /// The guide's examples, run with this crate's tests because it sees all the others.
 #[cfg(doctest)]
@@ -54,7 +56,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let _ = ignore_file_size_signal(&runtime);
-    let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()) };
+    let signals = runtime.block_on(async { Signals::listen() });
+    let context = Context { console, global: cli.global, clock: Arc::new(TokioClock::new()), signals };
     let outcome = runtime.block_on(commands::run(&cli.command, &context)).unwrap_or_else(|failure| {
         context.console.fail(&failure);
         failure.outcome()

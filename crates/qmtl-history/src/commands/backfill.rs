@@ -10,7 +10,7 @@ use qmtl_history_api::{
 };
 use serde::Serialize;
 
-use super::{Context, follow, plan, signalled};
+use super::{Context, follow, plan};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -148,7 +148,7 @@ impl Open {
         // A large file takes a while to open.
         let jobs = tokio::select! {
             jobs = fill::jobs(orders, &limits) => jobs?,
-            () = signalled() => return Ok(None),
+            () = context.signals.asked() => return Ok(None),
         };
         for job in &jobs {
             plan::left_out(job, context);
@@ -183,12 +183,13 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     };
     let interrupted = tokio::select! {
         () = fill::fill(&jobs, limits, backend, (&progress, keep)) => false,
-        () = signalled() => true,
+        () = context.signals.asked() => true,
     };
     if interrupted {
         // What is left is to say what was stored; whoever cannot wait for it need not.
-        tokio::spawn(async {
-            signalled().await;
+        let signals = context.signals.clone();
+        tokio::spawn(async move {
+            signals.asked_times(2).await;
             std::process::exit(Outcome::Interrupted.code().into());
         });
         settle(&jobs, &**store, &*context.clock).await;

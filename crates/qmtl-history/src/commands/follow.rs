@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use qmtl_history_api::{Interval, RangeSet, TimeRange, Timestamp};
 
+use super::Context;
 use super::backfill::{self, Done, Open};
-use super::{Context, signalled};
 use crate::cli::BackfillArgs;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
@@ -97,7 +97,7 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         }
         tokio::select! {
             () = clock.sleep(wait) => {}
-            () = signalled() => {
+            () = context.signals.asked() => {
                 context.console.warn("interrupted; what is stored stays, the same command goes on from there");
                 return Ok(Outcome::Interrupted);
             }

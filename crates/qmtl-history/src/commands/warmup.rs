@@ -12,7 +12,7 @@ use qmtl_runtime::{
 };
 use serde::Serialize;
 
-use super::{Context, signalled};
+use super::Context;
 use crate::cli::{FillArgs, WarmupArgs};
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome>
     let orders = Orders::new(args, context)?;
     let done = tokio::select! {
         done = prime_all(args, orders, context) => done?,
-        () = signalled() => {
+        () = context.signals.asked() => {
             context.console.warn("interrupted; what was stored stays stored");
             return Ok(Outcome::Interrupted);
         }

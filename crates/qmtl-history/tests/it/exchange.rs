@@ -10,8 +10,10 @@ use qmtl_sim_exchange::{
 };
 use serde_json::{Value, json};
 
+#[cfg(unix)]
+use super::interrupt;
 use super::klines_server::{KlinesServer, price};
-use super::{Run, Scene, bars};
+use super::{Scene, bars};
 
 /// 2024-01-01 in minutes.
 const START: i64 = 28_401_120;
@@ -290,9 +292,7 @@ fn an_interruption_ends_a_run_whose_exchange_does_not_answer() {
         std::thread::yield_now();
     }
     let interrupted = Instant::now();
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let run = Run::of(child.wait_with_output().unwrap());
+    let run = interrupt(child);
     // A second by itself; a request would wait for half a minute.
     assert!(interrupted.elapsed() < Duration::from_secs(10), "{:?}", interrupted.elapsed());
     assert_eq!(run.code, Some(130), "{run:?}");

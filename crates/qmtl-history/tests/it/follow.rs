@@ -3,14 +3,14 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use qmtl_history_api::Clock;
 use qmtl_observe::TokioClock;
 use qmtl_sim_exchange::{Candle, Interval, Market, SimConfig, SimExchange};
 use serde_json::Value;
 
-use super::Scene;
+use super::{Scene, interrupt};
 
 #[test]
 fn a_followed_series_stays_current_through_an_outage() {
@@ -50,9 +50,7 @@ fn a_followed_series_stays_current_through_an_outage() {
     let sim = runtime.block_on(SimExchange::start(SimConfig::new([market]).with_port(port))).unwrap();
     assert!(notes.any(|note| note.contains("it works again")));
     let after = rounds.find(|round| last(round) > newest + 1).unwrap();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let end = child.wait().unwrap();
-    assert_eq!(end.code(), Some(130));
+    assert_eq!(interrupt(child).code, Some(130));
     // One run of bars from the start on, outage included.
     let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
     let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();

@@ -17,7 +17,7 @@ mod upkeep;
 mod warmup;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -101,6 +101,23 @@ impl Run {
     fn fails_with(&self, code: i32, message: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(self.stderr.contains(message), "{message:?} is not in:\n{}", self.stderr);
+    }
+}
+
+/// Interrupts a run, which must then end by itself.
+#[cfg(unix)]
+fn interrupt(child: Child) -> Run {
+    let pid = child.id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-INT");
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    match end.recv_timeout(std::time::Duration::from_secs(60)) {
+        Ok(output) => Run::of(output.unwrap()),
+        Err(_) => {
+            signal("-KILL");
+            panic!("a minute after the interruption it still runs");
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use super::interrupt;
 use super::{Run, Scene, bars, minutes};
 
 const ROWS: i64 = 60_000;
@@ -109,11 +111,9 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
     // The second line of progress: something is stored, and more is to come.
     let mut progress = BufReader::new(child.stderr.take().unwrap()).lines();
     progress.by_ref().nth(1).unwrap().unwrap();
-    let interrupted =
-        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(interrupted.success());
-    let rest: Vec<_> = progress.map(Result::unwrap).collect();
-    let run = Run::of(child.wait_with_output().unwrap());
+    let rest = std::thread::spawn(|| progress.map(Result::unwrap).collect::<Vec<_>>());
+    let run = interrupt(child);
+    let rest = rest.join().unwrap();
     assert_eq!(run.code, Some(130), "{run:?} {rest:?}");
     assert!(
         rest.iter().any(|line| line.contains("rows are stored and kept; the same command goes on")),
@@ -153,9 +153,7 @@ fn an_interruption_is_heard_while_the_source_is_still_being_opened() {
         assert!(started.elapsed() < Duration::from_secs(30), "it never listens");
         std::thread::yield_now();
     }
-    let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let run = Run::of(child.wait_with_output().unwrap());
+    let run = interrupt(child);
     assert_eq!((run.code, run.stdout.trim()), (Some(130), "[]"), "{run:?}");
     assert!(run.stderr.contains("interrupted before anything was stored"), "{run:?}");
 }

@@ -1,0 +1,97 @@
+//! The wishes of the user and the system that the program should end.
+
+use tokio::sync::watch;
+
+/// Counts the signals that ask the program to end, from its start on: one that comes while nobody
+/// waits for it is not lost.
+#[derive(Clone, Debug)]
+pub(crate) struct Signals(watch::Receiver<u32>);
+
+impl Signals {
+    /// Listens from now on; must be called in a runtime.
+    pub(crate) fn listen() -> Self {
+        let (count, received) = watch::channel(0);
+        let mut next = Next::register();
+        tokio::spawn(async move {
+            while next.wait().await {
+                count.send_modify(|count| *count += 1);
+            }
+            // Without a way to hear signals, those who wait must go on waiting.
+            count.closed().await;
+        });
+        Self(received)
+    }
+
+    /// Returns once the program has been asked to end.
+    pub(crate) async fn asked(&self) {
+        self.asked_times(1).await;
+    }
+
+    /// Returns once the program has been asked to end that often.
+    pub(crate) async fn asked_times(&self, times: u32) {
+        if self.0.clone().wait_for(|count| *count >= times).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The next signal, of those that were registered.
+#[cfg(unix)]
+struct Next(Vec<tokio::signal::unix::Signal>);
+
+#[cfg(unix)]
+impl Next {
+    fn register() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self([SignalKind::interrupt(), SignalKind::terminate()].into_iter().flat_map(signal).collect())
+    }
+
+    /// False when no signal can come any more.
+    async fn wait(&mut self) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let (heard, ..) = futures::future::select_all(self.0.iter_mut().map(|s| Box::pin(s.recv()))).await;
+        heard.is_some()
+    }
+}
+
+#[cfg(not(unix))]
+struct Next;
+
+#[cfg(not(unix))]
+impl Next {
+    fn register() -> Self {
+        Self
+    }
+
+    async fn wait(&mut self) -> bool {
+        tokio::signal::ctrl_c().await.is_ok()
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_nobody_waits_is_kept() {
+        let signals = Signals::listen();
+        let mut delivered = signal(SignalKind::terminate()).unwrap();
+        let terminate = || {
+            let own = std::process::id().to_string();
+            let kill = std::process::Command::new("kill").args(["-TERM", &own]).status();
+            assert!(kill.unwrap().success());
+        };
+        terminate();
+        delivered.recv().await.unwrap();
+        signals.asked().await;
+        signals.asked().await;
+        let mut second = std::pin::pin!(signals.asked_times(2));
+        assert!(futures::poll!(&mut second).is_pending());
+        terminate();
+        second.await;
+    }
+}
