@@ -87,6 +87,9 @@ def original(checkout):
 
 nautilus()
 if checkout := os.environ.get("QMTL_ORIGINAL"):
-    original(checkout)
+    try:
+        original(checkout)
+    except ImportError as error:
+        print(f"without the Python original: {error}; install it for {sys.executable}", file=sys.stderr)
 else:
     print("the Python original is not on PyPI; QMTL_ORIGINAL may name a checkout", file=sys.stderr)

@@ -21,17 +21,15 @@ fn main() {
     // Cargo passes --bench; anything else is the start of a name.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|start| name.starts_with(start));
-    println!("{:<44} {:>12} {:>24}", "what", "median", "rate or ratio");
+    println!("{:<44} {:>12} {:>24}", "what", "time", "rate or ratio");
     for (name, measure) in [("bulk", bulk as fn()), ("view", view), ("feed", feed), ("warm", warm)] {
         if asked(name) {
             measure();
         }
     }
     for kind in [Kind::Slices, Kind::Batch] {
-        for threads in [1, 2] {
-            if asked(&format!("replay {kind:?} {threads}")) {
-                replay(kind, threads);
-            }
+        if asked(&format!("replay {kind:?}")) {
+            replays(kind);
         }
     }
 }
@@ -219,44 +217,62 @@ fn moving_average(kind: Kind, node: usize) -> ComputeNode {
     node.reads(source, "close")
 }
 
-/// A million bars of ten inputs in one pass through twenty moving averages.
-fn replay(kind: Kind, threads: usize) {
+/// A million bars of ten inputs in one pass through twenty moving averages, on one thread and on two
+/// in turn. Of each the fastest run counts: what else the machine does takes more from two than from one.
+fn replays(kind: Kind) {
     let batches: Vec<RecordBatch> =
         (0..BARS).step_by(16_384).map(|start| bars(start..(start + 16_384).min(BARS))).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
-    let prepare = || {
-        let inputs = (0..INPUTS).map(|input| {
-            let stream = StreamInput::builder(format!("input-{input}")).interval("1m").period(500);
-            stream.build().expect("a good stream")
-        });
-        let strategy = inputs.fold(Strategy::builder(), |strategy, input| strategy.input(input));
-        let nodes = (0..NODES).map(|node| moving_average(kind, node));
-        let strategy = nodes.fold(strategy, |strategy, node| strategy.node(node));
-        let stream = || BatchStream::from_batches(batches[0].schema(), batches.clone());
-        let streams: Vec<_> = (0..INPUTS).map(|input| (format!("input-{input}"), stream())).collect();
-        let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Threads(threads) };
-        (Pipeline::new(strategy.build().expect("a good graph")).with_parallelism(parallelism), streams)
-    };
-    let mut results = 0;
-    let (mut cpu, mut runs, mut growth) = (0.0, 0.0, 0.0_f64);
-    let time = median(prepare, |(mut pipeline, streams)| {
-        let before = cpu_seconds();
-        // From here on the high-water mark is that of this replay.
-        let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
-        let resident = memory_mb("VmRSS");
-        let replayed = runtime.block_on(pipeline.replay_streams(streams)).expect("good streams");
-        results = replayed.results;
-        assert_eq!(replayed.bars, (BARS * INPUTS) as u64);
-        (cpu, runs) = (cpu + cpu_seconds() - before, runs + 1.0);
-        if is_reset {
-            growth = growth.max(memory_mb("VmHWM") - resident);
+    let mut fastest: [Option<Replay>; 2] = [None, None];
+    for _ in 0..11 {
+        for (fastest, threads) in fastest.iter_mut().zip([1, 2]) {
+            let replay = replay(kind, threads, &batches);
+            let growth = fastest.as_ref().map_or(0.0, |before| before.growth).max(replay.growth);
+            let best = fastest.take().filter(|before| before.time < replay.time).unwrap_or(replay);
+            *fastest = Some(Replay { growth, ..best });
         }
-        pipeline
+    }
+    for (replay, threads) in fastest.into_iter().flatten().zip([1, 2]) {
+        let per_second = replay.results as f64 / replay.time.as_secs_f64() / 1e6;
+        number(&format!("replay {kind:?} {threads} million events/s"), per_second);
+        number(&format!("replay {kind:?} {threads} cpu seconds"), replay.cpu_seconds);
+        number(&format!("replay {kind:?} {threads} memory growth"), replay.growth);
+        let rate = format!("{per_second:.1}M node events/s");
+        report(&format!("replay 1M x 10, 20 nodes, {kind:?}, {threads} threads"), replay.time, &rate);
+    }
+}
+
+/// What one replay took.
+struct Replay {
+    time: Duration,
+    cpu_seconds: f64,
+    /// MB of memory at most, beyond what was resident before.
+    growth: f64,
+    results: u64,
+}
+
+fn replay(kind: Kind, threads: usize, batches: &[RecordBatch]) -> Replay {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let inputs = (0..INPUTS).map(|input| {
+        let stream = StreamInput::builder(format!("input-{input}")).interval("1m").period(500);
+        stream.build().expect("a good stream")
     });
-    let per_second = results as f64 / time.as_secs_f64() / 1e6;
-    number(&format!("replay {kind:?} {threads} million events/s"), per_second);
-    number(&format!("replay {kind:?} {threads} cpu seconds"), cpu / runs);
-    number(&format!("replay {kind:?} {threads} memory growth"), growth);
-    let rate = format!("{per_second:.1}M node events/s");
-    report(&format!("replay 1M x 10, 20 nodes, {kind:?}, {threads} threads"), time, &rate);
+    let strategy = inputs.fold(Strategy::builder(), |strategy, input| strategy.input(input));
+    let strategy = (0..NODES).fold(strategy, |strategy, node| strategy.node(moving_average(kind, node)));
+    let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Threads(threads) };
+    let mut pipeline = Pipeline::new(strategy.build().expect("a good graph")).with_parallelism(parallelism);
+    let stream = || BatchStream::from_batches(batches[0].schema(), batches.to_vec());
+    let streams: Vec<_> = (0..INPUTS).map(|input| (format!("input-{input}"), stream())).collect();
+
+    // From here on the high-water mark is that of this replay.
+    let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+    let (resident, cpu_before, start) = (memory_mb("VmRSS"), cpu_seconds(), Instant::now());
+    let replayed = runtime.block_on(pipeline.replay_streams(streams)).expect("good streams");
+    let time = start.elapsed();
+    assert_eq!(replayed.bars, (BARS * INPUTS) as u64);
+    Replay {
+        time,
+        cpu_seconds: cpu_seconds() - cpu_before,
+        growth: if is_reset { memory_mb("VmHWM") - resident } else { 0.0 },
+        results: replayed.results,
+    }
 }

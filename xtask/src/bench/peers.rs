@@ -1,7 +1,7 @@
 //! What others do with the same work, in Python, installed by pip into a folder of its own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
@@ -31,16 +31,22 @@ impl Peers {
         }
     }
 
-    /// What a script of `xtask/peers` prints: a peer's name and its number on each line.
+    /// What a script of `xtask/peers` prints: a peer's name and its number on each line. What it says
+    /// on stderr is passed through.
     pub(super) fn run(&self, script: &str) -> Result<Vec<(String, f64)>> {
-        let Ok(python) = &self.python else { return Ok(Vec::new()) };
-        parse(&output(Command::new(python).arg(root().join("xtask/peers").join(script)))?)
+        self.run_with(script, &[])
     }
 
     /// The same of a script that works in a folder.
     pub(super) fn run_in(&self, script: &str, folder: &Path) -> Result<Vec<(String, f64)>> {
+        self.run_with(script, &[folder])
+    }
+
+    fn run_with(&self, script: &str, args: &[&Path]) -> Result<Vec<(String, f64)>> {
         let Ok(python) = &self.python else { return Ok(Vec::new()) };
-        parse(&output(Command::new(python).arg(root().join("xtask/peers").join(script)).arg(folder))?)
+        let mut command = Command::new(python);
+        command.arg(root().join("xtask/peers").join(script)).args(args).stderr(Stdio::inherit());
+        parse(&output(&mut command)?)
     }
 }
 

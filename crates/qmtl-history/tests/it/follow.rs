@@ -23,9 +23,10 @@ fn a_followed_series_stays_current_through_an_outage() {
     let (port, source) = (sim.addr().port(), format!("binance+{}", sim.base_url()));
     let scene = Scene::new();
     let start = (now - 30).to_string();
+    // A run that does not do what is waited for ends by itself.
     let words = ["backfill", "--follow", "--json", "--node", "ADABTC", "--interval", "1s", "--start", &start];
     let mut child = scene
-        .command(&[&words[..], &["--source", &source, "--retries", "0"]].concat())
+        .command(&[&words[..], &["--source", &source, "--retries", "0", "--deadline", "5m"]].concat())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
