@@ -159,14 +159,19 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
 }
 
 impl FetcherBackfillStrategy {
-    /// Everybody who is asked, in order.
-    fn asked(&self, before: &Coverage, now: Timestamp) -> Vec<Source<'_>> {
+    /// Everybody who is asked, in order, with what `known` says of each.
+    fn asked(&self, known: &Coverage, now: Timestamp) -> Vec<Source<'_>> {
+        // Of several sources nobody knows which one gave a stored row.
+        let row = known.present().span().filter(|_| self.fetchers.len() == 1).map(TimeRange::start);
         let stand_ins = self.stand_ins.iter().map(|fetcher| (fetcher, false));
         let sources = self.fetchers.iter().map(|fetcher| (fetcher, true));
         let asked = stand_ins.chain(sources).map(|(fetcher, decides)| {
             let id = fetcher.source_id();
+            let own = known.known_empty().iter().filter(|proof| proof.source == id);
+            let proof = own.filter_map(|proof| proof.ranges.span()).map(TimeRange::start).min();
             Source {
-                known_empty: before.empty_by_all(std::slice::from_ref(&id), now),
+                known_empty: known.empty_by_all(std::slice::from_ref(&id), now),
+                begun_by: row.into_iter().chain(proof).min(),
                 id,
                 max_rows: fetcher.limits().max_rows.unwrap_or(u64::MAX),
                 fetcher: &**fetcher,
@@ -175,6 +180,31 @@ impl FetcherBackfillStrategy {
             }
         });
         asked.collect()
+    }
+
+    fn job<'a>(
+        &'a self,
+        key: &'a SeriesKey,
+        (known, now): (&Coverage, Timestamp),
+        backend: &'a dyn HistoryBackend,
+        progress: &'a dyn ProgressSink,
+    ) -> Job<'a> {
+        Job {
+            key,
+            source: joined(self.stand_ins.iter().chain(&self.fetchers)),
+            sources: self.asked(known, now),
+            started: self.clock.monotonic(),
+            retries: Retries::default(),
+            backend,
+            progress,
+            clock: &*self.clock,
+            config: &self.config,
+            forming: forming_bar(key, now),
+            budget: Budget::new(self.config.memory_budget),
+            row_bytes: AtomicU64::new(FIRST_ROW_BYTES),
+            requests: AtomicU64::new(0),
+            open: Mutex::default(),
+        }
     }
 
     async fn fill(
@@ -200,22 +230,8 @@ impl FetcherBackfillStrategy {
         let after = if plan.gaps().is_empty() {
             before
         } else {
-            let job = Job {
-                key,
-                source: joined(self.stand_ins.iter().chain(&self.fetchers)),
-                sources: self.asked(&before, now),
-                started: self.clock.monotonic(),
-                retries: Retries::default(),
-                backend,
-                progress,
-                clock: &*self.clock,
-                config: &self.config,
-                forming: forming_bar(key, now),
-                budget: Budget::new(self.config.memory_budget),
-                row_bytes: AtomicU64::new(FIRST_ROW_BYTES),
-                requests: AtomicU64::new(0),
-                open: Mutex::default(),
-            };
+            let known = with_bars_before(&before, plan.gaps(), request, backend).await?;
+            let job = self.job(key, (&known, now), backend, progress);
             let columns = stored_columns(key, plan.gaps().span().unwrap_or(request.range), backend).await?;
             let stood = before.present().clone();
             let tally = job.run(&plan, columns).await;
@@ -244,6 +260,9 @@ impl FetcherBackfillStrategy {
 /// Bytes that a row is taken for before the first rows have come: a bar of `ts` and seven doubles.
 const FIRST_ROW_BYTES: u64 = 64;
 
+/// How many bars before a range are looked at to see whether the series had begun.
+const BARS_BEFORE: i64 = 1_000;
+
 /// How often a row counts against the budget: it is held as the source gave it and in form, later
 /// in form and joined with others for the store.
 const COPIES: u64 = 2;
@@ -251,6 +270,26 @@ const COPIES: u64 = 2;
 /// The bar that is open at `now`.
 fn forming_bar(key: &SeriesKey, now: Timestamp) -> Option<TimeRange> {
     TimeRange::checked(key.interval.floor(now)?, key.interval.next(now)?)
+}
+
+/// `before`, which is the coverage of the request's range, with that of the bars just before it when the
+/// range begins with a gap: whether the series had begun by then saves a source from looking.
+async fn with_bars_before(
+    before: &Coverage,
+    gaps: &RangeSet,
+    request: &BackfillRequest,
+    backend: &dyn HistoryBackend,
+) -> Result<Coverage> {
+    let mut known = before.clone();
+    let (first, interval) = (request.range.bounds(request.key.interval), request.key.interval);
+    if let Some((first, _)) = first.filter(|(first, _)| gaps.contains(*first)) {
+        let length = interval.as_micros().saturating_mul(BARS_BEFORE);
+        let earliest = first.checked_add_micros(-length).unwrap_or(Timestamp::MIN);
+        if let Some(earlier) = TimeRange::checked(earliest, first) {
+            known.merge(&backend.coverage(&request.key, earlier).await?);
+        }
+    }
+    Ok(known)
 }
 
 /// The columns that the series is stored with: a stream's schema is known without reading rows.
@@ -273,6 +312,8 @@ struct Source<'a> {
     max_rows: u64,
     /// Where it proved before that it has no row.
     known_empty: RangeSet,
+    /// A time by which the series had begun there, as far as the store knows.
+    begun_by: Option<Timestamp>,
     /// False for a stand-in, whose failures are nobody's loss.
     decides: bool,
     /// Why it does not know the series or its interval, once it has said so.

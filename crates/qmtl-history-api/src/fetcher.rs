@@ -7,11 +7,12 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
-use crate::{BatchStream, RangeSet, Result, SeriesKey, SourceId, TimeRange};
+use crate::{BatchStream, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What to fetch: one series over `[start, end)`.
 ///
-/// Two requests are equal when they ask for the same bars, whoever listens to their retries.
+/// Two requests are equal when they ask for the same bars, whoever listens to their retries and
+/// whatever is known beside.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FetchRequest {
@@ -21,6 +22,11 @@ pub struct FetchRequest {
     pub range: TimeRange,
     /// Who wants to hear of requests that are made again.
     pub retries: Option<Arc<dyn RetrySink>>,
+    /// A time by which the series had begun, because a row of it is stored there or the source proved
+    /// before that a bar of then does not exist. A source that proves nothing about bars before the
+    /// beginning need not look for it where the range lies after; one that has no use for this ignores
+    /// it, and `None` says nothing.
+    pub begun_by: Option<Timestamp>,
 }
 
 impl PartialEq for FetchRequest {
@@ -61,13 +67,20 @@ impl FetchRequest {
     /// The bars of `key` over `range`.
     #[must_use]
     pub fn new(key: SeriesKey, range: TimeRange) -> Self {
-        Self { key, range, retries: None }
+        Self { key, range, retries: None, begun_by: None }
     }
 
     /// Tells `sink` of requests that are made again.
     #[must_use]
     pub fn with_retries(mut self, sink: Arc<dyn RetrySink>) -> Self {
         self.retries = Some(sink);
+        self
+    }
+
+    /// Says that the series had begun by `time`; see [`FetchRequest::begun_by`].
+    #[must_use]
+    pub fn with_begun_by(mut self, time: Option<Timestamp>) -> Self {
+        self.begun_by = time;
         self
     }
 }
@@ -160,8 +173,8 @@ impl FetchLimits {
 /// A source of missing rows: an exchange, a file, an archive.
 ///
 /// A fetcher makes its own retries and marks an error that it gave up on as exhausted; nobody
-/// retries above it; it tells [`FetchRequest::retries`] of each. It never waits for another fetch
-/// of itself.
+/// retries above it; it tells [`FetchRequest::retries`] of each. It never waits until the rows of
+/// another fetch of itself are taken.
 #[async_trait]
 pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
     /// Fetches a range. Errors: `NotFound` for a series the source does not know, `InvalidInput`

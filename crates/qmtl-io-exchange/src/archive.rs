@@ -18,10 +18,11 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
+use crate::api::Api;
 use crate::binance::INTERVALS;
 use crate::config::ExchangeConfig;
 use crate::file::{FileConfig, FileFetcher, FileFormat};
-use crate::http::{Call, Failure, HttpClient, Reason, StatusCode, Url};
+use crate::http::{Call, Failure, Reason, StatusCode};
 use names::Period;
 use shelf::{Kept, Shelf};
 
@@ -37,9 +38,10 @@ const OPEN_FILES: usize = 64;
 /// Serves the bars of data.binance.vision, or of any server with the same files.
 ///
 /// Of a range, whole months that are over come as one file, else each day as one. Every file is
-/// compared with the SHA-256 beside it. Between the first row of a file and its end, the absence of a
-/// row is proof. What is not out yet, or was never made, is not an error and proves nothing: put the
-/// exchange's API behind this source for the rest.
+/// compared with the SHA-256 beside it. In a file the absence of a row is proof, but not before the first
+/// row of the series: where a file begins without rows and nothing is known from before, the checksum of
+/// the day before is looked for. What is not out yet, or was never made, such as a whole day without a
+/// trade, is not an error and proves nothing: put the exchange's API behind this source for the rest.
 ///
 /// Files are kept in a folder ([`ArchiveFetcher::with_folder`]) or until the fetcher goes. A kept
 /// file is used again while its checksum is the one that the server gives; one that was revised
@@ -55,10 +57,7 @@ pub struct ArchiveFetcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: ExchangeConfig,
-    base: Url,
-    http: HttpClient,
-    source: SourceId,
+    api: Api,
     shelf: Arc<Shelf>,
     files: StdMutex<HashMap<String, Slot>>,
     revised: StdMutex<Vec<Revision>>,
@@ -108,20 +107,17 @@ impl ArchiveFetcher {
     }
 
     fn keeping(config: ExchangeConfig, folder: Option<&Path>) -> Result<Self> {
-        config.check_room()?;
-        let base = config.url()?;
-        let source = ExchangeConfig::source_id("binance-archive", &OWN_HOSTS, &base)?;
-        let http = HttpClient::new(&base, source.clone(), config.limits(None), Arc::clone(&config.clock))?;
+        let api = Api::open(config, "binance-archive", &OWN_HOSTS, None)?;
         let shelf = Arc::new(Shelf::new(folder)?);
         let (files, revised) = (StdMutex::default(), StdMutex::default());
-        Ok(Self(Arc::new(Inner { config, base, http, source, shelf, files, revised })))
+        Ok(Self(Arc::new(Inner { api, shelf, files, revised })))
     }
 
     /// How many requests were repeated so far, by reason, as
     /// [`BinanceFetcher::retries`](crate::BinanceFetcher::retries).
     #[must_use]
     pub fn retries(&self) -> BTreeMap<&'static str, u64> {
-        self.0.http.retries()
+        self.0.api.http.retries()
     }
 
     /// The files that were revised since they had been kept, as far as this fetcher has noticed.
@@ -138,6 +134,7 @@ impl DataFetcher for ArchiveFetcher {
         let (symbol, interval) = inner.series(request)?;
         let mut parts = Vec::new();
         let mut proven = RangeSet::new();
+        let mut begun = request.begun_by;
         for (period, file) in inner.files(request, (&symbol, interval)).await? {
             let Some(range) = request.range.intersect(period.range) else { continue };
             let extent = file.rows.range(&request.key)?;
@@ -146,26 +143,31 @@ impl DataFetcher for ArchiveFetcher {
                     .with("file", period.path(&symbol, interval))
                     .with("has", extent));
             }
-            proven.extend(TimeRange::checked(range.start().max(extent.start()), range.end()));
+            let had_begun = extent.start() <= range.start()
+                || begun.is_some_and(|begun| begun <= period.range.start())
+                || inner.has_day_before(request, &period, (&symbol, interval)).await?;
+            let from = if had_begun { range.start() } else { extent.start() };
+            proven.extend(TimeRange::checked(from, range.end()));
+            begun = begun.into_iter().chain([extent.start()]).min();
             parts.push(file.rows.fetch(&FetchRequest::new(request.key.clone(), range)).await?.batches);
         }
         let schema = parts.first().map_or_else(frame::ts_only_schema, |part| in_micros(&part.schema()));
         let columns = SchemaRef::clone(&schema);
         let rows = stream::iter(parts.into_iter().map(Ok)).try_flatten();
         let batches = rows.map(move |batch| batch.and_then(|batch| to_micros(&columns, &batch))).boxed();
-        let reason = format!("no row in a file of {}", inner.source);
+        let reason = format!("no row in a file of {}", inner.api.source);
         Ok(Fetched::new(BatchStream::new(schema, batches)).with_proven(proven, reason))
     }
 
     fn source_id(&self) -> SourceId {
-        self.0.source.clone()
+        self.0.api.source.clone()
     }
 
     fn limits(&self) -> FetchLimits {
-        let rate = f64::from(self.0.config.weight_per_minute) / 60.0;
+        let rate = f64::from(self.0.api.config.weight_per_minute) / 60.0;
         FetchLimits::none()
-            .with_requests_per_second(self.0.config.requests_per_second.map_or(rate, |own| own.min(rate)))
-            .with_burst(self.0.config.weight_per_minute.into())
+            .with_requests_per_second(self.0.api.config.requests_per_second.map_or(rate, |own| own.min(rate)))
+            .with_burst(self.0.api.config.weight_per_minute.into())
     }
 }
 
@@ -177,7 +179,7 @@ impl Inner {
         let (_, interval) = INTERVALS.iter().find(of_days).ok_or_else(|| {
             Error::invalid("there are no archives of bars of this interval").with("series", key)
         })?;
-        let symbol = self.config.symbol(&key.node_id);
+        let symbol = self.api.config.symbol(&key.node_id);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if symbol.is_empty() || symbol.starts_with('.') || !symbol.chars().all(is_plain) {
             return Err(Error::invalid(
@@ -194,7 +196,7 @@ impl Inner {
         request: &FetchRequest,
         (symbol, interval): (&str, &str),
     ) -> Result<Vec<(Period, Open)>> {
-        let now = self.config.clock.now();
+        let now = self.api.config.clock.now();
         let mut there = Vec::new();
         for period in names::files(request.range, now) {
             if let Some(file) = self.file(request, &period.path(symbol, interval)).await? {
@@ -216,11 +218,24 @@ impl Inner {
         Ok(there)
     }
 
+    /// Whether there is a file of the day before a period, so that the series had begun by then.
+    async fn has_day_before(
+        &self,
+        request: &FetchRequest,
+        period: &Period,
+        (symbol, interval): (&str, &str),
+    ) -> Result<bool> {
+        match period.day_before() {
+            Some(day) => Ok(self.sum(request, &day.path(symbol, interval)).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
     /// The file at a path, fetched unless it is at hand; `None` when there is none.
     async fn file(&self, request: &FetchRequest, path: &str) -> Result<Option<Open>> {
         let slot = self.slot(path);
         let mut known = slot.lock().await;
-        let now = self.config.clock.monotonic();
+        let now = self.api.config.clock.monotonic();
         if let Some(known) = known.as_ref().filter(|known| now < known.at + TRUSTED_FOR) {
             return Ok(known.file.clone());
         }
@@ -262,7 +277,7 @@ impl Inner {
                 )),
             }
         };
-        self.http.get(&self.call(request, &format!("{path}.CHECKSUM")), &read).await
+        self.api.http.get(&self.call(request, &format!("{path}.CHECKSUM")), &read).await
     }
 
     /// Opens the file of this checksum: one that is kept, else the server's.
@@ -303,14 +318,11 @@ impl Inner {
             }
             Ok(body.to_vec())
         };
-        self.http.get(&self.call(request, path), &read).await
+        self.api.http.get(&self.call(request, path), &read).await
     }
 
     fn call(&self, request: &FetchRequest, path: &str) -> Call {
-        let mut url = self.base.clone();
-        let path = format!("{}/{path}", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        Call { url, weight: 1, request: request.clone() }
+        self.api.call(path.split('/'), 1, request)
     }
 }
 

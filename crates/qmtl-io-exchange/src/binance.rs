@@ -12,8 +12,9 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
+use crate::api::Api;
 use crate::config::ExchangeConfig;
-use crate::http::{Call, HttpClient, ServerClock, Url};
+use crate::http::{Call, ServerClock};
 use page::Page;
 
 /// Hosts that answer for the exchange itself.
@@ -72,10 +73,7 @@ pub struct BinanceFetcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: ExchangeConfig,
-    base: Url,
-    http: HttpClient,
-    source: SourceId,
+    api: Api,
     server_clock: ServerClock,
     listings: StdMutex<HashMap<SeriesKey, Listing>>,
 }
@@ -90,6 +88,25 @@ struct Known {
     by: Option<Timestamp>,
     /// The first bar.
     at: Option<Timestamp>,
+    /// Somebody has asked for bars since the fetcher was made.
+    is_asked: bool,
+}
+
+impl Known {
+    /// Whether bars that are absent from `start` on may lie before the listing.
+    fn is_unknown_at(&self, start: Timestamp) -> bool {
+        self.at.is_none() && self.by.is_none_or(|by| by > start)
+    }
+}
+
+/// How a fetch begins.
+#[derive(Debug)]
+struct Begun {
+    asked: TimeRange,
+    /// The first page of it.
+    first: Page,
+    /// Where in it the absence of a row is proof: from the listing on.
+    proven: Option<TimeRange>,
 }
 
 /// A series as the API calls it, and the request on whose behalf it is asked.
@@ -107,13 +124,9 @@ impl BinanceFetcher {
     /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
     /// system's certificates cannot be read.
     pub fn new(config: ExchangeConfig) -> Result<Self> {
-        config.check_room()?;
-        let base = config.url()?;
-        let source = ExchangeConfig::source_id("binance", &OWN_HOSTS, &base)?;
-        let limits = config.limits(Some("x-mbx-used-weight-1m"));
-        let http = HttpClient::new(&base, source.clone(), limits, Arc::clone(&config.clock))?;
+        let api = Api::open(config, "binance", &OWN_HOSTS, Some("x-mbx-used-weight-1m"))?;
         let (server_clock, listings) = (ServerClock::default(), StdMutex::default());
-        Ok(Self(Arc::new(Inner { config, base, http, source, server_clock, listings })))
+        Ok(Self(Arc::new(Inner { api, server_clock, listings })))
     }
 
     /// How many requests were repeated so far, by reason: `rate_limited`, `banned`, `forbidden`,
@@ -121,7 +134,7 @@ impl BinanceFetcher {
     /// `bad_answer`.
     #[must_use]
     pub fn retries(&self) -> BTreeMap<&'static str, u64> {
-        self.0.http.retries()
+        self.0.api.http.retries()
     }
 }
 
@@ -131,12 +144,13 @@ impl DataFetcher for BinanceFetcher {
         let inner = Arc::clone(&self.0);
         let series = inner.series(request)?;
         let schema = Arc::clone(&page::SCHEMA);
-        let Some((asked, open)) = inner.askable(&series).await? else {
+        let begun = match inner.closed(&series).await? {
+            Some(closed) => inner.begin(&series, closed).await?,
+            None => None,
+        };
+        let Some(Begun { asked, first, proven }) = begun else {
             return Ok(Fetched::new(BatchStream::empty(schema)));
         };
-        // What absence proves depends on how the first page begins.
-        let first = inner.page(&series, asked).await?;
-        let proven = inner.proven(&series, (asked, open), &first).await?;
         let left = after(&first, asked, request.key.interval);
         let others = stream::try_unfold(left, move |left| {
             let (inner, series) = (Arc::clone(&inner), series.clone());
@@ -148,20 +162,20 @@ impl DataFetcher for BinanceFetcher {
             }
         });
         let pages = stream::once(async { Ok(first.batch) }).chain(others);
-        let reason = format!("no row in the answer of {}", self.0.source);
+        let reason = format!("no row in the answer of {}", self.0.api.source);
         let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
         Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
     }
 
     fn source_id(&self) -> SourceId {
-        self.0.source.clone()
+        self.0.api.source.clone()
     }
 
     fn limits(&self) -> FetchLimits {
-        let per_minute = self.0.config.weight_per_minute / KLINES_WEIGHT;
+        let per_minute = self.0.api.config.weight_per_minute / KLINES_WEIGHT;
         let limits = FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(KLINES_WEIGHT);
         let by_weight = f64::from(per_minute) / 60.0;
-        match self.0.config.requests_per_second {
+        match self.0.api.config.requests_per_second {
             Some(rate) if rate < by_weight => limits.with_requests_per_second(rate),
             _ => limits.with_requests_per_second(by_weight).with_burst(per_minute.into()),
         }
@@ -177,22 +191,19 @@ impl Inner {
                     .with("series", key)
                     .with("offered", INTERVALS.map(|(_, name)| name).join(", "))
             })?;
-        let symbol = self.config.symbol(&key.node_id).to_owned();
+        let symbol = self.api.config.symbol(&key.node_id).to_owned();
         Ok(Series { request: request.clone(), symbol, interval })
     }
 
-    /// The part of the request that may have rows: on the grid, closed, and not known to lie before
-    /// the listing; and when the bar opened that has not closed yet.
-    async fn askable(&self, series: &Series) -> Result<Option<(TimeRange, Timestamp)>> {
+    /// The part of the request that is on the grid and has closed, and when the bar opened that has not.
+    async fn closed(&self, series: &Series) -> Result<Option<(TimeRange, Timestamp)>> {
         let FetchRequest { key, range, .. } = &series.request;
         let Some(range) = range.on_grid(key.interval) else { return Ok(None) };
-        let call = self.call("/api/v3/time", TIME_WEIGHT, &series.request);
-        let read = self.http.get(&call, &page::server_time);
-        let now = self.server_clock.now(&*self.config.clock, range.end(), read).await?;
+        let call = self.api.call(["api", "v3", "time"], TIME_WEIGHT, &series.request);
+        let read = self.api.http.get(&call, &page::server_time);
+        let now = self.server_clock.now(&*self.api.config.clock, range.end(), read).await?;
         let Some(open) = key.interval.floor(now) else { return Ok(None) };
-        let Some(closed) = TimeRange::checked(range.start(), range.end().min(open)) else { return Ok(None) };
-        let listed = self.listing(key).lock().await.at.unwrap_or(Timestamp::MIN);
-        Ok(TimeRange::checked(closed.start().max(listed), closed.end()).map(|asked| (asked, open)))
+        Ok(TimeRange::checked(range.start(), range.end().min(open)).map(|closed| (closed, open)))
     }
 
     fn listing(&self, key: &SeriesKey) -> Listing {
@@ -200,30 +211,41 @@ impl Inner {
         Arc::clone(listings.entry(key.clone()).or_default())
     }
 
-    /// Where in `asked`, whose first page is `page`, the absence of a row is proof: from the listing
-    /// on. That is looked up only when `asked` begins with bars that are absent and nothing is known
-    /// of any before them; no bar from `open` on is asked for.
-    async fn proven(
-        &self,
-        series: &Series,
-        (asked, open): (TimeRange, Timestamp),
-        page: &Page,
-    ) -> Result<Option<TimeRange>> {
+    /// Asks for the first page of what of `closed` is not known to lie before the listing; `None` when
+    /// that is nothing.
+    ///
+    /// Where `closed` begins with bars that are absent and nothing is known of any before them, it looks
+    /// for the listing. No bar that the series had begun by, or from `open` on, is asked for then. The
+    /// first fetch of a series lets the others wait for what it learns: they would look for the same.
+    async fn begin(&self, series: &Series, (closed, open): (TimeRange, Timestamp)) -> Result<Option<Begun>> {
         let listing = self.listing(&series.request.key);
         let mut known = listing.lock().await;
+        known.by = known.by.into_iter().chain(series.request.begun_by).min();
+        let from = closed.start().max(known.at.unwrap_or(Timestamp::MIN));
+        let Some(asked) = TimeRange::checked(from, closed.end()) else { return Ok(None) };
+        let page = if known.is_unknown_at(from) && !known.is_asked {
+            known.is_asked = true;
+            self.page(series, asked).await?
+        } else {
+            drop(known);
+            let page = self.page(series, asked).await?;
+            known = listing.lock().await;
+            page
+        };
         let first = page.span.map(|(first, _)| first);
         known.by = known.by.into_iter().chain(first).min();
-        if known.at.is_none() && known.by.is_none_or(|by| by > asked.start()) {
-            let before = TimeRange::checked(Timestamp::MIN, asked.start());
-            let after = TimeRange::checked(asked.end(), open);
+        if known.is_unknown_at(from) {
+            let before = TimeRange::checked(Timestamp::MIN, from);
+            let after = TimeRange::checked(asked.end(), known.by.unwrap_or(open));
             known.at = self.first_of(series, before).await?.or(first);
             if known.at.is_none() {
-                known.at = self.first_of(series, after).await?;
+                known.at = self.first_of(series, after).await?.or(known.by);
             }
             known.by = known.at;
         }
         let listed = known.at.or(known.by);
-        Ok(listed.and_then(|listed| TimeRange::checked(asked.start().max(listed), asked.end())))
+        let proven = listed.and_then(|listed| TimeRange::checked(from.max(listed), asked.end()));
+        Ok(Some(Begun { asked, first: page, proven }))
     }
 
     /// When the first bar of `range` opens, which may be long.
@@ -232,7 +254,7 @@ impl Inner {
         let Some(range) = range else { return Ok(None) };
         let call = self.klines(series, range, 1);
         let read = |status, body: &[u8]| page::read(&series.request.key, range, status, body);
-        Ok(self.http.get(&call, &read).await?.span.map(|(first, _)| first))
+        Ok(self.api.http.get(&call, &read).await?.span.map(|(first, _)| first))
     }
 
     /// Asks for the first rows of `asked`, whose ends are on the grid.
@@ -240,12 +262,12 @@ impl Inner {
         let key = &series.request.key;
         let call = self.klines(series, asked, asked.count(key.interval).min(MAX_ROWS));
         let read = |status, body: &[u8]| page::read(key, asked, status, body);
-        self.http.get(&call, &read).await
+        self.api.http.get(&call, &read).await
     }
 
     fn klines(&self, series: &Series, asked: TimeRange, limit: u64) -> Call {
         let last = asked.end().as_micros() - series.request.key.interval.as_micros();
-        let mut call = self.call("/api/v3/klines", KLINES_WEIGHT, &series.request);
+        let mut call = self.api.call(["api", "v3", "klines"], KLINES_WEIGHT, &series.request);
         call.url
             .query_pairs_mut()
             .append_pair("symbol", &series.symbol)
@@ -254,13 +276,6 @@ impl Inner {
             .append_pair("endTime", &(last / 1_000).to_string())
             .append_pair("limit", &limit.to_string());
         call
-    }
-
-    fn call(&self, path: &str, weight: u32, request: &FetchRequest) -> Call {
-        let mut url = self.base.clone();
-        let path = format!("{}{path}", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        Call { url, weight, request: request.clone() }
     }
 }
 

@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use futures::{StreamExt, stream};
+use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, RangeSet, Result,
     SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
 };
 use tokio::sync::Mutex;
 
+use crate::api::Api;
 use crate::config::ExchangeConfig;
-use crate::http::{Call, HttpClient, ServerClock, Url};
+use crate::http::ServerClock;
 use page::Page;
 
 /// Hosts that answer for the exchange itself.
@@ -21,6 +23,9 @@ const OWN_HOSTS: [&str; 2] = ["api.exchange.coinbase.com", "api.pro.coinbase.com
 
 /// Rows of a page at most.
 const MAX_ROWS: u64 = 300;
+
+/// Of any request: there are no weights.
+const WEIGHT: u32 = 1;
 
 /// The bars that the API offers, in seconds.
 const INTERVALS: [i64; 6] = [60, 300, 900, 3_600, 21_600, 86_400];
@@ -47,10 +52,7 @@ pub struct CoinbaseFetcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: ExchangeConfig,
-    base: Url,
-    http: HttpClient,
-    source: SourceId,
+    api: Api,
     server_clock: ServerClock,
     beginnings: StdMutex<HashMap<SeriesKey, Beginning>>,
 }
@@ -60,10 +62,29 @@ type Beginning = Arc<Mutex<Known>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The earliest bar seen.
+    /// The earliest bar seen, or a later time by which there was one.
     bar: Option<Timestamp>,
     /// Looking back from anywhere before this found no bar.
     nothing_before: Option<Timestamp>,
+    /// Somebody has asked for bars since the fetcher was made.
+    is_asked: bool,
+}
+
+impl Known {
+    fn has_no_bar_by(&self, time: Timestamp) -> bool {
+        self.bar.is_none_or(|bar| bar > time)
+    }
+}
+
+/// How a fetch begins.
+#[derive(Debug)]
+struct Begun {
+    /// The first pages.
+    batches: Vec<RecordBatch>,
+    /// What is left to ask for.
+    left: Option<TimeRange>,
+    /// Where the absence of a row is proof: after any bar that is known.
+    proven: Option<TimeRange>,
 }
 
 impl CoinbaseFetcher {
@@ -73,19 +94,16 @@ impl CoinbaseFetcher {
     /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
     /// system's certificates cannot be read.
     pub fn new(config: ExchangeConfig) -> Result<Self> {
-        config.check_room()?;
-        let base = config.url()?;
-        let source = ExchangeConfig::source_id("coinbase", &OWN_HOSTS, &base)?;
-        let http = HttpClient::new(&base, source.clone(), config.limits(None), Arc::clone(&config.clock))?;
+        let api = Api::open(config, "coinbase", &OWN_HOSTS, None)?;
         let (server_clock, beginnings) = (ServerClock::default(), StdMutex::default());
-        Ok(Self(Arc::new(Inner { config, base, http, source, server_clock, beginnings })))
+        Ok(Self(Arc::new(Inner { api, server_clock, beginnings })))
     }
 
     /// How many requests were repeated so far, by reason, as
     /// [`BinanceFetcher::retries`](crate::BinanceFetcher::retries).
     #[must_use]
     pub fn retries(&self) -> BTreeMap<&'static str, u64> {
-        self.0.http.retries()
+        self.0.api.http.retries()
     }
 }
 
@@ -103,16 +121,7 @@ impl DataFetcher for CoinbaseFetcher {
         let Some(asked) = inner.closed(request).await? else {
             return Ok(Fetched::new(BatchStream::empty(schema)));
         };
-        // What absence proves is known from the first bar on.
-        let mut batches = Vec::new();
-        let (mut left, mut first) = (Some(asked), None);
-        while let (None, Some(range)) = (first, left) {
-            let piece = head(range, interval);
-            let page = inner.page(request, piece).await?;
-            (first, left) = (page.first, TimeRange::checked(piece.end(), asked.end()));
-            batches.push(page.batch);
-        }
-        let proven = inner.proven(request, asked, first).await?;
+        let Begun { batches, left, proven } = inner.begin(request, asked).await?;
         let request = request.clone();
         let others = stream::try_unfold(left, move |left| {
             let (inner, request) = (Arc::clone(&inner), request.clone());
@@ -124,19 +133,19 @@ impl DataFetcher for CoinbaseFetcher {
             }
         });
         let pages = stream::iter(batches.into_iter().map(Ok)).chain(others);
-        let reason = format!("no row in the answer of {}", self.0.source);
+        let reason = format!("no row in the answer of {}", self.0.api.source);
         let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
         Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
     }
 
     fn source_id(&self) -> SourceId {
-        self.0.source.clone()
+        self.0.api.source.clone()
     }
 
     fn limits(&self) -> FetchLimits {
-        let by_minute = f64::from(self.0.config.weight_per_minute) / 60.0;
-        let rate = self.0.config.requests_per_second.map_or(by_minute, |rate| rate.min(by_minute));
-        FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(1).with_requests_per_second(rate)
+        let by_minute = f64::from(self.0.api.config.weight_per_minute) / 60.0;
+        let rate = self.0.api.config.requests_per_second.map_or(by_minute, |rate| rate.min(by_minute));
+        FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(WEIGHT).with_requests_per_second(rate)
     }
 }
 
@@ -145,37 +154,63 @@ impl Inner {
     async fn closed(&self, request: &FetchRequest) -> Result<Option<TimeRange>> {
         let interval = request.key.interval;
         let Some(range) = request.range.on_grid(interval) else { return Ok(None) };
-        let call = self.call(&["time"], request);
-        let read = self.http.get(&call, &page::server_time);
-        let now = self.server_clock.now(&*self.config.clock, range.end(), read).await?;
+        let call = self.api.call(["time"], WEIGHT, request);
+        let read = self.api.http.get(&call, &page::server_time);
+        let now = self.server_clock.now(&*self.api.config.clock, range.end(), read).await?;
         Ok(interval.floor(now).and_then(|open| TimeRange::checked(range.start(), range.end().min(open))))
     }
 
-    /// Where in `asked`, whose first row opens at `first`, the absence of a row is proof: after any
-    /// bar that is known.
-    async fn proven(
-        &self,
-        request: &FetchRequest,
-        asked: TimeRange,
-        first: Option<Timestamp>,
-    ) -> Result<Option<TimeRange>> {
+    /// Asks for the first pages of `asked`, up to one with a bar: what absence proves depends on it.
+    ///
+    /// Where `asked` begins with bars that are absent and none is known before them, it looks back for
+    /// one. The first fetch of a series lets the others wait for what it learns: they would look for the
+    /// same.
+    async fn begin(&self, request: &FetchRequest, asked: TimeRange) -> Result<Begun> {
         let beginning = {
             let mut known = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(known.entry(request.key.clone()).or_default())
         };
         let mut known = beginning.lock().await;
+        known.bar = known.bar.into_iter().chain(request.begun_by).min();
+        let (batches, left, first) = if known.has_no_bar_by(asked.start()) && !known.is_asked {
+            known.is_asked = true;
+            self.first_pages(request, asked).await?
+        } else {
+            drop(known);
+            let pages = self.first_pages(request, asked).await?;
+            known = beginning.lock().await;
+            pages
+        };
         known.bar = known.bar.into_iter().chain(first).min();
-        if known.bar.is_none_or(|bar| bar > asked.start())
+        if known.has_no_bar_by(asked.start())
             && known.nothing_before.is_none_or(|until| until < asked.start())
         {
             let earlier = self.look_back(request, asked.start()).await?;
             known.bar = known.bar.into_iter().chain(earlier).min();
         }
-        if known.bar.is_none_or(|bar| bar > asked.start()) {
+        if known.has_no_bar_by(asked.start()) {
             // The range itself had no bar up to its first one.
             known.nothing_before = known.nothing_before.max(Some(first.unwrap_or(asked.end())));
         }
-        Ok(known.bar.and_then(|bar| TimeRange::checked(asked.start().max(bar), asked.end())))
+        let proven = known.bar.and_then(|bar| TimeRange::checked(asked.start().max(bar), asked.end()));
+        Ok(Begun { batches, left, proven })
+    }
+
+    /// Pages of `asked` up to one with a bar, what is left, and when that bar opens.
+    async fn first_pages(
+        &self,
+        request: &FetchRequest,
+        asked: TimeRange,
+    ) -> Result<(Vec<RecordBatch>, Option<TimeRange>, Option<Timestamp>)> {
+        let mut batches = Vec::new();
+        let (mut left, mut first) = (Some(asked), None);
+        while let (None, Some(range)) = (first, left) {
+            let piece = head(range, request.key.interval);
+            let page = self.page(request, piece).await?;
+            (first, left) = (page.first, TimeRange::checked(piece.end(), asked.end()));
+            batches.push(page.batch);
+        }
+        Ok((batches, left, first))
     }
 
     /// A bar before `start`, if one is found in pages that lie farther and farther back.
@@ -198,24 +233,16 @@ impl Inner {
     /// Asks for the bars of `asked`, at most a page.
     async fn page(&self, request: &FetchRequest, asked: TimeRange) -> Result<Page> {
         let key = &request.key;
-        let product = self.config.symbol(&key.node_id);
+        let product = self.api.config.symbol(&key.node_id);
         let last = asked.end().checked_add_micros(-key.interval.as_micros()).unwrap_or(asked.start());
-        let mut call = self.call(&["products", product, "candles"], request);
+        let mut call = self.api.call(["products", product, "candles"], WEIGHT, request);
         call.url
             .query_pairs_mut()
             .append_pair("granularity", &key.interval.as_secs().to_string())
             .append_pair("start", &asked.start().to_string())
             .append_pair("end", &last.to_string());
         let read = |status, body: &[u8]| page::read(key, asked, status, body);
-        self.http.get(&call, &read).await
-    }
-
-    fn call(&self, path: &[&str], request: &FetchRequest) -> Call {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        Call { url, weight: 1, request: request.clone() }
+        self.api.http.get(&call, &read).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, Error, NodeId, Result, SourceId};
+use qmtl_history_api::{Clock, Error, NodeId, Result};
 use qmtl_observe::TokioClock;
 
 use crate::http::{HttpLimits, Url};
@@ -191,14 +191,6 @@ impl ExchangeConfig {
                 Err(Error::invalid("a limit of zero leaves no room for a request").with(name, 0))
             }
             None => Ok(()),
-        }
-    }
-
-    /// `name`, with the host when it is none of `own_hosts`.
-    pub(crate) fn source_id(name: &str, own_hosts: &[&str], url: &Url) -> Result<SourceId> {
-        match url.host_str() {
-            Some(host) if own_hosts.contains(&host) => SourceId::new(name),
-            _ => SourceId::new(format!("{name}:{}", url.authority())),
         }
     }
 

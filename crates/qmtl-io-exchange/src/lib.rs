@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "http")]
+mod api;
 #[cfg(feature = "binance")]
 mod archive;
 #[cfg(feature = "binance")]

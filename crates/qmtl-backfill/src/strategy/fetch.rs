@@ -282,7 +282,9 @@ impl Job<'_> {
         range: TimeRange,
         answer: &mut Answer,
     ) -> Result<(Vec<RecordBatch>, RangeSet, String)> {
-        let request = FetchRequest::new(self.key.clone(), range).with_retries(self.retries.sink());
+        let request = FetchRequest::new(self.key.clone(), range)
+            .with_retries(self.retries.sink())
+            .with_begun_by(source.begun_by);
         let mut fetched = source.fetcher.fetch(&request).await?;
         let mut batches = Vec::new();
         let mut bytes: u64 = answer.parts.iter().map(|part| part.bytes).sum();

@@ -139,6 +139,33 @@ async fn a_stand_in_is_asked_first_and_decides_nothing() {
 }
 
 #[tokio::test]
+async fn a_source_is_told_by_when_the_series_had_begun_as_far_as_the_store_knows() {
+    let begun = |fetcher: &FakeFetcher| fetcher.requests().last().unwrap().begun_by;
+    let at = |bar: u32| Some(span(bar, bar + 1).start());
+    let run = async |sources: [&Arc<FakeFetcher>; 2], store: &Store, range| {
+        let [stand_in, decides] = sources;
+        let strategy = Filling::new().strategy(decides).with_stand_in(Arc::<FakeFetcher>::clone(stand_in));
+        strategy.ensure_range(&BackfillRequest::new(btc(), range), store, &NoProgress).await.unwrap();
+        (begun(stand_in), begun(decides))
+    };
+    let empty = || Arc::new(having("empty", []));
+    let store = Store::new();
+    let one = Arc::new(having("one", [(30, 100)]).with_proven(|_| RangeSet::new()));
+    assert_eq!(run([&empty(), &one], &store, span(30, 40)).await, (None, None));
+    // By a row before the gap, in the range or shortly before it; and by one after it.
+    assert_eq!(run([&empty(), &one], &store, span(30, 50)).await, (at(30), at(30)));
+    assert_eq!(run([&empty(), &one], &store, span(70, 80)).await, (at(30), at(30)));
+    assert_eq!(run([&empty(), &one], &store, span(0, 40)).await, (at(30), at(30)));
+    assert_eq!(run([&empty(), &one], &store, span(2_000, 2_010)).await, (None, None));
+
+    // A proof speaks for its own source alone, and so does a row where several give them.
+    let [first, second] = ["first", "second"].map(|id| Arc::new(having(id, [(5, 10)])));
+    fill([&first, &second], &store, span(105, 110)).await;
+    fill([&first, &one], &store, span(105, 120)).await;
+    assert_eq!((begun(&first), begun(&one)), (at(105), None));
+}
+
+#[tokio::test]
 async fn a_plan_says_the_most_that_each_source_is_asked() {
     let limited = |id: &str, rows, rate, burst| {
         let limits = FetchLimits::none().with_max_rows(rows).with_weight(2);

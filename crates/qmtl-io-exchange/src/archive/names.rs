@@ -35,6 +35,10 @@ impl Period {
         Some(Self { range: TimeRange::checked(start, end)?, date })
     }
 
+    pub(super) fn day_before(&self) -> Option<Self> {
+        self.range.start().checked_add_micros(-1).and_then(Self::day_of)
+    }
+
     /// The path under a host.
     pub(super) fn path(&self, symbol: &str, interval: &str) -> String {
         let period = if self.is_month() { "monthly" } else { "daily" };
@@ -113,5 +117,6 @@ mod tests {
         let month = Period::month_of(day.range.start()).unwrap();
         assert_eq!(month.path("BTCUSDT", "1m"), "data/spot/monthly/klines/BTCUSDT/1m/BTCUSDT-1m-2024-12.zip");
         assert_eq!(month.range, range("2024-12-01", "2025-01-01"));
+        assert_eq!(month.day_before().unwrap().date, "2024-11-30");
     }
 }

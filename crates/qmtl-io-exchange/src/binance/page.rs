@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::http::{Failure, Reason, StatusCode};
-use crate::kline;
+use crate::{api, kline};
 
 /// Ten years: a row this far from what was asked for counts its time in another unit.
 const FAR_MICROS: i64 = 3_650 * 86_400 * 1_000_000;
@@ -101,22 +101,7 @@ fn parse<'a, T: Deserialize<'a>>(status: StatusCode, body: &'a [u8]) -> Result<T
         code: i64,
         msg: String,
     }
-    let object = |body| serde_json::from_slice::<Refusal>(body);
-    if let Ok(Refusal { code, msg }) = object(body) {
-        return Err(refusal(code, &msg));
-    }
-    if !status.is_success() {
-        let error = Error::new(ErrorKind::Unavailable, "the address answers, but not as Binance's API does")
-            .with("status", status.as_u16());
-        return Err(Failure::lasting(error.retryable(false)));
-    }
-    serde_json::from_slice(body).map_err(|e| {
-        let start: String = String::from_utf8_lossy(body).chars().take(60).collect();
-        let error = Error::unavailable("the answer is not what Binance's API sends")
-            .with("begins", format_args!("{start:?}"))
-            .caused_by(e);
-        Failure::passing(Reason::BadAnswer, error)
-    })
+    api::decode("Binance", (status, body), |Refusal { code, msg }| refusal(code, &msg))
 }
 
 /// What an error code means here.

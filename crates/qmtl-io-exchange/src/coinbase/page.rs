@@ -9,6 +9,7 @@ use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, TimeRange, Timestamp
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::api;
 use crate::http::{Failure, Reason, StatusCode};
 
 /// Ten years: a row this far from what was asked for counts its time in another unit.
@@ -87,21 +88,7 @@ fn parse<'a, T: Deserialize<'a>>(status: StatusCode, body: &'a [u8]) -> Result<T
     struct Refusal {
         message: String,
     }
-    if let Ok(Refusal { message }) = serde_json::from_slice(body) {
-        return Err(refusal(status, &message));
-    }
-    if !status.is_success() {
-        let error = Error::new(ErrorKind::Unavailable, "the address answers, but not as Coinbase's API does")
-            .with("status", status.as_u16());
-        return Err(Failure::lasting(error.retryable(false)));
-    }
-    serde_json::from_slice(body).map_err(|e| {
-        let start: String = String::from_utf8_lossy(body).chars().take(60).collect();
-        let error = Error::unavailable("the answer is not what Coinbase's API sends")
-            .with("begins", format_args!("{start:?}"))
-            .caused_by(e);
-        Failure::passing(Reason::BadAnswer, error)
-    })
+    api::decode("Coinbase", (status, body), |Refusal { message }| refusal(status, &message))
 }
 
 /// What a refusal means here.

@@ -16,8 +16,8 @@ use qmtl_sim_exchange::{
 };
 
 use crate::binance::market::{
-    Hurried, LISTED, MINUTE, assert_right, at, clock, config, fill_by, hurried, key, klines, requests,
-    settings,
+    Hurried, LISTED, MINUTE, NOW, assert_right, at, clock, config, fill_by, hurried, key, klines, market,
+    requests, settings,
 };
 
 const DAY: i64 = 1_440 * MINUTE;
@@ -60,19 +60,41 @@ async fn the_archive_comes_first_and_the_api_gives_the_rest() {
 }
 
 #[tokio::test]
-async fn a_file_proves_from_its_first_row_to_its_end() {
+async fn a_file_proves_its_whole_time_once_the_series_has_begun() {
     let sim = SimExchange::start(config()).await.unwrap();
     let fetcher = ArchiveFetcher::new(archives(&sim)).unwrap();
+    // A hole lies across midnight: the fourth day begins inside it.
     let fetched = fetcher.fetch(&FetchRequest::new(key(), days(2, 4))).await.unwrap();
-    // The fourth day begins inside a hole, of which its file does not know where it began.
-    let hole_ends = at(LISTED + 4_500 * MINUTE);
-    let proven: RangeSet =
-        [days(2, 3), TimeRange::new(hole_ends, at(LISTED + 4 * DAY)).unwrap()].into_iter().collect();
-    assert_eq!(fetched.proven, proven);
+    assert_eq!(fetched.proven, RangeSet::from(days(2, 4)));
     assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 2 * 1_440 - 1_500);
     assert_eq!(files(&sim).len(), 4, "a checksum and a file for each day");
     fetcher.fetch(&FetchRequest::new(key(), days(2, 3))).await.unwrap();
     assert_eq!(files(&sim).len(), 4, "and never again");
+
+    // Alone it does not say where the hole began: there is a file of the day before.
+    sim.clear_requests();
+    let fetcher = ArchiveFetcher::new(archives(&sim)).unwrap();
+    let fetched = fetcher.fetch(&FetchRequest::new(key(), days(3, 4))).await.unwrap();
+    assert_eq!(fetched.proven, RangeSet::from(days(3, 4)));
+    let looked_for = "ADABTC-1m-2024-01-03.zip.CHECKSUM".to_owned();
+    assert_eq!((files(&sim).len(), files(&sim).pop()), (3, Some(looked_for)));
+}
+
+#[tokio::test]
+async fn nothing_is_proven_before_the_first_row_of_the_first_file() {
+    let late = market().with_hole(LISTED..LISTED + 30 * MINUTE);
+    let sim = SimExchange::start(SimConfig::new([late]).with_clock(SimClock::Frozen(NOW))).await.unwrap();
+    let request = FetchRequest::new(key(), days(-1, 1));
+    let fetch = async |request: &FetchRequest| {
+        sim.clear_requests();
+        ArchiveFetcher::new(archives(&sim)).unwrap().fetch(request).await.unwrap().proven
+    };
+    let first = at(LISTED + 30 * MINUTE);
+    assert_eq!(fetch(&request).await, TimeRange::new(first, days(0, 1).end()).unwrap().into());
+    // What is known from elsewhere needs no look at the day before.
+    let asked = files(&sim).len();
+    let known = request.with_begun_by(Some(at(LISTED - 1)));
+    assert_eq!((fetch(&known).await, files(&sim).len()), (days(0, 1).into(), asked - 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

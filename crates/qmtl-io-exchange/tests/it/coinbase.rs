@@ -88,6 +88,14 @@ async fn an_empty_page_is_proof_only_after_a_bar_that_is_known() {
     assert_eq!((proven, requests), (RangeSet::new(), 12));
     let (_, proven, _) = fetch(-300, 10).await;
     assert_eq!(proven.span().unwrap().start(), at(LISTED));
+
+    // Where a bar is known from before, nothing is looked for.
+    let fetcher = CoinbaseFetcher::new(settings(&sim)).unwrap();
+    let range = TimeRange::new(at(LISTED + 4_400 * MINUTE), at(LISTED + 4_450 * MINUTE)).unwrap();
+    sim.clear_requests();
+    let request = FetchRequest::new(key(), range).with_begun_by(Some(at(LISTED)));
+    let fetched = fetcher.fetch(&request).await.unwrap();
+    assert_eq!((fetched.proven, candles(&sim).len()), (RangeSet::from(range), 1));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Every fault at every fifth request: the run ends by itself and nothing of it shows in the store.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,7 +10,7 @@ use qmtl_io_exchange::{BinanceFetcher, ExchangeConfig};
 use qmtl_io_memory::MemoryBackend;
 use qmtl_sim_exchange::{Fault, FaultRule, SimExchange, When};
 
-use super::market::{LISTED, MINUTE, assert_right, at, config, fill, key, klines, settings};
+use super::market::{LISTED, MINUTE, assert_right, at, clock, config, fill, key, klines, settings};
 
 /// The word under which the repetition is counted; none where the rows are brought into form.
 pub(crate) fn reason(fault: &Fault) -> Option<&'static str> {
@@ -109,6 +110,20 @@ async fn what_retries_do_not_help_against_is_exhausted_and_says_why() {
         let text = error.to_string();
         assert!(text.contains(message) && text.contains("tries: 3"), "{fault:?}: {text}");
     }
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_no_sooner_than_the_exchange_allows() {
+    let rule = FaultRule::new(Fault::TooManyRequests(Some(20)), When::Numbers(vec![1]));
+    let sim = SimExchange::start(config().with_fault(rule)).await.unwrap();
+    let clock = clock();
+    let fetcher = BinanceFetcher::new(settings(&sim).with_clock(Arc::clone(&clock))).unwrap();
+    let range = TimeRange::new(at(LISTED), at(LISTED + 5 * MINUTE)).unwrap();
+    let started = clock.monotonic();
+    fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+    // By itself it would pause for a second at most.
+    assert!(clock.monotonic() - started >= Duration::from_secs(20));
+    assert_eq!(fetcher.retries().into_iter().collect::<Vec<_>>(), [("rate_limited", 1)]);
 }
 
 #[tokio::test]

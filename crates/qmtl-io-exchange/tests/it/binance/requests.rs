@@ -1,5 +1,7 @@
 //! What is asked, what is proven, and which questions are refused.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +97,32 @@ async fn nothing_is_proven_or_asked_before_the_listing() {
 }
 
 #[tokio::test]
+async fn where_the_series_is_known_to_have_begun_its_listing_is_not_looked_for() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let fetch = async |from: i64, to: i64, begun: i64| {
+        let fetcher = BinanceFetcher::new(settings(&sim)).unwrap();
+        let range = TimeRange::new(at(LISTED + from * MINUTE), at(LISTED + to * MINUTE)).unwrap();
+        let request = FetchRequest::new(key(), range).with_begun_by(Some(at(LISTED + begun * MINUTE)));
+        sim.clear_requests();
+        let proven = fetcher.fetch(&request).await.unwrap().proven;
+        let asked = klines(&sim).into_iter().map(|record| record.asked.unwrap());
+        let minute = |ms: Option<i64>| ms.map(|ms| (ms - LISTED) / MINUTE);
+        let asked: Vec<_> = asked.map(|asked| (minute(asked.first), minute(asked.last))).collect();
+        (range, proven, asked)
+    };
+    // Inside the hole of 1,500 bars, which a new fetcher knows nothing of.
+    let (range, proven, asked) = fetch(3_100, 3_200, 10).await;
+    assert_eq!((proven, asked), (range.into(), vec![(Some(3_100), Some(3_199))]));
+    // A time after the range says nothing of it, but what follows is not asked for again.
+    let (range, proven, asked) = fetch(3_100, 3_200, 3_900).await;
+    assert_eq!((proven, asked.len()), (range.into(), 2));
+    let (range, proven, asked) = fetch(-500, -300, 70).await;
+    assert_eq!((proven, asked.len()), (RangeSet::new(), 3));
+    assert_eq!(asked[0], (Some(-500), Some(-301)));
+    assert!(asked[1].1 == Some(-501) && asked[2] == (Some(-300), Some(69)), "{range} {asked:?}");
+}
+
+#[tokio::test]
 async fn a_node_may_be_called_otherwise_than_its_symbol() {
     let sim = SimExchange::start(config()).await.unwrap();
     let node = NodeId::new("ohlcv:binance:ADA/BTC:1m").unwrap();
@@ -177,6 +205,41 @@ async fn the_weight_of_a_minute_is_kept_by_all_fetchers_of_a_host_together() {
     assert_eq!((rows, fetch().await.0), (5, 5));
     assert!(clock.monotonic() - started >= Duration::from_secs(60));
     assert_eq!(sim.requests().len(), 4);
+}
+
+/// Uses weight of the exchange as a client that knows nothing of ours does.
+fn page_for_another(addr: SocketAddr) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let target = "/api/v3/klines?symbol=ADABTC&interval=1m&limit=1";
+    write!(stream, "GET {target} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn weight_that_others_use_counts_too() {
+    let sim = SimExchange::start(config()).await.unwrap();
+    let addr = sim.addr();
+    let others = move || (0..5).for_each(|_| page_for_another(addr));
+    tokio::task::spawn_blocking(others).await.unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(Hurried(at(NOW), 200));
+    // The answer about the time tells of 11; with a page that is 13, and a second page must wait.
+    let narrow = settings(&sim)
+        .with_clock(Arc::clone(&clock))
+        .with_timeout(Duration::from_secs(2_000))
+        .with_deadline(Duration::from_secs(10_000))
+        .with_weight_per_minute(14);
+    let fetcher = BinanceFetcher::new(narrow).unwrap();
+    let started = clock.monotonic();
+    for page in 0..2 {
+        let from = LISTED + page * 5 * MINUTE;
+        let range = TimeRange::new(at(from), at(from + 5 * MINUTE)).unwrap();
+        let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+        assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 5);
+    }
+    assert!(clock.monotonic() - started >= Duration::from_secs(59));
+    assert!(fetcher.retries().is_empty(), "it was never refused");
 }
 
 #[tokio::test]
