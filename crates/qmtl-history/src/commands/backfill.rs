@@ -5,8 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, Clock, Coverage, Error, HistoryBackend, RangeSet, TimeRange,
-    Timestamp,
+    AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
 };
 use serde::Serialize;
 
@@ -121,14 +120,6 @@ pub(super) fn print(done: &[Done], console: &Console) -> Result<()> {
     }
 }
 
-/// Fills every series of the arguments, or as many as an interruption lets.
-pub(crate) async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<Run> {
-    match Open::new(args, context).await? {
-        Some(open) => open.fill(open.jobs.clone(), context).await,
-        None => Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
-    }
-}
-
 /// A store and what fills its series.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -141,7 +132,7 @@ pub(super) struct Open {
 
 impl Open {
     /// Checks the arguments, then opens the store and every source; `None` when that is interrupted.
-    async fn new(args: &BackfillArgs, context: &Context) -> Result<Option<Self>> {
+    pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Option<Self>> {
         let orders = fill::orders(&args.fill, &*context.clock)?;
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         let store = Store::open_or_new(context.global.store.as_deref()).await?;
@@ -186,13 +177,7 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
         () = context.signals.asked() => true,
     };
     if interrupted {
-        // What is left is to say what was stored; whoever cannot wait for it need not.
-        let signals = context.signals.clone();
-        tokio::spawn(async move {
-            signals.asked_times(2).await;
-            std::process::exit(Outcome::Interrupted.code().into());
-        });
-        settle(&jobs, &**store, &*context.clock).await;
+        settle(&jobs, &**store, context).await;
     }
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let [Some(Err(error))] = reports.as_slice() {
@@ -201,24 +186,16 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     let mut done = Vec::new();
     for ((job, report), before) in jobs.into_iter().zip(reports).zip(before) {
         progress.finish(&job.key);
-        let cut_off = report.is_none();
-        let report = report.unwrap_or_else(|| {
-            let mut report = BackfillReport::new(job.key.clone(), job.range);
-            report.rows_written = progress.rows_stored_of(&job.key);
-            Ok(report)
-        });
-        let mut item = Done::new(job, report, cut_off, (&**store, context.clock.now())).await;
-        item.replaced = replacing
-            .as_ref()
-            .zip(reason.clone())
-            .map(|(replacing, reason)| (replacing.replaced(&item.job.key), reason));
-        if let Some(before) =
-            before.filter(|_| cut_off && !item.present.is_empty() && item.replaced.is_none())
-        {
-            // Also what was committed when nobody waited for it any longer.
-            let new = item.present.difference(before.present());
-            item.report.rows_written = new.count(item.job.key.interval);
+        let replaced = replacing.as_ref().map(|replacing| replacing.replaced(&job.key)).zip(reason.clone());
+        let stored = progress.rows_stored_of(&job.key);
+        let mut item = match report {
+            Some(report) => Done::new(job, report, (&**store, context.clock.now())).await,
+            None => Done::cut_off(job, stored, (&**store, context.clock.now())).await,
+        };
+        if let Some(before) = before.filter(|_| replaced.is_none()) {
+            item.count_new_rows(&before);
         }
+        item.replaced = replaced;
         done.push(item);
     }
     let outcome = if interrupted { Outcome::Interrupted } else { end_of(&done) };
@@ -227,9 +204,15 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
 
 /// Waits until commits that were under way at a cancellation have ended: all revisions stand still
 /// for a while, or the time that an interrupted user has is over.
-async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, clock: &dyn Clock) {
+async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, context: &Context) {
     const PAUSE: Duration = Duration::from_millis(100);
     const PAUSES: usize = 6;
+    // What is left is to say what was stored; whoever cannot wait for it need not.
+    let signals = context.signals.clone();
+    tokio::spawn(async move {
+        signals.asked_times(2).await;
+        std::process::exit(Outcome::Interrupted.code().into());
+    });
     let mut known = None;
     for _ in 0..PAUSES {
         let revisions = futures::future::join_all(jobs.iter().map(|job| backend.revision(&job.key))).await;
@@ -238,7 +221,7 @@ async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, clock: &dyn Clock) {
             return;
         }
         known = Some(revisions);
-        clock.sleep(PAUSE).await;
+        context.clock.sleep(PAUSE).await;
     }
 }
 
@@ -255,11 +238,25 @@ fn end_of(done: &[Done]) -> Outcome {
 }
 
 impl Done {
+    /// What came of a job that was interrupted after it had told of so many stored rows.
+    async fn cut_off(job: Job, stored: u64, store: (&dyn HistoryBackend, Timestamp)) -> Self {
+        let mut report = BackfillReport::new(job.key.clone(), job.range);
+        report.rows_written = stored;
+        Self { interrupted: true, ..Self::new(job, Ok(report), store).await }
+    }
+
+    /// Of an interrupted job, counts also what was committed when nobody waited for it any longer.
+    fn count_new_rows(&mut self, before: &Coverage) {
+        if self.interrupted && !self.present.is_empty() {
+            let new = self.present.difference(before.present());
+            self.report.rows_written = new.count(self.job.key.interval);
+        }
+    }
+
     /// The store's coverage is the truth about what is there now.
     async fn new(
         job: Job,
         report: Result<BackfillReport, Error>,
-        interrupted: bool,
         (backend, now): (&dyn HistoryBackend, Timestamp),
     ) -> Self {
         let mut report = report.unwrap_or_else(|error| {
@@ -279,7 +276,7 @@ impl Done {
         };
         report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
         let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
-        Self { job, report, present, known_empty, interrupted, replaced: None }
+        Self { job, report, present, known_empty, interrupted: false, replaced: None }
     }
 
     /// The result for machines.

@@ -151,8 +151,8 @@ pub(crate) async fn run(args: &DemoArgs, context: &Context) -> Result<Outcome> {
 
 async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
     let (plans, limits) = plan::plans(&stage.plan()?, context, false).await?;
-    let first = backfill::fill_all(&stage.backfill()?, context).await?;
-    let again = backfill::fill_all(&stage.backfill()?, context).await?;
+    let first = fill_all(&stage.backfill()?, context).await?;
+    let again = fill_all(&stage.backfill()?, context).await?;
     let (views, _) = coverage::views(&stage.coverage()?, context).await?;
     let ([(job, plan)], [first], [again], [Entry::Sound(view)]) =
         (plans.as_slice(), first.done.as_slice(), again.done.as_slice(), views.as_slice())
@@ -163,13 +163,21 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
     };
     context.console.json(&Shown {
         store: stage.kept.then(|| stage.store.display().to_string()),
-        plan: plan::result(job, plan, &limits),
+        plan: plan::Planned::new(job, plan, &limits),
         backfill: first.result(),
         again: again.result(),
         coverage: view.result(),
         bars: bars(context).await?,
     })?;
     Ok(Outcome::Done)
+}
+
+/// Fills every series of the arguments, or as many as an interruption lets.
+async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<backfill::Run> {
+    match backfill::Open::new(args, context).await? {
+        Some(open) => open.fill(open.jobs.clone(), context).await,
+        None => Ok(backfill::Run { done: Vec::new(), outcome: Outcome::Interrupted }),
+    }
 }
 
 async fn as_tour(stage: &Stage, context: &Context) -> Result<Outcome> {

@@ -39,7 +39,7 @@ struct Asked {
 }
 
 impl Planned {
-    fn new(job: &Job, plan: &Plan, limits: &Limits) -> Self {
+    pub(super) fn new(job: &Job, plan: &Plan, limits: &Limits) -> Self {
         let asked = |demand: &Demand| Asked {
             source: demand.source.to_string(),
             requests: demand.requests,
@@ -106,11 +106,6 @@ pub(crate) async fn plans(
         planned.push((job, plan));
     }
     Ok((planned, limits))
-}
-
-/// The result for machines, for `demo`.
-pub(crate) fn result(job: &Job, plan: &Plan, limits: &Limits) -> Planned {
-    Planned::new(job, plan, limits)
 }
 
 fn show(job: &Job, plan: &Plan, limits: &Limits, context: &Context) -> Result<()> {
