@@ -16,6 +16,8 @@ use crate::tidy;
 /// The version of cargo-deny that is installed when there is none.
 const CARGO_DENY: &str = "0.20.2";
 
+const PROGRAM: &str = "qmtl-history";
+
 /// A step adds the tests that it ran to the tally; its error says which command to run by hand.
 type Step = fn(&Scope, &mut Tally) -> Result<()>;
 
@@ -184,11 +186,18 @@ fn programs_of_examples() -> Result<Vec<(PathBuf, Option<String>)>> {
     Ok(programs)
 }
 
-/// Each crate by itself: what it needs must stand in its own manifest.
+/// Each crate by itself: what it needs must stand in its own manifest; and the program without what it
+/// need not have.
 fn alone(scope: &Scope, _: &mut Tally) -> Result<()> {
     let packages = if scope.packages.is_empty() { tidy::members()? } else { scope.packages.clone() };
     for package in &packages {
         process::run(&mut cargo(["check", "-p", package]))?;
+    }
+    if packages.iter().any(|package| package == PROGRAM) {
+        for features in ["parquet,file", "binance"] {
+            let lint = ["clippy", "-p", PROGRAM, "--no-default-features", "--features", features];
+            process::run(cargo(lint).args(["--", "-D", "warnings"]))?;
+        }
     }
     Ok(())
 }

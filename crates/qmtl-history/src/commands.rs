@@ -2,6 +2,7 @@
 
 pub(crate) mod backfill;
 pub(crate) mod coverage;
+#[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod export;
 pub(crate) mod files;
@@ -74,7 +75,10 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Gc(args) => upkeep::gc(args, context).await,
         Command::Prune(args) => upkeep::prune(args, context).await,
         Command::ForgetEmpty(args) => upkeep::forget_empty(args, context).await,
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, context).await,
+        #[cfg(not(feature = "demo"))]
+        Command::Demo(_) => Err(crate::outcome::not_built("demo", "demo").into()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "qmtl-history", &mut script);

@@ -99,6 +99,12 @@ impl Failure {
     }
 }
 
+/// The error of what a build without `feature` lacks; it says how to build it in.
+pub(crate) fn not_built(what: &str, feature: &str) -> Error {
+    let remedy = format!("cargo install --path crates/qmtl-history --features {feature}");
+    Error::new(ErrorKind::Unsupported, format!("this build has no {what}; build it in: {remedy}"))
+}
+
 /// The result of printing what a command did, when its exit code says more than that it was read.
 pub(crate) fn read_or_not(printed: Result<()>) -> Result<()> {
     match printed {

@@ -1,13 +1,15 @@
 //! Sources of missing bars: what `--source` names, and the fetchers behind it.
 
+#[cfg(any(feature = "binance", feature = "coinbase"))]
+mod exchange;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result};
-use qmtl_io_exchange::{
-    ArchiveFetcher, BinanceFetcher, CoinbaseFetcher, ColumnType, ExchangeConfig, FileConfig, FileFetcher,
-    FileFormat, TsUnit,
-};
+use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+
+use crate::outcome::not_built;
 
 /// Where missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,18 @@ impl Venue {
             Self::Coinbase => "coinbase",
         }
     }
+
+    /// The feature that builds it in, and whether this build has it.
+    fn feature(self) -> (&'static str, bool) {
+        match self {
+            Self::Binance | Self::BinanceArchive => ("binance", cfg!(feature = "binance")),
+            Self::Coinbase => ("coinbase", cfg!(feature = "coinbase")),
+        }
+    }
+
+    fn not_built(self) -> Error {
+        not_built(&format!("source {}", self.name()), self.feature().0)
+    }
 }
 
 /// A source as it is written, before the options of files are known.
@@ -51,7 +65,8 @@ pub(crate) enum Place {
 }
 
 /// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
-/// when one follows a plus), `file:candles.csv`, or the path of a file that is there.
+/// when one follows a plus), `file:candles.csv`, or the path of a file that is there. `Unsupported`, with
+/// the feature to turn on, for an exchange that this build lacks.
 pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
     for venue in Venue::ALL {
         let base_url = match text.strip_prefix(venue.name()) {
@@ -59,6 +74,9 @@ pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
             Some(url) if url.starts_with('+') => Some(url[1..].to_owned()),
             _ => continue,
         };
+        if !venue.feature().1 {
+            return Err(venue.not_built());
+        }
         return Ok(Place::Exchange(ExchangeSource { venue, base_url }));
     }
     file_path(text, base).map(Place::File)
@@ -76,6 +94,10 @@ pub(crate) struct Names {
 
 /// How exchanges are asked; what is not set is left to the exchange's defaults.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(any(feature = "binance", feature = "coinbase")),
+    expect(dead_code, reason = "only exchanges are asked so")
+)]
 pub(crate) struct Asking {
     /// Requests a second to one host.
     pub(crate) rate: Option<f64>,
@@ -122,43 +144,18 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
 }
 
 /// Opens the fetcher of a source that serves these nodes.
+#[cfg_attr(
+    not(any(feature = "binance", feature = "coinbase")),
+    expect(unused_variables, reason = "only exchanges are asked in a certain way")
+)]
 pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
     match source {
         Source::File(file) => open_file(file, names).await,
-        Source::Exchange(exchange) => open_exchange(exchange, names, asking),
+        #[cfg(any(feature = "binance", feature = "coinbase"))]
+        Source::Exchange(exchange) => exchange::open(exchange, names, asking),
+        #[cfg(not(any(feature = "binance", feature = "coinbase")))]
+        Source::Exchange(exchange) => Err(exchange.venue.not_built()),
     }
-}
-
-fn open_exchange(source: &ExchangeSource, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
-    let mut config = match source.venue {
-        Venue::Binance => ExchangeConfig::binance(),
-        Venue::BinanceArchive => ExchangeConfig::archive(),
-        Venue::Coinbase => ExchangeConfig::coinbase(),
-    };
-    config.clock = Arc::clone(&asking.clock);
-    if let Some(url) = &source.base_url {
-        config = config.with_base_url(url);
-    }
-    if let Some(rate) = asking.rate {
-        config = config.with_requests_per_second(rate);
-    }
-    if let Some(retries) = asking.retries {
-        config = config.with_retries(retries);
-    }
-    for Names { node, symbol, product } in names {
-        let product = product.as_ref().filter(|_| source.venue == Venue::Coinbase);
-        if let Some(name) = product.or(symbol.as_ref()) {
-            config = config.with_symbol(node.clone(), name);
-        }
-    }
-    Ok(match source.venue {
-        Venue::Binance => Arc::new(BinanceFetcher::new(config)?),
-        Venue::BinanceArchive => Arc::new(match &asking.archive_folder {
-            Some(folder) => ArchiveFetcher::with_folder(config, folder)?,
-            None => ArchiveFetcher::new(config)?,
-        }),
-        Venue::Coinbase => Arc::new(CoinbaseFetcher::new(config)?),
-    })
 }
 
 async fn open_file(source: &FileSource, names: &[Names]) -> Result<Arc<dyn DataFetcher>> {
@@ -219,6 +216,14 @@ mod tests {
         assert_eq!(exchange("binance+http://127.0.0.1:8123"), (Venue::Binance, url.clone()));
         assert_eq!(exchange("coinbase+http://127.0.0.1:8123"), (Venue::Coinbase, url));
         assert_eq!(place("file:binance", Path::new("/x")).unwrap(), Place::File("/x/binance".into()));
+    }
+
+    #[test]
+    fn a_source_that_is_not_built_in_names_its_feature() {
+        let text = Venue::BinanceArchive.not_built().to_string();
+        assert!(text.starts_with("this build has no source binance-archive; build it in: cargo"), "{text}");
+        assert!(text.ends_with("--features binance"), "{text}");
+        assert!(Venue::Coinbase.not_built().to_string().ends_with("--features coinbase"));
     }
 
     #[test]

@@ -188,8 +188,7 @@ async fn questdb(dsn: &str) -> Result<Store> {
 
 #[cfg(not(feature = "questdb"))]
 async fn questdb(_: &str) -> Result<Store> {
-    Err(Failure::from(Error::new(ErrorKind::Unsupported, "this build has no QuestDB"))
-        .hint("build it in: cargo install --path crates/qmtl-history --features questdb"))
+    Err(crate::outcome::not_built("QuestDB", "questdb").into())
 }
 
 #[cfg(test)]
