@@ -1,10 +1,13 @@
 //! An answer before it is sent: status, headers and the whole body.
 
 use std::fmt::Write as _;
+use std::num::NonZeroI32;
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
+use lexical_core::WriteFloatOptions;
+use lexical_core::format::STANDARD;
 
 /// An answer in full.
 #[derive(Debug)]
@@ -59,9 +62,18 @@ impl Style {
         if self == Self::HugeNumbers {
             return push(out, format_args!("1{:0400}", 0));
         }
-        push(out, format_args!("{number}"));
+        let mut digits = [0; PLAIN.buffer_size_const::<f64, STANDARD>()];
+        let digits = lexical_core::write_with_options::<f64, STANDARD>(number, &mut digits, &PLAIN);
+        out.push_str(std::str::from_utf8(digits).expect("digits are ASCII"));
     }
 }
+
+/// No exponent for any double, and no `.0` at the end.
+const PLAIN: WriteFloatOptions = WriteFloatOptions::builder()
+    .positive_exponent_break(NonZeroI32::new(400))
+    .negative_exponent_break(NonZeroI32::new(-400))
+    .trim_floats(true)
+    .build_strict();
 
 /// Appends to a string, which cannot fail.
 pub(crate) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
