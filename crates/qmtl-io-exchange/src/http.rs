@@ -204,7 +204,9 @@ impl HttpClient {
             let error = Error::unavailable("the source's answer broke off").caused_by(e);
             Failure::passing(Reason::Truncated, error)
         };
-        let mut body = Vec::new();
+        // A promise of the answer's, so it is not believed beyond the cap.
+        let promised = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
+        let mut body = Vec::with_capacity(promised.unwrap_or_default().min(self.limits.max_body));
         while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
             if body.len() + chunk.len() > self.limits.max_body {
                 let error = Error::unavailable("the source's answer is larger than any right one");
