@@ -29,7 +29,7 @@ use qmtl_history_api::{Error, Result, TimeRange, frame};
 
 use crate::config::Codec;
 use crate::error;
-use crate::footer::{Checksums, Footer, KEY, Link};
+use crate::footer::{Checksum, Checksums, Footer, KEY, Link, short};
 
 const MAGIC: &[u8] = b"PAR1";
 /// The footer's length and the magic at the end.
@@ -62,8 +62,8 @@ impl Encoder {
         let chunks = writer
             .flushed_row_groups()
             .iter()
-            .map(|group| byte_ranges(group).map(|range| Ok(checksum(&body[range?]))).collect())
-            .collect::<std::result::Result<Checksums, ParquetError>>()
+            .map(|group| byte_ranges(group).map(|range| Ok(Checksum::Crc32.of(&body[range?]))).collect())
+            .collect::<std::result::Result<_, ParquetError>>()
             .map_err(fault)?;
         writer.append_key_value_metadata(KeyValue::new(KEY.to_owned(), footer.encode(chunks)?));
         let mut bytes = writer.into_inner().map_err(fault)?;
@@ -107,14 +107,6 @@ impl Encoder {
     }
 }
 
-fn checksum(bytes: &[u8]) -> String {
-    short(&blake3::hash(bytes))
-}
-
-fn short(hash: &blake3::Hash) -> String {
-    hash.to_hex()[..16].to_owned()
-}
-
 /// Where the Parquet footer starts in bytes that end with it; `None` when it would start outside.
 fn footer_start(bytes: &[u8]) -> Option<usize> {
     let (rest, tail) = bytes.split_last_chunk::<TAIL>()?;
@@ -142,7 +134,7 @@ pub(crate) struct StoredFile {
     schema: SchemaRef,
     footer: Footer,
     id: String,
-    chunks: Checksums,
+    checksums: Checksums,
 }
 
 impl StoredFile {
@@ -163,19 +155,19 @@ impl StoredFile {
             .and_then(|pairs| pairs.iter().find(|pair| pair.key == KEY))
             .and_then(|pair| pair.value.as_deref())
             .ok_or_else(|| error::corrupt(path, "the file was not written by this store"))?;
-        let (footer, chunks) = Footer::decode(text, path)?;
+        let (footer, checksums) = Footer::decode(text, path)?;
         let groups = metadata.row_groups();
         let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum::<u64>();
         let is_consistent = rows == footer.rows
-            && groups.iter().map(RowGroupMetaData::num_columns).eq(chunks.iter().map(Vec::len));
+            && groups.iter().map(RowGroupMetaData::num_columns).eq(checksums.chunks.iter().map(Vec::len));
         if !is_consistent {
             return Err(error::corrupt(path, "the file's footer contradicts itself"));
         }
         let parquet =
             ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(damaged)?;
         let schema = Arc::new(Schema::new(parquet.schema().fields().clone()));
-        let id = checksum(&bytes);
-        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, id, chunks }))
+        let id = short(&blake3::hash(&bytes));
+        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, id, checksums }))
     }
 
     /// The commit that this file is.
@@ -234,7 +226,7 @@ impl StoredFile {
                 .map(|(leaf, range)| {
                     let range = range.map_err(damaged)?;
                     let start = range.start;
-                    Ok((start, self.read_chunk(range, &self.chunks[group][leaf])?))
+                    Ok((start, self.read_chunk(range, &self.checksums.chunks[group][leaf])?))
                 })
                 .collect::<Result<_>>()?,
         };
@@ -254,7 +246,7 @@ impl StoredFile {
 
     fn read_chunk(&self, range: std::ops::Range<usize>, expected: &str) -> Result<Bytes> {
         let bytes = read_at(&self.file, &self.path, range.start, range.len())?;
-        if checksum(&bytes) == expected {
+        if self.checksums.kind.of(&bytes) == expected {
             Ok(bytes.into())
         } else {
             Err(error::corrupt(&self.path, "the file's data fails its checksum").with("offset", range.start))

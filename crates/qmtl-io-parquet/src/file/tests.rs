@@ -327,12 +327,12 @@ fn a_strange_parquet_file_is_told_from_a_damaged_one() {
 
 #[test]
 fn a_file_of_a_newer_format_is_refused_by_name() {
-    let written = strange(Some(r#"{"format":3,"kind":"stripe","codec":"of tomorrow"}"#));
+    let written = strange(Some(r#"{"format":4,"kind":"stripe","codec":"of tomorrow"}"#));
     let path = written.path();
     assert_eq!(
         written.read().unwrap_err().to_string(),
         format!(
-            "the file has format version 3 and this program knows up to 2: upgrade the program (path: {})",
+            "the file has format version 4 and this program knows up to 3: upgrade the program (path: {})",
             path.display()
         )
     );

@@ -47,18 +47,23 @@ fn the_text_is_compact_and_says_what_the_file_is() {
         "no row",
         "2024-06-01".parse().unwrap(),
     ));
-    let chunks = vec![vec!["00112233445566aa".to_owned()]];
+    let chunks = vec![vec!["001122aa".to_owned()]];
     let text = footer(coverage).encode(chunks.clone()).unwrap();
     assert_eq!(
         text,
         concat!(
-            r#"{"format":2,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
+            r#"{"format":3,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
             r#""partition":"20231231T052000Z","seq":3,"built_on":2,"parent":"0123456789abcdef","rows":4,"present":[2,3,2,1],"#,
             r#""known_empty":[{"source":"file:a.csv","reason":"no row","answered_at":1717200000000000,"#,
-            r#""ranges":[300000000,120000000]}],"chunks":[["00112233445566aa"]]}"#
+            r#""ranges":[300000000,120000000]}],"chunks":[["001122aa"]]}"#
         )
     );
-    assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().1, chunks);
+    let checksums = Checksums { kind: Checksum::Crc32, chunks };
+    assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().1, checksums);
+    // Older formats checked chunks another way.
+    let older = text.replacen(r#""format":3"#, r#""format":2"#, 1);
+    assert_eq!(Footer::decode(&older, Path::new(PATH)).unwrap().1.kind, Checksum::Blake3);
+    assert_eq!(Checksum::Crc32.of(b"123456789"), "cbf43926");
 }
 
 #[test]
@@ -66,7 +71,7 @@ fn a_newer_format_is_refused_by_its_number_whatever_else_it_says() {
     assert_eq!(
         refused(r#"{"format":7,"layout":"unheard of"}"#),
         format!(
-            "the file has format version 7 and this program knows up to 2: upgrade the program (path: {PATH})"
+            "the file has format version 7 and this program knows up to 3: upgrade the program (path: {PATH})"
         )
     );
 }
@@ -85,7 +90,7 @@ fn a_kind_or_a_claim_outside_the_format_is_refused() {
         (r#""present":[0,10]"#, r#""present":[49999,2]"#, "field: present"),
         (r#""present":[0,10]"#, r#""present":[0,10,1,0]"#, "field: present"),
         (r#""present":[0,10]"#, r#""present":[18446744073709551615,10]"#, "field: present"),
-        (r#""format":2"#, r#""format":"2""#, "damaged"),
+        (r#""format":3"#, r#""format":"3""#, "damaged"),
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good);

@@ -193,7 +193,7 @@ async fn a_folder_of_another_node_or_version_is_refused_by_path() {
     for (text, what) in [
         (
             r#"{"format":9,"node_id":"x"}"#,
-            "the file has format version 9 and this program knows up to 2: upgrade the program",
+            "the file has format version 9 and this program knows up to 3: upgrade the program",
         ),
         (r#"{"format":1,"nod"#, "the file that names the series is damaged"),
         (r#"{"format":1,"node_id":""}"#, "the file that names the series is damaged"),

@@ -63,7 +63,7 @@ async fn nothing_is_created_before_the_first_write() {
         ]
     );
     let name = fs::read_to_string(root.join(format!("ohlcv-folder-{hash}/_series.json"))).unwrap();
-    assert_eq!(name, r#"{"format":2,"node_id":"ohlcv:folder"}"#);
+    assert_eq!(name, r#"{"format":3,"node_id":"ohlcv:folder"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]

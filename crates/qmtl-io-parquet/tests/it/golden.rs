@@ -64,10 +64,10 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_golden_store_is_read_and_written_on() {
-    if std::env::var_os(UPDATE).is_some() && !golden(2).exists() {
-        make(&golden(2)).await;
+    if std::env::var_os(UPDATE).is_some() && !golden(3).exists() {
+        make(&golden(3)).await;
     }
-    for format in [1, 2] {
+    for format in [1, 2, 3] {
         let folder = TempDir::new().unwrap();
         copy(&golden(format), folder.path());
         let store = open(folder.path()).await;
