@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use qmtl_history_api::{Result, SeriesKey, TimeRange, Timestamp};
 
 use crate::cache::Stamp;
-use crate::disk;
+use crate::disk::{self, TICK};
 use crate::failpoints::{Step, reach};
 use crate::layout::{self, Partition, SeriesFolder, TEMP_PREFIX};
 use crate::store::{Store, open_checked};
@@ -83,7 +83,8 @@ impl Store {
         let is_older = |seq: u64, grace: Duration| -> Result<bool> {
             let modified = disk::stamp(&folder, seq)?.and_then(|stamp| stamp.modified);
             let age = modified.and_then(|modified| now.duration_since(modified).ok());
-            Ok(age.is_some_and(|age| age >= grace))
+            // Within a tick of the folder's time nobody else would notice.
+            Ok(age.is_some_and(|age| age >= grace.max(TICK)))
         };
         // Later commits are younger, so a few looks find the newest one that is old enough.
         let newest_older = |commits: &[u64], grace: Duration| -> Result<Option<u64>> {

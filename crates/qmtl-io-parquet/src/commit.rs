@@ -1,16 +1,19 @@
 //! Commits: from what is to change in a partition to the next file of it, a delta or a full one, and
 //! the proof that the file counts.
 
+use std::sync::Arc;
+
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{Coverage, RangeSet, Result, TimeRange, frame};
 
-use crate::disk;
+use crate::cache::Stamp;
 use crate::failpoints::{Step, reach};
 use crate::footer::{Footer, Kind, Link};
 use crate::layout::{Partition, SeriesFolder};
 use crate::merge::{is_equal, merge};
-use crate::state::{Snapshot, State};
+use crate::state::State;
 use crate::store::{ATTEMPTS, Store, lost_races, open_checked};
+use crate::{disk, tips};
 
 /// The most rows of a delta: a commit that would have more folds everything into a full file. Each
 /// commit writes the whole delta, so this bounds what appending a row costs.
@@ -55,10 +58,8 @@ impl Store {
     ) -> Result<T> {
         let folder = series.partition(partition);
         for _ in 0..ATTEMPTS {
-            let known = match self.newest(&folder)? {
-                Some(newest) => Some(self.state(series, partition, newest)?),
-                None => None,
-            };
+            let newest = self.newest(&folder)?;
+            let known = newest.map(|newest| self.state(series, partition, newest)).transpose()?;
             let state = known.as_deref();
             let (result, edit) = plan(state)?;
             let draft = match edit {
@@ -73,7 +74,7 @@ impl Store {
                 self.settle(series, &folder, state.map_or(0, |state| state.newest.seq))?;
                 return Ok(result);
             };
-            if self.put(series, (partition, state), draft)? {
+            if self.put(series, partition, newest.zip(state), draft)? {
                 return Ok(result);
             }
         }
@@ -93,31 +94,48 @@ impl Store {
                 Edit::Keep { .. } => Drafted::Nothing,
             });
         };
-        let snapshot = self.open(series, partition, state.newest.seq)?;
-        if snapshot.newest().link() != state.newest {
-            return Ok(Drafted::Overtaken);
-        }
-        match edit {
-            Edit::Add { rows, coverage } => {
-                let points = frame::row_runs(&series.key, &rows)?;
-                if is_small(state, &points, rows.num_rows()) {
-                    Draft::delta(state, &snapshot, (rows, coverage))
-                } else {
-                    let stored = snapshot.read(TimeRange::ALL, &snapshot.schema())?;
-                    let rows = merge(&stored, &rows)?;
-                    let is_none = coverage == *state.coverage() && is_equal(&stored, &rows);
-                    Ok(if is_none { Drafted::Nothing } else { Drafted::Draft(Draft::full(rows, coverage)) })
-                }
-            }
-            Edit::Keep { coverage } if coverage == *state.coverage() => Ok(Drafted::Nothing),
+        let (rows, coverage) = match edit {
+            Edit::Keep { coverage } if coverage == *state.coverage() => return Ok(Drafted::Nothing),
             Edit::Keep { coverage }
                 if coverage.present() == state.coverage().present()
                     && is_small(state, &RangeSet::new(), 0) =>
             {
-                let none = RecordBatch::new_empty(frame::ts_only_schema());
-                Draft::delta(state, &snapshot, (none, coverage))
+                (Some(RecordBatch::new_empty(frame::ts_only_schema())), coverage)
             }
-            Edit::Keep { coverage } => {
+            Edit::Keep { coverage } => (None, coverage),
+            Edit::Add { rows, coverage } => (Some(rows), coverage),
+        };
+        if let Some(rows) = &rows
+            && is_small(state, &frame::row_runs(&series.key, rows)?, rows.num_rows())
+        {
+            // What the full file holds is not asked for: appending costs what the delta has.
+            return match delta_rows(series, (partition, state))? {
+                Some(stored) => Draft::delta(state, &stored, (rows, coverage)),
+                None => Ok(Drafted::Overtaken),
+            };
+        }
+        self.rewrite(series, (partition, state), (rows, coverage))
+    }
+
+    /// Makes a full file of what is stored, with these rows or without what `coverage` lacks.
+    fn rewrite(
+        &self,
+        series: &SeriesFolder,
+        (partition, state): (Partition, &State),
+        (rows, coverage): (Option<RecordBatch>, Coverage),
+    ) -> Result<Drafted> {
+        let snapshot = self.open(series, partition, state.newest.seq)?;
+        if snapshot.newest().link() != state.newest {
+            return Ok(Drafted::Overtaken);
+        }
+        match rows {
+            Some(rows) => {
+                let stored = snapshot.read(TimeRange::ALL, &snapshot.schema())?;
+                let rows = merge(&stored, &rows)?;
+                let is_none = coverage == *state.coverage() && is_equal(&stored, &rows);
+                Ok(if is_none { Drafted::Nothing } else { Drafted::Draft(Draft::full(rows, coverage)) })
+            }
+            None => {
                 let mut kept = Vec::new();
                 // Rows stay within their span: what is removed stands before or after it.
                 if let Some(span) = coverage.present().span() {
@@ -133,9 +151,11 @@ impl Store {
     fn put(
         &self,
         series: &SeriesFolder,
-        (partition, state): (Partition, Option<&State>),
+        partition: Partition,
+        before: Option<(Stamp, &State)>,
         draft: Draft,
     ) -> Result<bool> {
+        let state = before.map(|(_, state)| state);
         let footer = Footer {
             kind: draft.kind,
             key: series.key.clone(),
@@ -148,10 +168,27 @@ impl Store {
             inherits: draft.inherits,
         };
         let Some(link) = self.commit(series, &footer, &draft.rows)? else { return Ok(false) };
-        let counts = counts(series, partition, &link)?;
+        let folder = series.partition(partition);
+        let (counts, changed) = match before {
+            // Files are removed from below: above a delta that is there none has come and gone.
+            Some((stamp, state))
+                if state.is_delta() && stamp.seq + 1 == link.seq && tips::is_there(&folder, stamp)? =>
+            {
+                (true, None)
+            }
+            _ => {
+                let changed = disk::changed(&folder);
+                (counts(series, partition, &link)?, changed)
+            }
+        };
         reach(Step::Checked)?;
         if counts {
-            self.collect_at_times(series, partition, link.seq);
+            let seq = link.seq;
+            if let Some(stamp) = disk::stamp(&folder, seq)? {
+                self.remember(&folder, stamp, &Arc::new(State::after(state, footer, link)));
+                self.tips.set(&folder, stamp, changed);
+            }
+            self.collect_at_times(series, partition, seq);
         }
         Ok(counts)
     }
@@ -171,18 +208,14 @@ impl Draft {
         Self { kind: Kind::Full, rows, coverage, inherits: false }
     }
 
-    /// The delta of before with these rows.
+    /// The delta that has the rows `stored`, with these rows.
     fn delta(
         state: &State,
-        snapshot: &Snapshot,
-        (rows, coverage): (RecordBatch, Coverage),
+        stored: &[RecordBatch],
+        (rows, coverage): (&RecordBatch, Coverage),
     ) -> Result<Drafted> {
-        let stored = match &snapshot.delta {
-            Some(delta) => delta.read(TimeRange::ALL, delta.schema())?,
-            None => Vec::new(),
-        };
-        let rows = merge(&stored, &rows)?;
-        if coverage == *state.coverage() && is_equal(&stored, &rows) {
+        let rows = merge(stored, rows)?;
+        if coverage == *state.coverage() && is_equal(stored, &rows) {
             return Ok(Drafted::Nothing);
         }
         let below = &state.base.coverage;
@@ -196,6 +229,23 @@ impl Draft {
             }
         }
         Ok(Drafted::Draft(Self { kind: Kind::Delta, rows, coverage: own, inherits }))
+    }
+}
+
+/// The rows of the delta that a state has, none when it has none; `None` when another writer has
+/// committed since.
+fn delta_rows(
+    series: &SeriesFolder,
+    (partition, state): (Partition, &State),
+) -> Result<Option<Vec<RecordBatch>>> {
+    if !state.is_delta() {
+        return Ok(Some(Vec::new()));
+    }
+    let seq = state.newest.seq;
+    let delta = open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
+    match delta.filter(|delta| delta.link() == state.newest) {
+        Some(delta) => delta.read(TimeRange::ALL, delta.schema()).map(Some),
+        None => Ok(None),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind as Io, Write};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use qmtl_history_api::Result;
 
@@ -11,6 +11,20 @@ use crate::cache::Stamp;
 use crate::error::storage;
 use crate::failpoints::{Step, reach};
 use crate::layout::{self, TEMP_PREFIX};
+
+/// The coarsest clock of a file system in use. Two changes within one tick have one time; a list
+/// that was taken when the tick of the last change was over has seen all changes of that time.
+pub(crate) const TICK: Duration = Duration::from_secs(3);
+
+/// The same where times have more digits than milliseconds: they are of the system's clock, which
+/// ticks every ten milliseconds or more often.
+const FINE_TICK: Duration = Duration::from_millis(100);
+
+/// The tick of the clock that a time of change is from.
+pub(crate) fn tick(changed: SystemTime) -> Duration {
+    let since = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    if since.subsec_nanos().is_multiple_of(1_000_000) { TICK } else { FINE_TICK }
+}
 
 /// The names in a folder that are UTF-8; none when there is no such folder. Nothing of this store
 /// has another name.

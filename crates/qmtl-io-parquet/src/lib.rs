@@ -24,6 +24,7 @@ mod read;
 mod remove;
 mod state;
 mod store;
+mod tips;
 mod types;
 mod write;
 

@@ -3,15 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use qmtl_history_api::Result;
 
 use crate::disk;
-
-/// The coarsest clock of a file system in use. Two changes within one tick have one time; a list
-/// that was taken when the tick of the last change was over has seen all changes of that time.
-const TICK: Duration = Duration::from_secs(3);
 
 /// The most folders that are remembered.
 const CAPACITY: usize = 100_000;
@@ -43,7 +39,7 @@ impl<V> Listings<V> {
         let changed = disk::changed(folder);
         let mut seen = now;
         if let Some(known) = self.lock().get(folder).filter(|known| Some(known.changed) == changed) {
-            if known.listed.duration_since(known.seen) >= TICK {
+            if known.listed.duration_since(known.seen) >= disk::tick(known.changed) {
                 return Ok(Arc::clone(&known.value));
             }
             seen = known.seen;
@@ -72,6 +68,7 @@ impl<V> Listings<V> {
 mod tests {
     use std::cell::Cell;
     use std::fs::{self, File};
+    use std::time::Duration;
 
     use super::*;
 
@@ -94,15 +91,22 @@ mod tests {
             };
             listings.get(folder.path(), list).unwrap().len()
         };
-        assert_eq!((ask(), ask(), lists.get()), (0, 0, 2), "a change within the tick would not show");
-        grow_old(&listings, TICK - Duration::from_nanos(1));
-        assert_eq!((ask(), lists.get()), (0, 3));
-        grow_old(&listings, TICK);
-        assert_eq!((ask(), ask(), lists.get()), (0, 0, 3), "nothing has changed since");
+        let set_changed = |time: Duration| {
+            File::open(folder.path()).unwrap().set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+        };
+        let (coarse, fine) = (Duration::from_secs(7), Duration::new(7, 1_000));
+        for (changed, tick) in [(coarse, Duration::from_secs(3)), (fine, Duration::from_millis(100))] {
+            set_changed(changed);
+            lists.set(0);
+            assert_eq!((ask(), ask(), lists.get()), (0, 0, 2), "a change within the tick would not show");
+            grow_old(&listings, tick - Duration::from_nanos(1));
+            assert_eq!((ask(), lists.get()), (0, 3));
+            grow_old(&listings, tick);
+            assert_eq!((ask(), ask(), lists.get()), (0, 0, 3), "nothing has changed since");
+        }
         // Another time of change, whichever it is, is another list.
         fs::write(folder.path().join("x"), "").unwrap();
-        let past = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
-        File::open(folder.path()).unwrap().set_modified(past).unwrap();
+        set_changed(coarse);
         assert_eq!((ask(), lists.get()), (1, 4));
         fs::remove_dir_all(folder.path()).unwrap();
         assert_eq!((ask(), ask(), lists.get()), (0, 0, 6));

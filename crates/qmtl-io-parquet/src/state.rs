@@ -1,5 +1,6 @@
 //! The state of a partition: its newest commit and, when that is a delta, the full one below it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
@@ -31,6 +32,38 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// The state of a full commit and of the delta that adds to it.
+    fn new((base, base_link): (Arc<Footer>, Link), delta: Option<(&Footer, Link)>) -> Self {
+        let merged = delta.as_ref().map(|(delta, _)| {
+            let mut coverage = if delta.inherits {
+                base.coverage.clone()
+            } else {
+                Coverage::of_present(base.coverage.present().clone())
+            };
+            coverage.merge(&delta.coverage);
+            coverage
+        });
+        let delta_rows = delta.as_ref().map_or(0, |(delta, _)| delta.rows);
+        let newest = delta.map_or_else(|| base_link.clone(), |(_, link)| link);
+        Self { newest, base, base_link, delta_rows, merged }
+    }
+
+    /// The state after one more commit; `before` has the full commit that a delta adds to.
+    pub(crate) fn after(before: Option<&Self>, footer: Footer, link: Link) -> Self {
+        match before.filter(|_| footer.kind == Kind::Delta) {
+            Some(before) => {
+                let base = (Arc::clone(&before.base), before.base_link.clone());
+                Self::new(base, Some((&footer, link)))
+            }
+            None => Self::new((Arc::new(footer), link), None),
+        }
+    }
+
+    /// Whether the newest commit is a delta.
+    pub(crate) fn is_delta(&self) -> bool {
+        self.newest != self.base_link
+    }
+
     /// Everything that is known of the partition.
     pub(crate) fn coverage(&self) -> &Coverage {
         self.merged.as_ref().unwrap_or(&self.base.coverage)
@@ -85,23 +118,8 @@ impl Snapshot {
     }
 
     fn state(&self) -> State {
-        let base = self.full.footer().clone();
-        let merged = self.delta.as_ref().map(StoredFile::footer).map(|delta| {
-            let mut coverage = if delta.inherits {
-                base.coverage.clone()
-            } else {
-                Coverage::of_present(base.coverage.present().clone())
-            };
-            coverage.merge(&delta.coverage);
-            coverage
-        });
-        State {
-            newest: self.newest().link(),
-            base_link: self.full.link(),
-            base: Arc::new(base),
-            delta_rows: self.delta.as_ref().map_or(0, |delta| delta.footer().rows),
-            merged,
-        }
+        let base = (Arc::new(self.full.footer().clone()), self.full.link());
+        State::new(base, self.delta.as_ref().map(|delta| (delta.footer(), delta.link())))
     }
 }
 
@@ -162,10 +180,15 @@ impl Store {
         let snapshot = self.open(series, partition, newest.seq)?;
         let state = Arc::new(snapshot.state());
         if let Some(stamp) = disk::stamp(&folder, snapshot.seq())? {
-            let weight = weight(&state.base.coverage) + state.merged.as_ref().map_or(0, weight);
-            self.states.put(&folder, stamp, Arc::clone(&state), weight);
+            self.remember(&folder, stamp, &state);
         }
         Ok(state)
+    }
+
+    /// Keeps a state for as long as its newest commit is the newest.
+    pub(crate) fn remember(&self, folder: &Path, stamp: Stamp, state: &Arc<State>) {
+        let weight = weight(&state.base.coverage) + state.merged.as_ref().map_or(0, weight);
+        self.states.put(folder, stamp, Arc::clone(state), weight);
     }
 }
 

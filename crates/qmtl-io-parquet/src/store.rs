@@ -20,6 +20,7 @@ use crate::footer::{FORMAT, Footer, Link};
 use crate::layout::{self, Partition, SeriesFolder};
 use crate::listing::Listings;
 use crate::state::State;
+use crate::tips::Tips;
 use crate::{ParquetConfig, disk, error};
 
 /// How often a race with another process is tried again before it is reported.
@@ -39,7 +40,7 @@ pub(crate) struct Store {
     pub(crate) states: Cache<Arc<State>>,
     pub(crate) schemas: Cache<(String, SchemaRef)>,
     /// The newest commit in a folder of commits.
-    newest: Listings<Option<Stamp>>,
+    pub(crate) tips: Tips,
     /// The partitions in a folder of partitions, ascending.
     folders: Listings<Vec<Partition>>,
     /// Folders whose entries are known to be on the disk, each with its newest commit that is.
@@ -59,7 +60,7 @@ impl Store {
             config,
             states: Cache::new(STATE_CACHE),
             schemas: Cache::new(SCHEMA_CACHE),
-            newest: Listings::new(),
+            tips: Tips::default(),
             folders: Listings::new(),
             durable: Mutex::default(),
         }
@@ -198,12 +199,7 @@ impl Store {
 
     /// The newest commit in a folder.
     pub(crate) fn newest(&self, folder: &Path) -> Result<Option<Stamp>> {
-        let look = || match disk::newest(folder)? {
-            // A file that has gone in between has a successor, which whoever opens it will find.
-            Some(seq) => Ok(disk::stamp(folder, seq)?.or(Some(Stamp { seq, bytes: 0, modified: None }))),
-            None => Ok(None),
-        };
-        self.newest.get(folder, look).map(|newest| *newest)
+        self.tips.newest(folder, |stamp| self.states.get(folder, stamp).is_some_and(|state| state.is_delta()))
     }
 }
 
