@@ -149,15 +149,17 @@ async fn coverage() -> Result<()> {
         cold.push(ask(&open(folder.path(), Codec::default()).await?).await?);
     }
     print("coverage_cold", cold);
-    ask(&store).await?;
-    // A list of a folder is believed when the tick of its last change is over for sure.
-    std::thread::sleep(Duration::from_secs(4));
-    ask(&store).await?;
-    let mut warm = Vec::new();
-    for _ in 0..201 {
-        warm.push(ask(&store).await?);
+    // Soon after the write, and when the coarsest tick of the folders' last change is over.
+    for (name, wait) in [("coverage_new", 200), ("coverage_warm", 4_000)] {
+        let wait = Duration::from_millis(wait);
+        std::thread::sleep(wait);
+        ask(&store).await?;
+        let mut warm = Vec::new();
+        for _ in 0..201 {
+            warm.push(ask(&store).await?);
+        }
+        print(name, warm);
     }
-    print("coverage_warm", warm);
     Ok(())
 }
 
@@ -195,19 +197,24 @@ async fn append(stored: usize) -> Result<()> {
 }
 
 /// A bar at a time for one series until deltas have been folded several times: the mean, which has
-/// the folds in it, and the most files that the partition had.
+/// the folds in it, and the median beside the thousands of files that are too young to be collected.
 async fn record() -> Result<()> {
-    const APPENDS: i64 = 2_000;
+    const APPENDS: i64 = 4_000;
     let folder = folder();
     let store = open(folder.path(), Codec::default()).await?;
     store.write_rows(&WriteRequest::new(key(0)), bars(first(), 40_000)).await?;
-    let at = Instant::now();
+    let mut times = Vec::new();
     for number in 0..APPENDS {
-        store.write_rows(&WriteRequest::new(key(0)), bars(bar(40_000 + number), 1)).await?;
+        let row = bars(bar(40_000 + number), 1);
+        let at = Instant::now();
+        store.write_rows(&WriteRequest::new(key(0)), row).await?;
+        times.push(at.elapsed());
     }
-    println!("record {:.4}", at.elapsed().as_secs_f64() * 1_000.0 / 2_000.0);
-    let files = store.files(&key(0), TimeRange::ALL).await?;
-    println!("record_files {}", files.len());
+    println!("record {:.4}", times.iter().sum::<Duration>().as_secs_f64() * 1_000.0 / times.len() as f64);
+    print("record_late", times.split_off(times.len() / 2));
+    let listed = store.files(&key(0), TimeRange::ALL).await?.pop().expect("a partition").path;
+    let beside = std::fs::read_dir(listed.parent().expect("a file stands in a folder"));
+    println!("record_files {}", beside.expect("the folder is there").count());
     Ok(())
 }
 
@@ -232,7 +239,7 @@ async fn flat() -> Result<()> {
         println!("read_{count}_bars {:.1}", a_bar(at.elapsed()));
     }
     let rows = bars(first(), 1_000);
-    for count in [10_usize, 100, 1_000, 10_000] {
+    for count in [1_usize, 10, 100, 1_000, 10_000] {
         let folder = folder();
         let store = open(folder.path(), Codec::default()).await?;
         let at = Instant::now();
