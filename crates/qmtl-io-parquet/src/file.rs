@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,7 +118,7 @@ fn footer_start(bytes: &[u8]) -> Option<usize> {
 /// Where the column chunks of a row group stand in the file.
 fn byte_ranges(
     group: &RowGroupMetaData,
-) -> impl Iterator<Item = std::result::Result<std::ops::Range<usize>, ParquetError>> {
+) -> impl Iterator<Item = std::result::Result<Range<usize>, ParquetError>> {
     group.columns().iter().map(|column| {
         let (start, length) = column.byte_range();
         let start = usize::try_from(start)?;
@@ -203,54 +204,59 @@ impl StoredFile {
             .iter()
             .map(|field| wanted.column_with_name(field.name()).is_some())
             .collect();
-        (0..self.metadata().num_row_groups())
+        let groups: Vec<usize> = (0..self.metadata().num_row_groups())
             .filter(|group| overlaps(self.metadata().row_group(*group), range))
-            .map(|group| self.read_group(group, &roots))
-            .filter_map(Result::transpose)
-            .collect()
+            .collect();
+        if groups.is_empty() { Ok(Vec::new()) } else { self.read_groups(groups, &roots) }
     }
 
     fn metadata(&self) -> &ParquetMetaData {
         self.parquet.metadata()
     }
 
-    fn read_group(&self, group: usize, roots: &[bool]) -> Result<Option<RecordBatch>> {
+    fn read_groups(&self, groups: Vec<usize>, roots: &[bool]) -> Result<Vec<RecordBatch>> {
         let damaged =
             |e: ParquetError| error::corrupt(&self.path, "the file's data cannot be decoded").caused_by(e);
         let descriptor = self.parquet.parquet_schema();
-        let is_wanted = |leaf: usize| roots[descriptor.get_column_root_idx(leaf)];
-        let chunks = Chunks {
-            chunks: byte_ranges(self.metadata().row_group(group))
-                .enumerate()
-                .filter(|(leaf, _)| is_wanted(*leaf))
-                .map(|(leaf, range)| {
-                    let range = range.map_err(damaged)?;
-                    let start = range.start;
-                    Ok((start, self.read_chunk(range, &self.checksums.chunks[group][leaf])?))
-                })
-                .collect::<Result<_>>()?,
-        };
-        let leaves = (0..descriptor.num_columns()).filter(|leaf| is_wanted(*leaf));
-        ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, self.parquet.clone())
+        let is_wanted = |leaf: &usize| roots[descriptor.get_column_root_idx(*leaf)];
+        let mut wanted = Vec::new();
+        for group in &groups {
+            let ranges = byte_ranges(self.metadata().row_group(*group)).zip(&self.checksums.chunks[*group]);
+            for (_, (range, expected)) in ranges.enumerate().filter(|(leaf, _)| is_wanted(leaf)) {
+                wanted.push((range.map_err(damaged)?, expected.as_str()));
+            }
+        }
+        let mut chunks = Vec::with_capacity(wanted.len());
+        for run in wanted.chunk_by(|(one, _), (next, _)| one.end == next.start) {
+            self.read_chunks(run, &mut chunks)?;
+        }
+        let rows = groups.iter().map(|group| self.metadata().row_group(*group).num_rows()).max();
+        let rows = rows.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(usize::MAX);
+        let leaves = (0..descriptor.num_columns()).filter(is_wanted);
+        ParquetRecordBatchReaderBuilder::new_with_metadata(Chunks { chunks }, self.parquet.clone())
             .with_projection(ProjectionMask::leaves(descriptor, leaves))
-            .with_row_groups(vec![group])
-            .with_batch_size(
-                usize::try_from(self.metadata().row_group(group).num_rows()).unwrap_or(usize::MAX),
-            )
+            .with_row_groups(groups)
+            .with_batch_size(rows)
             .build()
             .map_err(damaged)?
-            .next()
-            .transpose()
+            .collect::<std::result::Result<_, _>>()
             .map_err(|e| error::corrupt(&self.path, "the file's data cannot be decoded").caused_by(e))
     }
 
-    fn read_chunk(&self, range: std::ops::Range<usize>, expected: &str) -> Result<Bytes> {
-        let bytes = read_at(&self.file, &self.path, range.start, range.len())?;
-        if self.checksums.kind.of(&bytes) == expected {
-            Ok(bytes.into())
-        } else {
-            Err(error::corrupt(&self.path, "the file's data fails its checksum").with("offset", range.start))
+    /// Reads column chunks that follow one another at once, each with its checksum.
+    fn read_chunks(&self, run: &[(Range<usize>, &str)], chunks: &mut Vec<(usize, Bytes)>) -> Result<()> {
+        let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return Ok(()) };
+        let length = last.end - first.start;
+        let bytes = Bytes::from(read_at(&self.file, &self.path, first.start, length)?);
+        for (range, expected) in run {
+            let chunk = bytes.slice(range.start - first.start..range.end - first.start);
+            if self.checksums.kind.of(&chunk) != *expected {
+                return Err(error::corrupt(&self.path, "the file's data fails its checksum")
+                    .with("offset", range.start));
+            }
+            chunks.push((range.start, chunk));
         }
+        Ok(())
     }
 }
 
