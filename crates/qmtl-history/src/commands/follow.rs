@@ -53,8 +53,9 @@ impl Pace {
     fn settle(&mut self, now: Timestamp, end: Timestamp, missing: &RangeSet, failed_from: Option<Timestamp>) {
         let recent = now.checked_sub(LOOK_BACK).unwrap_or(Timestamp::MIN);
         self.from = failed_from.map_or(recent, |failed| failed.min(recent)).max(self.start);
+        let settled = now.checked_sub(GRACE).unwrap_or(Timestamp::MIN);
         let close =
-            self.interval.next(now).and_then(|close| close.checked_add(GRACE)).unwrap_or(Timestamp::MAX);
+            self.interval.next(settled).and_then(|close| close.checked_add(GRACE)).unwrap_or(Timestamp::MAX);
         let is_current = failed_from.is_none() && missing.span().is_none_or(|span| span.end() < end);
         if is_current {
             (self.due, self.again) = (close, AGAIN);
@@ -189,6 +190,18 @@ mod tests {
         assert_eq!(pace.due, at("12:01:01"));
         assert_eq!(pace.range(at("12:01:01")).unwrap().end(), at("12:01:00"));
         assert_eq!(pace.from, "2024-03-02T12:00:30Z".parse().unwrap());
+    }
+
+    #[test]
+    fn no_close_is_slept_through() {
+        // A bar may be as short as the time that an exchange is given to publish it.
+        let mut short = Pace::new("1s".parse().unwrap(), "2024-01-01".parse().unwrap());
+        short.settle(at("12:00:30.1"), at("12:00:29"), &RangeSet::new(), None);
+        assert_eq!(short.due, at("12:00:31"));
+        // And a round may end after the next bar has closed.
+        let mut pace = pace();
+        pace.settle(at("12:01:00.5"), at("12:00:00"), &RangeSet::new(), None);
+        assert_eq!(pace.due, at("12:01:01"));
     }
 
     #[test]
