@@ -202,8 +202,9 @@ async fn respond(
         if_none_match: http.headers().get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned),
     };
     let Outcome { number, answer, fault } = work_out(&exchange, request).await?;
-    // Working the answer out is part of the latency. A timer fires at the next full millisecond.
-    let left = serving.latency.saturating_sub(arrived.elapsed() + TIMER_STEP / 2);
+    // Working the answer out is part of the latency. A timer counts in full milliseconds, and so does what
+    // wakes it: on average it fires one late.
+    let left = serving.latency.saturating_sub(arrived.elapsed() + TIMER_STEP);
     if !left.is_zero() {
         pause(left).await;
     }
