@@ -52,7 +52,9 @@ impl Export {
             .map_err(|_| Error::unexpected("credentials make no header"))?;
         authorization.set_sensitive(true);
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            // A connection that has exported counts against the server's limit until it is closed:
+            // an idle one would keep others from exporting.
+            client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector),
             address: format!("{}:{}", config.http_host, config.http_port),
             authorization,
             deadline: config.timeout,
