@@ -18,17 +18,28 @@ impl On<'_> {
 pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
+        ("unknown function", ErrorKind::Unsupported, None),
         ("suspended", ErrorKind::Storage, Some("see suspended")),
-        ("No space left", ErrorKind::Storage, Some("free space on the server's disk, then resume the table")),
+        (
+            "No space left",
+            ErrorKind::Storage,
+            Some(
+                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
+            ),
+        ),
         (
             "could not allocate",
             ErrorKind::Storage,
-            Some("free space on the server's disk, then resume the table"),
+            Some(
+                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
+            ),
         ),
         (
             "could not write",
             ErrorKind::Storage,
-            Some("free space on the server's disk, then resume the table"),
+            Some(
+                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
+            ),
         ),
         ("read-only", ErrorKind::Storage, Some("the server takes no writes; check its configuration")),
         (
@@ -100,6 +111,7 @@ pub(crate) fn no_connection(address: &str, cause: deadpool_postgres::PoolError) 
 /// An error of the line protocol.
 pub(crate) fn ingress(error: &questdb::Error, address: &str, on: On<'_>) -> Error {
     use questdb::ErrorCode;
+    let (answered, remedy) = classify(error.msg());
     let kind = match error.code() {
         // The version of the protocol is asked for at the first connection.
         ErrorCode::CouldNotResolveAddr
@@ -107,7 +119,7 @@ pub(crate) fn ingress(error: &questdb::Error, address: &str, on: On<'_>) -> Erro
         | ErrorCode::ConnectTimeout
         | ErrorCode::ProtocolVersionError => ErrorKind::Unavailable,
         ErrorCode::AuthError => ErrorKind::InvalidInput,
-        ErrorCode::ServerFlushError | ErrorCode::ServerRejection => match classify(error.msg()).0 {
+        ErrorCode::ServerFlushError | ErrorCode::ServerRejection => match answered {
             // A request that the line protocol does not understand never succeeds.
             ErrorKind::Unexpected if error.msg().contains("\"code\":\"invalid\"") => ErrorKind::Schema,
             ErrorKind::Unexpected => ErrorKind::Unavailable,
@@ -115,9 +127,11 @@ pub(crate) fn ingress(error: &questdb::Error, address: &str, on: On<'_>) -> Erro
         },
         _ => ErrorKind::Unexpected,
     };
-    on.name(Error::new(kind, "QuestDB did not take rows over HTTP"))
-        .with("address", address)
-        .with("answer", error.msg())
+    let mut ours = on.name(Error::new(kind, "QuestDB did not take rows over HTTP")).with("address", address);
+    if let Some(remedy) = remedy.filter(|_| kind == answered) {
+        ours = ours.with("remedy", remedy);
+    }
+    ours.with("answer", error.msg())
 }
 
 #[cfg(test)]
@@ -128,6 +142,7 @@ mod tests {
     fn messages_become_kinds_that_a_caller_can_act_on() {
         for (message, kind) in [
             ("table does not exist [table=x]", ErrorKind::NotFound),
+            ("unknown function name: wait_wal_table(STRING)", ErrorKind::Unsupported),
             ("table is suspended", ErrorKind::Storage),
             ("[28] could not allocate space: No space left on device", ErrorKind::Storage),
             ("timeout, query aborted", ErrorKind::Unavailable),

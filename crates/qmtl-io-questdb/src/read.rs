@@ -1,7 +1,7 @@
 //! Reading a range: small ones over the wire, large ones over exports.
 
 use qmtl_history_api::backend::unknown_column;
-use qmtl_history_api::{BatchStream, ReadRequest, Result, TimeRange, frame};
+use qmtl_history_api::{BatchStream, ReadRequest, Result, StreamKind, TimeRange, frame};
 
 use crate::schema::{Table, Time, schema_of};
 use crate::store::Store;
@@ -12,7 +12,23 @@ const WIRE_ROWS: u32 = 10_000;
 
 impl Store {
     pub(crate) async fn read(&self, request: &ReadRequest) -> Result<BatchStream> {
-        match self.table(&request.key.node_id).await? {
+        let node_id = &request.key.node_id;
+        let table = match self.seen(node_id).filter(|_| is_small(request)) {
+            // To ask for the columns takes longer than a day of rows: whether they changed is seen from
+            // what a statement would give, while the rows come. That is first to get its connection,
+            // so that nobody who holds rows waits for another one.
+            Some(seen) => {
+                let wire = &self.transport.wire;
+                let (now, rows) =
+                    tokio::join!(biased; wire.describe(&seen.name), self.read_table(seen.clone(), request));
+                if now.is_ok_and(|now| seen.is_described_by(&now)) {
+                    return rows;
+                }
+                self.table(node_id).await?
+            }
+            None => self.table(node_id).await?,
+        };
+        match table {
             Some(table) => self.read_table(table, request).await,
             None => nothing(request),
         }
@@ -25,9 +41,8 @@ impl Store {
         }
         let columns = table.projected(key, request.columns.as_deref())?;
         let scan = Scan { table, key: key.clone(), range: request.range, columns };
-        let is_small = request.range.count(key.interval) <= u64::from(WIRE_ROWS);
-        if is_small || scan.table.time == Time::Seconds || !scan.table.dedup {
-            return self.transport.wire_rows(&scan).await;
+        if is_small(request) || scan.table.time == Time::Seconds || !scan.table.dedup {
+            return self.transport.wire_rows(&scan, StreamKind::Bars).await;
         }
         let Some(extent) = self.extent(&scan.table, key, request.range).await? else {
             return Ok(BatchStream::empty(schema_of(&scan.columns)));
@@ -35,11 +50,15 @@ impl Store {
         let rows = extent.range().and_then(|rows| TimeRange::intersect(rows, request.range));
         let scan = Scan { range: rows.unwrap_or(request.range), ..scan };
         if extent.count <= i64::from(WIRE_ROWS) {
-            self.transport.wire_rows(&scan).await
+            self.transport.wire_rows(&scan, StreamKind::Bars).await
         } else {
             Ok(self.transport.export_rows(scan))
         }
     }
+}
+
+fn is_small(request: &ReadRequest) -> bool {
+    request.range.count(request.key.interval) <= u64::from(WIRE_ROWS)
 }
 
 /// What is read of a series that was never written.

@@ -1,16 +1,15 @@
 //! The recorder: single events into batches, batches into tables, nothing lost on the way.
 
 mod buffer;
+mod config;
+mod rows;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use qmtl_history_api::arrow_array::{RecordBatch, UInt32Array, new_null_array};
-use qmtl_history_api::arrow_schema::{Field, Schema};
-use qmtl_history_api::arrow_select::concat::concat_batches;
-use qmtl_history_api::arrow_select::take::take_record_batch;
+use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     BatchStream, Error, ErrorKind, EventRecorder, EventSource, Interval, NodeId, OnConflict, ReadRequest,
     Result, SeriesKey, StreamBinding, StreamKind, TimeRange, Timestamp, WriteRequest, async_trait, frame,
@@ -23,52 +22,11 @@ use crate::store::Store;
 use crate::transport::Scan;
 use crate::{QuestDbBackend, values};
 use buffer::{Buffer, Taken};
+pub use config::RecorderConfig;
+use rows::{by_time, event, joined};
 
 /// The pause after the first try that failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// How a recorder gathers events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RecorderConfig {
-    /// Events that are written without waiting longer.
-    pub batch: usize,
-    /// The longest time that an event waits to be written.
-    pub delay: Duration,
-    /// Events that may be unwritten, in all: beyond, [`persist`](EventRecorder::persist) waits.
-    /// So many can be lost when this process is killed.
-    pub capacity: usize,
-    /// The longest pause between two tries while the server is away.
-    pub max_pause: Duration,
-}
-
-impl Default for RecorderConfig {
-    /// Batches of 5,000, a second's delay, 20,000 unwritten events, 5 seconds between tries.
-    fn default() -> Self {
-        Self {
-            batch: 5_000,
-            delay: Duration::from_secs(1),
-            capacity: 20_000,
-            max_pause: Duration::from_secs(5),
-        }
-    }
-}
-
-impl RecorderConfig {
-    /// Chooses how many events make a batch, and how many may be unwritten.
-    #[must_use]
-    pub fn with_sizes(mut self, batch: usize, capacity: usize) -> Self {
-        (self.batch, self.capacity) = (batch.max(1), capacity.max(1));
-        self
-    }
-
-    /// Chooses the longest time that an event waits to be written.
-    #[must_use]
-    pub fn with_delay(mut self, delay: Duration) -> Self {
-        self.delay = delay;
-        self
-    }
-}
 
 /// Writes what nodes emit to a QuestDB, in batches.
 ///
@@ -193,7 +151,7 @@ impl Inner {
         match self.kind(key) {
             StreamKind::Bars => {
                 let request = WriteRequest::new(key.clone()).with_on_conflict(OnConflict::Replace);
-                self.store.write(&request, last_of_each_time(rows)?).await.map(drop)
+                self.store.write(&request, by_time(rows, StreamKind::Bars)?).await.map(drop)
             }
             StreamKind::Events => {
                 let table = naming::events_table(&self.store.config, &key.node_id);
@@ -331,81 +289,15 @@ impl EventSource for QuestDbRecorder {
             return Ok(BatchStream::empty(frame::ts_only_schema()));
         };
         let columns = table.projected(key, None)?;
-        store.transport.wire_rows(&Scan { table, key: key.clone(), range, columns }).await
+        store.transport.wire_rows(&Scan { table, key: key.clone(), range, columns }, StreamKind::Events).await
     }
 
     async fn buffered(&self, key: &SeriesKey, range: TimeRange) -> Result<BatchStream> {
         let rows = self.inner.buffer().rows(key);
-        let rows = last_of_each_time(&joined(&rows)?)?;
+        let rows = by_time(&joined(&rows)?, self.inner.kind(key))?;
         let ts = frame::timestamps(&rows)?.values();
         let from = ts.partition_point(|micros| *micros < range.start().as_micros());
         let to = ts.partition_point(|micros| *micros < range.end().as_micros());
         Ok(BatchStream::from_batches(rows.schema(), vec![rows.slice(from, to - from)]))
     }
-}
-
-/// One event as a row with its time.
-fn event(key: &SeriesKey, kind: StreamKind, ts: Timestamp, payload: &RecordBatch) -> Result<RecordBatch> {
-    let fault = |message: &str| Error::schema(message).with("series", key).with("ts", ts);
-    if payload.num_rows() != 1 {
-        return Err(fault("an event has exactly one row").with("rows", payload.num_rows()));
-    }
-    if payload.column_by_name(frame::TS).is_some() {
-        return Err(
-            fault("an event's payload has no time column; its time is given apart").with("column", frame::TS)
-        );
-    }
-    if kind == StreamKind::Bars && !key.interval.is_on_grid(ts) {
-        return Err(fault("a bar must open on the grid of its interval; bind the stream as one of events"));
-    }
-    let schema = payload.schema();
-    let fields = schema.fields().iter().map(|field| (field.name().as_str(), field.data_type().clone()));
-    let mut columns = vec![Arc::new(frame::ts_array([ts])) as _];
-    columns.extend(payload.columns().iter().cloned());
-    let event = RecordBatch::try_new(frame::schema_of(fields), columns)
-        .map_err(|e| Error::unexpected("an event makes no row").caused_by(e))?;
-    values::columns(key, &event)?;
-    Ok(event)
-}
-
-/// Rows of one series in one batch with the columns of all, null where a row has none.
-fn joined(rows: &[RecordBatch]) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> = vec![frame::ts_field()];
-    for field in rows.iter().flat_map(|rows| rows.schema().fields().to_vec()) {
-        if fields.iter().all(|known| known.name() != field.name()) {
-            fields.push(field.as_ref().clone());
-        }
-    }
-    let schema = Arc::new(Schema::new(fields));
-    let widened = rows.iter().map(|rows| {
-        let column = |field: &Arc<Field>| {
-            let found = rows.column_by_name(field.name()).cloned();
-            found.unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
-        };
-        RecordBatch::try_new(Arc::clone(&schema), schema.fields().iter().map(column).collect())
-    });
-    let widened = widened.collect::<Result<Vec<_>, _>>();
-    widened
-        .and_then(|rows| concat_batches(&schema, &rows))
-        .map_err(|e| Error::schema("events of one series have a column of two types").caused_by(e))
-}
-
-/// The rows by time; of one time the last that came.
-fn last_of_each_time(rows: &RecordBatch) -> Result<RecordBatch> {
-    let ts = frame::timestamps(rows)?.values();
-    if ts.windows(2).all(|pair| pair[0] < pair[1]) {
-        return Ok(rows.clone());
-    }
-    let mut order: Vec<usize> = (0..ts.len()).collect();
-    order.sort_by_key(|row| ts[*row]);
-    order.dedup_by(|later, kept| {
-        let is_same = ts[*later] == ts[*kept];
-        if is_same {
-            *kept = *later;
-        }
-        is_same
-    });
-    let order = order.into_iter().map(|row| u32::try_from(row).unwrap_or(u32::MAX));
-    take_record_batch(rows, &order.collect::<UInt32Array>())
-        .map_err(|e| Error::unexpected("cannot order events").caused_by(e))
 }

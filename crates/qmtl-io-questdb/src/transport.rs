@@ -8,11 +8,15 @@ mod rows;
 mod wire;
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{BatchStream, BoxStream, Error, ErrorKind, Result, SeriesKey, TimeRange, frame};
+use qmtl_history_api::{
+    BatchStream, BoxStream, Clock, Error, ErrorKind, Result, SeriesKey, StreamKind, TimeRange, frame,
+};
 
 use crate::config::QuestDbConfig;
 use crate::error;
@@ -29,6 +33,8 @@ const BATCH_ROWS: usize = 8_192;
 const WINDOW_POINTS: i64 = 200_000;
 /// Exports of one read at once; on two cores the server refuses a third.
 const EXPORTS: usize = 2;
+/// Between two looks at the write-ahead log of a server that knows no barrier.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The ways to one server.
 #[derive(Clone, Debug)]
@@ -36,6 +42,15 @@ pub(crate) struct Transport {
     pub(crate) wire: Wire,
     ilp: Ilp,
     export: Export,
+    clock: Arc<dyn Clock>,
+}
+
+/// How far the write-ahead log of a table is applied.
+struct Log {
+    acknowledged: i64,
+    applied: i64,
+    /// Why it is applied no further.
+    suspended: Option<String>,
 }
 
 /// Rows of a series to read.
@@ -48,8 +63,8 @@ pub(crate) struct Scan {
 }
 
 impl Transport {
-    pub(crate) fn new(config: &QuestDbConfig) -> Result<Self> {
-        Ok(Self { wire: Wire::new(config)?, ilp: Ilp::new(config)?, export: Export::new(config)? })
+    pub(crate) fn new(config: &QuestDbConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self { wire: Wire::new(config)?, ilp: Ilp::new(config)?, export: Export::new(config)?, clock })
     }
 
     /// Sends rows; they are acknowledged when it returns, not visible: see [`Self::settle`].
@@ -64,25 +79,52 @@ impl Transport {
         let statement = Statement { doing: "wait until rows are visible", table, sql: &sql, types: &[] };
         match self.wire.query(statement, &[]).await {
             Ok(_) => Ok(()),
+            // The function is not documented: a later server may not have it.
+            Err(error) if error.kind() == ErrorKind::Unsupported => self.watch(table).await,
             Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
-            Err(error) => match self.suspension(table).await {
-                Ok(Some(reason)) => Err(error::suspended(table, &reason)),
+            Err(error) => match self.log(table).await {
+                Ok(Some(Log { suspended: Some(reason), .. })) => Err(error::suspended(table, &reason)),
                 _ => Err(error),
             },
         }
     }
 
-    /// Why a table is suspended, when it is.
-    async fn suspension(&self, table: &str) -> Result<Option<String>> {
-        let sql = "select name, errorMessage from wal_tables() where suspended";
-        let statement = Statement { doing: "look for suspended tables", table, sql, types: &[] };
-        let rows = self.wire.query(statement, &[]).await?;
-        let named = rows.iter().find(|row| row.get::<_, &str>(0).eq_ignore_ascii_case(table));
-        Ok(named.map(|row| row.get::<_, Option<String>>(1).unwrap_or_default()))
+    /// The same by looking at the log again and again.
+    async fn watch(&self, table: &str) -> Result<()> {
+        let (mut goal, mut waited) = (None, Duration::ZERO);
+        loop {
+            // A table without a log shows what it accepts at once.
+            let Some(log) = self.log(table).await? else { return Ok(()) };
+            if let Some(reason) = log.suspended {
+                return Err(error::suspended(table, &reason));
+            }
+            // Others may go on writing: equality might never come.
+            if log.applied >= *goal.get_or_insert(log.acknowledged) {
+                return Ok(());
+            }
+            if waited >= self.wire.deadline() {
+                return Err(Error::unavailable("rows did not become visible in time").with("table", table));
+            }
+            self.clock.sleep(LOOK_AGAIN).await;
+            waited += LOOK_AGAIN;
+        }
     }
 
-    /// The rows of a scan as they come over the wire, ascending and canonical.
-    pub(crate) async fn wire_rows(&self, scan: &Scan) -> Result<BatchStream> {
+    /// The log of a table, where it has one.
+    async fn log(&self, table: &str) -> Result<Option<Log>> {
+        let sql = "select name, sequencerTxn, writerTxn, suspended, errorMessage from wal_tables()";
+        let statement = Statement { doing: "look at the write-ahead log", table, sql, types: &[] };
+        let rows = self.wire.query(statement, &[]).await?;
+        let named = rows.iter().find(|row| row.get::<_, &str>(0).eq_ignore_ascii_case(table));
+        Ok(named.map(|row| Log {
+            acknowledged: row.get(1),
+            applied: row.get(2),
+            suspended: row.get::<_, bool>(3).then(|| row.get::<_, Option<String>>(4).unwrap_or_default()),
+        }))
+    }
+
+    /// The rows of a scan as they come over the wire, ascending: bars canonical, events as they are.
+    pub(crate) async fn wire_rows(&self, scan: &Scan, kind: StreamKind) -> Result<BatchStream> {
         let Scan { table, key, range, columns } = scan;
         let sql = format!(
             "select {} from {} where {} order by \"ts\"",
@@ -97,18 +139,22 @@ impl Transport {
             self.wire.stream(statement, &bounds.params()).await?
         };
         let (deadline, interval) = (self.wire.deadline(), key.interval);
+        let shaped = move |rows, after: &mut Option<i64>| match kind {
+            StreamKind::Bars => canonical(rows, interval, after),
+            StreamKind::Events => Ok(rows),
+        };
         let schema = schema_of(columns);
         let gather = Gather::new(SchemaRef::clone(&schema), table.time, columns);
         let batches = stream::try_unfold(Some((rows, gather, None)), move |state| async move {
             let Some((mut rows, mut gather, mut after)) = state else { return Ok(None) };
             while gather.rows() < BATCH_ROWS {
                 let Some(row) = rows.next(deadline).await? else {
-                    let last = canonical(gather.finish()?, interval, &mut after)?;
+                    let last = shaped(gather.finish()?, &mut after)?;
                     return Ok((last.num_rows() > 0).then_some((last, None)));
                 };
                 gather.take(&row)?;
             }
-            let batch = canonical(gather.finish()?, interval, &mut after)?;
+            let batch = shaped(gather.finish()?, &mut after)?;
             Ok(Some((batch, Some((rows, gather, after)))))
         });
         Ok(BatchStream::new(schema, Box::pin(batches)))
@@ -154,7 +200,7 @@ impl Transport {
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 tracing::debug!(table = table.name, reason = error.chain(), "reading over the wire instead");
-                let mut rows = self.wire_rows(scan).await?;
+                let mut rows = self.wire_rows(scan, StreamKind::Bars).await?;
                 let mut batches = Vec::new();
                 while let Some(batch) = rows.next().await {
                     batches.push(batch?);

@@ -53,7 +53,7 @@ impl Store {
             // What was acknowledged and is not visible yet exists too.
             self.transport.settle(&name).await?;
         }
-        let existing = self.present_in(table.clone(), key, span).await?;
+        let existing = self.present_in(&table, key, span).await?;
         let (new, is_new) = new_rows(&rows, &existing)?;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let (written, known) = (count(new), count(rows.num_rows() - new));
@@ -146,7 +146,8 @@ impl Store {
             quoted(name)
         );
         let mut types = vec![Type::INT8, Type::VARCHAR, Type::INT8];
-        types.extend(payload.iter().map(|field| pg_type(Kind::for_type(field.data_type()))));
+        let wire_type = |of| Kind::for_type(of).and_then(Kind::wire_type).unwrap_or(Type::VARCHAR);
+        types.extend(payload.iter().map(|field| wire_type(field.data_type())));
         let statement = Statement { doing: "insert rows", table: name, sql: &sql, types: &types };
         let ts = ts_of(rows)?;
         let values = (0..rows.num_rows()).map(|row| {
@@ -202,18 +203,6 @@ fn new_rows(rows: &RecordBatch, existing: &RangeSet) -> Result<(usize, BooleanAr
 
 fn filtered(rows: &RecordBatch, keep: &BooleanArray) -> Result<RecordBatch> {
     filter_record_batch(rows, keep).map_err(|e| Error::unexpected("cannot leave out rows").caused_by(e))
-}
-
-fn pg_type(kind: Option<Kind>) -> Type {
-    match kind {
-        Some(Kind::Double) => Type::FLOAT8,
-        Some(Kind::Float) => Type::FLOAT4,
-        Some(Kind::Long) => Type::INT8,
-        Some(Kind::Int) => Type::INT4,
-        Some(Kind::Boolean) => Type::BOOL,
-        Some(Kind::Timestamp) => Type::TIMESTAMP,
-        _ => Type::VARCHAR,
-    }
 }
 
 /// One value of a column that `Kind::for_type` knows.

@@ -13,6 +13,7 @@ use tokio_postgres::{NoTls, Row};
 
 use crate::config::QuestDbConfig;
 use crate::error::{self, On};
+use crate::naming::quoted;
 
 /// The first instant that PostgreSQL counts from, in microseconds since the epoch.
 const PG_EPOCH: i64 = 946_684_800_000_000;
@@ -142,6 +143,18 @@ impl Wire {
         let rows = started.map_err(|e| error::statement(e, doing, On(&table)))?;
         let rows = rows.map_err(move |e| error::statement(e, doing, On(&table)));
         Ok(Rows { rows: Box::pin(rows), client: Some(client) })
+    }
+
+    /// What a table's columns are called and how they come over the wire.
+    pub(crate) async fn describe(&self, table: &str) -> Result<Vec<(String, Type)>> {
+        const DOING: &str = "describe a table";
+        let client = self.client().await?;
+        let sql = format!("select * from {}", quoted(table));
+        let describe = async {
+            let prepared = client.prepare(&sql).await.map_err(|e| error::statement(e, DOING, On(table)))?;
+            Ok(prepared.columns().iter().map(|c| (c.name().to_owned(), c.type_().clone())).collect())
+        };
+        self.within(DOING, describe).await
     }
 
     /// Inserts rows one by one in one transaction: for tables that HTTP cannot write.
