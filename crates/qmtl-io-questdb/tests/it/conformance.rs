@@ -18,3 +18,25 @@ async fn fresh() -> Option<Subject> {
 }
 
 qmtl_history_testkit::backend_conformance!(fresh);
+
+/// A backend that adds columns when a write has new ones.
+mod adding_columns {
+    use super::{Subject, server, subject};
+
+    async fn fresh() -> Option<Subject> {
+        Some(subject(server::fresh()?.with_add_columns(true)).await)
+    }
+
+    qmtl_history_testkit::backend_conformance!(fresh);
+}
+
+/// Every series in one table, whose columns they share.
+mod one_table {
+    use super::{Subject, server, subject};
+
+    async fn fresh() -> Option<Subject> {
+        Some(subject(server::one_table()?.with_add_columns(true)).await)
+    }
+
+    qmtl_history_testkit::backend_conformance!(fresh);
+}

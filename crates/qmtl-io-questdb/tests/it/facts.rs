@@ -166,6 +166,54 @@ async fn ten_thousand_gaps_are_found_over_either_way() {
     }
 }
 
+/// Three days of seconds, a partition each: what a handle has seen of them does not hide what others do.
+#[tokio::test]
+async fn what_changes_in_a_partition_is_seen_by_a_handle_that_looked_before() {
+    let Some(dsn) = fresh_dsn() else { return };
+    let (backend, other, client) = (connect(&dsn).await, connect(&dsn).await, client(&dsn).await);
+    let key = key("BTC", "1s");
+    const DAY: u32 = 86_400;
+    let holes = [span(&key, 100, 200), span(&key, DAY + 5, DAY + 6)];
+    let first: qmtl_history_api::RangeSet =
+        qmtl_history_api::RangeSet::from(span(&key, 0, 3 * DAY)).difference(&holes.into_iter().collect());
+    let rows =
+        |ranges: qmtl_history_api::RangeSet| qmtl_history_testkit::fixtures::sparse_bars(&key, &ranges);
+    backend.write_rows(&request(&key), rows(first.clone())).await.unwrap();
+    let present = async || backend.coverage(&key, TimeRange::ALL).await.unwrap().present().clone();
+    assert_eq!(present().await, first);
+    assert_eq!(present().await, first, "from memory");
+    other.write_rows(&request(&key), rows(holes[1].into())).await.unwrap();
+    let second = first.union(&holes[1].into());
+    assert_eq!(present().await, second);
+    other.write_rows(&request(&key), rows(span(&key, 3 * DAY, 3 * DAY + 7).into())).await.unwrap();
+    let third = second.union(&span(&key, 3 * DAY, 3 * DAY + 7).into());
+    assert_eq!(present().await, third);
+    let table = backend.table_of(&key.node_id);
+    let drop = format!("ALTER TABLE \"{table}\" DROP PARTITION LIST '2024-01-02'");
+    client.batch_execute(&drop).await.unwrap();
+    client.query_one(&format!("select wait_wal_table('{table}')"), &[]).await.unwrap();
+    assert_eq!(present().await, third.difference(&span(&key, DAY, 2 * DAY).into()));
+}
+
+/// Rows of another writer that stand off the grid are no bars, also right between bars.
+#[tokio::test]
+async fn rows_off_the_grid_are_no_coverage() {
+    let Some(dsn) = fresh_dsn() else { return };
+    let (backend, client) = (connect(&dsn).await, client(&dsn).await);
+    let key = key("BTC", "1m");
+    backend.write_rows(&request(&key), bars(&key, bar(&key, 0), 10)).await.unwrap();
+    let table = backend.table_of(&key.node_id);
+    for micros in [bar(&key, 4).as_micros() + 5, bar(&key, 20).as_micros() - 1] {
+        let sql = format!("insert into \"{table}\" (ts, node_id, interval) values ({micros}, 'BTC', 60)");
+        client.batch_execute(&sql).await.unwrap();
+    }
+    client.query_one(&format!("select wait_wal_table('{table}')"), &[]).await.unwrap();
+    let coverage = backend.coverage(&key, TimeRange::ALL).await.unwrap();
+    assert_eq!(coverage.present(), &span(&key, 0, 10).into());
+    let read = backend.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap();
+    assert_eq!(read.num_rows(), 10);
+}
+
 fn request(key: &qmtl_history_api::SeriesKey) -> WriteRequest {
     WriteRequest::new(key.clone())
 }

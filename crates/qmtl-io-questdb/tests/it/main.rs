@@ -6,9 +6,13 @@
 )]
 
 mod conformance;
+mod disk;
 mod facts;
+mod fallback;
 mod legacy;
 mod proxy;
 mod recorder;
 mod reliability;
+mod runtime;
 mod server;
+mod wire;

@@ -1,8 +1,8 @@
-//! A TCP proxy that cuts, stalls or resets connections after some bytes.
+//! A TCP proxy that cuts, stalls or resets connections after some bytes, or rewrites what passes.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,15 +22,35 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     allowance: Arc<AtomicI64>,
     fault: Arc<AtomicU8>,
+    /// Words of one length, the first of which becomes the second on its way.
+    words: Option<[&'static [u8]; 2]>,
+    rewritten: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     pub(crate) async fn before(port: u16) -> Self {
+        Self::with(port, None).await
+    }
+
+    /// One that makes `from` into `to`, which is as long.
+    pub(crate) async fn rewriting(port: u16, from: &'static [u8], to: &'static [u8]) -> Self {
+        assert_eq!(from.len(), to.len());
+        Self::with(port, Some([from, to])).await
+    }
+
+    /// How many words were rewritten.
+    pub(crate) fn rewritten(&self) -> usize {
+        self.rewritten.load(Ordering::SeqCst)
+    }
+
+    async fn with(port: u16, words: Option<[&'static [u8]; 2]>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
             allowance: Arc::new(AtomicI64::new(i64::MAX)),
             fault: Arc::default(),
+            words,
+            rewritten: Arc::default(),
         };
         let own = proxy.clone();
         tokio::spawn(async move {
@@ -79,6 +99,7 @@ impl Proxy {
         let mut bytes = vec![0; 8_192];
         loop {
             let Ok(count @ 1..) = from.read(&mut bytes).await else { return false };
+            self.rewrite(&mut bytes[..count]);
             let count_i64 = i64::try_from(count).unwrap();
             let left = self.allowance.fetch_sub(count_i64, Ordering::SeqCst);
             let passed = usize::try_from(left.clamp(0, count_i64)).unwrap();
@@ -87,6 +108,16 @@ impl Proxy {
             }
             if passed < count {
                 return true;
+            }
+        }
+    }
+
+    fn rewrite(&self, bytes: &mut [u8]) {
+        let Some([from, to]) = self.words else { return };
+        for at in 0..bytes.len().saturating_sub(from.len() - 1) {
+            if bytes[at..].starts_with(from) {
+                bytes[at..at + to.len()].copy_from_slice(to);
+                self.rewritten.fetch_add(1, Ordering::SeqCst);
             }
         }
     }

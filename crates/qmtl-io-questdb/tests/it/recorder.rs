@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
 use qmtl_history_api::{
@@ -83,6 +85,11 @@ async fn plain_events_have_a_table_of_their_own_and_are_no_series() {
     assert_eq!(number(&client, &format!("select count() from \"{table}_events\"")).await, 3);
     assert_eq!(backend.list_series().await.unwrap(), []);
     assert!(backend.coverage(&key, TimeRange::ALL).await.unwrap().present().is_empty());
+    // They come back as they are, off the grid and at one time.
+    let stored = recorder.stored(&key, TimeRange::ALL).await.unwrap().collect().await.unwrap();
+    let mut closes = stored.column(1).as_primitive::<Float64Type>().values().to_vec();
+    closes.sort_by(f64::total_cmp);
+    assert_eq!(closes, [1.0, 2.0, 2.0]);
 }
 
 #[tokio::test]

@@ -39,6 +39,12 @@ fn dsn(server: &str) -> String {
     format!("{server}&prefix=t{}_{number}_", std::process::id())
 }
 
+/// The same with every series in one table.
+pub(crate) fn one_table() -> Option<QuestDbConfig> {
+    let dsn = dsn(&told("QMTL_TEST_QUESTDB_DSN")?).replace("&prefix=", "&table=") + "all";
+    Some(QuestDbConfig::from_dsn(&dsn).unwrap())
+}
+
 /// The same, as text to add parameters to.
 pub(crate) fn fresh_dsn() -> Option<String> {
     Some(dsn(&told("QMTL_TEST_QUESTDB_DSN")?))
@@ -74,10 +80,15 @@ pub(crate) struct Own {
 impl Own {
     /// Starts it; `None`, said aloud, where there is no jar.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it on this folder.
+    pub(crate) fn start_in(folder: TempDir) -> Option<Self> {
         let jar = told("QMTL_TEST_QUESTDB_JAR")?;
         let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let [pg, http] = listeners.map(|listener| listener.local_addr().unwrap().port());
-        let mut own = Self { jar, folder: tempfile::tempdir().unwrap(), pg, http, child: None };
+        let mut own = Self { jar, folder, pg, http, child: None };
         own.restart();
         Some(own)
     }
