@@ -20,6 +20,22 @@ use crate::process::{self, cargo, root, shown, succeeds_within, target};
 const VERSION: &str = "9.3.4";
 /// The ports of a server for hand work, and of the one in a container.
 const PORTS: Ports = Ports { pg: 8812, http: 9000 };
+/// What a server is told, from the jar or in a container. The tests suspend tables.
+const SETTINGS: [(&str, &str); 4] = [
+    ("QDB_LINE_TCP_ENABLED", "false"),
+    ("QDB_TELEMETRY_ENABLED", "false"),
+    ("QDB_CAIRO_COMMIT_MODE", "sync"),
+    ("QDB_DEV_MODE_ENABLED", "true"),
+];
+/// What a server for tests is told besides: a column of each of their thousand small tables takes
+/// such a page on the disk, which is 16 MB by default.
+const SMALL: [(&str, &str); 2] = [
+    ("QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE", "262144"),
+    ("QDB_CAIRO_WAL_WRITER_DATA_APPEND_PAGE_SIZE", "65536"),
+];
+/// Where the healthcheck of the container asks.
+#[cfg(test)]
+const PROBE: u16 = 9003;
 /// How long a server may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -73,6 +89,11 @@ enum Kind {
 }
 
 impl Server {
+    /// The ports of the PostgreSQL wire and of HTTP.
+    pub(crate) fn ports(&self) -> [u16; 2] {
+        [self.ports.pg, self.ports.http]
+    }
+
     /// Tells a command of tests where the server is.
     pub(crate) fn told(&self, command: &mut Command) {
         command.env("QMTL_TEST_QUESTDB_DSN", self.ports.dsn());
@@ -82,15 +103,20 @@ impl Server {
         }
     }
 
-    /// Starts a server from the jar in an empty folder.
-    fn from_jar() -> Result<Self> {
+    /// Starts a server from the jar in an empty folder, as servers at work are set up.
+    pub(crate) fn for_bench() -> Result<Self> {
+        Self::from_jar(&[])
+    }
+
+    fn from_jar(settings: &[(&str, &str)]) -> Result<Self> {
         let jar = install::jar()?;
         let folder = target().join(format!("questdb-{}", std::process::id()));
         // A port may be taken between finding it and binding it, which ends the server.
         for _ in 0..3 {
             fs::create_dir_all(&folder)?;
             let ports = Ports::free()?;
-            let mut child = java(&jar, &folder, ports)?.spawn().context("start java")?;
+            let mut command = java(&jar, &folder, ports)?;
+            let mut child = command.envs(settings.iter().copied()).spawn().context("start java")?;
             if wait(ports, Some(&mut child))? {
                 println!("QuestDB {VERSION} answers at 127.0.0.1:{} and :{}", ports.pg, ports.http);
                 return Ok(Self { ports, kind: Kind::Jar { child, folder } });
@@ -128,7 +154,7 @@ impl Drop for Server {
 /// A server for tests. `None`, with a line that says what is left out, where there can be none;
 /// an error where backends are required.
 pub(crate) fn for_tests() -> Result<Option<Server>> {
-    let started = if engine_answers() { Server::from_compose() } else { Server::from_jar() };
+    let started = if engine_answers() { Server::from_compose() } else { Server::from_jar(&SMALL) };
     match started {
         Ok(server) => Ok(Some(server)),
         Err(error) if env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
@@ -148,23 +174,20 @@ pub(crate) fn integration(flags: &flags::Integration) -> Result<bool> {
     } else {
         for_tests()?.context("integration tests need a QuestDB")?
     };
-    let mut command =
-        cargo(["test", "--all-features", "--no-fail-fast", "-p", "qmtl-io-questdb", "-p", "qmtl-history"]);
-    command.args([
-        "--test",
-        "it",
-        "--",
-        "questdb",
-        "conformance",
-        "facts",
-        "recorder",
-        "reliability",
-        "legacy",
-    ]);
-    command.env("QMTL_REQUIRE_BACKENDS", "1");
-    server.told(&mut command);
-    let status = command.status().with_context(|| format!("start `{}`", shown(&command)))?;
-    Ok(status.success())
+    // The crate's page is examples that are run; of the program, what names a QuestDB.
+    let tests =
+        ["--test", "it", "--", "questdb", "conformance", "facts", "recorder", "reliability", "legacy"];
+    let more = ["disk", "fallback", "runtime", "wire"];
+    let packages = ["--all-features", "--no-fail-fast", "-p", "qmtl-io-questdb", "-p", "qmtl-history"];
+    let mut succeeded = true;
+    for which in [&["--doc"][..], &[&tests[..], &more].concat()] {
+        let mut command = cargo([&["test"][..], &packages, which].concat());
+        command.env("QMTL_REQUIRE_BACKENDS", "1");
+        server.told(&mut command);
+        let status = command.status().with_context(|| format!("start `{}`", shown(&command)))?;
+        succeeded &= status.success();
+    }
+    Ok(succeeded)
 }
 
 /// `cargo xtask questdb up|down`.
@@ -229,10 +252,7 @@ fn java(jar: &Path, folder: &Path, ports: Ports) -> Result<Command> {
         .env("QDB_PG_NET_BIND_TO", format!("127.0.0.1:{}", ports.pg))
         .env("QDB_HTTP_BIND_TO", format!("127.0.0.1:{}", ports.http))
         .env("QDB_HTTP_MIN_ENABLED", "false")
-        .env("QDB_LINE_TCP_ENABLED", "false")
-        .env("QDB_TELEMETRY_ENABLED", "false")
-        .env("QDB_CAIRO_COMMIT_MODE", "sync")
-        .env("QDB_DEV_MODE_ENABLED", "true");
+        .envs(SETTINGS);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     Ok(command)
 }
@@ -284,10 +304,20 @@ mod tests {
         let file = fs::read_to_string(root().join("docker-compose.yml")).unwrap();
         let has = |line: &str| file.lines().any(|l| l.trim() == line);
         assert!(has(&format!("image: questdb/questdb:{VERSION}")));
-        for port in [PORTS.pg, PORTS.http] {
+        for port in [PORTS.pg, PORTS.http, PROBE] {
             assert!(has(&format!("- \"127.0.0.1:{port}:{port}\"")), "{port}");
         }
-        assert!(has("QDB_CAIRO_COMMIT_MODE: sync") && has("healthcheck:"));
+        let probe = format!("curl --fail --silent http://127.0.0.1:{PROBE}/status");
+        assert!(has("healthcheck:") && has(&format!("test: [\"CMD-SHELL\", \"{probe}\"]")));
+    }
+
+    #[test]
+    fn the_container_is_set_up_as_the_jar_is() {
+        let file = fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+        for (name, value) in SETTINGS.into_iter().chain(SMALL) {
+            let written = [format!("{name}: {value}"), format!("{name}: \"{value}\"")];
+            assert!(file.lines().any(|line| written.iter().any(|w| line.trim() == w)), "{name}={value}");
+        }
     }
 
     #[test]
