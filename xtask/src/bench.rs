@@ -4,6 +4,7 @@
 mod exchange;
 mod measures;
 mod peers;
+mod questdb;
 mod readers;
 mod runtime;
 mod store;
@@ -26,6 +27,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("store", store::store),
     ("readers", readers::readers),
     ("runtime", runtime::runtime),
+    ("questdb", questdb::questdb),
 ];
 
 /// Prints the table; true when every gate holds.
