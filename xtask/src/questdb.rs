@@ -27,9 +27,10 @@ const SETTINGS: [(&str, &str); 4] = [
     ("QDB_CAIRO_COMMIT_MODE", "sync"),
     ("QDB_DEV_MODE_ENABLED", "true"),
 ];
-/// What a server for tests is told besides: a column of each of their thousand small tables takes
-/// such a page on the disk, which is 16 MB by default.
-const SMALL: [(&str, &str); 2] = [
+/// What a server for tests is told besides: each column and symbol of their thousand small tables
+/// takes such a page on the disk, which is 16 MB by default.
+const SMALL: [(&str, &str); 3] = [
+    ("QDB_CAIRO_WRITER_DATA_INDEX_VALUE_APPEND_PAGE_SIZE", "262144"),
     ("QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE", "262144"),
     ("QDB_CAIRO_WAL_WRITER_DATA_APPEND_PAGE_SIZE", "65536"),
 ];

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use qmtl_history_api::arrow_array::{Array, ArrayRef, Float64Array, StringArray};
 use qmtl_history_api::{HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, TimeRange, WriteRequest};
 use qmtl_history_testkit::fixtures::{bar, bars, batch, key, span};
@@ -132,4 +133,22 @@ async fn texts_stay_what_they_are() {
     assert_eq!(backend.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap(), rows);
     let table = backend.table_of(&key.node_id);
     assert_eq!(number(&client, &format!("select count() from \"{table}\"")).await, 6);
+}
+
+/// What is asked side by side waits for nobody who waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_is_enough() {
+    let Some(dsn) = fresh_dsn() else { return };
+    let backend = connect(&format!("{dsn}&connections=1&timeout=20")).await;
+    let key = key("BTC", "1m");
+    let rows = bars(&key, bar(&key, 0), 300);
+    backend.write_rows(&WriteRequest::new(key.clone()), rows.clone()).await.unwrap();
+    let request = ReadRequest::new(key.clone(), span(&key, 0, 300));
+    for reads in [1, 2, 9] {
+        for read in join_all((0..reads).map(|_| backend.read_all(&request))).await {
+            assert_eq!(read.unwrap(), rows);
+        }
+        let coverage = backend.coverage(&key, TimeRange::ALL).await.unwrap();
+        assert_eq!(coverage.present(), &span(&key, 0, 300).into());
+    }
 }
