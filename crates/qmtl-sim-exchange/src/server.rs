@@ -32,8 +32,8 @@ use crate::{Error, Result};
 
 /// Connections at once; the next one waits to be accepted.
 const MAX_CONNECTIONS: usize = 1_024;
-/// The step of tokio's timers.
-const TIMER_STEP: Duration = Duration::from_millis(1);
+/// How late a timer fires on average: tokio counts in full milliseconds, and so does what wakes it.
+const TIMER_DELAY: Duration = Duration::from_millis(2);
 
 /// A running exchange. Dropping it closes the port and every connection.
 #[derive(Debug)]
@@ -202,9 +202,8 @@ async fn respond(
         if_none_match: http.headers().get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned),
     };
     let Outcome { number, answer, fault } = work_out(&exchange, request).await?;
-    // Working the answer out is part of the latency. A timer counts in full milliseconds, and so does what
-    // wakes it: on average it fires one late.
-    let left = serving.latency.saturating_sub(arrived.elapsed() + TIMER_STEP);
+    // Working the answer out is part of the latency.
+    let left = serving.latency.saturating_sub(arrived.elapsed() + TIMER_DELAY);
     if !left.is_zero() {
         pause(left).await;
     }
