@@ -23,10 +23,10 @@ const AT_ONCE: usize = 8;
 const LATENCY: Duration = Duration::from_millis(20);
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if std::env::args().any(|argument| argument == "serve") {
-        return runtime.block_on(serve());
+        return tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve());
     }
+    let runtime = tokio::runtime::Runtime::new()?;
     let mut server = Command::new(std::env::current_exe()?);
     let mut server = server.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut url = String::new();

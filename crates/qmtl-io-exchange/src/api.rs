@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use qmtl_history_api::{Error, ErrorKind, FetchRequest, Result, SourceId};
 use serde::Deserialize;
+use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::config::ExchangeConfig;
 use crate::http::{Call, Failure, HttpClient, Reason, StatusCode, Url};
@@ -53,6 +55,23 @@ impl Api {
             segments.pop_if_empty().extend(path);
         }
         Call { url, weight, request: request.clone() }
+    }
+}
+
+/// Runs `work` as a task of its own, which ends with this future: pages that are asked for side by side by
+/// one task are read on all threads, each where its connection is.
+pub(crate) async fn apart<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut task = JoinSet::new();
+    task.spawn(work.in_current_span());
+    match task.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(ended)) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(ended) => Err(Error::unexpected("a request was given up").caused_by(ended)),
+        },
+        None => Err(Error::unexpected("a request was never made")),
     }
 }
 

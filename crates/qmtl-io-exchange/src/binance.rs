@@ -12,7 +12,7 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
-use crate::api::Api;
+use crate::api::{Api, apart};
 use crate::config::ExchangeConfig;
 use crate::http::{Call, ServerClock};
 use page::Page;
@@ -217,7 +217,11 @@ impl Inner {
     /// Where `closed` begins with bars that are absent and nothing is known of any before them, it looks
     /// for the listing. No bar that the series had begun by, or from `open` on, is asked for then. The
     /// first fetch of a series lets the others wait for what it learns: they would look for the same.
-    async fn begin(&self, series: &Series, (closed, open): (TimeRange, Timestamp)) -> Result<Option<Begun>> {
+    async fn begin(
+        self: &Arc<Self>,
+        series: &Series,
+        (closed, open): (TimeRange, Timestamp),
+    ) -> Result<Option<Begun>> {
         let listing = self.listing(&series.request.key);
         let mut known = listing.lock().await;
         known.by = known.by.into_iter().chain(series.request.begun_by).min();
@@ -258,11 +262,14 @@ impl Inner {
     }
 
     /// Asks for the first rows of `asked`, whose ends are on the grid.
-    async fn page(&self, series: &Series, asked: TimeRange) -> Result<Page> {
-        let key = &series.request.key;
+    async fn page(self: &Arc<Self>, series: &Series, asked: TimeRange) -> Result<Page> {
+        let (inner, key) = (Arc::clone(self), series.request.key.clone());
         let call = self.klines(series, asked, asked.count(key.interval).min(MAX_ROWS));
-        let read = |status, body: &[u8]| page::read(key, asked, status, body);
-        self.api.http.get(&call, &read).await
+        apart(async move {
+            let read = |status, body: &[u8]| page::read(&key, asked, status, body);
+            inner.api.http.get(&call, &read).await
+        })
+        .await
     }
 
     fn klines(&self, series: &Series, asked: TimeRange, limit: u64) -> Call {

@@ -13,7 +13,7 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
-use crate::api::Api;
+use crate::api::{Api, apart};
 use crate::config::ExchangeConfig;
 use crate::http::ServerClock;
 use page::Page;
@@ -165,7 +165,7 @@ impl Inner {
     /// Where `asked` begins with bars that are absent and none is known before them, it looks back for
     /// one. The first fetch of a series lets the others wait for what it learns: they would look for the
     /// same.
-    async fn begin(&self, request: &FetchRequest, asked: TimeRange) -> Result<Begun> {
+    async fn begin(self: &Arc<Self>, request: &FetchRequest, asked: TimeRange) -> Result<Begun> {
         let beginning = {
             let mut known = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(known.entry(request.key.clone()).or_default())
@@ -198,7 +198,7 @@ impl Inner {
 
     /// Pages of `asked` up to one with a bar, what is left, and when that bar opens.
     async fn first_pages(
-        &self,
+        self: &Arc<Self>,
         request: &FetchRequest,
         asked: TimeRange,
     ) -> Result<(Vec<RecordBatch>, Option<TimeRange>, Option<Timestamp>)> {
@@ -214,7 +214,11 @@ impl Inner {
     }
 
     /// A bar before `start`, if one is found in pages that lie farther and farther back.
-    async fn look_back(&self, request: &FetchRequest, start: Timestamp) -> Result<Option<Timestamp>> {
+    async fn look_back(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        start: Timestamp,
+    ) -> Result<Option<Timestamp>> {
         let page = request.key.interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
         let mut pages = 1;
         while pages <= FARTHEST_LOOK_BACK {
@@ -231,7 +235,7 @@ impl Inner {
     }
 
     /// Asks for the bars of `asked`, at most a page.
-    async fn page(&self, request: &FetchRequest, asked: TimeRange) -> Result<Page> {
+    async fn page(self: &Arc<Self>, request: &FetchRequest, asked: TimeRange) -> Result<Page> {
         let key = &request.key;
         let product = self.api.config.symbol(&key.node_id);
         let last = asked.end().checked_add_micros(-key.interval.as_micros()).unwrap_or(asked.start());
@@ -241,8 +245,12 @@ impl Inner {
             .append_pair("granularity", &key.interval.as_secs().to_string())
             .append_pair("start", &asked.start().to_string())
             .append_pair("end", &last.to_string());
-        let read = |status, body: &[u8]| page::read(key, asked, status, body);
-        self.api.http.get(&call, &read).await
+        let (inner, key) = (Arc::clone(self), key.clone());
+        apart(async move {
+            let read = |status, body: &[u8]| page::read(&key, asked, status, body);
+            inner.api.http.get(&call, &read).await
+        })
+        .await
     }
 }
 
