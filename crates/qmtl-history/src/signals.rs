@@ -16,8 +16,6 @@ impl Signals {
             while next.wait().await {
                 count.send_modify(|count| *count += 1);
             }
-            // Without a way to hear signals, those who wait must go on waiting.
-            count.closed().await;
         });
         Self(received)
     }
@@ -30,6 +28,7 @@ impl Signals {
     /// Returns once the program has been asked to end that often.
     pub(crate) async fn asked_times(&self, times: u32) {
         if self.0.clone().wait_for(|count| *count >= times).await.is_err() {
+            // Signals can no longer be heard, which is no wish to end.
             std::future::pending::<()>().await;
         }
     }

@@ -13,7 +13,7 @@ use super::{Context, follow, plan};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
-use crate::outcome::{self, Outcome, Result};
+use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
 use crate::shapes::{OneOrMany, Pair, Series, pair, pairs};
 use crate::store::Store;
@@ -135,10 +135,13 @@ impl Open {
     pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Option<Self>> {
         let orders = fill::orders(&args.fill, &*context.clock)?;
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
-        let store = Store::open_or_new(context.global.store.as_deref()).await?;
-        // A large file takes a while to open.
-        let jobs = tokio::select! {
-            jobs = fill::jobs(orders, &limits) => jobs?,
+        // A server may not answer, and a large file takes a while to open.
+        let opening = async {
+            let store = Store::open_or_new(context.global.store.as_deref()).await?;
+            Ok::<_, Failure>((store, fill::jobs(orders, &limits).await?))
+        };
+        let (store, jobs) = tokio::select! {
+            opened = opening => opened?,
             () = context.signals.asked() => return Ok(None),
         };
         for job in &jobs {

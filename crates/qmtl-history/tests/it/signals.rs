@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(unix)]
 use super::interrupt;
+#[cfg(all(unix, feature = "questdb"))]
+use super::program;
 use super::{Run, Scene, bars, minutes};
 
 const ROWS: i64 = 60_000;
@@ -129,6 +131,24 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
     let rest = scene.json(&args);
     assert_eq!(rest["rows_written"], ROWS.unsigned_abs() - stored);
     is_whole(&scene);
+}
+
+#[cfg(all(unix, feature = "questdb"))]
+#[test]
+fn an_interruption_is_heard_while_the_store_is_still_being_opened() {
+    // A server that takes connections and never says a word.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = format!("questdb://admin:quest@{}/qdb?connect_timeout=600", server.local_addr().unwrap());
+    let scene = Scene::new();
+    let source = scene.file("minutes.csv", &minutes(10));
+    let words =
+        ["backfill", "--json", "--node", "m", "--interval", "1m", "--source", &source, "--last", "1d"];
+    let mut command = program();
+    command.args(words).args(["--store", &store]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let _connection = server.accept().unwrap();
+    let run = interrupt(child);
+    assert_eq!((run.code, run.stdout.trim()), (Some(130), "[]"), "{run:?}");
 }
 
 #[cfg(target_os = "linux")]
