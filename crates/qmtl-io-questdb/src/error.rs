@@ -16,31 +16,15 @@ impl On<'_> {
 
 /// The kind of what the server said, with a remedy where there is one.
 pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
+    const FULL: &str =
+        "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended";
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
         ("unknown function", ErrorKind::Unsupported, None),
         ("suspended", ErrorKind::Storage, Some("see suspended")),
-        (
-            "No space left",
-            ErrorKind::Storage,
-            Some(
-                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
-            ),
-        ),
-        (
-            "could not allocate",
-            ErrorKind::Storage,
-            Some(
-                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
-            ),
-        ),
-        (
-            "could not write",
-            ErrorKind::Storage,
-            Some(
-                "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended",
-            ),
-        ),
+        ("No space left", ErrorKind::Storage, Some(FULL)),
+        ("could not allocate", ErrorKind::Storage, Some(FULL)),
+        ("could not write", ErrorKind::Storage, Some(FULL)),
         ("read-only", ErrorKind::Storage, Some("the server takes no writes; check its configuration")),
         (
             "invalid username/password",
