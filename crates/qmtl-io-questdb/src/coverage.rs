@@ -47,6 +47,10 @@ struct Partition {
 }
 
 impl Partition {
+    fn touches(self, range: TimeRange) -> bool {
+        span(self.first, self.last).is_some_and(|span| span.intersect(range).is_some())
+    }
+
     /// The bars that open in it.
     fn bars(self, interval: Interval) -> Option<TimeRange> {
         span(self.first, self.last)?.on_grid(interval)
@@ -99,8 +103,9 @@ impl Store {
         }
         // Partitions first: one that changes while it is looked at looks another way next time.
         let partitions = self.partitions(&table.name).await?;
+        let asked: Vec<_> = partitions.iter().copied().filter(|partition| partition.touches(range)).collect();
         let remembered = self.remembered.of(key);
-        let bars: HashMap<_, _> = stream::iter(questions(&partitions, &remembered))
+        let bars: HashMap<_, _> = stream::iter(questions(&asked, &remembered))
             .map(|question| async move { self.ask(table, key, &question).await })
             .buffered(QUESTIONS)
             .try_fold(HashMap::new(), |mut all, answer| async move {
@@ -111,7 +116,7 @@ impl Store {
         let of = |partition: &Partition| bars.get(partition).or_else(|| remembered.get(partition)).cloned();
         let now: HashMap<_, _> = partitions.iter().filter_map(|p| Some((*p, of(p)?))).collect();
         let mut present = RangeSet::new();
-        partitions.iter().filter_map(|p| now.get(p)).for_each(|bars| present.extend(bars.iter()));
+        asked.iter().filter_map(|p| now.get(p)).for_each(|bars| present.extend(bars.iter()));
         self.remembered.put(key, now);
         Ok(range.on_grid(key.interval).map_or_else(RangeSet::new, |range| present.within(range)))
     }
@@ -338,5 +343,7 @@ mod tests {
         let ends = (bar(&key, 0).as_micros() + 1, bar(&key, 3).as_micros() + 5);
         let partition = Partition { first: ends.0, last: ends.1, rows: 2 };
         assert_eq!(partition.bars(key.interval), Some(span(&key, 1, 4)));
+        assert!(partition.touches(span(&key, 0, 1)) && partition.touches(span(&key, 3, 9)));
+        assert!(!partition.touches(span(&key, 4, 9)), "nothing there is asked about");
     }
 }
