@@ -1,8 +1,8 @@
 """Node events per second at which peers drive moving averages over 20 bars through their engines.
 
 NautilusTrader: a strategy with two averages on one instrument's bars, two node events a bar. The
-Python original of this system is not on PyPI; where QMTL_ORIGINAL names a checkout of it whose
-dependencies are installed, its pipeline of one input and two nodes is measured too.
+Python original of this system is not on PyPI; where QMTL_ORIGINAL names a checkout of it, its
+pipeline of one input and two nodes is measured too.
 """
 
 import os

@@ -176,12 +176,12 @@ pub(crate) fn integration(flags: &flags::Integration) -> Result<bool> {
         for_tests()?.context("integration tests need a QuestDB")?
     };
     // The crate's page is examples that are run; of the program, what names a QuestDB.
-    let tests =
-        ["--test", "it", "--", "questdb", "conformance", "facts", "recorder", "reliability", "legacy"];
-    let more = ["disk", "fallback", "runtime", "wire"];
+    let parts =
+        ["conformance", "disk", "facts", "fallback", "legacy", "recorder", "reliability", "runtime", "wire"];
+    let tests = [&["--test", "it", "--", "questdb"][..], &parts].concat();
     let packages = ["--all-features", "--no-fail-fast", "-p", "qmtl-io-questdb", "-p", "qmtl-history"];
     let mut succeeded = true;
-    for which in [&["--doc"][..], &[&tests[..], &more].concat()] {
+    for which in [&["--doc"][..], &tests] {
         let mut command = cargo([&["test"][..], &packages, which].concat());
         command.env("QMTL_REQUIRE_BACKENDS", "1");
         server.told(&mut command);

@@ -1,5 +1,6 @@
 //! What others do with the same work, in Python, installed by pip into a folder of its own.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,6 +9,26 @@ use anyhow::{Result, bail};
 use crate::process::{output, root, target};
 
 const PACKAGES: [&str; 5] = ["pyarrow", "pandas", "polars", "arcticdb", "duckdb"];
+/// What the Python original needs of PyPI to be imported.
+const ORIGINAL_NEEDS: [&str; 17] = [
+    "aiosqlite",
+    "asyncpg",
+    "blake3",
+    "cachetools",
+    "fastapi",
+    "grpcio",
+    "httpx",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-instrumentation-fastapi",
+    "opentelemetry-instrumentation-grpc",
+    "opentelemetry-instrumentation-httpx",
+    "prometheus-client",
+    "protobuf",
+    "psutil",
+    "PyYAML",
+    "redis",
+    "xarray",
+];
 
 /// The interpreter that has the peers, or why there is none.
 pub(super) struct Peers {
@@ -20,15 +41,18 @@ impl Peers {
         Self { python: python().map_err(|error| format!("{error:#}")) }
     }
 
-    /// Installs a package that only one measure needs.
-    pub(super) fn add(&self, package: &str) -> Result<()> {
+    /// Installs packages that only one measure needs.
+    pub(super) fn add(&self, packages: &[&str]) -> Result<()> {
         match &self.python {
-            Ok(python) => {
-                output(Command::new(python).args(["-m", "pip", "install", "--quiet", package])).map(drop)
-            }
+            Ok(python) => pip_install(python, packages),
             // The table says once that there are no peers.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Installs what the Python original needs, where a checkout of it is named.
+    pub(super) fn add_original(&self) -> Result<()> {
+        if env::var_os("QMTL_ORIGINAL").is_some() { self.add(&ORIGINAL_NEEDS) } else { Ok(()) }
     }
 
     /// What a script of `xtask/peers` prints: a peer's name and its number on each line. What it says
@@ -56,8 +80,12 @@ fn python() -> Result<PathBuf> {
     if !python.exists() {
         output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
-    output(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
+    pip_install(&python, &PACKAGES)?;
     Ok(python)
+}
+
+fn pip_install(python: &Path, packages: &[&str]) -> Result<()> {
+    output(Command::new(python).args(["-m", "pip", "install", "--quiet"]).args(packages)).map(drop)
 }
 
 fn parse(text: &str) -> Result<Vec<(String, f64)>> {

@@ -10,10 +10,6 @@ use super::{Amount, Better, Row};
 use crate::process::{cargo, root};
 use crate::questdb::Server;
 
-/// What the Python original needs of PyPI to be imported.
-const ORIGINAL_NEEDS: [&str; 7] =
-    ["asyncpg", "polars", "prometheus-client", "blake3", "httpx", "redis", "grpcio"];
-
 /// Everything that we promise of the speed of a QuestDB.
 pub(super) fn questdb(peers: &Peers) -> Result<Vec<Row>> {
     let server = Server::for_bench()?;
@@ -84,14 +80,8 @@ const ORIGINAL: [(&str, f64); 4] =
 impl Others {
     fn start(peers: &Peers, server: &Server) -> Result<Self> {
         let Ok(python) = &peers.python else { return Ok(Self { talk: None, versions: Vec::new() }) };
-        for package in ["questdb", "connectorx", "psycopg[binary]"] {
-            peers.add(package)?;
-        }
-        if std::env::var_os("QMTL_ORIGINAL").is_some() {
-            for package in ORIGINAL_NEEDS {
-                peers.add(package)?;
-            }
-        }
+        peers.add(&["questdb", "connectorx", "psycopg[binary]"])?;
+        peers.add_original()?;
         let [pg, http] = server.ports();
         let mut command = Command::new(python);
         command.arg(root().join("xtask/peers/on_questdb.py")).args([pg, http].map(|port| port.to_string()));

@@ -54,7 +54,7 @@ pub(super) fn runtime(peers: &Peers) -> Result<Vec<Row>> {
         ),
         warm_up()?,
     ];
-    if let Err(error) = peers.add("nautilus_trader") {
+    if let Err(error) = peers.add(&["nautilus_trader"]).and_then(|()| peers.add_original()) {
         println!("no other engine: {error:#}");
         return Ok(rows);
     }
