@@ -183,11 +183,16 @@ async fn main() -> Result<()> {
     if !std::env::args().any(|word| word == "talk") {
         return Ok(());
     }
-    let store = connect().await?;
+    let store = Arc::new(connect().await?);
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Error::unexpected("the input broke off").caused_by(e))?;
-        let words: Vec<_> = line.split_whitespace().collect();
-        println!("{:.4}", work(&store, &words).await?);
+        let store = Arc::clone(&store);
+        // In a task, as programs read: the main thread would be woken for each packet that comes.
+        let work = tokio::spawn(async move {
+            let words: Vec<_> = line.split_whitespace().collect();
+            work(&store, &words).await
+        });
+        println!("{:.4}", work.await.map_err(|e| Error::unexpected("a piece of work failed").caused_by(e))??);
     }
     Ok(())
 }

@@ -12,23 +12,7 @@ const WIRE_ROWS: u32 = 10_000;
 
 impl Store {
     pub(crate) async fn read(&self, request: &ReadRequest) -> Result<BatchStream> {
-        let node_id = &request.key.node_id;
-        let table = match self.seen(node_id).filter(|_| is_small(request)) {
-            // To ask for the columns takes longer than a day of rows: whether they changed is seen from
-            // what a statement would give, while the rows come. That is first to get its connection,
-            // so that nobody who holds rows waits for another one.
-            Some(seen) => {
-                let wire = &self.transport.wire;
-                let (now, rows) =
-                    tokio::join!(biased; wire.describe(&seen.name), self.read_table(seen.clone(), request));
-                if now.is_ok_and(|now| seen.is_described_by(&now)) {
-                    return rows;
-                }
-                self.table(node_id).await?
-            }
-            None => self.table(node_id).await?,
-        };
-        match table {
+        match self.table(&request.key.node_id).await? {
             Some(table) => self.read_table(table, request).await,
             None => nothing(request),
         }

@@ -207,18 +207,6 @@ impl Table {
         Ok(Self { name: name.to_owned(), time, dedup, columns })
     }
 
-    /// Whether a table that comes over the wire so has the same columns; false where that is in doubt.
-    pub(crate) fn is_described_by(&self, now: &[(String, Type)]) -> bool {
-        let [.., ts] = self.filter_types();
-        let has_time = now.iter().any(|(name, of)| name.eq_ignore_ascii_case(frame::TS) && *of == ts);
-        let payload: Vec<_> = now.iter().filter(|(name, _)| !is_reserved(name)).collect();
-        has_time
-            && payload.len() == self.columns.len()
-            && payload.iter().zip(&self.columns).all(|((name, of), column)| {
-                *name == column.name && column.kind.wire_type().as_ref() == Some(of)
-            })
-    }
-
     /// The stored columns of the names that were asked for, or all of them.
     pub(crate) fn projected(&self, key: &SeriesKey, names: Option<&[String]>) -> Result<Vec<Column>> {
         let chosen = match names {
@@ -380,28 +368,6 @@ mod tests {
         let close = Column { name: "x; drop".to_owned(), kind: Kind::Double, type_name: String::new() };
         expect![[r#"CREATE TABLE IF NOT EXISTS "bars" (ts TIMESTAMP, node_id SYMBOL CAPACITY 256, interval LONG, "x; drop" DOUBLE) TIMESTAMP(ts) PARTITION BY MONTH WAL DEDUP UPSERT KEYS(ts, node_id, interval)"#]]
             .assert_eq(&create("bars", Interval::MINUTE, &[close], true));
-    }
-
-    #[test]
-    fn a_table_is_known_again_by_its_columns_alone() {
-        let facts = [
-            fact("ts", "TIMESTAMP", true, true),
-            fact("node_id", "SYMBOL", false, true),
-            fact("interval", "LONG", false, true),
-            fact("close", "DOUBLE", false, false),
-        ];
-        let table = Table::of("bars", &facts).unwrap();
-        let described = |columns: &[(&str, Type)]| {
-            let keys = [("node_id", Type::VARCHAR), ("interval", Type::INT8)];
-            let all = keys.iter().chain(columns).map(|(name, of)| ((*name).to_owned(), of.clone()));
-            table.is_described_by(&all.collect::<Vec<_>>())
-        };
-        let (ts, close) = (("ts", Type::TIMESTAMP), ("close", Type::FLOAT8));
-        assert!(described(&[ts.clone(), close.clone()]));
-        assert!(!described(&[ts.clone(), close.clone(), ("vwap", Type::FLOAT8)]), "a new column");
-        assert!(!described(&[ts.clone(), ("close", Type::INT8)]), "another type");
-        assert!(!described(&[ts.clone(), ("Close", Type::FLOAT8)]) && !described(&[ts]));
-        assert!(!described(&[("ts", Type::INT8), close]), "it tells time in seconds now");
     }
 
     #[test]

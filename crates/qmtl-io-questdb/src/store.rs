@@ -1,6 +1,6 @@
 //! What the backend and the recorder share: the tables of one store on one server.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -31,40 +31,18 @@ pub(crate) struct Store {
     /// Series that have a row. QuestDB deletes none, so what is true once stays true.
     known: Mutex<HashSet<SeriesKey>>,
     pub(crate) remembered: Remembered,
-    /// Tables as they were when they were last looked at, by name.
-    seen: Mutex<HashMap<String, Table>>,
 }
 
 impl Store {
     pub(crate) fn new(config: QuestDbConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         let config = config.validated()?;
         let transport = Transport::new(&config, Arc::clone(&clock))?;
-        Ok(Self {
-            config,
-            transport,
-            clock,
-            known: Mutex::default(),
-            remembered: Remembered::default(),
-            seen: Mutex::default(),
-        })
+        Ok(Self { config, transport, clock, known: Mutex::default(), remembered: Remembered::default() })
     }
 
     /// A node's table as it is now.
     pub(crate) async fn table(&self, node_id: &NodeId) -> Result<Option<Table>> {
-        let name = naming::table(&self.config, node_id);
-        let table = Table::load(&self.transport.wire, &name).await?;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match &table {
-            Some(table) => seen.insert(name, table.clone()),
-            None => seen.remove(&name),
-        };
-        Ok(table)
-    }
-
-    /// A node's table as it was when it was last looked at.
-    pub(crate) fn seen(&self, node_id: &NodeId) -> Option<Table> {
-        let name = naming::table(&self.config, node_id);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned()
+        Table::load(&self.transport.wire, &naming::table(&self.config, node_id)).await
     }
 
     /// The turn of a writer of a series.

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use futures::{Stream, TryStreamExt};
+use futures::{FutureExt, Stream, TryStreamExt};
 use qmtl_history_api::{Error, ErrorKind, Result};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{NoTls, Row};
 
 use crate::config::QuestDbConfig;
 use crate::error::{self, On};
-use crate::naming::quoted;
 
 /// The first instant that PostgreSQL counts from, in microseconds since the epoch.
 const PG_EPOCH: i64 = 946_684_800_000_000;
@@ -40,8 +39,13 @@ pub(crate) struct Rows {
 impl Rows {
     /// The next row; an error once nothing came for `deadline`.
     pub(crate) async fn next(&mut self, deadline: Duration) -> Result<Option<Row>> {
-        let next =
-            tokio::time::timeout(deadline, self.rows.try_next()).await.map_err(|_| late("read rows"))??;
+        // Most rows have come with the one before them: a timer for each would take longer than the row.
+        let next = match self.rows.try_next().now_or_never() {
+            Some(next) => next?,
+            None => tokio::time::timeout(deadline, self.rows.try_next())
+                .await
+                .map_err(|_| late("read rows"))??,
+        };
         if next.is_none() {
             // Read to the end: the connection is clean and goes back to the pool.
             self.client = None;
@@ -143,18 +147,6 @@ impl Wire {
         let rows = started.map_err(|e| error::statement(e, doing, On(&table)))?;
         let rows = rows.map_err(move |e| error::statement(e, doing, On(&table)));
         Ok(Rows { rows: Box::pin(rows), client: Some(client) })
-    }
-
-    /// What a table's columns are called and how they come over the wire.
-    pub(crate) async fn describe(&self, table: &str) -> Result<Vec<(String, Type)>> {
-        const DOING: &str = "describe a table";
-        let client = self.client().await?;
-        let sql = format!("select * from {}", quoted(table));
-        let describe = async {
-            let prepared = client.prepare(&sql).await.map_err(|e| error::statement(e, DOING, On(table)))?;
-            Ok(prepared.columns().iter().map(|c| (c.name().to_owned(), c.type_().clone())).collect())
-        };
-        self.within(DOING, describe).await
     }
 
     /// Inserts rows one by one in one transaction: for tables that HTTP cannot write.
