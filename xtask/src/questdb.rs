@@ -176,8 +176,18 @@ pub(crate) fn integration(flags: &flags::Integration) -> Result<bool> {
         for_tests()?.context("integration tests need a QuestDB")?
     };
     // The crate's page is examples that are run; of the program, what names a QuestDB.
-    let parts =
-        ["conformance", "disk", "facts", "fallback", "legacy", "recorder", "reliability", "runtime", "wire"];
+    let parts = [
+        "conformance",
+        "disk",
+        "facts",
+        "fallback",
+        "http",
+        "legacy",
+        "recorder",
+        "reliability",
+        "runtime",
+        "wire",
+    ];
     let tests = [&["--test", "it", "--", "questdb"][..], &parts].concat();
     let packages = ["--all-features", "--no-fail-fast", "-p", "qmtl-io-questdb", "-p", "qmtl-history"];
     let mut succeeded = true;

@@ -13,24 +13,25 @@ use tokio::net::TcpListener;
 use crate::proxy::Proxy;
 use crate::server::{client, connect, fresh_dsn};
 
-/// An HTTP server that refuses every request as QuestDB refuses an export too many; its port, and
-/// how often it did.
-async fn busy() -> (u16, Arc<AtomicUsize>) {
+/// An HTTP server that has one answer for every request; its port, and how often it gave it.
+async fn answering(status: &'static str, body: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let (port, refused) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
-    let count = Arc::clone(&refused);
+    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::<AtomicUsize>::default());
+    let count = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4_096];
             if stream.read(&mut request).await.is_ok_and(|bytes| bytes > 0) {
-                let answer =
-                    "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                let _ = stream.write_all(answer.as_bytes()).await;
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
                 count.fetch_add(1, Ordering::SeqCst);
             }
         }
     });
-    (port, refused)
+    (port, asked)
 }
 
 /// The same store with HTTP at another port.
@@ -41,15 +42,18 @@ fn with_http(dsn: &str, port: u16) -> String {
 }
 
 #[tokio::test]
-async fn an_export_too_many_is_read_over_the_wire() {
+async fn an_export_too_many_or_cut_short_is_read_over_the_wire() {
     let Some(dsn) = fresh_dsn() else { return };
     let key = key("BTC", "1m");
     let rows = bars(&key, bar(&key, 0), 30_000);
     connect(&dsn).await.write_rows(&WriteRequest::new(key.clone()), rows.clone()).await.unwrap();
-    let (port, refused) = busy().await;
-    let backend = connect(&with_http(&dsn, port)).await;
-    assert_eq!(backend.read_all(&ReadRequest::new(key, TimeRange::ALL)).await.unwrap(), rows);
-    assert_eq!(refused.load(Ordering::SeqCst), 1);
+    // An error in the midst of an export ends it early, and the status has been sent by then.
+    for (status, body) in [("429 Too Many Requests", &b""[..]), ("200 OK", b"PAR1 and some rows")] {
+        let (port, asked) = answering(status, body).await;
+        let backend = connect(&with_http(&dsn, port)).await;
+        let read = backend.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap();
+        assert_eq!((read, asked.load(Ordering::SeqCst)), (rows.clone(), 1), "{status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod conformance;
 mod disk;
 mod facts;
 mod fallback;
+mod http;
 mod legacy;
 mod proxy;
 mod recorder;

@@ -7,9 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig};
 use tempfile::TempDir;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client as Wire, NoTls};
 
 static STORES: AtomicU32 = AtomicU32::new(0);
 
@@ -55,7 +60,7 @@ pub(crate) async fn connect(dsn: &str) -> QuestDbBackend {
 }
 
 /// A plain PostgreSQL client of the server at this address.
-pub(crate) async fn client(dsn: &str) -> Client {
+pub(crate) async fn client(dsn: &str) -> Wire {
     let (address, _) = dsn.split_once('?').unwrap();
     let url = address.replace("questdb://", "postgresql://");
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -64,8 +69,26 @@ pub(crate) async fn client(dsn: &str) -> Client {
 }
 
 /// A number that a statement of a plain client gives.
-pub(crate) async fn number(client: &Client, sql: &str) -> i64 {
+pub(crate) async fn number(client: &Wire, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// The port of HTTP of the server at this address.
+fn http_port(dsn: &str) -> u16 {
+    let (_, parameters) = dsn.split_once("?http=").unwrap();
+    parameters.split('&').next().unwrap().parse().unwrap()
+}
+
+/// What the HTTP of the server at this address answers to somebody who does not log in: the status
+/// and the body.
+pub(crate) async fn http(dsn: &str, method: Method, path: &str, body: &'static str) -> (u16, String) {
+    let uri = format!("http://127.0.0.1:{}{path}", http_port(dsn));
+    let request = Request::builder().method(method).uri(uri).body(Full::new(Bytes::from(body))).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let answer = client.request(request).await.unwrap();
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
 /// A server of one test, in a folder of its own.

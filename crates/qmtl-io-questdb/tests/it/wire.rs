@@ -6,6 +6,7 @@ use futures::future::join_all;
 use qmtl_history_api::arrow_array::{Array, ArrayRef, Float64Array, StringArray};
 use qmtl_history_api::{HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, TimeRange, WriteRequest};
 use qmtl_history_testkit::fixtures::{bar, bars, batch, key, span};
+use tokio_postgres::types::Type;
 
 use crate::server::{client, connect, fresh_dsn, number};
 
@@ -16,6 +17,50 @@ async fn start_transaction_is_no_statement_and_begin_is_one() {
     assert!(client.transaction().await.is_err(), "it sends START TRANSACTION");
     client.batch_execute("BEGIN").await.unwrap();
     client.batch_execute("COMMIT").await.unwrap();
+}
+
+/// What a client of PostgreSQL would lean on: codes of errors, its own deadline, types that a cast
+/// tells, rows that can be deleted.
+#[tokio::test]
+async fn what_the_dialect_lacks_is_not_leaned_on() {
+    let Some(dsn) = fresh_dsn() else { return };
+    let (backend, client) = (connect(&dsn).await, client(&dsn).await);
+    let key = key("BTC", "1m");
+    backend.write_rows(&WriteRequest::new(key.clone()), bars(&key, bar(&key, 0), 10)).await.unwrap();
+    let table = backend.table_of(&key.node_id);
+    for refused in [format!("delete from \"{table}\""), "select * from nowhere".into(), "selec 1".into()] {
+        let error = client.batch_execute(&refused).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "00000", "{refused}");
+    }
+    client.batch_execute("set statement_timeout = 1").await.unwrap();
+    let long = "select count() from long_sequence(100000000) where x % 7 = 3";
+    assert_eq!(number(&client, long).await, 14_285_714, "it takes longer than a millisecond");
+    let cast = format!("select ts from \"{table}\" where ts >= $1::timestamp");
+    assert_eq!(client.prepare(&cast).await.unwrap().params(), [Type::FLOAT8]);
+    let typed = client.prepare_typed(&cast.replace("::timestamp", ""), &[Type::TIMESTAMP]).await.unwrap();
+    assert_eq!(typed.params(), [Type::TIMESTAMP]);
+    assert!(
+        backend.coverage(&key, TimeRange::ALL).await.unwrap().present().contains_range(span(&key, 0, 10))
+    );
+}
+
+/// The server takes names that differ by case for one table: what stands in a row tells its node.
+#[tokio::test]
+async fn case_tells_node_ids_apart() {
+    let Some(dsn) = fresh_dsn() else { return };
+    let (backend, client) = (connect(&dsn).await, client(&dsn).await);
+    let nodes = ["BTC", "btc", "Btc"].map(|id| key(id, "1m"));
+    let rows = |at: u32| bars(&nodes[0], bar(&nodes[0], at), 10 + usize::try_from(at).unwrap());
+    for (index, key) in (0..).zip(&nodes) {
+        backend.write_rows(&WriteRequest::new(key.clone()), rows(index)).await.unwrap();
+    }
+    for (index, key) in (0..).zip(&nodes) {
+        let read = backend.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap();
+        assert_eq!(read, rows(index), "{key}");
+    }
+    let shouted = backend.table_of(&nodes[1].node_id).to_uppercase();
+    assert_eq!(number(&client, &format!("select count() from \"{shouted}\"")).await, 10 + 11 + 12);
+    assert_eq!(backend.list_series().await.unwrap().len(), 3);
 }
 
 /// A name of 127 é is accepted, and there is no such table afterwards: no name of ours is like that.
@@ -44,16 +89,16 @@ async fn a_long_name_makes_no_table_and_a_long_node_id_has_one() {
 async fn names_are_refused_even_when_quoted_and_node_ids_are_not() {
     let Some(dsn) = fresh_dsn() else { return };
     let (backend, client) = (connect(&dsn).await, client(&dsn).await);
-    for (index, c) in (0..).zip("/\\:?,'()+*%~".chars()) {
-        let name = format!("x{c}y");
+    let names = "/\\:?,'()+*%~\u{1}".chars().map(|c| format!("x{c}y")).chain([".x".into(), "x.".into()]);
+    for (index, name) in (0..).zip(names) {
         assert!(
             client.batch_execute(&format!("create table \"{name}\" (ts timestamp)")).await.is_err(),
-            "{c}"
+            "{name:?}"
         );
         let key = key(&name, "1m");
         backend.write_rows(&WriteRequest::new(key.clone()), bars(&key, bar(&key, index), 1)).await.unwrap();
         let read = backend.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap();
-        assert_eq!(read, bars(&key, bar(&key, index), 1), "{c}");
+        assert_eq!(read, bars(&key, bar(&key, index), 1), "{name:?}");
     }
 }
 
