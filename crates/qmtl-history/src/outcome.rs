@@ -101,7 +101,7 @@ impl Failure {
 
 /// The error of what a build without `feature` lacks; it says how to build it in.
 pub(crate) fn not_built(what: &str, feature: &str) -> Error {
-    let remedy = format!("cargo install --path crates/qmtl-history --features {feature}");
+    let remedy = format!("cargo install --profile dist --path crates/qmtl-history --features {feature}");
     Error::new(ErrorKind::Unsupported, format!("this build has no {what}; build it in: {remedy}"))
 }
 

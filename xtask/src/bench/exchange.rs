@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::measures::number;
+use super::measures::{build_program, number};
 use super::peers::Peers;
 use super::{Amount, Better, Row};
 use crate::process::{cargo, output, run, target};
@@ -74,8 +74,7 @@ impl Stored {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let program = ["build", "--release", "--quiet", "--package", "qmtl-history", "--bin", "qmtl-history"];
-        run(&mut cargo(program))?;
+        build_program()?;
         let mut server = Server::start()?;
         let outcome = Self::with(&server, &folder);
         // The server ends when nobody writes to it any longer.

@@ -57,7 +57,7 @@ pub(super) fn backfill(_: &Peers) -> Result<Vec<Row>> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    run(&mut cargo(["build", "--release", "--quiet", "--package", "qmtl-history", "--bin", "qmtl-history"]))?;
+    build_program()?;
     let program = Program { folder: folder.clone() };
     // The program's own export makes the Parquet file, so that no peer is needed for the gate.
     write_candles(&folder.join("candles.csv"))?;
@@ -106,6 +106,12 @@ pub(super) fn cold_build(_: &Peers) -> Result<Vec<Row>> {
         better: Better::Less,
         gate: Some(1.0),
     }])
+}
+
+/// Builds the program as it is installed for work. It stands in `target/release`.
+pub(super) fn build_program() -> Result<()> {
+    let program = ["--package", "qmtl-history", "--bin", "qmtl-history"];
+    run(&mut cargo([&["build", "--profile", "bench", "--quiet"][..], &program].concat()))
 }
 
 /// What a bench of one of our crates prints.

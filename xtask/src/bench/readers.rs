@@ -7,9 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 
+use super::measures::build_program;
 use super::peers::Peers;
 use super::{Amount, Better, Row};
-use crate::process::{cargo, output, run, target};
+use crate::process::{output, run, target};
 
 const NODE: [&str; 4] = ["--node", "x", "--interval", "1m"];
 
@@ -20,7 +21,7 @@ pub(super) fn readers(peers: &Peers) -> Result<Vec<Row>> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    run(&mut cargo(["build", "--release", "--quiet", "--package", "qmtl-history", "--bin", "qmtl-history"]))?;
+    build_program()?;
     fill(&folder)?;
     let files = output(program(&folder, "files", &NODE).current_dir(&folder))?;
     ensure!(files.lines().count() == 4, "three full files and a delta are expected, not:\n{files}");

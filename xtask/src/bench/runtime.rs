@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::measures::{bench, number};
+use super::measures::{bench, build_program, number};
 use super::peers::Peers;
 use super::{Amount, Better, Row};
-use crate::process::{cargo, output, run, target};
+use crate::process::{output, target};
 
 /// The cache and the replay, beside other engines; warm-up through the program.
 pub(super) fn runtime(peers: &Peers) -> Result<Vec<Row>> {
@@ -85,7 +85,7 @@ fn warm_up() -> Result<Row> {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    run(&mut cargo(["build", "--release", "--quiet", "--package", "qmtl-history", "--bin", "qmtl-history"]))?;
+    build_program()?;
     let mut candles = "ts,open,high,low,close,volume\n".to_owned();
     for row in 0..PERIOD {
         let ts = FIRST_BAR + row * 60;
