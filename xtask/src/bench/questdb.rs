@@ -233,19 +233,14 @@ fn record(server: &Server) -> Result<Vec<Row>> {
     ])
 }
 
-/// Peak memory while ten million rows stream, beside two, in processes of their own.
+/// Peak memory while ten million rows stream: at the end, and after five of them.
 fn stream(server: &Server) -> Result<Row> {
-    let peak = |millions: &str, rows: f64| -> Result<f64> {
-        let mut talk = ours(server)?;
-        let read = talk.ask(&format!("stream {millions}"))?;
-        anyhow::ensure!(read == rows, "{read} rows came");
-        talk.ask("peak_mb")
-    };
-    let (two, ten) = (peak("two", 2_000_000.0)?, peak("ten", 10_000_000.0)?);
+    let mut talk = ours(server)?;
+    let (early, late) = (talk.ask("stream")?, talk.ask("peak_mb")?);
     Ok(Row {
         name: "peak memory, 10M rows streamed".to_owned(),
-        ours: Amount(ten, "MB"),
-        other: (two, "2M rows".to_owned()),
+        ours: Amount(late, "MB"),
+        other: (early, "after 5M of them".to_owned()),
         better: Better::Less,
         gate: Some(0.8),
     })
