@@ -67,6 +67,29 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("`{}` prints no text", shown(command)))
 }
 
+/// Whether a program is there and takes the argument.
+pub(crate) fn answers(program: &str, argument: &str) -> bool {
+    Command::new(program).arg(argument).output().is_ok_and(|output| output.status.success())
+}
+
+/// Installs a package of Debian where this is Debian and the user may; says what to do elsewhere.
+pub(crate) fn apt(package: &str, what: &str) -> Result<()> {
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if !is_root || !answers("apt-get", "--version") {
+        bail!("{what} is missing: install it (on Debian `apt-get install {package}`)");
+    }
+    println!("installing {what} …");
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--quiet", "--no-install-recommends", package]);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    if install.output().is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    // The lists of packages may be missing or old.
+    output(Command::new("apt-get").args(["update", "--quiet"]))?;
+    output(&mut install).map(drop)
+}
+
 /// Runs the command with its output passed through, and shows each line of stdout to `line`.
 /// True when it succeeded.
 pub(crate) fn watch(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {

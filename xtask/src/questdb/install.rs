@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::VERSION;
-use crate::process;
+use crate::process::{self, answers, apt};
 
 /// The oldest Java that runs the server.
 const JAVA: u32 = 17;
@@ -44,10 +44,6 @@ fn repository() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".m2/repository"))
 }
 
-fn answers(program: &str, argument: &str) -> bool {
-    Command::new(program).arg(argument).output().is_ok_and(|output| output.status.success())
-}
-
 fn java_version() -> Option<u32> {
     let output = Command::new("java").arg("-version").output().ok()?;
     major(&String::from_utf8_lossy(&output.stderr))
@@ -56,26 +52,6 @@ fn java_version() -> Option<u32> {
 /// The major version in what `java -version` prints.
 fn major(text: &str) -> Option<u32> {
     text.split('"').nth(1)?.split(['.', '-']).next()?.parse().ok()
-}
-
-/// Installs a package of Debian where this is Debian and the user may; says what to do elsewhere.
-fn apt(package: &str, what: &str) -> Result<()> {
-    let is_root = process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if !is_root || !answers("apt-get", "--version") {
-        bail!(
-            "{what} is missing: install it (on Debian `apt-get install {package}`), or start a container engine"
-        );
-    }
-    println!("installing {what} …");
-    let mut install = Command::new("apt-get");
-    install.args(["install", "--yes", "--quiet", "--no-install-recommends", package]);
-    install.env("DEBIAN_FRONTEND", "noninteractive");
-    if install.output().is_ok_and(|output| output.status.success()) {
-        return Ok(());
-    }
-    // The lists of packages may be missing or old.
-    process::output(Command::new("apt-get").args(["update", "--quiet"]))?;
-    process::output(&mut install).map(drop)
 }
 
 #[cfg(test)]

@@ -1,0 +1,221 @@
+//! A folder of a file system: files get their names by hard links and are flushed, and times of change tell
+//! what was listed already.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind as Io, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use qmtl_history_api::Result;
+
+use super::{Content, Disk, Listed, Put, no_store};
+use crate::cache::Stamp;
+use crate::error::{corrupt, storage};
+use crate::failpoints::{Step, reach};
+use crate::layout::{self, TEMP_PREFIX};
+
+/// A store's folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+}
+
+impl Disk for Folder {
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn check(&self, create: bool) -> Result<()> {
+        match fs::metadata(&self.root) {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => Err(storage("open the store", &self.root, Io::NotADirectory.into())),
+            Err(e) if e.kind() == Io::NotFound && create => Ok(()),
+            Err(e) if e.kind() == Io::NotFound => Err(no_store(&self.root)),
+            Err(e) => Err(storage("open the store", &self.root, e)),
+        }
+    }
+
+    fn list(&self, folder: &Path) -> Result<Vec<String>> {
+        pick(folder, |name| Some(name.to_owned()))
+    }
+
+    fn folders(&self, folder: &Path) -> Result<Vec<String>> {
+        let mut names = self.list(folder)?;
+        names.retain(|name| folder.join(name).is_dir());
+        Ok(names)
+    }
+
+    fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
+        let mut commits = pick(folder, layout::parse_commit)?;
+        commits.sort_unstable();
+        Ok(commits.into_iter().map(|seq| Listed { seq, stamp: None }).collect())
+    }
+
+    fn newest(&self, folder: &Path, _: Option<u64>) -> Result<Option<Stamp>> {
+        let Some(seq) = pick(folder, layout::parse_commit)?.into_iter().max() else { return Ok(None) };
+        let stamp = self.stamp(&folder.join(layout::commit_file(seq)), seq)?;
+        Ok(Some(stamp.unwrap_or(Stamp { seq, bytes: 0, modified: None, tag: 0 })))
+    }
+
+    fn newest_of_each(&self, _: &Path, _: [&str; 2]) -> Result<Option<Vec<(String, Stamp)>>> {
+        Ok(None)
+    }
+
+    fn changed(&self, folder: &Path) -> Option<SystemTime> {
+        fs::metadata(folder).and_then(|meta| meta.modified()).ok()
+    }
+
+    fn stamp(&self, path: &Path, seq: u64) -> Result<Option<Stamp>> {
+        match fs::metadata(path) {
+            Ok(meta) => Ok(Some(Stamp { seq, bytes: meta.len(), modified: meta.modified().ok(), tag: 0 })),
+            Err(e) if e.kind() == Io::NotFound => Ok(None),
+            Err(e) => Err(storage("look at a file of the store", path, e)),
+        }
+    }
+
+    fn read_name(&self, path: &Path) -> Result<Option<Bytes>> {
+        match fs::read(path) {
+            Ok(text) => Ok(Some(text.into())),
+            Err(e) if e.kind() == Io::NotFound => Ok(None),
+            Err(e) => Err(storage("read a series' name", path, e)),
+        }
+    }
+
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn Content>>> {
+        match File::open(path) {
+            Ok(file) => Ok(Some(Box::new(OpenFile { path: path.to_owned(), file }))),
+            Err(e) if e.kind() == Io::NotFound => Ok(None),
+            Err(e) => Err(storage("open a file of the store", path, e)),
+        }
+    }
+
+    fn put_if_absent(&self, folder: &Path, name: &str, bytes: Vec<u8>) -> Result<Put> {
+        let fault = |e| storage("write a file of the store", &folder.join(name), e);
+        let mut temp = tempfile::Builder::new();
+        temp.prefix(TEMP_PREFIX);
+        #[cfg(unix)]
+        temp.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut temp = match temp.tempfile_in(folder) {
+            Ok(temp) => temp,
+            Err(e) if e.kind() == Io::NotFound => return Ok(Put::Swept),
+            Err(e) => return Err(fault(e)),
+        };
+        temp.write_all(&bytes).map_err(fault)?;
+        reach(Step::Written)?;
+        temp.as_file().sync_all().map_err(fault)?;
+        reach(Step::Flushed)?;
+        match temp.persist_noclobber(folder.join(name)) {
+            Ok(_) => {
+                reach(Step::Named)?;
+                self.sync_folder(folder)?;
+                reach(Step::Durable)?;
+                Ok(Put::Done)
+            }
+            Err(e) if e.error.kind() == Io::AlreadyExists => Ok(Put::Taken),
+            Err(e) if e.error.kind() == Io::NotFound => Ok(Put::Swept),
+            Err(e) => Err(fault(e.error)),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != Io::NotFound => Err(storage("remove a file of the store", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn has_folder(&self, folder: &Path) -> bool {
+        folder.is_dir()
+    }
+
+    fn create_folders(&self, folder: &Path, is_durable: &dyn Fn(&Path) -> bool) -> Result<()> {
+        let chain: Vec<&Path> = folder
+            .ancestors()
+            .take_while(|folder| {
+                !folder.as_os_str().is_empty() && (folder.starts_with(&self.root) || !folder.is_dir())
+            })
+            .collect();
+        for folder in chain.into_iter().rev() {
+            let is_new = match fs::create_dir(folder) {
+                Ok(()) => true,
+                Err(e) if e.kind() == Io::AlreadyExists && folder.is_dir() => false,
+                Err(e) => return Err(storage("create a folder of the store", folder, e)),
+            };
+            if let Some(parent) = folder.parent().filter(|_| is_new || !is_durable(folder)) {
+                self.sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        // Other systems have no handle of a folder to flush.
+        if cfg!(unix) {
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|e| storage("flush a folder of the store to the disk", folder, e))?;
+        }
+        Ok(())
+    }
+
+    fn prove(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn attempt(&self) -> Option<String> {
+        None
+    }
+}
+
+/// An open file of a folder, which stays readable when its name is removed.
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl Content for OpenFile {
+    fn size(&self) -> Result<u64> {
+        let meta = self.file.metadata();
+        Ok(meta.map_err(|e| storage("look at a file of the store", &self.path, e))?.len())
+    }
+
+    fn read(&self, start: usize, length: usize) -> Result<Bytes> {
+        let fault = |e| storage("read a file of the store", &self.path, e);
+        let (offset, limit) =
+            (u64::try_from(start).unwrap_or(u64::MAX), u64::try_from(length).unwrap_or(u64::MAX));
+        // Not read into a buffer of zeros: to fill one takes as long as to read a tenth of it.
+        let mut bytes = Vec::with_capacity(length);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset)).map_err(fault)?;
+        file.take(limit).read_to_end(&mut bytes).map_err(fault)?;
+        if bytes.len() == length {
+            Ok(bytes.into())
+        } else {
+            Err(corrupt(&self.path, "the file is truncated"))
+        }
+    }
+}
+
+/// What `wanted` makes of the names in a folder.
+fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    let fault = |e| storage("list a folder of the store", folder, e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fault(e)),
+    };
+    let mut picked = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(fault)?.file_name();
+        picked.extend(name.to_str().and_then(&wanted));
+    }
+    Ok(picked)
+}
