@@ -6,6 +6,7 @@ mod bench;
 mod flags;
 mod process;
 mod questdb;
+mod s3;
 mod test;
 mod tidy;
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::flags;
 use crate::process::{self, cargo, shown, target};
 use crate::questdb;
+use crate::s3;
 use crate::tidy;
 
 /// The version of cargo-deny that is installed when there is none.
@@ -72,6 +73,12 @@ impl Scope {
             || self.packages.iter().any(|name| name == "qmtl-io-questdb" || name == "qmtl-history")
     }
 
+    /// Whether a package in it is tested against an S3 server.
+    fn needs_s3(&self) -> bool {
+        self.packages.is_empty()
+            || self.packages.iter().any(|name| name == "qmtl-io-parquet" || name == "qmtl-history")
+    }
+
     /// `cargo` with the subcommand `words`, on the packages.
     fn cargo(&self, words: &[&str]) -> Command {
         let mut command = cargo(words);
@@ -129,6 +136,10 @@ fn tests(scope: &Scope, tally: &mut Tally) -> Result<()> {
     command.args(["--all-features", "--no-fail-fast"]);
     let server = if scope.needs_questdb() { questdb::for_tests()? } else { None };
     if let Some(server) = &server {
+        server.told(&mut command);
+    }
+    let bucket = if scope.needs_s3() { s3::Server::for_tests()? } else { None };
+    if let Some(server) = &bucket {
         server.told(&mut command);
     }
     let before = *tally;

@@ -8,9 +8,8 @@ use qmtl_history_api::{
 };
 
 use crate::backend::StoredPartition;
-use crate::disk;
 use crate::layout::{self, Partition};
-use crate::store::{Store, read_owner};
+use crate::store::Store;
 use crate::write::is_same_answer;
 
 impl Store {
@@ -54,6 +53,7 @@ impl Store {
             hash.update(&newest.seq.to_le_bytes());
             hash.update(&newest.bytes.to_le_bytes());
             hash.update(&changed.unwrap_or_default().as_nanos().to_le_bytes());
+            hash.update(&newest.tag.to_le_bytes());
         }
         let mut number = [0; 8];
         hash.finalize_xof().fill(&mut number);
@@ -81,13 +81,10 @@ impl Store {
     /// what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
-        for name in disk::list(&self.config.root)? {
-            let node = self.config.root.join(&name);
-            if !node.is_dir() {
-                continue;
-            }
-            let intervals = intervals_with_commits(&node)?;
-            match read_owner(&node) {
+        for name in self.disk.folders(self.disk.root())? {
+            let node = self.disk.root().join(&name);
+            let intervals = self.intervals_with_commits(&node)?;
+            match self.read_owner(&node) {
                 Ok(Some(node_id)) if layout::node_folder(&node_id) == name => {
                     let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
                     keys.extend(intervals.into_iter().map(key));
@@ -99,27 +96,28 @@ impl Store {
         }
         Ok(keys)
     }
-}
 
-/// The intervals of a node's folder under which a partition has a commit.
-fn intervals_with_commits(node: &Path) -> Result<Vec<Interval>> {
-    let mut found = Vec::new();
-    for name in disk::list(node)? {
-        let Some(interval) = name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name)
-        else {
-            continue;
-        };
-        let folder = node.join(&name);
-        for partition in disk::list(&folder)? {
-            if Partition::parse(interval, &partition).is_some()
-                && disk::newest(&folder.join(&partition))?.is_some()
-            {
-                found.push(interval);
-                break;
+    /// The intervals of a node's folder under which a partition has a commit.
+    fn intervals_with_commits(&self, node: &Path) -> Result<Vec<Interval>> {
+        let mut found = Vec::new();
+        for name in self.disk.list(node)? {
+            let Some(interval) =
+                name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name)
+            else {
+                continue;
+            };
+            let folder = node.join(&name);
+            for partition in self.disk.list(&folder)? {
+                if Partition::parse(interval, &partition).is_some()
+                    && self.disk.newest(&folder.join(&partition), None)?.is_some()
+                {
+                    found.push(interval);
+                    break;
+                }
             }
         }
+        Ok(found)
     }
-    Ok(found)
 }
 
 /// The error of a folder whose series nobody can name.

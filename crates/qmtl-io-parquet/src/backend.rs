@@ -1,7 +1,7 @@
 //! The backend: the store's calls, off the async threads and one writer of a partition at a time.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, stream};
@@ -14,13 +14,14 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::check::Finding;
 use crate::collect::Collected;
-use crate::columns::with_columns;
+use crate::columns::{Columns, with_columns};
 use crate::config::ParquetConfig;
+use crate::disk::{self, Disk};
 use crate::layout::{Partition, SeriesFolder};
 use crate::remove::Removed;
 use crate::store::Store;
 use crate::write::{self, Part};
-use crate::{error, read, types};
+use crate::{read, types};
 
 /// Partitions that one write commits at once: enough that their waits for the disk overlap.
 const WRITE_CONCURRENCY: usize = 4;
@@ -28,10 +29,11 @@ const WRITE_CONCURRENCY: usize = 4;
 /// The locks of partitions by folder, so that writers of one process do not race in vain.
 type Locks = Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
 
-/// A history store of plain Parquet files in a folder.
+/// A history store of plain Parquet files in a folder, or in a bucket (feature `s3`).
 ///
-/// Handles are cheap to clone and share everything. Several processes may use one folder: commits
-/// are exact between them. Every call needs a Tokio runtime, whose blocking threads do the work.
+/// Handles are cheap to clone and share everything. Several processes may use one store: commits
+/// are exact between them. Every call needs a Tokio runtime, whose blocking threads do the work; requests
+/// to a bucket have a thread of their own.
 #[derive(Clone, Debug)]
 pub struct ParquetBackend {
     store: Arc<Store>,
@@ -44,7 +46,7 @@ pub struct ParquetBackend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredPartition {
-    /// The Parquet file.
+    /// The Parquet file; in a bucket its URL.
     pub path: PathBuf,
     /// The span of time that the file answers for.
     pub partition: TimeRange,
@@ -60,14 +62,47 @@ impl ParquetBackend {
     /// Opens the store of `config`. Nothing is created before the first write.
     ///
     /// Errors: `InvalidInput` for a value out of bounds, `Storage` when a file stands in the place
-    /// of the folder, `NotFound` when there is no folder and [`ParquetConfig::create`] is false.
+    /// of the folder, `NotFound` when there is no store and [`ParquetConfig::create`] is false. Of a
+    /// bucket besides: `Unsupported` when it is of a kind that cannot hold a store or that this build
+    /// does not know, `Storage` when there is no such bucket or it refuses, `Unavailable` when it does
+    /// not answer.
     pub async fn open(config: ParquetConfig) -> Result<Self> {
         config.validate()?;
+        blocking(move || Self::open_at(disk::at(&config.root)?, config)).await
+    }
+
+    /// Opens the store of `config` in a bucket that its user has opened: with credentials of another
+    /// kind, of another cloud, in memory. The root is a URL whose path is the prefix of the store's
+    /// keys; the rest of it is only shown. The bucket must list in the order of keys, as all but S3's
+    /// directory buckets do, and must know [`object_store::PutMode::Create`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> qmtl_history_api::Result<()> {
+    /// use std::sync::Arc;
+    ///
+    /// use qmtl_io_parquet::object_store::memory::InMemory;
+    /// use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
+    ///
+    /// let bucket = Arc::new(InMemory::new());
+    /// let store = ParquetBackend::open_in(bucket, ParquetConfig::new("memory:///history")).await?;
+    /// # drop(store);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Errors: those of [`open`](Self::open).
+    #[cfg(feature = "s3")]
+    pub async fn open_in(bucket: Arc<dyn object_store::ObjectStore>, config: ParquetConfig) -> Result<Self> {
+        config.validate()?;
         blocking(move || {
-            check_root(&config.root, config.create)?;
-            Ok(Self { store: Arc::new(Store::new(config)), locks: Arc::default() })
+            let url = config.root.to_string_lossy().into_owned();
+            Self::open_at(Box::new(disk::bucket::Bucket::of_store(&url, bucket)?), config)
         })
         .await
+    }
+
+    fn open_at(disk: Box<dyn Disk>, config: ParquetConfig) -> Result<Self> {
+        disk.check(config.create)?;
+        Ok(Self { store: Arc::new(Store::new(disk, config)), locks: Arc::default() })
     }
 
     /// The files that hold the series' rows in `range` and nothing else of the store, ascending in
@@ -210,32 +245,17 @@ fn prepare(
         .with("type", field.data_type()));
     }
     let series = store.series_folder(key)?;
-    let stored = store.columns(&series)?.schema;
+    let Columns { version, schema: stored, .. } = store.columns(&series)?;
     frame::check_types(key, rows.schema_ref(), &stored)?;
     let payload = fields.iter().skip(1).map(|field| (field.name().as_str(), field.data_type().clone()));
     let rows = types::conform(rows, &frame::schema_of(payload))?;
     let parts = write::cut(request, &rows)?;
-    if with_columns(&stored, rows.schema_ref()).is_none()
-        || write::stores_rows(store, &series, &parts, request.on_conflict)?
-    {
+    if with_columns(&stored, rows.schema_ref()).is_none() {
+        store.settle_columns(&series, version)?;
+    } else if write::stores_rows(store, &series, &parts, request.on_conflict)? {
         store.add_columns(&series, rows.schema_ref())?;
     }
     Ok((series, parts.into_iter().collect()))
-}
-
-fn check_root(root: &Path, create: bool) -> Result<()> {
-    match std::fs::metadata(root) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => Err(error::storage("open the store", root, std::io::ErrorKind::NotADirectory.into())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            if create {
-                return Ok(());
-            }
-            Err(Error::new(ErrorKind::NotFound, "there is no store in this folder; check the path")
-                .with("path", root.display()))
-        }
-        Err(e) => Err(error::storage("open the store", root, e)),
-    }
 }
 
 /// Runs `work` on a thread that may block; a panic there goes on here.

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// Which version of which bytes a value was made of. Length and time of change catch a store that
-/// was deleted and written anew while a handle was open.
+/// Which version of which bytes a value was made of. Length, time of change and tag catch a store
+/// that was deleted and written anew while a handle was open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) seq: u64,
     pub(crate) bytes: u64,
     pub(crate) modified: Option<SystemTime>,
+    /// A hash of what a bucket calls the version; 0 in a folder.
+    pub(crate) tag: u64,
 }
 
 /// One value a folder, each with a weight; beyond `capacity` the half that was used least recently
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     fn stamp(seq: u64) -> Stamp {
-        Stamp { seq, bytes: 1, modified: None }
+        Stamp { seq, bytes: 1, modified: None, tag: 0 }
     }
 
     #[test]
@@ -92,6 +94,7 @@ mod tests {
         assert_eq!(cache.get(Path::new("a"), stamp(1)), Some("one"));
         assert_eq!(cache.get(Path::new("a"), stamp(2)), None);
         assert_eq!(cache.get(Path::new("a"), Stamp { bytes: 2, ..stamp(1) }), None);
+        assert_eq!(cache.get(Path::new("a"), Stamp { tag: 2, ..stamp(1) }), None);
         cache.put(Path::new("a"), stamp(2), "two", 1);
         assert_eq!(cache.get(Path::new("a"), stamp(1)), None);
     }

@@ -7,9 +7,10 @@ use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::check_listed;
+use crate::error;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
+use crate::state::Snapshot;
 use crate::store::Store;
-use crate::{disk, error};
 
 /// Something that is not as it should be in a series' folder.
 #[derive(Clone, Debug)]
@@ -79,30 +80,34 @@ impl Store {
         (partition, seq): (Partition, u64),
         columns: Option<&SchemaRef>,
     ) -> Result<()> {
-        let snapshot = self.open(series, partition, seq)?;
-        let mut all = RangeSet::new();
-        for file in snapshot.files() {
-            if let Some(columns) = columns {
-                check_listed(file, columns)?;
-            }
-            let mut present = RangeSet::new();
-            let mut rows = 0;
-            for batch in file.read(TimeRange::ALL, file.schema())? {
-                frame::check(&series.key, &batch)?;
-                present.extend(frame::row_runs(&series.key, &batch)?);
-                rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-            }
-            let footer = file.footer();
-            if (&present, rows) != (footer.coverage.present(), footer.rows) {
-                return Err(error::corrupt(file.path(), "the file's footer claims other rows than it has"));
-            }
-            if !all.intersection(&present).is_empty() {
-                return Err(error::corrupt(file.path(), "the file has rows that the one below it has too"));
-            }
-            all = all.union(&present);
-        }
-        Ok(())
+        self.with_open(series, partition, seq, |snapshot| check_rows(series, snapshot, columns))
     }
+}
+
+/// Whether the files of a state hold the rows that they claim, each once.
+fn check_rows(series: &SeriesFolder, snapshot: &Snapshot, columns: Option<&SchemaRef>) -> Result<()> {
+    let mut all = RangeSet::new();
+    for file in snapshot.files() {
+        if let Some(columns) = columns {
+            check_listed(file, columns)?;
+        }
+        let mut present = RangeSet::new();
+        let mut rows = 0;
+        for batch in file.read(TimeRange::ALL, file.schema())? {
+            frame::check(&series.key, &batch)?;
+            present.extend(frame::row_runs(&series.key, &batch)?);
+            rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+        }
+        let footer = file.footer();
+        if (&present, rows) != (footer.coverage.present(), footer.rows) {
+            return Err(error::corrupt(file.path(), "the file's footer claims other rows than it has"));
+        }
+        if !all.intersection(&present).is_empty() {
+            return Err(error::corrupt(file.path(), "the file has rows that the one below it has too"));
+        }
+        all = all.union(&present);
+    }
+    Ok(())
 }
 
 fn unfinished(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
@@ -110,7 +115,7 @@ fn unfinished(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     folders.extend(store.partition_folders(series, TimeRange::ALL)?.into_iter().map(|p| series.partition(p)));
     let mut findings = Vec::new();
     for folder in folders {
-        let names = disk::list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));
+        let names = store.disk.list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));
         findings.extend(names.map(|name| Finding { path: folder.join(name), problem: Problem::Unfinished }));
     }
     Ok(findings)

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use qmtl_history_api::{Result, SeriesKey, TimeRange, Timestamp};
 
 use crate::cache::Stamp;
-use crate::disk::{self, TICK};
+use crate::disk::{Disk, Listed, TICK};
 use crate::failpoints::{Step, reach};
-use crate::layout::{self, Partition, SeriesFolder, TEMP_PREFIX};
-use crate::store::{Store, open_checked};
+use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
+use crate::store::Store;
 
 /// Replaced commits of a partition that are kept when they are older than [`SHORT_GRACE`]: what a
 /// recorder that commits every second leaves behind stays bounded.
@@ -46,14 +46,28 @@ impl Store {
         let now = SystemTime::UNIX_EPOCH + Duration::from_micros(now.as_micros().unsigned_abs());
         let mut collected = Collected::default();
         for folder in [series.node(), series.schemas()] {
-            collected.take(left_behind(&folder, now, self.config.grace)?, dry_run)?;
+            collected.take(&*self.disk, self.left_behind(&folder, now)?, dry_run)?;
         }
         for partition in self.partition_folders(&series, TimeRange::ALL)? {
-            collected.take(self.replaced(&series, partition, now)?, dry_run)?;
+            collected.take(&*self.disk, self.replaced(&series, partition, now)?, dry_run)?;
             let folder = series.partition(partition);
-            collected.take(left_behind(&folder, now, self.config.grace)?, dry_run)?;
+            collected.take(&*self.disk, self.left_behind(&folder, now)?, dry_run)?;
         }
         Ok(collected)
+    }
+
+    /// The temporary files in a folder that nobody has touched for the grace time.
+    fn left_behind(&self, folder: &Path, now: SystemTime) -> Result<Vec<Aged>> {
+        let mut found = Vec::new();
+        for name in self.disk.list(folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
+            let path = folder.join(name);
+            if let Some(stamp) = self.disk.stamp(&path, 0)? {
+                let age = stamp.modified.and_then(|modified| now.duration_since(modified).ok());
+                let is_old = age.is_some_and(|age| age >= self.config.grace);
+                found.extend(is_old.then_some(Aged { path, bytes: stamp.bytes }));
+            }
+        }
+        Ok(found)
     }
 
     /// Collects in one partition now and then, on behalf of a writer whose commit `seq` stands
@@ -62,9 +76,9 @@ impl Store {
         if !seq.is_multiple_of(EVERY) {
             return;
         }
-        let collect = || match disk::stamp(&series.partition(partition), seq)? {
+        let collect = || match self.disk.stamp(&series.commit(partition, seq), seq)? {
             Some(Stamp { modified: Some(now), .. }) => {
-                Collected::default().take(self.replaced(series, partition, now)?, false)
+                Collected::default().take(&*self.disk, self.replaced(series, partition, now)?, false)
             }
             _ => Ok(()),
         };
@@ -78,50 +92,54 @@ impl Store {
     /// commit that was the newest then, except the full ones that it and the newest one now add to.
     fn replaced(&self, series: &SeriesFolder, partition: Partition, now: SystemTime) -> Result<Vec<Aged>> {
         let folder = series.partition(partition);
-        let commits = disk::commits(&folder)?;
-        let Some(newest) = commits.last().copied() else { return Ok(Vec::new()) };
-        let is_older = |seq: u64, grace: Duration| -> Result<bool> {
-            let modified = disk::stamp(&folder, seq)?.and_then(|stamp| stamp.modified);
+        let commits = self.disk.commits(&folder)?;
+        let Some(newest) = commits.last().map(|newest| newest.seq) else { return Ok(Vec::new()) };
+        let stamp_of = |Listed { seq, stamp }: Listed| match stamp {
+            Some(stamp) => Ok(Some(stamp)),
+            None => self.disk.stamp(&series.commit(partition, seq), seq),
+        };
+        let is_older = |commit: Listed, grace: Duration| -> Result<bool> {
+            let modified = stamp_of(commit)?.and_then(|stamp| stamp.modified);
             let age = modified.and_then(|modified| now.duration_since(modified).ok());
             // Within a tick of the folder's time nobody else would notice.
             Ok(age.is_some_and(|age| age >= grace.max(TICK)))
         };
         // Later commits are younger, so a few looks find the newest one that is old enough.
-        let newest_older = |commits: &[u64], grace: Duration| -> Result<Option<u64>> {
+        let newest_older = |commits: &[Listed], grace: Duration| -> Result<Option<u64>> {
             let (mut from, mut to) = (0, commits.len());
             while from < to {
                 let middle = from.midpoint(to);
                 if is_older(commits[middle], grace)? { from = middle + 1 } else { to = middle }
             }
-            Ok(from.checked_sub(1).map(|last| commits[last]))
+            Ok(from.checked_sub(1).map(|last| commits[last].seq))
         };
         let behind = &commits[..commits.len().saturating_sub(MAX_REPLACED)];
         let current = newest_older(behind, SHORT_GRACE)?.max(newest_older(&commits, self.config.grace)?);
         let Some(current) = current else { return Ok(Vec::new()) };
         let mut needed = vec![newest];
         for seq in [current, newest] {
-            let file = open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
+            let file = self.open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
             // Gone: another collector is at work, and knows more than we do.
             let Some(file) = file else { return Ok(Vec::new()) };
             needed.extend(file.footer().base.as_ref().map(|base| base.seq));
         }
         let mut replaced = Vec::new();
-        for seq in commits.into_iter().filter(|seq| *seq < current && !needed.contains(seq)) {
-            let path = folder.join(layout::commit_file(seq));
-            replaced.extend(disk::stamp(&folder, seq)?.map(|stamp| Aged { path, bytes: stamp.bytes }));
+        for commit in commits.into_iter().filter(|c| c.seq < current && !needed.contains(&c.seq)) {
+            let path = series.commit(partition, commit.seq);
+            replaced.extend(stamp_of(commit)?.map(|stamp| Aged { path, bytes: stamp.bytes }));
         }
         Ok(replaced)
     }
 }
 
 impl Collected {
-    fn take(&mut self, files: Vec<Aged>, dry_run: bool) -> Result<()> {
+    fn take(&mut self, disk: &dyn Disk, files: Vec<Aged>, dry_run: bool) -> Result<()> {
         if !files.is_empty() {
             reach(Step::Chosen)?;
         }
         for file in files {
             if !dry_run {
-                disk::remove(&file.path)?;
+                disk.remove(&file.path)?;
                 reach(Step::Removed)?;
             }
             self.bytes += file.bytes;
@@ -129,18 +147,4 @@ impl Collected {
         }
         Ok(())
     }
-}
-
-/// The temporary files in a folder that nobody has touched for the grace time.
-fn left_behind(folder: &Path, now: SystemTime, grace: Duration) -> Result<Vec<Aged>> {
-    let mut found = Vec::new();
-    for name in disk::list(folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
-        let path = folder.join(name);
-        if let Some(stamp) = disk::stamp_of(&path, 0)? {
-            let age = stamp.modified.and_then(|modified| now.duration_since(modified).ok());
-            let is_old = age.is_some_and(|age| age >= grace);
-            found.extend(is_old.then_some(Aged { path, bytes: stamp.bytes }));
-        }
-    }
-    Ok(found)
 }

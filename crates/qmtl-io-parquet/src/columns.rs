@@ -8,7 +8,7 @@ use crate::error;
 use crate::file::StoredFile;
 use crate::footer::{Footer, Kind, Link};
 use crate::layout::{self, SeriesFolder};
-use crate::store::{ATTEMPTS, ENTRY, Store, lost_races, open_checked};
+use crate::store::{ATTEMPTS, ENTRY, Store, lost_races};
 
 /// A version of a series' columns.
 pub(crate) struct Columns {
@@ -31,7 +31,7 @@ impl Store {
             Some(known) => known,
             None => {
                 let path = folder.join(layout::commit_file(version));
-                let Some(file) = open_checked(&path, series, None, version)? else {
+                let Some(file) = self.open_checked(&path, series, None, version)? else {
                     return Ok(none());
                 };
                 let known = (file.link().id, plain(file.schema()));
@@ -50,7 +50,7 @@ impl Store {
             let Columns { version, id, schema } = self.columns(series)?;
             frame::check_types(&series.key, batch, &schema)?;
             let Some(grown) = with_columns(&schema, batch) else {
-                return if version == 0 { Ok(()) } else { self.settle(series, &series.schemas(), version) };
+                return self.settle_columns(series, version);
             };
             let footer = Footer {
                 kind: Kind::Schema,
@@ -62,12 +62,18 @@ impl Store {
                 rows: 0,
                 coverage: Coverage::default(),
                 inherits: false,
+                attempt: self.disk.attempt(),
             };
             if self.commit(series, &footer, &RecordBatch::new_empty(grown))?.is_some() {
                 return Ok(());
             }
         }
         Err(lost_races(&series.schemas()))
+    }
+
+    /// Makes sure that this version of the columns survives a power cut.
+    pub(crate) fn settle_columns(&self, series: &SeriesFolder, version: u64) -> Result<()> {
+        if version == 0 { Ok(()) } else { self.settle(series, &series.schemas(), version) }
     }
 }
 

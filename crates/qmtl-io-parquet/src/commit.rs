@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::{Coverage, RangeSet, Result, TimeRange, frame};
+use qmtl_history_api::{Coverage, ErrorKind, RangeSet, Result, TimeRange, frame};
 
 use crate::cache::Stamp;
 use crate::failpoints::{Step, reach};
@@ -12,8 +12,8 @@ use crate::footer::{Footer, Kind, Link};
 use crate::layout::{Partition, SeriesFolder};
 use crate::merge::{is_equal, merge};
 use crate::state::State;
-use crate::store::{ATTEMPTS, Store, lost_races, open_checked};
-use crate::{disk, tips};
+use crate::store::{ATTEMPTS, Store, lost_races};
+use crate::tips;
 
 /// The most rows of a delta: a commit that would have more folds everything into a full file. Each
 /// commit writes the whole delta, so this bounds what appending a row costs.
@@ -63,10 +63,13 @@ impl Store {
             let state = known.as_deref();
             let (result, edit) = plan(state)?;
             let draft = match edit {
-                Some(edit) => match self.draft(series, (partition, state), edit)? {
-                    Drafted::Draft(draft) => Some(draft),
-                    Drafted::Nothing => None,
-                    Drafted::Overtaken => continue,
+                Some(edit) => match self.draft(series, (partition, state), edit) {
+                    Ok(Drafted::Draft(draft)) => Some(draft),
+                    Ok(Drafted::Nothing) => None,
+                    Ok(Drafted::Overtaken) => continue,
+                    // Collected after its footer was read.
+                    Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                    Err(e) => return Err(e),
                 },
                 None => None,
             };
@@ -109,7 +112,7 @@ impl Store {
             && is_small(state, &frame::row_runs(&series.key, rows)?, rows.num_rows())
         {
             // What the full file holds is not asked for: appending costs what the delta has.
-            return match delta_rows(series, (partition, state))? {
+            return match self.delta_rows(series, (partition, state))? {
                 Some(stored) => Draft::delta(state, &stored, (rows, coverage)),
                 None => Ok(Drafted::Overtaken),
             };
@@ -166,31 +169,71 @@ impl Store {
             rows: u64::try_from(draft.rows.num_rows()).unwrap_or(u64::MAX),
             coverage: draft.coverage,
             inherits: draft.inherits,
+            attempt: self.disk.attempt(),
         };
         let Some(link) = self.commit(series, &footer, &draft.rows)? else { return Ok(false) };
         let folder = series.partition(partition);
-        let (counts, changed) = match before {
+        let changed = self.disk.changed(&folder);
+        let seq = link.seq;
+        let (counts, stamp, changed) = match before {
             // Files are removed from below: above a delta that is there none has come and gone.
             Some((stamp, state))
-                if state.is_delta() && stamp.seq + 1 == link.seq && tips::is_there(&folder, stamp)? =>
+                if changed.is_some()
+                    && state.is_delta()
+                    && stamp.seq + 1 == seq
+                    && tips::is_there(&*self.disk, &folder, stamp)? =>
             {
-                (true, None)
+                (true, self.disk.stamp(&series.commit(partition, seq), seq)?, None)
             }
             _ => {
-                let changed = disk::changed(&folder);
-                (counts(series, partition, &link)?, changed)
+                let newest = self.disk.newest(&folder, Some(seq))?;
+                (self.counts(series, partition, (&link, newest))?, newest, changed)
             }
         };
         reach(Step::Checked)?;
         if counts {
-            let seq = link.seq;
-            if let Some(stamp) = disk::stamp(&folder, seq)? {
+            if let Some(stamp) = stamp.filter(|stamp| stamp.seq == seq) {
                 self.remember(&folder, stamp, &Arc::new(State::after(state, footer, link)));
                 self.tips.set(&folder, stamp, changed);
             }
             self.collect_at_times(series, partition, seq);
         }
         Ok(counts)
+    }
+
+    /// The rows of the delta that a state has, none when it has none; `None` when another writer has
+    /// committed since.
+    fn delta_rows(
+        &self,
+        series: &SeriesFolder,
+        (partition, state): (Partition, &State),
+    ) -> Result<Option<Vec<RecordBatch>>> {
+        if !state.is_delta() {
+            return Ok(Some(Vec::new()));
+        }
+        let seq = state.newest.seq;
+        let delta = self.open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
+        match delta.filter(|delta| delta.link() == state.newest) {
+            Some(delta) => delta.read(TimeRange::ALL, delta.schema()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a commit that has its name is part of the partition, of which this is the newest. It is
+    /// not when its number was free only because the commit that had it first was collected, while this
+    /// writer slept: then newer ones are there, and the next one was not made from this one.
+    fn counts(
+        &self,
+        series: &SeriesFolder,
+        partition: Partition,
+        (link, newest): (&Link, Option<Stamp>),
+    ) -> Result<bool> {
+        if newest.is_none_or(|newest| newest.seq <= link.seq) {
+            return Ok(true);
+        }
+        let next = series.commit(partition, link.seq + 1);
+        let next = self.open_checked(&next, series, Some(partition), link.seq + 1)?;
+        Ok(next.is_some_and(|next| next.footer().built_on.as_ref() == Some(link)))
     }
 }
 
@@ -232,40 +275,10 @@ impl Draft {
     }
 }
 
-/// The rows of the delta that a state has, none when it has none; `None` when another writer has
-/// committed since.
-fn delta_rows(
-    series: &SeriesFolder,
-    (partition, state): (Partition, &State),
-) -> Result<Option<Vec<RecordBatch>>> {
-    if !state.is_delta() {
-        return Ok(Some(Vec::new()));
-    }
-    let seq = state.newest.seq;
-    let delta = open_checked(&series.commit(partition, seq), series, Some(partition), seq)?;
-    match delta.filter(|delta| delta.link() == state.newest) {
-        Some(delta) => delta.read(TimeRange::ALL, delta.schema()).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// Whether rows at new points, or a change of proofs, are better kept beside the full file.
 fn is_small(state: &State, points: &RangeSet, rows: usize) -> bool {
     let delta = usize::try_from(state.delta_rows).unwrap_or(usize::MAX);
     state.base.rows >= DELTA_BASE_ROWS
         && delta.saturating_add(rows) <= DELTA_ROWS
         && points.intersection(state.base.coverage.present()).is_empty()
-}
-
-/// Whether a commit that has its name is part of the partition. It is not when its number was free
-/// only because the commit that had it first was collected, while this writer slept: then newer ones
-/// are there, and the next one was not made from this one.
-fn counts(series: &SeriesFolder, partition: Partition, link: &Link) -> Result<bool> {
-    let newest = disk::newest(&series.partition(partition))?;
-    if newest.is_none_or(|newest| newest <= link.seq) {
-        return Ok(true);
-    }
-    let next = series.commit(partition, link.seq + 1);
-    let next = open_checked(&next, series, Some(partition), link.seq + 1)?;
-    Ok(next.is_some_and(|next| next.footer().built_on.as_ref() == Some(link)))
 }

@@ -25,7 +25,10 @@ pub enum Codec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParquetConfig {
-    /// The folder of the store.
+    /// The folder of the store, or the URL of its place in a bucket: `s3://bucket/prefix` with the
+    /// feature `s3`, with credentials, region and endpoint from the usual variables (`AWS_REGION`,
+    /// `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and the like) or the role of the
+    /// machine. `file:///data/x` is the folder `/data/x`, `memory:///` a new store each time.
     pub root: PathBuf,
     /// How new files are compressed.
     pub codec: Codec,
@@ -40,7 +43,7 @@ pub struct ParquetConfig {
 }
 
 impl ParquetConfig {
-    /// A store under `root`, which the first write creates when it is not there.
+    /// A store under `root`, a folder or URL, which the first write creates when it is not there.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {

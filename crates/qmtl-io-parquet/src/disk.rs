@@ -1,16 +1,19 @@
-//! The few things done to the disk: list commits, put a file that was not there, make folders last.
+//! The place of a store: the few things that commits, reads and collections do there. A folder and
+//! a bucket differ in these and in nothing else.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind as Io, Write};
+#[cfg(feature = "s3")]
+pub(crate) mod bucket;
+mod folder;
+
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use qmtl_history_api::Result;
+use bytes::Bytes;
+use qmtl_history_api::{Error, ErrorKind, Result};
 
 use crate::cache::Stamp;
-use crate::error::storage;
-use crate::failpoints::{Step, reach};
-use crate::layout::{self, TEMP_PREFIX};
+pub(crate) use folder::Folder;
 
 /// The coarsest clock of a file system in use. Two changes within one tick have one time; a list
 /// that was taken when the tick of the last change was over has seen all changes of that time.
@@ -26,59 +29,6 @@ pub(crate) fn tick(changed: SystemTime) -> Duration {
     if since.subsec_nanos().is_multiple_of(1_000_000) { TICK } else { FINE_TICK }
 }
 
-/// The names in a folder that are UTF-8; none when there is no such folder. Nothing of this store
-/// has another name.
-pub(crate) fn list(folder: &Path) -> Result<Vec<String>> {
-    pick(folder, |name| Some(name.to_owned()))
-}
-
-/// The numbers of the commits in a folder, ascending.
-pub(crate) fn commits(folder: &Path) -> Result<Vec<u64>> {
-    let mut commits = pick(folder, layout::parse_commit)?;
-    commits.sort_unstable();
-    Ok(commits)
-}
-
-/// The number of the newest commit in a folder.
-pub(crate) fn newest(folder: &Path) -> Result<Option<u64>> {
-    Ok(pick(folder, layout::parse_commit)?.into_iter().max())
-}
-
-/// What `wanted` makes of the names in a folder.
-fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
-    let fault = |e| storage("list a folder of the store", folder, e);
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(fault(e)),
-    };
-    let mut picked = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(fault)?.file_name();
-        picked.extend(name.to_str().and_then(&wanted));
-    }
-    Ok(picked)
-}
-
-/// When an entry of a folder was last added, removed or renamed; `None` when nobody can tell.
-pub(crate) fn changed(folder: &Path) -> Option<SystemTime> {
-    fs::metadata(folder).and_then(|meta| meta.modified()).ok()
-}
-
-/// What tells a version of a commit's file from another; `None` when there is no such file.
-pub(crate) fn stamp(folder: &Path, seq: u64) -> Result<Option<Stamp>> {
-    stamp_of(&folder.join(layout::commit_file(seq)), seq)
-}
-
-/// The same of any file.
-pub(crate) fn stamp_of(path: &Path, seq: u64) -> Result<Option<Stamp>> {
-    match fs::metadata(path) {
-        Ok(meta) => Ok(Some(Stamp { seq, bytes: meta.len(), modified: meta.modified().ok() })),
-        Err(e) if e.kind() == Io::NotFound => Ok(None),
-        Err(e) => Err(storage("look at a file of the store", path, e)),
-    }
-}
-
 /// What came of the wish to put a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
@@ -90,72 +40,110 @@ pub(crate) enum Put {
     Swept,
 }
 
-/// Puts a whole file where none was, durably: when this is [`Put::Done`] the file survives a power
-/// cut, and nobody ever saw a part of it.
-pub(crate) fn put_if_absent(folder: &Path, name: &str, bytes: &[u8]) -> Result<Put> {
-    let fault = |e| storage("write a file of the store", &folder.join(name), e);
-    let mut temp = tempfile::Builder::new();
-    temp.prefix(TEMP_PREFIX);
-    #[cfg(unix)]
-    temp.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temp = match temp.tempfile_in(folder) {
-        Ok(temp) => temp,
-        Err(e) if e.kind() == Io::NotFound => return Ok(Put::Swept),
-        Err(e) => return Err(fault(e)),
+/// A commit in a list. Of a file in a folder the list says its number, of an object everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) seq: u64,
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// A file that is open for reading.
+pub(crate) trait Content: fmt::Debug + Send + Sync {
+    /// Its size in bytes.
+    fn size(&self) -> Result<u64>;
+
+    /// Exactly these bytes; `Corrupt` when the file ends before them. `NotFound` when it is gone,
+    /// which a file that is open in a folder never is.
+    fn read(&self, start: usize, length: usize) -> Result<Bytes>;
+}
+
+/// Where a store is. Paths are those of [`layout`](crate::layout), below the root.
+pub(crate) trait Disk: fmt::Debug + Send + Sync {
+    /// The folder, or the bucket's URL: what all paths begin with.
+    fn root(&self) -> &Path;
+
+    /// Proves that a store can be here; `NotFound` when there is none and `create` is false.
+    fn check(&self, create: bool) -> Result<()>;
+
+    /// The names in a folder that are UTF-8; none when there is no such folder. Nothing of this
+    /// store has another name.
+    fn list(&self, folder: &Path) -> Result<Vec<String>>;
+
+    /// Those of them that are folders.
+    fn folders(&self, folder: &Path) -> Result<Vec<String>>;
+
+    /// The commits in a folder, ascending.
+    fn commits(&self, folder: &Path) -> Result<Vec<Listed>>;
+
+    /// The newest commit in a folder, asked of the disk; `known` was there once, and none below it
+    /// can be the newest unless it is gone. A commit that goes in between has no time of change.
+    fn newest(&self, folder: &Path, known: Option<u64>) -> Result<Option<Stamp>>;
+
+    /// The newest commit in each folder of a folder whose name is within `names`, ascending, where
+    /// one list tells; `None` where each of them must be asked.
+    fn newest_of_each(&self, folder: &Path, names: [&str; 2]) -> Result<Option<Vec<(String, Stamp)>>>;
+
+    /// When an entry of a folder was last added, removed or renamed; `None` when nobody can tell.
+    fn changed(&self, folder: &Path) -> Option<SystemTime>;
+
+    /// What tells a version of a file from another; `None` when there is no such file.
+    fn stamp(&self, path: &Path, seq: u64) -> Result<Option<Stamp>>;
+
+    /// The file that names a node, whole; `None` when there is none.
+    fn read_name(&self, path: &Path) -> Result<Option<Bytes>>;
+
+    /// Opens a file; `None` when there is none.
+    fn open(&self, path: &Path) -> Result<Option<Box<dyn Content>>>;
+
+    /// Puts a whole file where none was, durably: when this is [`Put::Done`] the file survives a
+    /// power cut, and nobody ever saw a part of it. Of files with equal bytes both may be done.
+    fn put_if_absent(&self, folder: &Path, name: &str, bytes: Vec<u8>) -> Result<Put>;
+
+    /// Removes a file; one that is gone already is no error.
+    fn remove(&self, path: &Path) -> Result<()>;
+
+    /// Whether a folder that was made is still there.
+    fn has_folder(&self, folder: &Path) -> bool;
+
+    /// Creates `folder`, which is the root or below, and whatever is missing above it. When this
+    /// returns the entries of all of them are on the disk, also of those that another process
+    /// made, except of old ones for which `is_durable` already says so.
+    fn create_folders(&self, folder: &Path, is_durable: &dyn Fn(&Path) -> bool) -> Result<()>;
+
+    /// Makes the entries of a folder last.
+    fn sync_folder(&self, folder: &Path) -> Result<()>;
+
+    /// Proves, once, that a name is given once here. `path` is a file that is there.
+    fn prove(&self, path: &Path) -> Result<()>;
+
+    /// A text that no other attempt of a commit has, where the answer to a put can get lost: by it
+    /// a writer knows its own file. `None` where a put has one answer.
+    fn attempt(&self) -> Option<String>;
+}
+
+/// Where `root` is: a folder, or the URL of a bucket.
+pub(crate) fn at(root: &Path) -> Result<Box<dyn Disk>> {
+    let url = root.to_str().filter(|text| text.contains("://"));
+    match url.map(|url| (url, url.split_once("://").unwrap_or_default())) {
+        None => Ok(Box::new(Folder::new(root))),
+        Some((_, ("file", path))) if path.starts_with('/') => Ok(Box::new(Folder::new(Path::new(path)))),
+        #[cfg(feature = "s3")]
+        Some((url, _)) => Ok(Box::new(bucket::Bucket::of_url(url)?)),
+        #[cfg(not(feature = "s3"))]
+        Some((_, (scheme, _))) => Err(Error::new(
+            ErrorKind::Unsupported,
+            "this build has no store in a bucket; build it with the feature `s3`, or name a folder",
+        )
+        .with("scheme", format_args!("{scheme}://"))),
+    }
+}
+
+/// The error of a place that holds no store and is to hold one.
+fn no_store(root: &Path) -> Error {
+    let message = if root.to_str().is_some_and(|text| text.contains("://")) {
+        "there is no store under this URL; check bucket and prefix"
+    } else {
+        "there is no store in this folder; check the path"
     };
-    temp.write_all(bytes).map_err(fault)?;
-    reach(Step::Written)?;
-    temp.as_file().sync_all().map_err(fault)?;
-    reach(Step::Flushed)?;
-    match temp.persist_noclobber(folder.join(name)) {
-        Ok(_) => {
-            reach(Step::Named)?;
-            sync_folder(folder)?;
-            reach(Step::Durable)?;
-            Ok(Put::Done)
-        }
-        Err(e) if e.error.kind() == Io::AlreadyExists => Ok(Put::Taken),
-        Err(e) if e.error.kind() == Io::NotFound => Ok(Put::Swept),
-        Err(e) => Err(fault(e.error)),
-    }
-}
-
-/// Removes a file; one that is gone already is no error.
-pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != Io::NotFound => Err(storage("remove a file of the store", path, e)),
-        _ => Ok(()),
-    }
-}
-
-/// Creates `folder`, which is `root` or below, and whatever is missing above it. When this returns
-/// the entries of all of them are on the disk, also of those that another process made, except of
-/// old ones for which `is_durable` already says so.
-pub(crate) fn create_folders(root: &Path, folder: &Path, is_durable: impl Fn(&Path) -> bool) -> Result<()> {
-    let chain: Vec<&Path> = folder
-        .ancestors()
-        .take_while(|folder| !folder.as_os_str().is_empty() && (folder.starts_with(root) || !folder.is_dir()))
-        .collect();
-    for folder in chain.into_iter().rev() {
-        let is_new = match fs::create_dir(folder) {
-            Ok(()) => true,
-            Err(e) if e.kind() == Io::AlreadyExists && folder.is_dir() => false,
-            Err(e) => return Err(storage("create a folder of the store", folder, e)),
-        };
-        if let Some(parent) = folder.parent().filter(|_| is_new || !is_durable(folder)) {
-            sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes the entries of a folder last.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    // Other systems have no handle of a folder to flush.
-    if cfg!(unix) {
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|e| storage("flush a folder of the store to the disk", folder, e))?;
-    }
-    Ok(())
+    Error::new(ErrorKind::NotFound, message).with("path", root.display())
 }

@@ -4,8 +4,6 @@
 //! length, `PAR1`. The footer holds a checksum of each column chunk; so nothing that is decoded is
 //! taken on trust, and any Parquet reader still opens the file.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +27,7 @@ use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::{Error, Result, TimeRange, frame};
 
 use crate::config::Codec;
+use crate::disk::{Content, Disk};
 use crate::error;
 use crate::footer::{Checksum, Checksums, Footer, KEY, Link, short};
 
@@ -38,7 +37,7 @@ const TAIL: usize = 8;
 /// The checksum before the footer.
 const HASH: usize = 32;
 /// How much of a file's end is read at first; nearly every footer fits.
-const GUESS: usize = 64 * 1024;
+pub(crate) const GUESS: usize = 64 * 1024;
 
 /// How files are written.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +129,7 @@ fn byte_ranges(
 #[derive(Debug)]
 pub(crate) struct StoredFile {
     path: PathBuf,
-    file: File,
+    content: Box<dyn Content>,
     parquet: ArrowReaderMetadata,
     schema: SchemaRef,
     footer: Footer,
@@ -141,13 +140,9 @@ pub(crate) struct StoredFile {
 impl StoredFile {
     /// Opens a file and reads its footer. `Ok(None)` when there is no such file, `Corrupt` when the
     /// footer is damaged or of a newer format.
-    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
-        let mut file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(error::storage("open a file of the store", path, e)),
-        };
-        let bytes = read_footer(&mut file, path)?;
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Self>> {
+        let Some(content) = disk.open(path)? else { return Ok(None) };
+        let bytes = read_footer(&*content, path)?;
         let damaged = |e: ParquetError| error::corrupt(path, "the file's footer is damaged").caused_by(e);
         let metadata = ParquetMetaDataReader::decode_metadata(&bytes).map_err(damaged)?;
         let text = metadata
@@ -168,7 +163,7 @@ impl StoredFile {
             ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new()).map_err(damaged)?;
         let schema = Arc::new(Schema::new(parquet.schema().fields().clone()));
         let id = short(&blake3::hash(&bytes));
-        Ok(Some(Self { path: path.to_owned(), file, parquet, schema, footer, id, checksums }))
+        Ok(Some(Self { path: path.to_owned(), content, parquet, schema, footer, id, checksums }))
     }
 
     /// The commit that this file is.
@@ -182,8 +177,7 @@ impl StoredFile {
 
     /// The size of the file in bytes.
     pub(crate) fn bytes(&self) -> Result<u64> {
-        let meta = self.file.metadata();
-        Ok(meta.map_err(|e| error::storage("look at a file of the store", &self.path, e))?.len())
+        self.content.size()
     }
 
     pub(crate) fn footer(&self) -> &Footer {
@@ -247,7 +241,7 @@ impl StoredFile {
     fn read_chunks(&self, run: &[(Range<usize>, &str)], chunks: &mut Vec<(usize, Bytes)>) -> Result<()> {
         let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else { return Ok(()) };
         let length = last.end - first.start;
-        let bytes = Bytes::from(read_at(&self.file, &self.path, first.start, length)?);
+        let bytes = self.content.read(first.start, length)?;
         for (range, expected) in run {
             let chunk = bytes.slice(range.start - first.start..range.end - first.start);
             if self.checksums.kind.of(&chunk) != *expected {
@@ -261,11 +255,10 @@ impl StoredFile {
 }
 
 /// The bytes of the Parquet footer, checked.
-fn read_footer(file: &mut File, path: &Path) -> Result<Vec<u8>> {
+fn read_footer(content: &dyn Content, path: &Path) -> Result<Vec<u8>> {
     let truncated = || error::corrupt(path, "the file is truncated");
-    let length = file.metadata().map_err(|e| error::storage("read a file of the store", path, e))?.len();
-    let length = usize::try_from(length).map_err(|_| truncated())?;
-    let mut tail = read_at(file, path, length.saturating_sub(GUESS), GUESS.min(length))?;
+    let length = usize::try_from(content.size()?).map_err(|_| truncated())?;
+    let mut tail = content.read(length.saturating_sub(GUESS), GUESS.min(length))?;
     if !tail.ends_with(MAGIC) {
         return Err(truncated());
     }
@@ -274,7 +267,7 @@ fn read_footer(file: &mut File, path: &Path) -> Result<Vec<u8>> {
     let needed = size.saturating_add(TAIL + HASH);
     let start = length.checked_sub(needed).ok_or_else(truncated)?;
     if needed > tail.len() {
-        tail = read_at(file, path, start, needed)?;
+        tail = content.read(start, needed)?;
     }
     let (hash, footer) = tail[tail.len() - needed..tail.len() - TAIL].split_at(HASH);
     if blake3::hash(footer).as_bytes() == hash {
@@ -282,17 +275,6 @@ fn read_footer(file: &mut File, path: &Path) -> Result<Vec<u8>> {
     } else {
         Err(error::corrupt(path, "the file's footer fails its checksum"))
     }
-}
-
-fn read_at(mut file: &File, path: &Path, start: usize, length: usize) -> Result<Vec<u8>> {
-    let fault = |e| error::storage("read a file of the store", path, e);
-    let (offset, limit) =
-        (u64::try_from(start).unwrap_or(u64::MAX), u64::try_from(length).unwrap_or(u64::MAX));
-    // Not read into a buffer of zeros: to fill one takes as long as to read a tenth of it.
-    let mut bytes = Vec::with_capacity(length);
-    file.seek(SeekFrom::Start(offset)).map_err(fault)?;
-    file.take(limit).read_to_end(&mut bytes).map_err(fault)?;
-    if bytes.len() == length { Ok(bytes) } else { Err(error::corrupt(path, "the file is truncated")) }
 }
 
 /// Whether the row group's statistics allow a row of `range`.

@@ -54,6 +54,8 @@ pub(crate) struct Footer {
     pub(crate) coverage: Coverage,
     /// Of a delta: its proofs are those of its base, except where its rows are, and not repeated.
     pub(crate) inherits: bool,
+    /// What no other attempt of a commit has, where a writer may have to look for its own file.
+    pub(crate) attempt: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +84,8 @@ struct Json {
     present: Vec<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     known_empty: Option<Vec<JsonProof>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<String>,
     /// A checksum of each column chunk, by row group and column.
     chunks: Vec<Vec<String>>,
 }
@@ -159,6 +163,7 @@ impl Footer {
             rows: self.rows,
             present: steps(self.coverage.present(), from, self.key.interval.as_micros().unsigned_abs()),
             known_empty: is_told.then(|| proofs.collect()),
+            attempt: self.attempt.clone(),
             chunks,
         };
         serde_json::to_string(&json).map_err(|e| Error::unexpected("cannot write a footer").caused_by(e))
@@ -215,6 +220,7 @@ impl Footer {
             rows: json.rows,
             coverage,
             inherits,
+            attempt: json.attempt,
         };
         Ok((footer, Checksums { kind: Checksum::of_format(format), chunks: json.chunks }))
     }

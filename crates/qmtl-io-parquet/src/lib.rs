@@ -32,4 +32,6 @@ pub use backend::{ParquetBackend, StoredPartition};
 pub use check::{Finding, Problem};
 pub use collect::Collected;
 pub use config::{Codec, ParquetConfig};
+#[cfg(feature = "s3")]
+pub use object_store;
 pub use remove::Removed;

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use qmtl_history_api::Result;
 
-use crate::disk;
+use crate::disk::{self, Disk};
 
 /// The most folders that are remembered.
 const CAPACITY: usize = 100_000;
@@ -34,9 +34,14 @@ impl<V> Listings<V> {
     }
 
     /// What `list` makes of a folder, now or when it last changed.
-    pub(crate) fn get(&self, folder: &Path, list: impl FnOnce() -> Result<V>) -> Result<Arc<V>> {
+    pub(crate) fn get(
+        &self,
+        disk: &dyn Disk,
+        folder: &Path,
+        list: impl FnOnce() -> Result<V>,
+    ) -> Result<Arc<V>> {
         let now = Instant::now();
-        let changed = disk::changed(folder);
+        let changed = disk.changed(folder);
         let mut seen = now;
         if let Some(known) = self.lock().get(folder).filter(|known| Some(known.changed) == changed) {
             if known.listed.duration_since(known.seen) >= disk::tick(known.changed) {
@@ -71,6 +76,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::disk::Folder;
 
     /// As if everything that is known had been seen so much earlier than it was listed.
     fn grow_old(listings: &Listings<Vec<String>>, by: Duration) {
@@ -82,14 +88,15 @@ mod tests {
     #[test]
     fn a_list_is_believed_when_the_tick_of_the_last_change_was_over() {
         let folder = tempfile::tempdir().unwrap();
+        let disk = Folder::new(folder.path());
         let listings = Listings::new();
         let lists = Cell::new(0);
         let ask = || {
             let list = || {
                 lists.set(lists.get() + 1);
-                disk::list(folder.path())
+                disk.list(folder.path())
             };
-            listings.get(folder.path(), list).unwrap().len()
+            listings.get(&disk, folder.path(), list).unwrap().len()
         };
         let set_changed = |time: Duration| {
             File::open(folder.path()).unwrap().set_modified(SystemTime::UNIX_EPOCH + time).unwrap();

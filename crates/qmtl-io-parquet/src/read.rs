@@ -72,11 +72,12 @@ impl Plan {
     /// The rows of one partition inside the range.
     fn read(&self, store: &Store, index: usize) -> Result<Vec<RecordBatch>> {
         let (partition, seq) = self.partitions[index];
-        let snapshot = store.open(&self.series, partition, seq)?;
-        // A newer commit, read because the listed one is gone, may have newer columns.
-        if self.is_whole && snapshot.seq() == seq {
-            snapshot.files().try_for_each(|file| check_listed(file, &self.schema))?;
-        }
-        snapshot.read(self.range, &self.schema)
+        store.with_open(&self.series, partition, seq, |snapshot| {
+            // A newer commit, read because the listed one is gone, may have newer columns.
+            if self.is_whole && snapshot.seq() == seq {
+                snapshot.files().try_for_each(|file| check_listed(file, &self.schema))?;
+            }
+            snapshot.read(self.range, &self.schema)
+        })
     }
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Coverage, Error, Result, TimeRange, frame};
+use qmtl_history_api::{Coverage, Error, ErrorKind, Result, TimeRange, frame};
 
 use crate::cache::Stamp;
 use crate::columns::with_columns;
+use crate::error;
 use crate::file::StoredFile;
 use crate::footer::{Footer, Kind, Link};
-use crate::layout::{Partition, SeriesFolder};
+use crate::layout::{self, Partition, SeriesFolder};
 use crate::merge::weave;
-use crate::store::{ATTEMPTS, ENTRY, Store, open_checked};
+use crate::store::{ATTEMPTS, ENTRY, Store};
 use crate::types::conform;
-use crate::{disk, error};
 
 /// What a partition holds, as footers tell it.
 #[derive(Debug)]
@@ -147,11 +147,11 @@ impl Store {
         let folder = series.partition(partition);
         let mut seq = seq;
         for _ in 0..ATTEMPTS {
-            let opened = open_once(series, partition, seq)?;
+            let opened = self.open_once(series, partition, seq)?;
             if let Opened::Whole(snapshot) = opened {
                 return Ok(*snapshot);
             }
-            let newest = disk::newest(&folder)?.unwrap_or(seq);
+            let newest = self.disk.newest(&folder, None)?.map_or(seq, |newest| newest.seq);
             if let Opened::Baseless(delta) = opened
                 && newest == seq
             {
@@ -162,8 +162,25 @@ impl Store {
             }
             seq = newest;
         }
-        Err(Error::unavailable("the files of a partition keep vanishing while they are read; try again")
-            .with("path", folder.display()))
+        Err(vanishing(&folder))
+    }
+
+    /// What `work` makes of the newest state at least as new as `seq`, of a newer one when a file is
+    /// collected while it is read.
+    pub(crate) fn with_open<T>(
+        &self,
+        series: &SeriesFolder,
+        partition: Partition,
+        seq: u64,
+        work: impl Fn(&Snapshot) -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..ATTEMPTS {
+            match work(&self.open(series, partition, seq)?) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                done => return done,
+            }
+        }
+        Err(vanishing(&series.partition(partition)))
     }
 
     /// What is known of a partition, from memory when its newest file is known.
@@ -179,10 +196,35 @@ impl Store {
         }
         let snapshot = self.open(series, partition, newest.seq)?;
         let state = Arc::new(snapshot.state());
-        if let Some(stamp) = disk::stamp(&folder, snapshot.seq())? {
+        let stamp = if snapshot.seq() == newest.seq && newest.modified.is_some() {
+            // The stamp is older than the footer: another file of this number would not fit it later.
+            Some(newest)
+        } else {
+            self.disk.stamp(&folder.join(layout::commit_file(snapshot.seq())), snapshot.seq())?
+        };
+        if let Some(stamp) = stamp {
             self.remember(&folder, stamp, &state);
         }
         Ok(state)
+    }
+
+    fn open_once(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Opened> {
+        let path = series.commit(partition, seq);
+        let Some(newest) = self.open_checked(&path, series, Some(partition), seq)? else {
+            return Ok(Opened::Gone);
+        };
+        let Some(base) = newest.footer().base.clone() else {
+            return Ok(Opened::Whole(Box::new(Snapshot { full: newest, delta: None })));
+        };
+        let base_path = series.commit(partition, base.seq);
+        let Some(full) = self.open_checked(&base_path, series, Some(partition), base.seq)? else {
+            return Ok(Opened::Baseless(Box::new(newest)));
+        };
+        if full.footer().kind != Kind::Full || full.link() != base {
+            return Err(error::corrupt(&path, "the file adds to another one than the one that stands there")
+                .with("base", base_path.display()));
+        }
+        Ok(Opened::Whole(Box::new(Snapshot { full, delta: Some(newest) })))
     }
 
     /// Keeps a state for as long as its newest commit is the newest.
@@ -192,24 +234,13 @@ impl Store {
     }
 }
 
+/// The error of a reader that collectors overtook again and again.
+fn vanishing(folder: &Path) -> Error {
+    Error::unavailable("the files of a partition keep vanishing while they are read; try again")
+        .with("path", folder.display())
+}
+
 fn weight(coverage: &Coverage) -> usize {
     let proofs = coverage.known_empty().iter().map(|proof| ENTRY + proof.ranges.len());
     ENTRY + coverage.present().len() + proofs.sum::<usize>()
-}
-
-fn open_once(series: &SeriesFolder, partition: Partition, seq: u64) -> Result<Opened> {
-    let path = series.commit(partition, seq);
-    let Some(newest) = open_checked(&path, series, Some(partition), seq)? else { return Ok(Opened::Gone) };
-    let Some(base) = newest.footer().base.clone() else {
-        return Ok(Opened::Whole(Box::new(Snapshot { full: newest, delta: None })));
-    };
-    let base_path = series.commit(partition, base.seq);
-    let Some(full) = open_checked(&base_path, series, Some(partition), base.seq)? else {
-        return Ok(Opened::Baseless(Box::new(newest)));
-    };
-    if full.footer().kind != Kind::Full || full.link() != base {
-        return Err(error::corrupt(&path, "the file adds to another one than the one that stands there")
-            .with("base", base_path.display()));
-    }
-    Ok(Opened::Whole(Box::new(Snapshot { full, delta: Some(newest) })))
 }

@@ -2,8 +2,6 @@
 //! its footer says.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::ErrorKind as Io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +11,7 @@ use qmtl_history_api::{Error, ErrorKind, NodeId, Result, SeriesKey, TimeRange};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, Stamp};
-use crate::disk::Put;
+use crate::disk::{Disk, Put};
 use crate::failpoints::{Step, reach};
 use crate::file::{Encoder, StoredFile};
 use crate::footer::{FORMAT, Footer, Link};
@@ -21,7 +19,7 @@ use crate::layout::{self, Partition, SeriesFolder};
 use crate::listing::Listings;
 use crate::state::State;
 use crate::tips::Tips;
-use crate::{ParquetConfig, disk, error};
+use crate::{ParquetConfig, error};
 
 /// How often a race with another process is tried again before it is reported.
 pub(crate) const ATTEMPTS: usize = 100;
@@ -33,9 +31,10 @@ const SCHEMA_CACHE: usize = 100_000;
 /// What an entry weighs besides its ranges or columns.
 pub(crate) const ENTRY: usize = 64;
 
-/// The store of one root folder. Every method may block.
+/// The store of one root. Every method may block.
 #[derive(Debug)]
 pub(crate) struct Store {
+    pub(crate) disk: Box<dyn Disk>,
     pub(crate) config: ParquetConfig,
     pub(crate) states: Cache<Arc<State>>,
     pub(crate) schemas: Cache<(String, SchemaRef)>,
@@ -55,8 +54,9 @@ struct SeriesJson {
 }
 
 impl Store {
-    pub(crate) fn new(config: ParquetConfig) -> Self {
+    pub(crate) fn new(disk: Box<dyn Disk>, config: ParquetConfig) -> Self {
         Self {
+            disk,
             config,
             states: Cache::new(STATE_CACHE),
             schemas: Cache::new(SCHEMA_CACHE),
@@ -72,9 +72,9 @@ impl Store {
 
     /// The folder of a series, checked to belong to its node; it need not exist.
     pub(crate) fn series_folder(&self, key: &SeriesKey) -> Result<SeriesFolder> {
-        let folder = SeriesFolder::new(&self.config.root, key);
+        let folder = SeriesFolder::new(self.disk.root(), key);
         let node = folder.node();
-        match read_owner(&node)? {
+        match self.read_owner(&node)? {
             Some(owner) if owner != key.node_id => {
                 Err(error::corrupt(&node, "the folder belongs to another node")
                     .with("node_id", &key.node_id)
@@ -86,24 +86,25 @@ impl Store {
 
     /// Makes a folder of the series last and, before it, the file that names its node.
     fn create(&self, series: &SeriesFolder, folder: &Path) -> Result<()> {
-        if self.durable_commit(folder).is_some() && folder.is_dir() {
+        if self.durable_commit(folder).is_some() && self.disk.has_folder(folder) {
             return Ok(());
         }
         let node = series.node();
         self.create_folders(&node)?;
-        if read_owner(&node)?.is_none() {
+        if self.read_owner(&node)?.is_none() {
             let json = SeriesJson { format: FORMAT, node_id: series.key.node_id.as_str().to_owned() };
             let text = serde_json::to_vec(&json)
                 .map_err(|e| Error::unexpected("cannot write a series' name").caused_by(e))?;
-            disk::put_if_absent(&node, layout::SERIES_FILE, &text)?;
+            self.disk.put_if_absent(&node, layout::SERIES_FILE, text)?;
         }
         self.series_folder(&series.key)?;
+        self.disk.prove(&node.join(layout::SERIES_FILE))?;
         self.create_folders(folder)
     }
 
     fn create_folders(&self, folder: &Path) -> Result<()> {
-        let root = &self.config.root;
-        disk::create_folders(root, folder, |folder| self.durable_commit(folder).is_some())?;
+        let root = self.disk.root();
+        self.disk.create_folders(folder, &|folder| self.durable_commit(folder).is_some())?;
         for folder in folder.ancestors().take_while(|folder| folder.starts_with(root)) {
             self.set_durable(folder, 0);
         }
@@ -123,9 +124,13 @@ impl Store {
             None => series.schemas(),
         };
         let (bytes, id) = self.encoder().encode(footer, rows)?;
+        if footer.seq == 1 {
+            // Nothing is there, whatever was when this handle looked last.
+            self.forget_durable(&folder);
+        }
         self.create(series, &folder)?;
         reach(Step::Encoded)?;
-        match disk::put_if_absent(&folder, &layout::commit_file(footer.seq), &bytes)? {
+        match self.disk.put_if_absent(&folder, &layout::commit_file(footer.seq), bytes)? {
             Put::Done => {
                 self.set_durable(&folder, footer.seq);
                 Ok(Some(Link { seq: footer.seq, id }))
@@ -143,7 +148,7 @@ impl Store {
     pub(crate) fn settle(&self, series: &SeriesFolder, folder: &Path, seq: u64) -> Result<()> {
         if self.durable_commit(folder).is_none_or(|known| known < seq) {
             self.create(series, folder)?;
-            disk::sync_folder(folder)?;
+            self.disk.sync_folder(folder)?;
             self.set_durable(folder, seq);
         }
         Ok(())
@@ -171,8 +176,10 @@ impl Store {
         range: TimeRange,
     ) -> Result<Vec<Partition>> {
         let folder = series.interval();
-        let all = self.folders.get(&folder, || {
-            let mut partitions: Vec<Partition> = disk::list(&folder)?
+        let all = self.folders.get(&*self.disk, &folder, || {
+            let mut partitions: Vec<Partition> = self
+                .disk
+                .list(&folder)?
                 .iter()
                 .filter_map(|name| Partition::parse(series.key.interval, name))
                 .collect();
@@ -188,6 +195,16 @@ impl Store {
         series: &SeriesFolder,
         range: TimeRange,
     ) -> Result<Vec<(Partition, Stamp)>> {
+        let interval = series.key.interval;
+        let Some((first, last)) = range.bounds(interval) else { return Ok(Vec::new()) };
+        let names = [first, last].map(|point| Partition::around(interval, point).name());
+        if let Some(listed) =
+            self.disk.newest_of_each(&series.interval(), [names[0].as_str(), names[1].as_str()])?
+        {
+            let partition =
+                |(name, stamp): (String, Stamp)| Some((Partition::parse(interval, &name)?, stamp));
+            return Ok(listed.into_iter().filter_map(partition).collect());
+        }
         self.partition_folders(series, range)?
             .into_iter()
             .filter_map(|partition| {
@@ -199,7 +216,40 @@ impl Store {
 
     /// The newest commit in a folder.
     pub(crate) fn newest(&self, folder: &Path) -> Result<Option<Stamp>> {
-        self.tips.newest(folder, |stamp| self.states.get(folder, stamp).is_some_and(|state| state.is_delta()))
+        self.tips.newest(&*self.disk, folder, |stamp| {
+            self.states.get(folder, stamp).is_some_and(|state| state.is_delta())
+        })
+    }
+
+    /// The node whose folder this is, `None` when no name stands in it.
+    pub(crate) fn read_owner(&self, node: &Path) -> Result<Option<NodeId>> {
+        let path: PathBuf = node.join(layout::SERIES_FILE);
+        let Some(text) = self.disk.read_name(&path)? else { return Ok(None) };
+        let damaged = || error::corrupt(&path, "the file that names the series is damaged");
+        let json: SeriesJson = serde_json::from_slice(&text).map_err(|e| damaged().caused_by(e))?;
+        if json.format > FORMAT {
+            return Err(error::newer(&path, json.format, FORMAT));
+        }
+        NodeId::new(&json.node_id).map(Some).map_err(|e| damaged().caused_by(e))
+    }
+
+    /// Opens a file and checks that it says of itself what its path says.
+    pub(crate) fn open_checked(
+        &self,
+        path: &Path,
+        series: &SeriesFolder,
+        partition: Option<Partition>,
+        seq: u64,
+    ) -> Result<Option<StoredFile>> {
+        let Some(file) = StoredFile::open(&*self.disk, path)? else { return Ok(None) };
+        let footer = file.footer();
+        if (&footer.key, footer.partition, footer.seq) != (&series.key, partition, seq) {
+            return Err(error::corrupt(path, "the file belongs to another place of a store")
+                .with("series", &series.key)
+                .with("owner", &footer.key)
+                .with("seq", footer.seq));
+        }
+        Ok(Some(file))
     }
 }
 
@@ -212,38 +262,4 @@ pub(crate) fn lost_races(folder: &Path) -> Error {
     .with("path", folder.display())
     .with("attempts", ATTEMPTS)
     .retryable(true)
-}
-
-/// The node whose folder this is, `None` when no name stands in it.
-pub(crate) fn read_owner(node: &Path) -> Result<Option<NodeId>> {
-    let path: PathBuf = node.join(layout::SERIES_FILE);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == Io::NotFound => return Ok(None),
-        Err(e) => return Err(error::storage("read a series' name", &path, e)),
-    };
-    let damaged = || error::corrupt(&path, "the file that names the series is damaged");
-    let json: SeriesJson = serde_json::from_slice(&text).map_err(|e| damaged().caused_by(e))?;
-    if json.format > FORMAT {
-        return Err(error::newer(&path, json.format, FORMAT));
-    }
-    NodeId::new(&json.node_id).map(Some).map_err(|e| damaged().caused_by(e))
-}
-
-/// Opens a file and checks that it says of itself what its path says.
-pub(crate) fn open_checked(
-    path: &Path,
-    series: &SeriesFolder,
-    partition: Option<Partition>,
-    seq: u64,
-) -> Result<Option<StoredFile>> {
-    let Some(file) = StoredFile::open(path)? else { return Ok(None) };
-    let footer = file.footer();
-    if (&footer.key, footer.partition, footer.seq) != (&series.key, partition, seq) {
-        return Err(error::corrupt(path, "the file belongs to another place of a store")
-            .with("series", &series.key)
-            .with("owner", &footer.key)
-            .with("seq", footer.seq));
-    }
-    Ok(Some(file))
 }

@@ -9,7 +9,8 @@ use std::time::{Instant, SystemTime};
 use qmtl_history_api::Result;
 
 use crate::cache::Stamp;
-use crate::disk;
+use crate::disk::{self, Disk};
+use crate::layout::commit_file;
 
 /// The most folders that are remembered.
 const CAPACITY: usize = 100_000;
@@ -34,32 +35,39 @@ pub(crate) struct Tips {
 
 impl Tips {
     /// The newest commit in a folder; `is_delta` knows whether a commit is one.
-    pub(crate) fn newest(&self, folder: &Path, is_delta: impl Fn(Stamp) -> bool) -> Result<Option<Stamp>> {
+    pub(crate) fn newest(
+        &self,
+        disk: &dyn Disk,
+        folder: &Path,
+        is_delta: impl Fn(Stamp) -> bool,
+    ) -> Result<Option<Stamp>> {
         let known = self.lock().get(folder).copied();
         let looked = Instant::now();
-        let changed = disk::changed(folder);
-        if let Some(tip) = known {
+        let changed = disk.changed(folder);
+        // Where there are no times of change one list from the known commit on tells everything.
+        if let Some(tip) = known
+            && changed.is_some()
+        {
             let same = changed.filter(|changed| Some(*changed) == tip.changed);
             if same.is_some_and(|changed| tip.looked.duration_since(tip.seen) >= disk::tick(changed)) {
                 return Ok(Some(tip.stamp));
             }
             let is_same = same.is_some();
-            if is_newest(folder, tip.stamp, || is_same || is_delta(tip.stamp))? {
+            if is_newest(disk, folder, tip.stamp, || is_same || is_delta(tip.stamp))? {
                 if is_same {
                     self.put(folder, Tip { looked, ..tip });
                 }
                 return Ok(Some(tip.stamp));
             }
         }
-        let Some(seq) = disk::newest(folder)? else {
+        let Some(stamp) = disk.newest(folder, known.map(|tip| tip.stamp.seq))? else {
             self.lock().remove(folder);
             return Ok(None);
         };
-        let Some(stamp) = disk::stamp(folder, seq)? else {
-            // It has gone in between: it has a successor, which whoever opens it will find.
-            return Ok(Some(Stamp { seq, bytes: 0, modified: None }));
-        };
-        self.set(folder, stamp, changed);
+        // One that has gone in between has a successor, which whoever opens it will find.
+        if stamp.modified.is_some() {
+            self.set(folder, stamp, changed);
+        }
         Ok(Some(stamp))
     }
 
@@ -88,14 +96,23 @@ impl Tips {
 /// is a full one that stayed because a newer delta adds to it. `is_certain` says that it is a delta,
 /// or that the folder has the same time of change: nothing is removed within a
 /// [`TICK`](disk::TICK).
-fn is_newest(folder: &Path, stamp: Stamp, is_certain: impl FnOnce() -> bool) -> Result<bool> {
+fn is_newest(
+    disk: &dyn Disk,
+    folder: &Path,
+    stamp: Stamp,
+    is_certain: impl FnOnce() -> bool,
+) -> Result<bool> {
     // In this order: what is there after its successor was not was there at that time too.
-    Ok(disk::stamp(folder, stamp.seq + 1)?.is_none() && is_there(folder, stamp)? && is_certain())
+    let next = stamp.seq + 1;
+    Ok(disk.stamp(&folder.join(commit_file(next)), next)?.is_none()
+        && is_there(disk, folder, stamp)?
+        && is_certain())
 }
 
 /// Whether this very file is still in its folder.
-pub(crate) fn is_there(folder: &Path, stamp: Stamp) -> Result<bool> {
-    Ok(stamp.modified.is_some() && disk::stamp(folder, stamp.seq)? == Some(stamp))
+pub(crate) fn is_there(disk: &dyn Disk, folder: &Path, stamp: Stamp) -> Result<bool> {
+    let path = folder.join(commit_file(stamp.seq));
+    Ok(stamp.modified.is_some() && disk.stamp(&path, stamp.seq)? == Some(stamp))
 }
 
 #[cfg(test)]
@@ -104,10 +121,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::layout::commit_file;
+    use crate::disk::Folder;
 
     fn newest(tips: &Tips, folder: &Path, is_delta: bool) -> Option<u64> {
-        tips.newest(folder, |_| is_delta).unwrap().map(|stamp| stamp.seq)
+        tips.newest(&Folder::new(folder), folder, |_| is_delta).unwrap().map(|stamp| stamp.seq)
     }
 
     /// The folder with an old time of change.

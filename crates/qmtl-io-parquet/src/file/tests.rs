@@ -1,5 +1,6 @@
 //! Files: every type comes back bit for bit, and no changed byte goes unnoticed.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -22,6 +23,7 @@ use qmtl_history_api::{Coverage, ErrorKind, Interval, SeriesKey};
 use tempfile::TempDir;
 
 use super::*;
+use crate::disk::Folder;
 use crate::footer::Kind;
 use crate::layout::Partition;
 use crate::types::holds;
@@ -52,6 +54,7 @@ fn footer(rows: &RecordBatch) -> Footer {
         rows: count,
         coverage,
         inherits: false,
+        attempt: None,
     }
 }
 
@@ -73,7 +76,8 @@ impl Written {
     }
 
     fn read(&self) -> Result<Vec<RecordBatch>> {
-        let file = StoredFile::open(&self.path())?.expect("the file is there");
+        let file =
+            StoredFile::open(&Folder::new(self.folder.path()), &self.path())?.expect("the file is there");
         file.read(TimeRange::ALL, file.schema())
     }
 }
@@ -342,7 +346,7 @@ fn a_file_of_a_newer_format_is_refused_by_name() {
 fn a_footer_longer_than_the_first_guess_is_read() {
     let rows = batch(Arc::new(Int64Array::from_iter_values(0..25_000)), 2);
     let written = Written::new(&rows, Codec::Lz4, 100);
-    let file = StoredFile::open(&written.path()).unwrap().unwrap();
+    let file = StoredFile::open(&Folder::new(written.folder.path()), &written.path()).unwrap().unwrap();
     assert!(written.bytes.len() - footer_start(&written.bytes).unwrap() > GUESS);
     assert_eq!(file.footer(), &footer(&rows));
 }
@@ -351,7 +355,7 @@ fn a_footer_longer_than_the_first_guess_is_read() {
 fn only_the_row_groups_and_columns_asked_for_are_touched() {
     let rows = batch(Arc::new(Float64Array::from_iter_values((0..100).map(f64::from))), 1);
     let written = Written::new(&rows, Codec::None, 10);
-    let file = StoredFile::open(&written.path()).unwrap().unwrap();
+    let file = StoredFile::open(&Folder::new(written.folder.path()), &written.path()).unwrap().unwrap();
     let start = file.footer().partition.unwrap().range().start();
     let minute = |n: i64| start.checked_add_micros(n * 60_000_000).unwrap();
     let range = TimeRange::new(minute(35), minute(41)).unwrap();
@@ -365,7 +369,7 @@ fn only_the_row_groups_and_columns_asked_for_are_touched() {
         bytes[usize::try_from(offset).unwrap()] ^= 1;
     }
     std::fs::write(written.path(), bytes).unwrap();
-    let file = StoredFile::open(&written.path()).unwrap().unwrap();
+    let file = StoredFile::open(&Folder::new(written.folder.path()), &written.path()).unwrap().unwrap();
     let ts_only = file.read(TimeRange::ALL, &frame::ts_only_schema()).unwrap();
     assert_eq!(ts_only.iter().map(RecordBatch::num_rows).sum::<usize>(), 100);
     assert!(file.read(range, file.schema()).unwrap_err().to_string().contains("fails its checksum"));
@@ -375,7 +379,7 @@ fn only_the_row_groups_and_columns_asked_for_are_touched() {
 fn a_file_may_hold_no_rows() {
     let rows = RecordBatch::new_empty(frame::ts_only_schema());
     let written = Written::new(&rows, Codec::Lz4, 10);
-    let file = StoredFile::open(&written.path()).unwrap().unwrap();
+    let file = StoredFile::open(&Folder::new(written.folder.path()), &written.path()).unwrap().unwrap();
     assert_eq!((file.schema(), file.footer().rows), (&frame::ts_only_schema(), 0));
     assert_eq!(file.read(TimeRange::ALL, file.schema()).unwrap(), []);
 }

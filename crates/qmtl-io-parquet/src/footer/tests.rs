@@ -28,6 +28,7 @@ fn footer(coverage: Coverage) -> Footer {
         rows: coverage.present().count(Interval::MINUTE),
         coverage,
         inherits: false,
+        attempt: None,
     }
 }
 

@@ -62,6 +62,14 @@ impl Task {
         Self::run(shell, task, root, 1)
     }
 
+    /// The same with other variables of the environment.
+    #[cfg(feature = "s3")]
+    pub(crate) fn start_with(task: &str, root: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.envs(env.iter().copied());
+        Self::run(command, task, Path::new(root), 1)
+    }
+
     fn run(mut command: Command, task: &str, root: &Path, id: u32) -> Self {
         let mut process = command
             .args(["child::child_entry", "--exact", "--nocapture", "--test-threads=1"])
@@ -107,13 +115,17 @@ fn child_entry() {
     let id = std::env::var(ID).unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
-        let store = ParquetBackend::open(ParquetConfig::new(root)).await.unwrap();
+        let store = match ParquetBackend::open(ParquetConfig::new(root)).await {
+            Ok(store) => store,
+            Err(e) => return println!("{MARK}{:?} {}", e.kind(), e.chain()),
+        };
         let words: Vec<&str> = task.split(':').collect();
         match words.as_slice() {
             ["endless"] => endless(&store, id).await,
             ["overlap"] => overlap(&store, id).await,
             ["round", round] => round_of(&store, id, round.parse().unwrap()).await,
             ["write", first, end] => write(&store, (first.parse().unwrap(), end.parse().unwrap()), id).await,
+            ["steps", first, end] => steps(&store, (first.parse().unwrap(), end.parse().unwrap()), id).await,
             ["collect", now] => collect(&store, now.parse().unwrap()).await,
             other => panic!("no such task: {other:?}"),
         }
@@ -160,6 +172,18 @@ async fn round_of(store: &ParquetBackend, id: u32, round: u32) {
         assert_eq!(rows.num_rows(), 10, "an acknowledged row cannot be read");
         let coverage = store.coverage(&key(), range).await.unwrap();
         assert!(coverage.present().contains_range(range), "an acknowledged row is not covered");
+    }
+    println!("{MARK}{written}");
+}
+
+/// Writes bars in batches of forty, and says how many it was the one to store, or what went wrong.
+async fn steps(store: &ParquetBackend, (first, end): (u32, u32), id: u32) {
+    let mut written = 0;
+    for first in (first..end).step_by(40) {
+        match store.write_rows(&WriteRequest::new(key()), numbered(first, first + 40, id)).await {
+            Ok(receipt) => written += receipt.rows_written,
+            Err(e) => return println!("{MARK}{:?} {}", e.kind(), e.chain()),
+        }
     }
     println!("{MARK}{written}");
 }

@@ -98,19 +98,23 @@ const ROUNDS: &str = "QMTL_SOAK_ROUNDS";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_processes_lose_and_double_nothing() {
-    let rounds = std::env::var(ROUNDS).map_or(4, |rounds| rounds.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
+    eight_processes(folder.path(), 4).await;
+}
+
+/// So many rounds of eight processes on the store of this root, unless the environment says how many.
+pub(crate) async fn eight_processes(root: &Path, rounds: u32) {
+    let rounds = std::env::var(ROUNDS).map_or(rounds, |rounds| rounds.parse().unwrap());
+    let store = open(root).await;
     store.write_rows(&WriteRequest::new(key()), numbered(0, 3_000, 0)).await.unwrap();
     let mut total = 3_000;
     for round in 0..rounds {
-        let mut tasks: Vec<_> =
-            (1..=8).map(|id| Task::start(&format!("round:{round}"), folder.path(), id)).collect();
+        let mut tasks: Vec<_> = (1..=8).map(|id| Task::start(&format!("round:{round}"), root, id)).collect();
         for task in &mut tasks {
             total += task.line().expect("the child finishes").parse::<usize>().unwrap();
             assert!(task.process.wait().unwrap().success());
         }
-        let rows = read(&open(folder.path()).await).await;
+        let rows = read(&open(root).await).await;
         assert_eq!(rows.len(), total, "round {round}: each row is stored once, by the one who says so");
         assert!(rows[..3_000].iter().all(|(_, writer)| *writer == 0), "rows of before are kept");
     }

@@ -5,6 +5,8 @@
     reason = "all of it is tests, and children speak through stdout"
 )]
 
+#[cfg(feature = "s3")]
+mod bucket;
 mod child;
 mod conformance;
 mod crash;
@@ -12,5 +14,7 @@ mod damage;
 mod delta;
 mod folder;
 mod golden;
+#[cfg(feature = "s3")]
+mod server;
 #[cfg(feature = "failpoints")]
 mod steps;
