@@ -50,7 +50,7 @@ Start with `qmtl-history demo`: real candles, a temporary store, a minute of you
 #[derive(Args, Clone, Debug)]
 #[non_exhaustive]
 pub struct Global {
-    /// The store: a folder, which a fill creates, or questdb://user:pass@host:8812/qdb
+    /// The store: a folder, which a fill creates, s3://bucket/prefix, or questdb://user:pass@host:8812/qdb
     #[arg(long, global = true, value_name = "DIR|URL", env = "QMTL_HISTORY_STORE", hide_env_values = true, help_heading = GLOBAL)]
     pub store: Option<String>,
     /// Print one JSON object on stdout: times as epoch seconds, ranges as inclusive [first, last]

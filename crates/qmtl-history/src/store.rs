@@ -18,8 +18,8 @@ use crate::replace::Replacing;
 pub(crate) struct Store {
     shown: String,
     backend: Arc<dyn HistoryBackend>,
-    /// The same store where it is a folder: what has files can say which.
-    folder: Option<Arc<ParquetBackend>>,
+    /// The same store where it is a folder or in a bucket: what has files can say which.
+    files: Option<Arc<ParquetBackend>>,
 }
 
 impl Store {
@@ -40,12 +40,12 @@ impl Store {
 
     async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
         match place(name)? {
-            Place::Folder(root) => Self::folder(root, create, grace).await,
+            Place::Files(root) => Self::files_at(root, create, grace).await,
             Place::QuestDb(dsn) => questdb(&dsn).await,
         }
     }
 
-    async fn folder(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
+    async fn files_at(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
         let mut config = ParquetConfig::new(&root).with_create(create);
         if let Some(grace) = grace {
             config = config.with_grace(Duration::from_micros(grace.as_micros().unsigned_abs()));
@@ -56,8 +56,8 @@ impl Store {
             if is_absent { failure.hint("`qmtl-history backfill` makes and fills a store") } else { failure }
         })?;
         let backend = Arc::new(backend);
-        let folder = Some(Arc::clone(&backend));
-        Ok(Self { shown: root.display().to_string(), backend, folder })
+        let files = Some(Arc::clone(&backend));
+        Ok(Self { shown: root.display().to_string(), backend, files })
     }
 
     /// The store as its user named it, without secrets.
@@ -67,12 +67,12 @@ impl Store {
 
     /// Whether the store consists of files.
     pub(crate) fn has_files(&self) -> bool {
-        self.folder.is_some()
+        self.files.is_some()
     }
 
-    /// The store as a folder; `Unsupported` for a server.
-    fn as_folder(&self, ability: &str) -> Result<&ParquetBackend, Error> {
-        self.folder.as_deref().ok_or_else(|| {
+    /// The store as files; `Unsupported` for a server.
+    fn as_files(&self, ability: &str) -> Result<&ParquetBackend, Error> {
+        self.files.as_deref().ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("a store on a server has no {ability}"))
                 .with("store", &self.shown)
         })
@@ -85,7 +85,7 @@ impl Store {
 
     /// What is wrong with each damaged file of a series.
     pub(crate) async fn damaged_files(&self, key: &SeriesKey) -> Result<Vec<Error>, Error> {
-        let found = self.as_folder("files to check")?.check_files(key).await?;
+        let found = self.as_files("files to check")?.check_files(key).await?;
         let damaged = found.into_iter().filter_map(|finding| match finding.problem {
             Problem::Damaged(error) => Some(error),
             // An unfinished file does no harm.
@@ -100,7 +100,7 @@ impl Store {
         key: &SeriesKey,
         range: TimeRange,
     ) -> Result<Vec<StoredPartition>, Error> {
-        let mut files = self.as_folder("files; `export` writes its bars to one")?.files(key, range).await?;
+        let mut files = self.as_files("files; `export` writes its bars to one")?.files(key, range).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)
     }
@@ -112,7 +112,7 @@ impl Store {
         now: Timestamp,
         dry_run: bool,
     ) -> Result<Collected, Error> {
-        self.as_folder("files to collect")?.collect(key, now, dry_run).await
+        self.as_files("files to collect")?.collect(key, now, dry_run).await
     }
 
     /// Removes the rows and proofs of a series before a point.
@@ -122,7 +122,7 @@ impl Store {
         before: Timestamp,
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_folder("way to prune bars; its own retention does that")?.prune(key, before, dry_run).await
+        self.as_files("way to prune bars; its own retention does that")?.prune(key, before, dry_run).await
     }
 
     /// Forgets proofs of emptiness in a range, of one source or of all.
@@ -132,7 +132,7 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_folder("way to forget proofs")?.forget_empty(key, range, source, dry_run).await
+        self.as_files("way to forget proofs")?.forget_empty(key, range, source, dry_run).await
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
@@ -152,7 +152,8 @@ impl Deref for Store {
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    Folder(PathBuf),
+    /// Files in this folder, or in the bucket of this URL.
+    Files(PathBuf),
     /// A QuestDB at this address, which may hold a password.
     QuestDb(String),
 }
@@ -163,17 +164,19 @@ fn place(name: Option<&str>) -> Result<Place> {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
     let Some((scheme, rest)) = name.split_once("://") else {
-        return Ok(Place::Folder(PathBuf::from(name)));
+        return Ok(Place::Files(PathBuf::from(name)));
     };
     match scheme {
-        "file" if rest.starts_with('/') => Ok(Place::Folder(PathBuf::from(rest))),
+        "file" if rest.starts_with('/') => Ok(Place::Files(PathBuf::from(rest))),
+        "s3" | "s3a" if cfg!(feature = "s3") => Ok(Place::Files(PathBuf::from(name))),
+        "s3" | "s3a" => Err(crate::outcome::not_built("store in a bucket", "s3").into()),
         "questdb" => Ok(Place::QuestDb(name.to_owned())),
         // What follows the scheme may hold a password and is not repeated.
         _ => Err(Failure::from(
             Error::invalid("this build has no store of that kind")
                 .with("scheme", format_args!("{scheme}://")),
         )
-        .hint("use --store DIR: a folder of Parquet files on a local disk")),
+        .hint("use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix")),
     }
 }
 
@@ -183,7 +186,7 @@ async fn questdb(dsn: &str) -> Result<Store> {
 
     let backend =
         QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
-    Ok(Store { shown: backend.config().to_string(), backend: Arc::new(backend), folder: None })
+    Ok(Store { shown: backend.config().to_string(), backend: Arc::new(backend), files: None })
 }
 
 #[cfg(not(feature = "questdb"))]
@@ -196,17 +199,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_a_folder_or_a_server() {
-        assert_eq!(place(Some("./history")).unwrap(), Place::Folder("./history".into()));
-        assert_eq!(place(Some("file:///data/x")).unwrap(), Place::Folder("/data/x".into()));
-        assert_eq!(place(Some("a:b")).unwrap(), Place::Folder("a:b".into()));
+    fn a_store_is_a_folder_a_bucket_or_a_server() {
+        assert_eq!(place(Some("./history")).unwrap(), Place::Files("./history".into()));
+        assert_eq!(place(Some("file:///data/x")).unwrap(), Place::Files("/data/x".into()));
+        assert_eq!(place(Some("a:b")).unwrap(), Place::Files("a:b".into()));
+        let bucket = place(Some("s3://bucket/x"));
+        if cfg!(feature = "s3") {
+            assert_eq!(bucket.unwrap(), Place::Files("s3://bucket/x".into()));
+        } else {
+            let Err(Failure::Error { error, .. }) = bucket else { panic!("it is an error") };
+            assert!(error.to_string().ends_with("--features s3"), "{error}");
+        }
         let dsn = "questdb://admin:quest@host/qdb";
         assert_eq!(place(Some(dsn)).unwrap(), Place::QuestDb(dsn.to_owned()));
     }
 
     #[test]
     fn another_store_is_refused_without_its_secrets() {
-        for name in ["postgresql://admin:quest@host/qdb", "s3://bucket/x", "file://relative"] {
+        for name in ["postgresql://admin:quest@host/qdb", "gs://bucket/x", "file://relative"] {
             let failure = place(Some(name)).unwrap_err();
             let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
             assert!(

@@ -165,8 +165,13 @@ fn stores() {
         run(unreachable).fails_with(2, "--features questdb");
     }
     assert!(!run(unreachable).stderr.contains("canary"));
-    run("s3://bucket/history")
-        .fails_with(2, "hint: use --store DIR: a folder of Parquet files on a local disk");
+    if !cfg!(feature = "s3") {
+        run("s3://bucket/history").fails_with(2, "--features s3");
+    }
+    run("gs://bucket/history").fails_with(
+        2,
+        "hint: use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix",
+    );
     Run::of(program().arg("ls").output().unwrap())
         .fails_with(2, "no store is named\n  hint: use --store DIR, or set QMTL_HISTORY_STORE");
 

@@ -2,8 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+#[cfg(feature = "s3")]
+mod bucket;
 mod candles;
 mod demo;
+#[cfg(any(feature = "questdb", feature = "s3"))]
+mod elsewhere;
 mod exchange;
 mod follow;
 mod klines_server;

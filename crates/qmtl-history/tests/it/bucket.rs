@@ -1,0 +1,51 @@
+//! The program on a store in a bucket.
+
+use super::elsewhere::{SERIES, run, says_the_same_as_a_folder};
+use super::{Run, SPAN, Scene, program};
+
+/// An empty store on the server of `cargo xtask test`; `None`, said aloud, without one.
+#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
+fn server() -> Option<String> {
+    match std::env::var("QMTL_TEST_S3_URL") {
+        Ok(bucket) => Some(format!("{bucket}/program-{}", std::process::id())),
+        Err(_) if std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
+            panic!("QMTL_REQUIRE_BACKENDS=1, but QMTL_TEST_S3_URL names no bucket")
+        }
+        Err(_) => {
+            println!("skipped, no S3 server is configured: `cargo xtask test -p qmtl-history` starts one");
+            None
+        }
+    }
+}
+
+#[test]
+fn every_command_says_the_same_as_on_a_folder() {
+    let Some(server) = server() else { return };
+    run(&server, &["ls"]).fails_with(4, "there is no store under this URL; check bucket and prefix");
+    let scene = Scene::new();
+    says_the_same_as_a_folder(&server, &scene);
+    let series = |store: &str| run(store, &["ls", "--json"]).object()["series"].clone();
+    let (mut there, mut here) = (series(&server), series(&scene.store()));
+    // Each file says in its footer which attempt of a commit it is.
+    assert!(there[0]["bytes"].take().as_u64() > here[0]["bytes"].take().as_u64());
+    assert_eq!(there, here);
+    let files = run(&server, &[&["files"], &SERIES[..]].concat());
+    let urls: Vec<&str> = files.stdout.lines().collect();
+    assert!(!urls.is_empty() && urls.iter().all(|url| url.starts_with(&server) && url.ends_with(".parquet")));
+    let pruned = run(&server, &[&["prune"], &SERIES[..], &["--before", SPAN[3], "--json"]].concat()).object();
+    assert_eq!(pruned["rows"], 5_720);
+    let collected = run(&server, &[&["gc"], &SERIES[..], &["--grace", "1h", "--json"]].concat()).object();
+    assert_eq!(collected["files"], 0, "what was replaced a moment ago stays");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_without_secrets() {
+    let mut command = program();
+    command.args(["ls", "--store", "s3://bucket/history"]);
+    command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").env("AWS_REGION", "us-east-1");
+    command.env("AWS_ACCESS_KEY_ID", "canary").env("AWS_SECRET_ACCESS_KEY", "canary");
+    let run = Run::of(command.output().unwrap());
+    run.fails_with(4, "the server does not answer: check the network, AWS_ENDPOINT_URL and AWS_REGION");
+    run.fails_with(4, "(path: s3://bucket/history, endpoint: http://127.0.0.1:1)");
+    assert!(!run.stderr.contains("canary"), "{run:?}");
+}
