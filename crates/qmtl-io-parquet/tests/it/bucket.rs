@@ -354,6 +354,35 @@ async fn a_file_that_goes_between_its_footer_and_its_rows_is_no_error() {
 }
 
 #[tokio::test]
+async fn a_copy_in_a_folder_is_the_same_store_and_back_again() {
+    let bucket = Arc::new(Tapped::default());
+    let store = bucket.open().await;
+    write(&store, 0, 3_000).await;
+    write(&store, 3_000, 3_010).await;
+    let folder = tempfile::tempdir().unwrap();
+    let objects: Vec<ObjectMeta> = bucket.bucket.list(None).try_collect().await.unwrap();
+    for object in objects {
+        let path = folder.path().join(object.location.as_ref());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let bytes = bucket.bucket.get(&object.location).await.unwrap().bytes().await.unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let root = folder.path().join("prefix");
+    let copy = crate::crash::open(&root).await;
+    assert_eq!(read(&copy).await, read(&store).await);
+    assert_eq!(write(&copy, 3_005, 3_020).await, (10, 5));
+    let back = Arc::new(Tapped::default());
+    for path in crate::crash::walk(&root) {
+        let key = path.strip_prefix(folder.path()).unwrap().to_str().unwrap().replace('\\', "/");
+        back.bucket.put(&Path::from(key), std::fs::read(path).unwrap().into()).await.unwrap();
+    }
+    let back = back.open().await;
+    assert_eq!(read(&back).await, read(&copy).await);
+    assert_eq!(write(&back, 3_015, 3_030).await, (10, 5));
+    assert_eq!(back.check_files(&key()).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn urls_are_opened_or_refused_by_name() {
     let store = ParquetBackend::open(ParquetConfig::new("memory:///x")).await.unwrap();
     assert_eq!(write(&store, 0, 3).await, (3, 0));
