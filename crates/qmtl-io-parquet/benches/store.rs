@@ -16,6 +16,10 @@ use qmtl_history_api::{
 use qmtl_io_parquet::{Codec, ParquetBackend, ParquetConfig};
 use tempfile::TempDir;
 
+/// As in the program. pyarrow, beside which this is measured, brings the same one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BARS: usize = 1_000_000;
 const RUNS: usize = 5;
 const MINUTE: i64 = 60_000_000;
