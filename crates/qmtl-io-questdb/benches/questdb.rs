@@ -22,6 +22,10 @@ use qmtl_history_api::{
 use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig, QuestDbRecorder};
 use qmtl_observe::TokioClock;
 
+/// As in the program. pyarrow, beside which this is measured, brings the same one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MILLION: i64 = 1_000_000;
 const MINUTE: i64 = 60_000_000;
 const NAMES: [&str; 5] = ["open", "high", "low", "close", "volume"];

@@ -29,8 +29,9 @@ pub(crate) use wire::{Micros, Param, Statement, Wire};
 
 /// Rows of a batch over the wire.
 const BATCH_ROWS: usize = 8_192;
-/// Grid points of one export. It must be in memory as a whole: its index stands at its end.
-const WINDOW_POINTS: i64 = 200_000;
+/// Grid points of one export: a million are two rounds of [`EXPORTS`]. It must be in memory as a
+/// whole: its index stands at its end.
+const WINDOW_POINTS: i64 = 250_000;
 /// Exports of one read at once; on two cores the server refuses a third.
 const EXPORTS: usize = 2;
 /// Between two looks at the write-ahead log of a server that knows no barrier.
@@ -276,10 +277,10 @@ mod tests {
             let range = span(&key, 0, count);
             windows(&Scan { table: table.clone(), key: key.clone(), range, columns: Vec::new() })
         };
-        assert_eq!(of(200_000), [span(&key, 0, 200_000)]);
+        assert_eq!(of(250_000), [span(&key, 0, 250_000)]);
         assert_eq!(
-            of(450_000),
-            [span(&key, 0, 200_000), span(&key, 200_000, 400_000), span(&key, 400_000, 450_000)]
+            of(550_000),
+            [span(&key, 0, 250_000), span(&key, 250_000, 500_000), span(&key, 500_000, 550_000)]
         );
     }
 }
