@@ -7,6 +7,7 @@ mod flags;
 mod process;
 mod questdb;
 mod s3;
+mod server;
 mod test;
 mod tidy;
 

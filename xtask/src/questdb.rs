@@ -4,17 +4,17 @@
 mod install;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
 
 use crate::flags;
 use crate::process::{self, cargo, root, shown, succeeds_within, target};
+use crate::server::{self, http_status};
 
 /// The release that is tested against.
 const VERSION: &str = "9.3.4";
@@ -64,17 +64,7 @@ impl Ports {
 
     fn answer(self) -> bool {
         TcpStream::connect((Ipv4Addr::LOCALHOST, self.pg)).is_ok()
-            && self.ping().is_ok_and(|status| status == "204")
-    }
-
-    /// The HTTP status of `/ping`.
-    fn ping(self) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.http))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut head = [0; 12];
-        stream.read_exact(&mut head)?;
-        Ok(String::from_utf8_lossy(&head[9..]).into_owned())
+            && http_status(self.http, "GET /ping").is_ok_and(|status| status == "204")
     }
 }
 
@@ -156,16 +146,7 @@ impl Drop for Server {
 /// an error where backends are required.
 pub(crate) fn for_tests() -> Result<Option<Server>> {
     let started = if engine_answers() { Server::from_compose() } else { Server::from_jar(&SMALL) };
-    match started {
-        Ok(server) => Ok(Some(server)),
-        Err(error) if env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
-            Err(error.context("QMTL_REQUIRE_BACKENDS=1, but there is no QuestDB to test against"))
-        }
-        Err(error) => {
-            println!("LEFT OUT: every test against QuestDB, for there is none here: {error:#}");
-            Ok(None)
-        }
-    }
+    server::for_tests("QuestDB", started)
 }
 
 /// `cargo xtask integration`: everything that needs a server, nothing skipped.

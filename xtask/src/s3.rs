@@ -1,10 +1,8 @@
 //! The S3-compatible server that the embedded store is tested against: moto, from PyPI, which puts an object
 //! only where none is when a request says so, also when many ask at once.
 
-use std::env;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -13,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{answers, apt, output, target};
+use crate::server::{self, http_status};
 
 /// The release that is tested against.
 const MOTO: &str = "5.2.5";
@@ -32,16 +31,7 @@ impl Server {
     /// A server for tests. `None`, with a line that says what is left out, where there can be none;
     /// an error where backends are required.
     pub(crate) fn for_tests() -> Result<Option<Self>> {
-        match Self::start() {
-            Ok(server) => Ok(Some(server)),
-            Err(error) if env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
-                Err(error.context("QMTL_REQUIRE_BACKENDS=1, but there is no S3 server to test against"))
-            }
-            Err(error) => {
-                println!("LEFT OUT: every test against an S3 server, for there is none here: {error:#}");
-                Ok(None)
-            }
-        }
+        server::for_tests("server of S3", Self::start())
     }
 
     fn start() -> Result<Self> {
@@ -68,7 +58,7 @@ impl Server {
     fn comes_up(&mut self) -> Result<bool> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE && self.child.try_wait()?.is_none() {
-            if put_bucket(self.port).is_ok_and(|status| status == "200") {
+            if http_status(self.port, &format!("PUT /{BUCKET}")).is_ok_and(|status| status == "200") {
                 return Ok(true);
             }
             thread::sleep(Duration::from_millis(100));
@@ -93,19 +83,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Makes the bucket, and answers with the HTTP status.
-fn put_bucket(port: u16) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let request = format!(
-        "PUT /{BUCKET} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
-    let mut head = [0; 12];
-    stream.read_exact(&mut head)?;
-    Ok(String::from_utf8_lossy(&head[9..]).into_owned())
 }
 
 /// The server's program, in a folder of its own where pip puts it when it is not there.
