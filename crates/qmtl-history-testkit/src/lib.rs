@@ -9,4 +9,4 @@ mod model;
 mod probe;
 mod suite;
 
-pub use suite::{CHECKS, Check, Subject, run};
+pub use suite::{CHECKS, Check, Subject, run, told};

@@ -226,10 +226,28 @@ where
     runtime.block_on(async {
         match fresh().await {
             Some(subject) => (check.run)(&subject).await,
-            None if std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
+            None if is_required() => {
                 panic!("QMTL_REQUIRE_BACKENDS=1, but there is no backend for {check:?}")
             }
             None => eprintln!("{check:?}: skipped, no backend is configured"),
         }
     });
+}
+
+/// What a variable tells a test of the server that it needs. Without it the test gets `None` and says
+/// that it is skipped, and `how` such a server is started.
+///
+/// Panics without it where `QMTL_REQUIRE_BACKENDS=1`.
+#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
+pub fn told(variable: &str, how: &str) -> Option<String> {
+    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        assert!(!is_required(), "QMTL_REQUIRE_BACKENDS=1, but {variable} is not set: {how}");
+        println!("skipped, {variable} is not set: {how}");
+    }
+    value
+}
+
+fn is_required() -> bool {
+    std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1")
 }

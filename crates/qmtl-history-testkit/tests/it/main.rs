@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use qmtl_history_testkit::faults::Fault;
-use qmtl_history_testkit::{CHECKS, Check, Subject};
+use qmtl_history_testkit::{CHECKS, Check, Subject, told};
 use qmtl_io_memory::MemoryBackend;
 
 /// The page that numbers the guarantees.
@@ -95,20 +95,47 @@ fn without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required()
     if std::env::var_os(ALONE).is_some() {
         return qmtl_history_testkit::run(&CHECKS[0], || std::future::ready(None));
     }
-    let name = "without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required";
     for (required, said) in [
         ("0", "h_read_01_half_open_ascending_unique: skipped, no backend is configured"),
         ("1", "QMTL_REQUIRE_BACKENDS=1, but there is no backend for h_read_01_half_open_ascending_unique"),
     ] {
-        let program = std::env::current_exe().unwrap();
-        let run = std::process::Command::new(program)
-            .args([name, "--exact", "--nocapture"])
-            .env(ALONE, "1")
-            .env("QMTL_REQUIRE_BACKENDS", required)
-            .output()
-            .unwrap();
-        assert_eq!(run.status.success(), required == "0");
-        let told = String::from_utf8_lossy(&run.stderr);
-        assert!(told.contains(said), "{told}");
+        alone_says(
+            "without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required",
+            required,
+            said,
+        );
     }
+}
+
+#[test]
+fn without_its_server_a_test_says_how_to_start_one_or_fails_where_one_is_required() {
+    if std::env::var_os(ALONE).is_some() {
+        assert_eq!(told("QMTL_TEST_NOTHING", "`this` starts one"), None);
+        return;
+    }
+    assert_eq!(told("PATH", "nobody is without it"), std::env::var("PATH").ok());
+    for (required, said) in [
+        ("0", "skipped, QMTL_TEST_NOTHING is not set: `this` starts one"),
+        ("1", "QMTL_REQUIRE_BACKENDS=1, but QMTL_TEST_NOTHING is not set: `this` starts one"),
+    ] {
+        alone_says(
+            "without_its_server_a_test_says_how_to_start_one_or_fails_where_one_is_required",
+            required,
+            said,
+        );
+    }
+}
+
+/// Runs one test of this program by itself, and looks for what it says.
+fn alone_says(name: &str, required: &str, said: &str) {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let run = std::process::Command::new(program)
+        .args([name, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .env("QMTL_REQUIRE_BACKENDS", required)
+        .output()
+        .expect("a program that runs can be run again");
+    assert_eq!(run.status.success(), required == "0");
+    let told = String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned();
+    assert!(told.contains(said), "{told}");
 }

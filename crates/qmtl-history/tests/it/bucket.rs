@@ -1,21 +1,14 @@
 //! The program on a store in a bucket.
 
+use qmtl_history_testkit::told;
+
 use super::elsewhere::{SERIES, run, says_the_same_as_a_folder};
 use super::{Run, SPAN, Scene, program};
 
-/// An empty store on the server of `cargo xtask test`; `None`, said aloud, without one.
-#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
+/// An empty store on the server of `cargo xtask test`.
 fn server() -> Option<String> {
-    match std::env::var("QMTL_TEST_S3_URL") {
-        Ok(bucket) => Some(format!("{bucket}/program-{}", std::process::id())),
-        Err(_) if std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
-            panic!("QMTL_REQUIRE_BACKENDS=1, but QMTL_TEST_S3_URL names no bucket")
-        }
-        Err(_) => {
-            println!("skipped, no S3 server is configured: `cargo xtask test -p qmtl-history` starts one");
-            None
-        }
-    }
+    let bucket = told("QMTL_TEST_S3_URL", "`cargo xtask test -p qmtl-history` starts an S3 server")?;
+    Some(format!("{bucket}/program-{}", std::process::id()))
 }
 
 #[test]

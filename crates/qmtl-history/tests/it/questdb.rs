@@ -1,23 +1,15 @@
 //! The program on a QuestDB: the same answers as on a folder, by another `--store`.
 
+use qmtl_history_testkit::told;
 use serde_json::{Value, json};
 
 use super::elsewhere::{SERIES, SOURCE, run, says_the_same_as_a_folder};
 use super::{SPAN, Scene};
 
-/// An empty store on the server of `cargo xtask integration`; `None`, said aloud, without one.
-#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
+/// An empty store on the server of `cargo xtask integration`.
 fn server(name: &str) -> Option<String> {
-    match std::env::var("QMTL_TEST_QUESTDB_DSN") {
-        Ok(dsn) => Some(format!("{dsn}&prefix=program_{}_{name}_", std::process::id())),
-        Err(_) if std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1") => {
-            panic!("QMTL_REQUIRE_BACKENDS=1, but QMTL_TEST_QUESTDB_DSN names no server")
-        }
-        Err(_) => {
-            println!("skipped, no QuestDB is configured: `cargo xtask integration` starts one");
-            None
-        }
-    }
+    let dsn = told("QMTL_TEST_QUESTDB_DSN", "`cargo xtask integration` starts a QuestDB")?;
+    Some(format!("{dsn}&prefix=program_{}_{name}_", std::process::id()))
 }
 
 #[test]

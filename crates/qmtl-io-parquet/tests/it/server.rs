@@ -17,16 +17,9 @@ use crate::crash::{eight_processes, open, read};
 
 static STORES: AtomicU32 = AtomicU32::new(0);
 
-/// A variable that `cargo xtask test` sets. Without it the test prints that it skips, and fails
-/// where backends are required.
+/// A variable that `cargo xtask test` sets.
 pub(crate) fn told(variable: &str) -> Option<String> {
-    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
-    if value.is_none() {
-        let required = std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1");
-        assert!(!required, "QMTL_REQUIRE_BACKENDS=1, but {variable} is not set: run `cargo xtask test`");
-        println!("skipped, {variable} is not set: `cargo xtask test -p qmtl-io-parquet` starts an S3 server");
-    }
-    value
+    qmtl_history_testkit::told(variable, "`cargo xtask test -p qmtl-io-parquet` starts an S3 server")
 }
 
 /// The URL of an empty store of its own on the shared server.

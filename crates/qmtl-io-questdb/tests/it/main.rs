@@ -1,9 +1,5 @@
 //! QuestDB from outside: the conformance suite, the facts, the recorder and failures, against real servers.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "all of it is tests, which say what they leave out"
-)]
+#![expect(clippy::unwrap_used, reason = "all of it is tests")]
 
 mod conformance;
 mod disk;

@@ -18,19 +18,9 @@ use tokio_postgres::{Client as Wire, NoTls};
 
 static STORES: AtomicU32 = AtomicU32::new(0);
 
-/// A variable that `cargo xtask integration` sets. Without it the test prints that it skips, and
-/// fails where backends are required.
+/// A variable that `cargo xtask integration` sets.
 fn told(variable: &str) -> Option<String> {
-    let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
-    if value.is_none() {
-        let required = std::env::var("QMTL_REQUIRE_BACKENDS").is_ok_and(|value| value == "1");
-        assert!(
-            !required,
-            "QMTL_REQUIRE_BACKENDS=1, but {variable} is not set: run `cargo xtask integration`"
-        );
-        println!("skipped, {variable} is not set: `cargo xtask integration` starts a QuestDB");
-    }
-    value
+    qmtl_history_testkit::told(variable, "`cargo xtask integration` starts a QuestDB")
 }
 
 /// An empty store of its own on the shared server.
