@@ -196,8 +196,9 @@ impl Store {
         range: TimeRange,
     ) -> Result<Vec<(Partition, Stamp)>> {
         let interval = series.key.interval;
-        let Some((first, last)) = range.bounds(interval) else { return Ok(Vec::new()) };
-        let names = [first, last].map(|point| Partition::around(interval, point).name());
+        // By time, not by bars: a range that begins inside a bar has a part of that bar.
+        let last = range.end().checked_add_micros(-1).unwrap_or(range.start());
+        let names = [range.start(), last].map(|ts| Partition::around(interval, ts).name());
         if let Some(listed) =
             self.disk.newest_of_each(&series.interval(), [names[0].as_str(), names[1].as_str()])?
         {

@@ -424,3 +424,30 @@ fn a_handle_goes_from_one_runtime_to_another() {
     assert!(rows == 3 || rows == 10, "{rows}: all of a write or nothing");
     runtimes().block_on(async move { drop(store) });
 }
+
+/// A part of a bar is covered by the bar, also where the next one stands in another partition.
+#[tokio::test]
+async fn a_range_that_begins_inside_a_bar_has_a_part_of_it_in_a_folder_too() {
+    let key = fixtures::key("BTC", "1m");
+    let minute = fixtures::bar(&key, 0).as_micros() / 60_000_000;
+    // A partition has 50,000 bars.
+    let next = u32::try_from(50_000 - minute % 50_000).unwrap();
+    let bar = |index| fixtures::bar(&key, index);
+    let inside = |index| bar(index).checked_add_micros(30_000_000).unwrap();
+    let range = |start, end| TimeRange::new(start, end).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let in_folder = ParquetBackend::open(ParquetConfig::new(folder.path())).await.unwrap();
+    for store in [in_folder, Arc::new(Tapped::default()).open().await] {
+        let rows = fixtures::bars(&key, bar(next - 5), 5);
+        store.write_rows(&WriteRequest::new(key.clone()), rows).await.unwrap();
+        for (asked, covered) in [
+            (range(inside(next - 1), bar(next)), range(inside(next - 1), bar(next))),
+            (range(inside(next - 1), bar(next + 3)), range(inside(next - 1), bar(next))),
+            (range(bar(next - 3), inside(next - 3)), range(bar(next - 3), inside(next - 3))),
+            (range(inside(next - 3), inside(next - 2)), range(inside(next - 3), inside(next - 2))),
+        ] {
+            assert_eq!(store.coverage(&key, asked).await.unwrap().present(), &covered.into(), "{asked}");
+        }
+        assert!(store.coverage(&key, range(bar(next), bar(next + 3))).await.unwrap().present().is_empty());
+    }
+}
