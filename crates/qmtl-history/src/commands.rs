@@ -50,7 +50,12 @@ impl Context {
 /// Runs a command to its end, or until the user or the system wants it to end. Fills see to that
 /// themselves: what they have stored is to be told.
 pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome> {
-    if matches!(command, Command::Backfill(_) | Command::Demo(_) | Command::Warmup(_)) {
+    let fills = match command {
+        Command::Backfill(args) => !args.dry_run,
+        Command::Demo(_) | Command::Warmup(_) => true,
+        _ => false,
+    };
+    if fills {
         return dispatch(command, context).await;
     }
     tokio::select! {

@@ -48,7 +48,7 @@ pub(crate) struct Job {
 pub(crate) struct Limits {
     config: BackfillConfig,
     /// Series that are filled side by side.
-    at_once: usize,
+    pub(crate) at_once: usize,
     /// Requests at once, all series together.
     pub(crate) requests_at_once: u64,
     asking: Asking,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
 };
@@ -166,10 +167,12 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
         store.replacing()
     });
     let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&**store, |replacing| replacing);
-    let mut before = Vec::new();
-    for job in &jobs {
-        before.push(store.coverage(&job.key, job.range).await.ok());
-    }
+    let look = jobs.iter().map(|job| store.coverage(&job.key, job.range)).collect::<Vec<_>>();
+    // A server may hang, and so far there is nothing to tell of.
+    let before: Vec<_> = tokio::select! {
+        before = stream::iter(look).buffered(limits.at_once).collect() => before,
+        () = context.signals.asked() => return Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
+    };
     let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
     let keep = |index: usize, report| {
         progress.finish(&jobs[index].key);
@@ -195,7 +198,7 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
             Some(report) => Done::new(job, report, (&**store, context.clock.now())).await,
             None => Done::cut_off(job, stored, (&**store, context.clock.now())).await,
         };
-        if let Some(before) = before.filter(|_| replaced.is_none()) {
+        if let Some(before) = before.ok().filter(|_| replaced.is_none()) {
             item.count_new_rows(&before);
         }
         item.replaced = replaced;

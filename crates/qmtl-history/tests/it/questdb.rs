@@ -30,3 +30,63 @@ fn what_only_files_have_is_said() {
     assert_ne!(files.code, Some(0));
     assert!(files.stderr.contains("a store on a server has no files"), "{files:?}");
 }
+
+/// Signals are those of Unix.
+#[cfg(unix)]
+mod interrupted {
+    use std::io::{self, Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::process::Stdio;
+    use std::sync::mpsc::{self, Receiver};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{SOURCE, SPAN, server};
+    use crate::{interrupt, program};
+
+    /// Stands before the server at `far` until a client says `word`: from then on it is silent on that
+    /// connection, which it hands over.
+    fn falling_silent(far: String, word: &'static str) -> (SocketAddr, Receiver<[TcpStream; 2]>) {
+        let near = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = near.local_addr().unwrap();
+        let (fallen, silent) = mpsc::channel();
+        thread::spawn(move || {
+            for client in near.incoming() {
+                let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&far).unwrap());
+                let (mut answers, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || io::copy(&mut answers, &mut to));
+                let fallen = fallen.clone();
+                thread::spawn(move || {
+                    let mut said = [0; 8192];
+                    while let Ok(length @ 1..) = client.read(&mut said) {
+                        if said[..length].windows(word.len()).any(|at| at == word.as_bytes()) {
+                            let _ = fallen.send([client, server]);
+                            return;
+                        }
+                        server.write_all(&said[..length]).unwrap();
+                    }
+                });
+            }
+        });
+        (at, silent)
+    }
+
+    #[test]
+    fn an_interruption_is_heard_while_the_server_is_asked_what_it_has() {
+        let Some(dsn) = server("silent") else { return };
+        let (_, far) = dsn.split_once('@').unwrap();
+        let far = far.split('/').next().unwrap();
+        for extra in [&["--json"][..], &["--dry-run"]] {
+            let (near, silent) = falling_silent(far.to_owned(), "unheard");
+            let store = dsn.replacen(far, &near.to_string(), 1);
+            let series = ["--node", "unheard", "--interval", "5m", "--source", SOURCE];
+            let words = [&["backfill", "--store", &store], &series[..], &SPAN[..], extra].concat();
+            let child = program().args(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let _connection =
+                silent.recv_timeout(Duration::from_secs(60)).expect("the series is asked about");
+            let run = interrupt(child);
+            assert_eq!(run.code, Some(130), "{run:?}");
+            assert!(run.stderr.contains("interrupted"), "{run:?}");
+        }
+    }
+}
