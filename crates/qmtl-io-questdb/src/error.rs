@@ -18,11 +18,18 @@ impl On<'_> {
 pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
     const FULL: &str =
         "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended";
+    const FILES: &str = "let the server have more open files (ulimit -n), then run ALTER TABLE … RESUME WAL if the table is suspended";
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
         ("unknown function", ErrorKind::Unsupported, None),
         ("suspended", ErrorKind::Storage, Some("see suspended")),
+        ("errno: 24,", ErrorKind::Storage, Some(FILES)),
+        ("[24] could not", ErrorKind::Storage, Some(FILES)),
+        ("errno: 28,", ErrorKind::Storage, Some(FULL)),
+        ("[28] could not", ErrorKind::Storage, Some(FULL)),
         ("No space left", ErrorKind::Storage, Some(FULL)),
+        // What follows says how it was to be opened.
+        ("could not open", ErrorKind::Storage, None),
         ("could not allocate", ErrorKind::Storage, Some(FULL)),
         ("could not write", ErrorKind::Storage, Some(FULL)),
         ("read-only", ErrorKind::Storage, Some("the server takes no writes; check its configuration")),
@@ -137,6 +144,14 @@ mod tests {
         ] {
             assert_eq!(classify(message).0, kind, "{message}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_no_word_about_the_server() {
+        let open = |errno| format!("[{errno}] could not open read-only [file=/data/db/bars~4/close.d]");
+        assert_eq!(classify(&open(2)), (ErrorKind::Storage, None));
+        let (kind, remedy) = classify(&open(24));
+        assert!(kind == ErrorKind::Storage && remedy.unwrap().contains("ulimit -n"), "{remedy:?}");
     }
 
     #[test]

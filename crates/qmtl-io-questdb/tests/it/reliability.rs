@@ -158,3 +158,54 @@ async fn a_server_without_a_free_connection_is_an_error_in_seconds() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(started.elapsed() < Duration::from_secs(15), "{error:?} came after {:?}", started.elapsed());
 }
+
+/// Sets how many files a process may have open.
+#[cfg(target_os = "linux")]
+fn limit_open_files(process: u32, limit: &str) {
+    let mut prlimit = std::process::Command::new("prlimit");
+    prlimit.args(["--pid", &process.to_string(), &format!("--nofile={limit}")]);
+    assert!(prlimit.status().unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_can_open_no_more_files_says_so_and_goes_on_with_more() {
+    let Some(server) = Own::start() else { return };
+    let backend = connect(&server.dsn()).await;
+    let of = |number: u32| key(&format!("S{number}"), "1s");
+    let write = async |number: u32| {
+        let key = of(number);
+        backend.write_rows(&WriteRequest::new(key.clone()), bars(&key, bar(&key, 0), 100)).await
+    };
+    write(0).await.unwrap();
+    let status = |of: &str| std::path::PathBuf::from(format!("/proc/{}/{of}", server.id()));
+    let limits = std::fs::read_to_string(status("limits")).unwrap();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let limit = limit.split_whitespace().next().unwrap();
+    let open = std::fs::read_dir(status("fd")).unwrap().count();
+    limit_open_files(server.id(), &format!("{}:", open + 60));
+    let mut number = 1;
+    let error = loop {
+        match write(number).await {
+            Ok(_) => number += 1,
+            Err(error) => break error,
+        }
+        assert!(number < 100, "the server opens whatever it is asked to");
+    };
+    assert_eq!(error.kind(), ErrorKind::Storage, "{error:?}");
+    limit_open_files(server.id(), &format!("{limit}:"));
+    // It may lack them when it takes the rows, or when it applies what it has taken.
+    if error.chain().contains("has suspended the table") {
+        let table = backend.table_of(&of(number).node_id);
+        let resume = format!("ALTER TABLE \"{table}\" RESUME WAL");
+        client(&server.dsn()).await.batch_execute(&resume).await.unwrap();
+    } else {
+        assert!(error.chain().contains("more open files (ulimit -n)"), "{error:?}");
+    }
+    write(number).await.unwrap();
+    for number in 0..=number {
+        let key = of(number);
+        let present = backend.coverage(&key, TimeRange::ALL).await.unwrap().present().clone();
+        assert_eq!(present, span(&key, 0, 100).into(), "{key}");
+    }
+}

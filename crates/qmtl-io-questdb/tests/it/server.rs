@@ -110,6 +110,11 @@ impl Own {
         dsn(&format!("questdb://admin:quest@127.0.0.1:{}/qdb?http={}", self.pg, self.http))
     }
 
+    /// The number of the running process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// Ends the server without warning.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
