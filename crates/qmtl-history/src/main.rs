@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Keeps for the next batch what the last one gave back, where the system's allocator returns it: a
-/// million bars are read a fifth faster for it.
+/// Keeps for the next batch what the last one gave back, where the system's allocator returns it:
+/// reading a million bars in LZ4 takes a third less for it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -18,7 +18,8 @@ impl On<'_> {
 pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
     const FULL: &str =
         "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended";
-    const FILES: &str = "let the server have more open files (ulimit -n), then run ALTER TABLE … RESUME WAL if the table is suspended";
+    const FILES: &str = "let the server have more open files (ulimit -n), then run ALTER TABLE … RESUME WAL \
+                         if the table is suspended";
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
         ("unknown function", ErrorKind::Unsupported, None),

@@ -8,7 +8,7 @@ use std::process::Command;
 use qmtl_history_api::{ErrorKind, HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, WriteRequest};
 use qmtl_history_testkit::fixtures::{bar, bars, key, span};
 
-use crate::server::{Own, client, connect};
+use crate::server::{Own, connect};
 
 /// A small disk that is unmounted when it is dropped.
 struct Tmpfs(PathBuf);
@@ -72,13 +72,8 @@ async fn a_full_disk_is_said_and_nothing_is_lost_after_the_remedy() {
     assert_eq!(read, bars(&key, bar(&key, 0), usize::try_from(part * 20_000).unwrap()));
     disk.free();
     if error.kind() == ErrorKind::Storage {
-        let table = backend.table_of(&key.node_id);
         assert!(error.chain().contains("RESUME WAL") || error.chain().contains("free space"), "{error:?}");
-        client(&server.dsn())
-            .await
-            .batch_execute(&format!("ALTER TABLE \"{table}\" RESUME WAL"))
-            .await
-            .unwrap();
+        server.resume(&backend.table_of(&key.node_id)).await;
     }
     write(part).await.unwrap();
     let whole = span(&key, 0, (part + 1) * 20_000);

@@ -196,9 +196,7 @@ async fn a_server_that_can_open_no_more_files_says_so_and_goes_on_with_more() {
     limit_open_files(server.id(), &format!("{limit}:"));
     // It may lack them when it takes the rows, or when it applies what it has taken.
     if error.chain().contains("has suspended the table") {
-        let table = backend.table_of(&of(number).node_id);
-        let resume = format!("ALTER TABLE \"{table}\" RESUME WAL");
-        client(&server.dsn()).await.batch_execute(&resume).await.unwrap();
+        server.resume(&backend.table_of(&of(number).node_id)).await;
     } else {
         assert!(error.chain().contains("more open files (ulimit -n)"), "{error:?}");
     }

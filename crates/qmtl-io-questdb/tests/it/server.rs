@@ -115,6 +115,12 @@ impl Own {
         self.child.as_ref().unwrap().id()
     }
 
+    /// Lets a suspended table go on.
+    pub(crate) async fn resume(&self, table: &str) {
+        let resume = format!("ALTER TABLE \"{table}\" RESUME WAL");
+        client(&self.dsn()).await.batch_execute(&resume).await.unwrap();
+    }
+
     /// Ends the server without warning.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
