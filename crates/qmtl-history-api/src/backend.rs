@@ -157,6 +157,7 @@ impl Capabilities {
 /// - `H-COV-04` Coverage is never ahead of rows: what `present` claims, a read that starts later returns.
 /// - `H-COV-05` A series never written has an empty coverage; asking is not an error.
 /// - `H-COV-06` Proofs of several sources live side by side; a newer answer of one source, or of another version of it ([`SourceId::name`](crate::SourceId::name)), replaces the older one where they overlap.
+/// - `H-COV-07` A proof keeps the version of its rule and how often it was confirmed; one that is dated more than [`EmptyProof::CLOCKS_DIFFER_BY`] after an answer that is written yields to it, and one of an older rule never replaces one of a newer.
 /// - `H-SER-01` `series` names every series with a row or a proof once, whatever its node id contains.
 /// - `H-SER-02` Series do not touch each other: same node with another interval, ids that differ in case, in a trailing dot, or only in what a path cannot hold.
 /// - `H-REV-01` `revision` is `None` before the first write, and differs after any change of the series' rows or proofs; equal revisions mean that nothing changed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::frame::Dropped;
+use crate::frame::{Conflict, Dropped, NotNumbers, OffGrid};
 use crate::{Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, TimeRange};
 
 /// What must be complete: the grid points of one series inside a range.
@@ -68,6 +68,16 @@ pub struct BackfillReport {
     pub known_empty: RangeSet,
     /// What is still missing at the end: failed, not proven, or not closed yet.
     pub missing: RangeSet,
+    /// Of those, the bars that have closed and that their source may still publish: nothing but time
+    /// is wrong with them.
+    pub too_young: RangeSet,
+    /// Rows of the sources that stand on no point of the grid, ascending, the first ones; all are counted
+    /// in `dropped`. They are not stored, and their bars are missing.
+    pub off_grid: Vec<OffGrid>,
+    /// Rows that contradict another of the same time, the first ones; all are counted in `dropped`.
+    pub conflicts: Vec<Conflict>,
+    /// Columns in which a stored row has NaN.
+    pub not_numbers: Vec<NotNumbers>,
     /// The windows that failed, each with its reason, ascending.
     pub failed: Vec<(TimeRange, Error)>,
     /// Requests made to sources, retries included.
@@ -93,12 +103,22 @@ impl BackfillReport {
             filled: Vec::new(),
             known_empty: RangeSet::new(),
             missing: RangeSet::new(),
+            too_young: RangeSet::new(),
+            off_grid: Vec::new(),
+            conflicts: Vec::new(),
+            not_numbers: Vec::new(),
             failed: Vec::new(),
             fetch_requests: 0,
             retries: 0,
             retry_reasons: BTreeMap::new(),
             elapsed: Duration::ZERO,
         }
+    }
+
+    /// The bars that are missing for another reason than that they are too young.
+    #[must_use]
+    pub fn wanting(&self) -> RangeSet {
+        self.missing.difference(&self.too_young)
     }
 
     /// True when nothing failed and nothing is missing.

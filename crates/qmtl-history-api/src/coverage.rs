@@ -1,5 +1,6 @@
 //! What of a series is stored, and what is proven not to exist.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,24 @@ impl SourceId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the text names a version, as that of a file does, whose proofs are about one content.
+    #[must_use]
+    pub fn has_version(&self) -> bool {
+        self.0.contains('#')
+    }
+
+    /// The same source in another version.
+    #[must_use]
+    pub fn with_version(&self, version: &str) -> Self {
+        Self(Arc::from(format!("{}#{version}", self.name())))
+    }
+
+    /// Whether an answer of `other` is one of this source: of this version, or of any when none is named.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other || (!self.has_version() && other.name() == self.as_str())
     }
 
     /// The text without its version, `file:candles.csv`.
@@ -57,17 +76,28 @@ pub struct EmptyProof {
     pub ranges: RangeSet,
     /// Why absence is proof, for people: `no row in the answer`.
     pub reason: String,
-    /// When the source answered.
+    /// When the source answered: the earlier of its own clock and ours.
     pub answered_at: Timestamp,
+    /// The version of the rule that decided; see [`EmptyProof::RULE`].
+    pub rule: u32,
+    /// How many later answers said the same of bars that were still young.
+    pub confirmed: u32,
 }
 
 impl EmptyProof {
+    /// The version of the rule by which absence is decided now. Rule 1 believed whatever a page lacked,
+    /// however short or early it was; what exchanges proved by it is asked for once more.
+    pub const RULE: u32 = 2;
     /// An answer this much younger than a bar settles that bar for good.
     pub const SETTLED_AFTER: Duration = Duration::from_secs(7 * 86_400);
-    /// How long an answer about a younger bar is believed.
+    /// How long an answer about a younger bar is believed the first time.
     pub const PROVISIONAL_FOR: Duration = Duration::from_secs(3_600);
+    /// How long it is believed at most, after doubling with each later answer that says the same.
+    pub const PROVISIONAL_AT_MOST: Duration = Duration::from_secs(86_400);
+    /// How far ahead of a clock the time of an answer may be before that time is taken to be wrong.
+    pub const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(300);
 
-    /// A proof by `source`, given at `answered_at`.
+    /// A proof by `source`, given at `answered_at` under the present rule.
     #[must_use]
     pub fn new(
         source: SourceId,
@@ -75,25 +105,75 @@ impl EmptyProof {
         reason: impl Into<String>,
         answered_at: Timestamp,
     ) -> Self {
-        Self { source, ranges, reason: reason.into(), answered_at }
+        Self { source, ranges, reason: reason.into(), answered_at, rule: Self::RULE, confirmed: 0 }
+    }
+
+    /// Says by which version of the rule it was decided: for a store that reads what it kept.
+    #[must_use]
+    pub fn with_rule(mut self, rule: u32) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// Says how many later answers said the same: for a store that reads what it kept.
+    #[must_use]
+    pub fn with_confirmed(mut self, confirmed: u32) -> Self {
+        self.confirmed = confirmed;
+        self
+    }
+
+    /// The same answer about other ranges.
+    #[must_use]
+    pub fn about(&self, ranges: RangeSet) -> Self {
+        Self { ranges, ..self.clone() }
+    }
+
+    /// Whether two proofs are parts of one answer, or as good as: all but the ranges is equal.
+    #[must_use]
+    pub fn is_same_answer(&self, other: &Self) -> bool {
+        (&self.source, &self.reason, self.answered_at, self.rule, self.confirmed)
+            == (&other.source, &other.reason, other.answered_at, other.rule, other.confirmed)
+    }
+
+    /// How long it is believed about bars that it does not settle: an hour, twice as long for each
+    /// later answer that said the same, a day at most.
+    #[must_use]
+    pub fn provisional_for(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.confirmed).unwrap_or(u32::MAX);
+        Self::PROVISIONAL_FOR.saturating_mul(doubled).min(Self::PROVISIONAL_AT_MOST)
     }
 
     /// When the proof about the bar at `ts` ends: `None` is never, for a bar that was more than
     /// [`EmptyProof::SETTLED_AFTER`] old when the source answered.
     #[must_use]
     pub fn expires_at(&self, ts: Timestamp) -> Option<Timestamp> {
-        if self.settled_before().is_some_and(|limit| ts < limit) {
-            None
-        } else {
-            Some(self.answered_at.checked_add(Self::PROVISIONAL_FOR).unwrap_or(Timestamp::MAX))
-        }
+        if self.settled_before().is_some_and(|limit| ts < limit) { None } else { Some(self.fresh_until()) }
+    }
+
+    /// Whether it is dated after `now` by more than clocks differ: the clock that dated it was wrong,
+    /// so nobody knows when the source answered, and the proof counts nowhere.
+    #[must_use]
+    pub fn is_ahead_of(&self, now: Timestamp) -> bool {
+        self.answered_at.since(now) > Self::CLOCKS_DIFFER_BY
+    }
+
+    /// Whether the rule that decided it is still trusted. What an exchange proved by an older one is
+    /// not; a file's proof, whose source names the content, is.
+    #[must_use]
+    pub fn is_by_trusted_rule(&self) -> bool {
+        self.rule >= Self::RULE || self.source.has_version()
     }
 
     /// The ranges that are still believed at `now`.
     #[must_use]
     pub fn valid_at(&self, now: Timestamp) -> RangeSet {
-        let fresh = self.answered_at.checked_add(Self::PROVISIONAL_FOR).unwrap_or(Timestamp::MAX);
-        if now < fresh { self.ranges.clone() } else { self.settled() }
+        if self.is_ahead_of(now) || !self.is_by_trusted_rule() {
+            RangeSet::new()
+        } else if now < self.fresh_until() {
+            self.ranges.clone()
+        } else {
+            self.settled()
+        }
     }
 
     /// The ranges that never expire.
@@ -111,6 +191,29 @@ impl EmptyProof {
 
     fn settled_before(&self) -> Option<Timestamp> {
         self.answered_at.checked_sub(Self::SETTLED_AFTER)
+    }
+
+    fn fresh_until(&self) -> Timestamp {
+        self.answered_at.checked_add(self.provisional_for()).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether `newer` takes its place where the two overlap. The trusted rule wins, then the later
+    /// answer, unless that one is dated ahead of the other: then its clock was wrong.
+    fn yields_to(&self, newer: &Self) -> bool {
+        match self.is_by_trusted_rule().cmp(&newer.is_by_trusted_rule()) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => self.answered_at <= newer.answered_at || self.is_ahead_of(newer.answered_at),
+        }
+    }
+
+    /// How often the ranges that both are about are confirmed once `newer` has been given.
+    fn confirmed_by(&self, newer: &Self) -> u32 {
+        if self.source != newer.source || self.is_ahead_of(newer.answered_at) || !self.is_by_trusted_rule() {
+            return newer.confirmed;
+        }
+        let asked_again = u32::from(newer.answered_at >= self.fresh_until());
+        newer.confirmed.max(self.confirmed.saturating_add(asked_again))
     }
 }
 
@@ -156,7 +259,7 @@ impl Coverage {
         let by_source = |source: &SourceId| {
             self.known_empty
                 .iter()
-                .filter(|proof| proof.source == *source)
+                .filter(|proof| source.covers(&proof.source))
                 .fold(RangeSet::new(), |all, proof| all.union(&proof.valid_at(now)))
         };
         let mut sources = sources.iter();
@@ -189,43 +292,65 @@ impl Coverage {
     }
 
     /// Records a proof, except where rows are. A newer answer of the same source, or of another
-    /// version of it, replaces the older one where they overlap; settled answers of one source and
-    /// reason are kept as one, dated by the newest. So the list grows neither with the number of
-    /// fetches nor with that of the versions of a file that grows.
+    /// version of it, replaces the older one where they overlap; one that is dated more than
+    /// [`EmptyProof::CLOCKS_DIFFER_BY`] after the recorded one yields to it, since its clock was wrong.
+    /// An answer that repeats one which had expired is believed for longer. Settled answers of one
+    /// source, reason and day are kept as one, dated by the newest. So the list grows neither with the
+    /// number of fetches of a day nor with that of the versions of a file that grows.
     pub fn add_empty(&mut self, proof: &EmptyProof) {
-        let mut ranges = proof.ranges.difference(&self.present);
+        let mut left = proof.ranges.difference(&self.present);
+        let mut parts: Vec<EmptyProof> = Vec::new();
         for old in self.known_empty.iter_mut().filter(|old| old.source.name() == proof.source.name()) {
-            if old.answered_at <= proof.answered_at {
-                old.ranges = old.ranges.difference(&ranges);
+            if old.yields_to(proof) {
+                let both = left.intersection(&old.ranges);
+                if both.is_empty() {
+                    continue;
+                }
+                parts.push(proof.about(both).with_confirmed(old.confirmed_by(proof)));
+                old.ranges = old.ranges.difference(&left);
             } else {
-                ranges = ranges.difference(&old.ranges);
+                left = left.difference(&old.ranges);
             }
         }
+        let repeated = parts.iter().fold(RangeSet::new(), |all, part| all.union(&part.ranges));
+        parts.push(proof.about(left.difference(&repeated)));
         self.known_empty.retain(|old| !old.ranges.is_empty());
-        let settled = ranges.intersection(&proof.settled());
-        let provisional = ranges.difference(&settled);
-        for (part, is_settled) in [(settled, true), (provisional, false)] {
-            if part.is_empty() {
+        parts.into_iter().for_each(|part| self.insert(&part));
+        self.known_empty.sort_by(|a, b| {
+            let order = |proof: &EmptyProof| (proof.answered_at, proof.rule, proof.confirmed);
+            (&a.source, &a.reason, order(a)).cmp(&(&b.source, &b.reason, order(b)))
+        });
+    }
+
+    /// Adds a proof where no other of its source is, to one that says the same if there is one.
+    fn insert(&mut self, proof: &EmptyProof) {
+        let settled = proof.ranges.intersection(&proof.settled());
+        let provisional = proof.ranges.difference(&settled);
+        // What never expires need not remember how often it was confirmed before.
+        let parts = [(proof.about(settled).with_confirmed(0), true), (proof.about(provisional), false)];
+        for (part, is_settled) in parts {
+            if part.ranges.is_empty() {
                 continue;
             }
-            let twin = self.known_empty.iter_mut().find(|old| {
-                (&old.source, &old.reason) == (&proof.source, &proof.reason)
+            let is_twin = |old: &&mut EmptyProof| {
+                let same_time = if is_settled {
+                    day(old.answered_at) == day(part.answered_at)
+                } else {
+                    old.answered_at == part.answered_at
+                };
+                same_time
                     && old.is_settled() == is_settled
-                    && (is_settled || old.answered_at == proof.answered_at)
-            });
-            match twin {
+                    && (&old.source, &old.reason, old.rule, old.confirmed)
+                        == (&part.source, &part.reason, part.rule, part.confirmed)
+            };
+            match self.known_empty.iter_mut().find(is_twin) {
                 Some(old) => {
-                    old.ranges = old.ranges.union(&part);
-                    if old.answered_at < proof.answered_at {
-                        old.answered_at = proof.answered_at;
-                    }
+                    old.ranges = old.ranges.union(&part.ranges);
+                    old.answered_at = old.answered_at.max(part.answered_at);
                 }
-                None => self.known_empty.push(EmptyProof { ranges: part, ..proof.clone() }),
+                None => self.known_empty.push(part),
             }
         }
-        self.known_empty.sort_by(|a, b| {
-            (&a.source, &a.reason, a.answered_at).cmp(&(&b.source, &b.reason, b.answered_at))
-        });
     }
 
     /// The part inside `range`.
@@ -236,7 +361,7 @@ impl Coverage {
             known_empty: self
                 .known_empty
                 .iter()
-                .map(|proof| EmptyProof { ranges: proof.ranges.within(range), ..proof.clone() })
+                .map(|proof| proof.about(proof.ranges.within(range)))
                 .filter(|proof| !proof.ranges.is_empty())
                 .collect(),
         }
@@ -249,6 +374,11 @@ impl Coverage {
             self.add_empty(proof);
         }
     }
+}
+
+/// The day of a point in time, counted from the epoch.
+fn day(ts: Timestamp) -> i64 {
+    ts.as_secs().div_euclid(86_400)
 }
 
 #[cfg(test)]

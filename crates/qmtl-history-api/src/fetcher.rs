@@ -85,24 +85,34 @@ impl FetchRequest {
     }
 }
 
-/// What a source answered.
+/// What a source answered: one page of rows, and what it says of the bars that are not among them.
+///
+/// A fetcher reports; it does not decide what is absent. Whoever asks takes into account how the source
+/// answers ([`SourceProfile`]): where the page ends, when a bar would have been published, and whether
+/// the source repeats itself.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Fetched {
     /// The rows as the source gives them: any order, any timestamp unit, duplicates and rows
     /// outside the request are brought into form by [`crate::frame::normalize`].
     pub batches: BatchStream,
-    /// Where the absence of a row is proof that there is none; holds once `batches` has ended well.
+    /// Where a row would have come if there were one, as far as the page reaches: not before the
+    /// listing of a symbol, not outside the rows of a file. Holds once `batches` has ended well.
     pub proven: RangeSet,
     /// Why absence is proof, for people; empty when nothing is proven.
     pub reason: String,
+    /// The source's own time when it answered; `None` when it does not tell.
+    pub as_of: Option<Timestamp>,
+    /// Which version of the source answered for which part, where what it proves ends with that version:
+    /// the checksums of an archive's files. They become the versions of the proofs' [`SourceId`]s.
+    pub versions: Vec<(RangeSet, String)>,
 }
 
 impl Fetched {
     /// An answer that proves nothing about absent rows.
     #[must_use]
     pub fn new(batches: BatchStream) -> Self {
-        Self { batches, proven: RangeSet::new(), reason: String::new() }
+        Self { batches, proven: RangeSet::new(), reason: String::new(), as_of: None, versions: Vec::new() }
     }
 
     /// An answer of one batch that proves nothing about absent rows.
@@ -111,12 +121,86 @@ impl Fetched {
         Self::new(BatchStream::from_batches(batch.schema(), vec![batch]))
     }
 
-    /// Adds where absence is proof, and why.
+    /// Adds where a row would have come if there were one, and why that can be said.
     #[must_use]
     pub fn with_proven(mut self, proven: RangeSet, reason: impl Into<String>) -> Self {
         self.proven = proven;
         self.reason = reason.into();
         self
+    }
+
+    /// Says what time it was at the source.
+    #[must_use]
+    pub fn with_as_of(mut self, as_of: Option<Timestamp>) -> Self {
+        self.as_of = as_of;
+        self
+    }
+
+    /// Says which version of the source answered for `ranges`.
+    #[must_use]
+    pub fn with_version(mut self, ranges: RangeSet, version: impl Into<String>) -> Self {
+        self.versions.push((ranges, version.into()));
+        self
+    }
+}
+
+/// Where the rows of an answer begin and end in what was asked for: beyond its last row, in the
+/// source's own order, a page says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PageOrder {
+    /// Every answer is whole, however long: a file.
+    Unpaged,
+    /// The earliest rows come first; what a short page lacks is the later side: Binance.
+    OldestFirst,
+    /// The latest rows come first; what a short page lacks is the earlier side: Coinbase.
+    NewestFirst,
+    /// Not known: only between two of its rows does a page say anything.
+    #[default]
+    Unknown,
+}
+
+/// How a source answers, by which it is decided what its silence means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SourceProfile {
+    /// The order of the rows of a page.
+    pub order: PageOrder,
+    /// How long after its close a bar may be published. Until then its absence means nothing.
+    pub publish_lag: Duration,
+    /// Whether a row is sent for a bar without trades too, so that a bar which lacks is a rare thing
+    /// and worth a second question.
+    pub gapless: bool,
+}
+
+impl SourceProfile {
+    /// How long a bar may take to be published unless a source says otherwise: two minutes.
+    pub const PUBLISH_LAG: Duration = Duration::from_secs(120);
+
+    /// A source with pages in this order, which leaves out bars without trades.
+    #[must_use]
+    pub fn new(order: PageOrder) -> Self {
+        Self { order, publish_lag: Self::PUBLISH_LAG, gapless: false }
+    }
+
+    /// Says how long after its close a bar may be published.
+    #[must_use]
+    pub fn with_publish_lag(mut self, lag: Duration) -> Self {
+        self.publish_lag = lag;
+        self
+    }
+
+    /// Says that bars without trades have rows too.
+    #[must_use]
+    pub fn with_gapless(mut self, gapless: bool) -> Self {
+        self.gapless = gapless;
+        self
+    }
+}
+
+impl Default for SourceProfile {
+    fn default() -> Self {
+        Self::new(PageOrder::Unknown)
     }
 }
 
@@ -177,8 +261,10 @@ impl FetchLimits {
 /// another fetch of itself are taken.
 #[async_trait]
 pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
-    /// Fetches a range. Errors: `NotFound` for a series the source does not know, `InvalidInput`
-    /// for an interval it does not offer, `Unavailable` (retryable unless exhausted) for the rest.
+    /// Fetches a range, or as much of it as the source gives at once: whoever asks looks where the rows
+    /// end, as [`DataFetcher::profile`] says, and asks for the rest. Errors: `NotFound` for a series the
+    /// source does not know, `InvalidInput` for an interval it does not offer, `Unavailable` (retryable
+    /// unless exhausted) for the rest.
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched>;
 
     /// Who answers; proofs of emptiness are filed under it. A file's id includes its content.
@@ -186,6 +272,11 @@ pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
 
     /// What the source bears.
     fn limits(&self) -> FetchLimits;
+
+    /// How the source answers; the default believes least of its silence.
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::default()
+    }
 }
 
 macro_rules! forward_fetcher {
@@ -203,6 +294,10 @@ macro_rules! forward_fetcher {
 
             fn limits(&self) -> FetchLimits {
                 (**self).limits()
+            }
+
+            fn profile(&self) -> SourceProfile {
+                (**self).profile()
             }
         }
     )*};
@@ -227,13 +322,14 @@ where
     F: Fn(FetchRequest) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Fetched>> + Send + 'static,
 {
-    FetcherFn { source, limits: FetchLimits::none(), fetch }
+    FetcherFn { source, limits: FetchLimits::none(), profile: SourceProfile::default(), fetch }
 }
 
 /// See [`fetcher_fn`].
 pub struct FetcherFn<F> {
     source: SourceId,
     limits: FetchLimits,
+    profile: SourceProfile,
     fetch: F,
 }
 
@@ -242,6 +338,13 @@ impl<F> FetcherFn<F> {
     #[must_use]
     pub fn with_limits(mut self, limits: FetchLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Says how the source answers.
+    #[must_use]
+    pub fn with_profile(mut self, profile: SourceProfile) -> Self {
+        self.profile = profile;
         self
     }
 }
@@ -268,5 +371,9 @@ where
 
     fn limits(&self) -> FetchLimits {
         self.limits
+    }
+
+    fn profile(&self) -> SourceProfile {
+        self.profile
     }
 }

@@ -6,18 +6,21 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    Float32Type, Float64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    TimestampSecondType,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_ord::ord::make_comparator;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, SortOptions, TimeUnit};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 
-use crate::{Error, RangeSet, Result, SeriesKey, TimeRange, Timestamp};
+use crate::{Error, Interval, RangeSet, Result, SeriesKey, TimeRange, Timestamp};
 
 /// The name of the time column.
 pub const TS: &str = "ts";
@@ -135,6 +138,8 @@ pub struct Dropped {
     pub conflict: u64,
     /// Rows of bars that had not closed, which only whoever knows the time can tell.
     pub forming: u64,
+    /// Rows that stand on no point of the grid.
+    pub off_grid: u64,
 }
 
 impl Dropped {
@@ -144,6 +149,7 @@ impl Dropped {
         self.duplicate += other.duplicate;
         self.conflict += other.conflict;
         self.forming += other.forming;
+        self.off_grid += other.off_grid;
     }
 
     /// All reasons together.
@@ -154,82 +160,205 @@ impl Dropped {
 
     /// The counts with their names in metrics and reports.
     #[must_use]
-    pub fn by_reason(self) -> [(&'static str, u64); 4] {
+    pub fn by_reason(self) -> [(&'static str, u64); 5] {
         [
             ("outside", self.outside),
             ("duplicate", self.duplicate),
             ("conflict", self.conflict),
             ("forming", self.forming),
+            ("off_grid", self.off_grid),
         ]
     }
 }
 
+/// A row that stands on no point of the grid. Its bar is missing, and the absence of a row at its bar
+/// means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct OffGrid {
+    /// The time of the row, rounded to a microsecond.
+    pub ts: Timestamp,
+    /// The grid point before it; `None` before the first one.
+    pub bar: Option<Timestamp>,
+}
+
+impl OffGrid {
+    /// A row at `ts` of bars of `interval`.
+    #[must_use]
+    pub fn new(ts: Timestamp, interval: Interval) -> Self {
+        Self { ts, bar: interval.floor(ts) }
+    }
+
+    /// How long after the grid point before it the row stands.
+    #[must_use]
+    pub fn distance(&self) -> Duration {
+        self.bar.map_or(Duration::ZERO, |bar| self.ts.since(bar))
+    }
+
+    /// The bars that the row may have been meant for: those on both sides of it.
+    #[must_use]
+    pub fn bars(&self, interval: Interval) -> Option<TimeRange> {
+        let bar = self.bar?;
+        let end = interval.next(bar).and_then(|next| interval.next(next)).unwrap_or(Timestamp::MAX);
+        TimeRange::checked(bar, end)
+    }
+}
+
+/// Two rows of one time that contradict each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// Their time.
+    pub ts: Timestamp,
+    /// The first column in which they differ.
+    pub column: String,
+    /// Its value in the row that stays.
+    pub kept: String,
+    /// Its value in the row that does not.
+    pub other: String,
+}
+
+/// A column of floating-point numbers in which some values are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotNumbers {
+    /// The column.
+    pub column: String,
+    /// Rows with NaN there.
+    pub rows: u64,
+    /// The first of them.
+    pub first: Timestamp,
+}
+
+/// Conflicts that [`normalize`] names; all are counted.
+const CONFLICTS_NAMED: usize = 20;
+
 /// What [`normalize`] made of a source's rows.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Normalized {
     /// The rows, canonical.
     pub rows: RecordBatch,
     /// What was left out.
     pub dropped: Dropped,
+    /// The rows inside the window that stand on no point of the grid, ascending.
+    pub off_grid: Vec<OffGrid>,
+    /// The first conflicts, ascending.
+    pub conflicts: Vec<Conflict>,
+    /// The earliest and the latest time of any row, also of those outside the window.
+    pub span: Option<(Timestamp, Timestamp)>,
 }
 
 /// Brings a source's rows into canonical form for a window of a series.
 ///
 /// Accepts timestamps of any unit (with a zone or none, which is UTC), any order, duplicates and
-/// rows outside the window. Nothing else is coerced: NaN and null stay as they are.
+/// rows outside the window. Rows off the grid are left out and listed; they cost no other row.
+/// Nothing else is coerced: NaN and null stay as they are.
 ///
 /// Errors, all `Schema` and naming series, column and row, nothing being returned of the window:
-/// `ts` is missing, null or no timestamp; a row inside the window is off the grid; a row lies
-/// outside the years 1970 to 9999 or more than ten years outside the window (the unit is wrong).
+/// `ts` is missing, null or no timestamp; a row lies outside the years 1970 to 9999 or more than ten
+/// years outside the window (the unit is wrong); most rows are off the grid and lie closer to each
+/// other than bars of this interval can.
 pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
-    let Some(first) = batches.first() else {
-        return Ok(Normalized {
-            rows: RecordBatch::new_empty(ts_only_schema()),
-            dropped: Dropped::default(),
-        });
+    let mut normal = Normalized {
+        rows: RecordBatch::new_empty(ts_only_schema()),
+        dropped: Dropped::default(),
+        off_grid: Vec::new(),
+        conflicts: Vec::new(),
+        span: None,
     };
+    let Some(first) = batches.first() else { return Ok(normal) };
     distinct_names(key, &first.schema())?;
     let joined = concat_batches(&first.schema(), batches).map_err(|e| {
         Error::schema("the source's batches differ in columns").with("series", key).caused_by(e)
     })?;
     let ts = instants(key, &joined)?;
-    let mut dropped = Dropped::default();
     let mut order = Vec::with_capacity(ts.len());
     for (row, micros) in ts.iter().copied().enumerate() {
-        if place(key, window, row, micros)? {
-            order.push(
+        match place(key, window, row, micros)? {
+            Place::Inside => order.push(
                 u32::try_from(row)
                     .map_err(|_| Error::schema("more than 2^32 rows in one window").with("series", key))?,
-            );
-        } else {
-            dropped.outside += 1;
+            ),
+            Place::OffGrid(point) => normal.off_grid.push(OffGrid::new(point, key.interval)),
+            Place::Outside => normal.dropped.outside += 1,
         }
+    }
+    normal.off_grid.sort_unstable();
+    normal.dropped.off_grid = normal.off_grid.len() as u64;
+    let bounds = ts.iter().min().zip(ts.iter().max());
+    if let Some((min, max)) = bounds {
+        normal.span = Some((Timestamp::from_micros(*min)?, Timestamp::from_micros(*max)?));
     }
     let at = |row: u32| ts[row as usize];
     if !order.is_sorted_by_key(|row| at(*row)) {
         // Stable, so that of two rows that claim one time the source's first one stays.
         order.sort_by_key(|row| at(*row));
     }
+    check_spacing(key, order.iter().map(|row| at(*row)), &normal.off_grid)?;
     if order.windows(2).any(|pair| at(pair[0]) == at(pair[1])) {
-        let equal = row_equality(&joined)?;
+        let differs = first_difference(&joined)?;
+        let mut failure = None;
         order.dedup_by(|later, kept| {
             let same_time = at(*later) == at(*kept);
             if same_time {
-                let count = if equal(*kept as usize, *later as usize) {
-                    &mut dropped.duplicate
-                } else {
-                    &mut dropped.conflict
-                };
-                *count += 1;
+                match differs(*kept as usize, *later as usize) {
+                    None => normal.dropped.duplicate += 1,
+                    Some(column) => {
+                        normal.dropped.conflict += 1;
+                        if normal.conflicts.len() < CONFLICTS_NAMED {
+                            match conflict(&joined, at(*kept), column, [*kept, *later]) {
+                                Ok(conflict) => normal.conflicts.push(conflict),
+                                Err(error) => failure = Some(error),
+                            }
+                        }
+                    }
+                }
             }
             same_time
         });
+        if let Some(error) = failure {
+            return Err(error);
+        }
     }
-    Ok(Normalized { rows: assemble(&joined, &ts, &order)?, dropped })
+    normal.rows = assemble(&joined, &ts, &order)?;
+    Ok(normal)
 }
 
-/// True when the row belongs to the window, false when it is to be dropped.
-fn place(key: &SeriesKey, window: TimeRange, row: usize, micros: i64) -> Result<bool> {
+/// Where in the rows of a canonical batch a floating-point number is none, by column.
+#[must_use]
+pub fn not_numbers(rows: &RecordBatch) -> Vec<NotNumbers> {
+    let Ok(ts) = timestamps(rows) else { return Vec::new() };
+    let nan_at = |column: &ArrayRef| -> Vec<usize> {
+        match column.data_type() {
+            DataType::Float64 => positions(column.as_primitive::<Float64Type>().iter(), f64::is_nan),
+            DataType::Float32 => positions(column.as_primitive::<Float32Type>().iter(), f32::is_nan),
+            _ => Vec::new(),
+        }
+    };
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns());
+    columns
+        .filter_map(|(field, column)| {
+            let at = nan_at(column);
+            let first = Timestamp::from_micros(ts.value(*at.first()?)).ok()?;
+            Some(NotNumbers { column: field.name().clone(), rows: at.len() as u64, first })
+        })
+        .collect()
+}
+
+fn positions<T>(values: impl Iterator<Item = Option<T>>, is: fn(T) -> bool) -> Vec<usize> {
+    values.enumerate().filter_map(|(at, value)| value.is_some_and(is).then_some(at)).collect()
+}
+
+/// Where a row stands in respect to the window.
+enum Place {
+    Inside,
+    OffGrid(Timestamp),
+    Outside,
+}
+
+fn place(key: &SeriesKey, window: TimeRange, row: usize, micros: i64) -> Result<Place> {
     let wrong_unit = |message: &str| {
         let hint = [1_000, 1_000_000, 1_000_000_000]
             .into_iter()
@@ -255,11 +384,53 @@ fn place(key: &SeriesKey, window: TimeRange, row: usize, micros: i64) -> Result<
     let point = Timestamp::from_micros(micros)
         .map_err(|_| wrong_unit("a row's time is outside the years 1970 to 9999"))?;
     if window.contains(point) {
-        return if key.interval.is_on_grid(point) { Ok(true) } else { Err(off_grid(key, row, point)) };
+        return Ok(if key.interval.is_on_grid(point) { Place::Inside } else { Place::OffGrid(point) });
     }
     let far =
         window.start().as_micros() - micros > FAR_MICROS || micros - window.end().as_micros() > FAR_MICROS;
-    if far { Err(wrong_unit("a row lies more than ten years outside its window")) } else { Ok(false) }
+    if far {
+        Err(wrong_unit("a row lies more than ten years outside its window"))
+    } else {
+        Ok(Place::Outside)
+    }
+}
+
+/// Fails when the rows are bars of a shorter interval: at least half of them are off the grid, and
+/// the distance that most neighbours have is shorter than the interval.
+fn check_spacing(key: &SeriesKey, on_grid: impl Iterator<Item = i64>, off_grid: &[OffGrid]) -> Result<()> {
+    let mut times: Vec<_> = on_grid.chain(off_grid.iter().map(|row| row.ts.as_micros())).collect();
+    if off_grid.len() < 2 || off_grid.len() * 2 < times.len() {
+        return Ok(());
+    }
+    times.sort_unstable();
+    let mut distances: Vec<_> =
+        times.windows(2).map(|pair| pair[1] - pair[0]).filter(|distance| *distance > 0).collect();
+    distances.sort_unstable();
+    let common = distances.chunk_by(|a, b| a == b).max_by_key(|alike| alike.len()).map(|alike| alike[0]);
+    match common.filter(|common| *common < key.interval.as_micros()) {
+        Some(common) => Err(Error::schema(
+            "the rows are bars of a shorter interval: most neighbours lie closer than the bars asked for; ask for \
+             the interval that they have",
+        )
+        .with("series", key)
+        .with("distance", format_args!("{:?}", Duration::from_micros(common.unsigned_abs())))
+        .with("first", off_grid[0].ts)),
+        None => Ok(()),
+    }
+}
+
+/// How two rows of `batch` contradict each other in the column at `column`.
+fn conflict(batch: &RecordBatch, micros: i64, column: usize, [kept, other]: [u32; 2]) -> Result<Conflict> {
+    let fault = |e| Error::unexpected("cannot show a value of a column").caused_by(e);
+    let options = FormatOptions::default().with_null("null");
+    let values = ArrayFormatter::try_new(batch.column(column), &options).map_err(fault)?;
+    let shown = |row: u32| values.value(row as usize).try_to_string().map_err(fault);
+    Ok(Conflict {
+        ts: Timestamp::from_micros(micros)?,
+        column: batch.schema().field(column).name().clone(),
+        kept: shown(kept)?,
+        other: shown(other)?,
+    })
 }
 
 /// The time column in microseconds, one value a row, whatever its unit was.
@@ -296,20 +467,22 @@ fn instants(key: &SeriesKey, batch: &RecordBatch) -> Result<Vec<i64>> {
         }
         DataType::Timestamp(TimeUnit::Nanosecond, _) => {
             let values = column.as_primitive::<TimestampNanosecondType>().values();
-            match values.iter().position(|nanos| nanos % 1_000 != 0) {
-                // No grid is finer than a second: such a row can never be a bar.
-                Some(row) => {
-                    Err(fault("a row is off the grid").with("row", row).with("nanoseconds", values[row]))
-                }
-                None => Ok(values.iter().map(|nanos| nanos / 1_000).collect()),
-            }
+            Ok(values.iter().map(|nanos| whole_micros(*nanos)).collect())
         }
         other => Err(fault("the time column is not a timestamp; give it a unit").with("type", other)),
     }
 }
 
-/// Whether two rows of `batch` are equal in every column, bit for bit.
-fn row_equality(batch: &RecordBatch) -> Result<impl Fn(usize, usize) -> bool> {
+/// Microseconds of a time in nanoseconds, rounded down, but never onto a grid: grids are of whole
+/// seconds, so that a time between two microseconds can stand on none.
+fn whole_micros(nanos: i64) -> i64 {
+    let micros = nanos.div_euclid(1_000);
+    let is_between = nanos.rem_euclid(1_000) != 0;
+    if is_between && micros.rem_euclid(1_000_000) == 0 { micros + 1 } else { micros }
+}
+
+/// In which column two rows of `batch` differ first, bit for bit; `None` when in none.
+fn first_difference(batch: &RecordBatch) -> Result<impl Fn(usize, usize) -> Option<usize>> {
     let compare = batch
         .columns()
         .iter()
@@ -318,7 +491,7 @@ fn row_equality(batch: &RecordBatch) -> Result<impl Fn(usize, usize) -> bool> {
         .map_err(|e| {
             Error::schema("rows of one time cannot be compared in a column of this type").caused_by(e)
         })?;
-    Ok(move |a, b| compare.iter().all(|order| order(a, b).is_eq()))
+    Ok(move |a, b| compare.iter().position(|order| !order(a, b).is_eq()))
 }
 
 /// The rows `order` of `batch`, `ts` first in canonical type, every payload field nullable.

@@ -30,7 +30,10 @@ pub use backfill::{
 pub use clock::Clock;
 pub use coverage::{Coverage, EmptyProof, SourceId};
 pub use error::{Error, ErrorKind, Result};
-pub use fetcher::{DataFetcher, FetchLimits, FetchRequest, Fetched, FetcherFn, Retry, RetrySink, fetcher_fn};
+pub use fetcher::{
+    DataFetcher, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry, RetrySink, SourceProfile,
+    fetcher_fn,
+};
 pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};
 pub use range::{RangeSet, TimeRange};
 pub use recorder::{EventRecorder, EventSource, StreamBinding, StreamKind};

@@ -64,12 +64,14 @@ fn a_row_removes_the_proof_at_its_point_and_a_proof_never_removes_a_row() {
 }
 
 #[test]
-fn settled_answers_do_not_pile_up() {
+fn settled_answers_of_a_day_do_not_pile_up() {
     let mut coverage = Coverage::default();
     for fetch in 0..100 {
         coverage.add_empty(&proof("x", range(fetch * 60, fetch * 60 + 60), 100 * DAY + fetch));
     }
     assert_eq!(coverage.known_empty(), [proof("x", range(0, 6_000), 100 * DAY + 99)]);
+    coverage.add_empty(&proof("x", range(6_000, 6_060), 101 * DAY));
+    assert_eq!(coverage.known_empty().len(), 2, "what is dated wrong does not spread beyond a day");
 }
 
 #[test]
@@ -77,10 +79,67 @@ fn a_newer_answer_replaces_the_older_one() {
     let mut coverage = Coverage::default();
     coverage.add_empty(&proof("x", range(0, 300), 2 * DAY));
     coverage.add_empty(&proof("x", range(60, 120), 3 * DAY));
-    coverage.add_empty(&proof("x", range(0, 300), DAY));
+    coverage.add_empty(&proof("x", range(0, 300), 3 * DAY - 300));
     let young: RangeSet = [range(0, 60), range(120, 300)].into_iter().collect();
-    assert_eq!(coverage.known_empty()[0].ranges, young);
+    assert_eq!(
+        coverage.known_empty()[0],
+        proof("x", range(0, 60), 3 * DAY - 300).with_confirmed(1).about(young)
+    );
     assert_eq!(coverage.known_empty()[1], proof("x", range(60, 120), 3 * DAY));
+}
+
+#[test]
+fn an_answer_from_the_future_counts_nowhere_and_yields_to_any_other() {
+    let now = secs(100 * DAY);
+    let ahead = |seconds: i64| proof("x", range(0, 600), 100 * DAY + seconds);
+    assert_eq!(ahead(300).valid_at(now), range(0, 600).into(), "clocks differ");
+    assert_eq!(ahead(301).valid_at(now), RangeSet::new());
+    let mut coverage = Coverage::default();
+    coverage.add_empty(&ahead(20 * DAY));
+    coverage.add_empty(&proof("x", range(60, 120), 100 * DAY));
+    assert_eq!(coverage.empty_by_any(now), range(60, 120).into());
+    assert_eq!(coverage.known_empty()[0], proof("x", range(60, 120), 100 * DAY), "it inherits no date");
+}
+
+#[test]
+fn what_an_exchange_proved_by_an_older_rule_is_believed_no_longer() {
+    let now = secs(100 * DAY);
+    let old = proof("binance", range(0, 600), 100 * DAY).with_rule(1);
+    assert_eq!(old.valid_at(now), RangeSet::new());
+    let file = proof("file:a.csv#1", range(0, 600), 100 * DAY).with_rule(1);
+    assert_eq!(file.valid_at(now), range(0, 600).into(), "a file says the same as ever");
+    let mut coverage = Coverage::default();
+    coverage.add_empty(&old);
+    coverage.add_empty(&proof("binance", range(0, 60), 99 * DAY));
+    coverage.add_empty(&old);
+    assert_eq!(coverage.empty_by_any(now), range(0, 60).into(), "however late an older build said so");
+}
+
+#[test]
+fn each_answer_that_says_the_same_is_believed_for_twice_as_long_up_to_a_day() {
+    let mut coverage = Coverage::default();
+    let (mut now, mut hours) = (10 * DAY, Vec::new());
+    for _ in 0..7 {
+        coverage.add_empty(&proof("x", range(10 * DAY - 600, 10 * DAY), now));
+        coverage.add_empty(&proof("x", range(10 * DAY - 600, 10 * DAY), now));
+        let [one] = coverage.known_empty() else { panic!("{:?}", coverage.known_empty()) };
+        hours.push(one.provisional_for().as_secs() / 3_600);
+        now += i64::try_from(one.provisional_for().as_secs()).unwrap();
+    }
+    assert_eq!(hours, [1, 2, 4, 8, 16, 24, 24]);
+    coverage.add_empty(&proof("x", range(10 * DAY - 600, 10 * DAY), 30 * DAY));
+    assert_eq!(coverage.known_empty(), [proof("x", range(10 * DAY - 600, 10 * DAY), 30 * DAY)]);
+}
+
+#[test]
+fn a_source_without_a_version_answers_for_all_of_its_versions() {
+    let mut coverage = Coverage::default();
+    coverage.add_empty(&proof("archive#a", range(0, 60), 100 * DAY));
+    coverage.add_empty(&proof("archive#b", range(60, 120), 100 * DAY));
+    let known = |id: &str| coverage.empty_by_all(&[source(id)], secs(100 * DAY));
+    assert_eq!(known("archive"), range(0, 120).into());
+    assert_eq!(known("archive#b"), range(60, 120).into());
+    assert_eq!(source("archive#a").with_version("c"), source("archive#c"));
 }
 
 #[test]
@@ -112,7 +171,7 @@ proptest! {
     fn rows_and_proofs_agree_with_a_model_by_point(changes in prop::collection::vec(any_change(), 0..40)) {
         let mut coverage = Coverage::default();
         let mut rows = std::collections::BTreeSet::new();
-        // The newest answer of each source at each point.
+        // The last answer of each source at each point: days apart, one that is dated later was dated wrong.
         let mut answers = std::collections::BTreeMap::new();
         for (is_row, name, start, length, day) in changes {
             let span = range(start * 60, (start + length) * 60);
@@ -122,8 +181,7 @@ proptest! {
             } else {
                 coverage.add_empty(&proof(&name.to_string(), span, day * DAY));
                 for point in (start..start + length).filter(|point| !rows.contains(point)) {
-                    let newest = answers.entry((name, point)).or_insert(day);
-                    *newest = (*newest).max(day);
+                    answers.insert((name, point), day);
                 }
             }
             answers.retain(|(_, point), _| !rows.contains(point));

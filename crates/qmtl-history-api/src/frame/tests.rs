@@ -87,17 +87,55 @@ fn duplicates_are_dropped_and_conflicts_counted() {
     let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
     check(&key(), &normal.rows).unwrap();
     assert_eq!(normal.rows.column(1).as_primitive::<Float64Type>().values(), &[1.0, 2.0]);
-    assert_eq!(normal.dropped, Dropped { outside: 1, duplicate: 1, conflict: 1, forming: 0 });
+    assert_eq!(normal.dropped, Dropped { outside: 1, duplicate: 1, conflict: 1, ..Dropped::default() });
+    let [named] = &normal.conflicts[..] else { panic!("{:?}", normal.conflicts) };
+    assert_eq!(named.ts, Timestamp::from_secs(minute(2)).unwrap());
+    assert_eq!((&*named.column, &*named.kept, &*named.other), ("close", "2.0", "9.0"));
+    let span = (minute(1), minute(99));
+    assert_eq!(normal.span.map(|(first, last)| (first.as_secs(), last.as_secs())), Some(span));
     assert_eq!(normal.dropped.total(), 3);
 }
 
 #[test]
-fn what_is_off_the_grid_or_has_no_time_is_refused_by_row() {
-    assert_eq!(
-        refused(&rows(&[(BASE, 1.0), (BASE + 61, 1.0)])),
-        "a row is off the grid (series: BTC@1m, column: ts, row: 1, value: 2024-01-01T00:01:01Z, \
-         hint: the bar around it opens at 2024-01-01T00:01:00Z)"
-    );
+fn a_row_off_the_grid_is_listed_and_costs_no_other_row() {
+    let given = rows(&[(BASE, 1.0), (BASE + 67, 2.0), (BASE + 120, 3.0), (BASE + 180, 4.0)]);
+    let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
+    assert_eq!(normal.rows.column(1).as_primitive::<Float64Type>().values(), &[1.0, 3.0, 4.0]);
+    assert_eq!((normal.dropped.off_grid, normal.dropped.total()), (1, 1));
+    let [odd] = normal.off_grid[..] else { panic!("{:?}", normal.off_grid) };
+    assert_eq!((odd.ts.as_secs(), odd.distance()), (BASE + 67, Duration::from_secs(7)));
+    assert_eq!(odd.bars(Interval::MINUTE), Some(window(1, 3)), "it may have been meant for either");
+    // All of them off by one constant are rows of another grid, not of another interval.
+    let late = rows(&[(BASE + 30, 1.0), (BASE + 90, 2.0), (BASE + 150, 3.0)]);
+    assert_eq!(normalize(&key(), window(0, 60), &[late]).unwrap().dropped.off_grid, 3);
+    // Between two microseconds nothing is on any grid.
+    for nanos in [BASE * 1_000_000_000 + 17, BASE * 1_000_000_000 - 17] {
+        let nanos = batch(vec![("ts", Arc::new(TimestampNanosecondArray::from(vec![nanos])))]);
+        let wide =
+            TimeRange::new(window(0, 1).start().checked_add_micros(-60_000_000).unwrap(), window(0, 1).end());
+        assert_eq!(normalize(&key(), wide.unwrap(), &[nanos]).unwrap().dropped.off_grid, 1);
+    }
+}
+
+#[test]
+fn bars_of_a_shorter_interval_are_refused_with_their_distance() {
+    let hours = SeriesKey::new("BTC", Interval::HOUR).unwrap();
+    let minutes: Vec<_> = (0..90).map(|minute| (BASE + minute * 60, 1.0)).collect();
+    let error = normalize(&hours, window(0, 120), &[rows(&minutes)]).unwrap_err().to_string();
+    assert!(error.starts_with("the rows are bars of a shorter interval"), "{error}");
+    assert!(error.contains("(series: BTC@1h, distance: 60s, first: 2024-01-01T00:01:00Z)"), "{error}");
+}
+
+#[test]
+fn values_that_are_no_numbers_are_told_by_column() {
+    let given = rows(&[(BASE, 1.0), (BASE + 60, f64::NAN), (BASE + 120, f64::NAN)]);
+    let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
+    let [nan] = &not_numbers(&normal.rows)[..] else { panic!("one column has them") };
+    assert_eq!((&*nan.column, nan.rows, nan.first.as_secs()), ("close", 2, BASE + 60));
+}
+
+#[test]
+fn what_has_no_time_is_refused_by_row() {
     let nulls = TimestampSecondArray::from(vec![Some(BASE), None]);
     assert_eq!(
         refused(&batch(vec![("ts", Arc::new(nulls))])),
@@ -112,8 +150,6 @@ fn what_is_off_the_grid_or_has_no_time_is_refused_by_row() {
         refused(&batch(vec![("ts", Arc::new(Int64Array::from(vec![BASE])))])),
         "the time column is not a timestamp; give it a unit (series: BTC@1m, column: ts, type: Int64)"
     );
-    let nanos = TimestampNanosecondArray::from(vec![BASE * 1_000_000_000 + 1]);
-    assert!(refused(&batch(vec![("ts", Arc::new(nanos))])).starts_with("a row is off the grid"));
 }
 
 #[test]
