@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::SimClock;
-use crate::fault::FaultRule;
 use crate::market::Market;
+use crate::rule::FaultRule;
 
 /// The greatest body cap, bytes.
 const MOST_BODY_CAP: u64 = 1 << 30;

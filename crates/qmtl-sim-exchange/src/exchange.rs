@@ -13,10 +13,11 @@ use crate::call::{Call, Request};
 use crate::clock::Time;
 use crate::coinbase::{self, Candles};
 use crate::config::SimConfig;
-use crate::fault::{Fault, FaultRule};
+use crate::fault::Fault;
 use crate::limit::{Verdict, WeightBudget};
 use crate::log::{Log, RequestRecord};
 use crate::market::{Market, Row};
+use crate::rule::FaultRule;
 use crate::spoil::{instead, spoil};
 use crate::{Error, Result};
 

@@ -16,6 +16,7 @@ mod interval;
 mod limit;
 mod log;
 mod market;
+mod rule;
 mod server;
 mod spoil;
 
@@ -23,8 +24,9 @@ pub use candle::Candle;
 pub use clock::SimClock;
 pub use config::SimConfig;
 pub use error::{Error, Result};
-pub use fault::{Fault, FaultRule, Target, When};
+pub use fault::Fault;
 pub use interval::Interval;
 pub use log::{Asked, Endpoint, LOG_CAPACITY, RequestRecord};
 pub use market::Market;
+pub use rule::{FaultRule, Target, When};
 pub use server::SimExchange;

@@ -26,8 +26,9 @@ use crate::candle::Candle;
 use crate::config::SimConfig;
 use crate::deliver::{Body, deliver, pause};
 use crate::exchange::{Exchange, Outcome};
-use crate::fault::{Fault, FaultRule};
+use crate::fault::Fault;
 use crate::log::RequestRecord;
+use crate::rule::FaultRule;
 use crate::{Error, Result};
 
 /// Connections at once; the next one waits to be accepted.
