@@ -15,6 +15,7 @@ const MOST_BODY_CAP: u64 = 1 << 30;
 pub struct SimConfig {
     pub(crate) markets: Vec<Market>,
     pub(crate) clock: SimClock,
+    pub(crate) clock_error: i64,
     pub(crate) latency: Duration,
     pub(crate) weight_limit: u32,
     pub(crate) faults: Vec<FaultRule>,
@@ -29,6 +30,7 @@ impl SimConfig {
         Self {
             markets: markets.into_iter().collect(),
             clock: SimClock::default(),
+            clock_error: 0,
             latency: Duration::ZERO,
             weight_limit: 6_000,
             faults: Vec::new(),
@@ -41,6 +43,15 @@ impl SimConfig {
     #[must_use]
     pub fn with_clock(mut self, clock: SimClock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Milliseconds that the server says it is later than it is, in the answers that tell the time and in
+    /// every `Date` header; negative ones make it earlier. What is published, and when weight and bans end,
+    /// goes by the right time.
+    #[must_use]
+    pub fn with_clock_error(mut self, ms: i64) -> Self {
+        self.clock_error = ms;
         self
     }
 

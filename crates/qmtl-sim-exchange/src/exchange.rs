@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, RETRY_AFTER};
+use hyper::header::{DATE, HeaderName, RETRY_AFTER};
 
 use crate::answer::{Answer, Style};
 use crate::archive::{self, FileName, Packed};
 use crate::binance::{self, Klines};
 use crate::call::{Call, Request};
-use crate::clock::Time;
+use crate::clock::{Time, http_date};
 use crate::coinbase::{self, Candles};
 use crate::config::SimConfig;
 use crate::fault::Fault;
@@ -30,12 +30,25 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) time: Time,
+    /// Milliseconds that the time which the server says is ahead of its clock.
+    pub(crate) clock_error: i64,
     pub(crate) faults: Vec<FaultRule>,
     pub(crate) log: Log,
     markets: Vec<Arc<Market>>,
     budget: WeightBudget,
     /// Files packed already, by their path; forgotten when a market changes.
     packed: HashMap<String, Arc<Packed>>,
+}
+
+/// A request that is logged, with what held when it came.
+#[derive(Debug)]
+struct Received {
+    number: u64,
+    /// The server's clock, milliseconds since the epoch.
+    now: i64,
+    /// The time that the server says it is, milliseconds since the epoch.
+    said: i64,
+    fault: Option<Fault>,
 }
 
 /// An answer on its way, with the fault that it is to suffer.
@@ -57,6 +70,7 @@ impl Exchange {
         }
         let state = State {
             time: Time::start(config.clock),
+            clock_error: config.clock_error,
             faults: config.faults,
             log: Log::default(),
             markets: config.markets.into_iter().map(Arc::new).collect(),
@@ -94,12 +108,11 @@ impl Exchange {
     /// Logs the request and works out its answer.
     pub(crate) fn answer(&self, request: &Request) -> Outcome {
         let call = Call::parse(request);
-        let (number, now, fault) = self.receive(request, &call);
-        let answer = match fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request)) {
-            Some(answer) => answer,
-            None => self.serve(call, request, now, fault.as_ref()),
-        };
-        Outcome { number, answer, fault }
+        let received = self.receive(request, &call);
+        let spoiled = received.fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request));
+        let answer = spoiled.unwrap_or_else(|| self.serve(call, request, &received));
+        let answer = answer.with_header(DATE, &http_date(received.said));
+        Outcome { number: received.number, answer, fault: received.fault }
     }
 
     /// Notes what was answered.
@@ -109,12 +122,12 @@ impl Exchange {
         }
     }
 
-    fn receive(&self, request: &Request, call: &Call) -> (u64, i64, Option<Fault>) {
+    fn receive(&self, request: &Request, call: &Call) -> Received {
         let mut state = self.state();
-        let (number, time) = (state.log.next_number(), state.time.now());
+        let (number, now) = (state.log.next_number(), state.time.now());
         let mut record = RequestRecord {
             number,
-            time,
+            time: now,
             method: request.method.clone(),
             path: request.path.clone(),
             query: request.query.clone(),
@@ -130,24 +143,26 @@ impl Exchange {
         record.fault = strikes.into_iter().next();
         let fault = record.fault.clone();
         state.log.push(record);
-        (number, time, fault)
+        Received { number, now, said: now.saturating_add(state.clock_error), fault }
     }
 
-    fn serve(&self, call: Call, request: &Request, now: i64, fault: Option<&Fault>) -> Answer {
+    fn serve(&self, call: Call, request: &Request, received: &Received) -> Answer {
+        let Received { now, said, ref fault, .. } = *received;
+        let fault = fault.as_ref();
         if request.method != "GET" && request.method != "HEAD" {
             return Answer::html(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed");
         }
         match call {
             Call::Ping => self.weighed(now, 1, binance::ping),
-            Call::Time => self.weighed(now, 1, || binance::time(now)),
+            Call::Time => self.weighed(now, 1, || binance::time(said)),
             Call::ExchangeInfo => {
-                self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(now))
+                self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(said))
             }
             Call::Klines(Ok(klines)) => {
                 self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, now, fault))
             }
             Call::Klines(Err(refusal)) => self.weighed(now, binance::KLINES_WEIGHT, || refusal),
-            Call::CoinbaseTime => coinbase::time(now),
+            Call::CoinbaseTime => coinbase::time(said),
             Call::ProductCandles(Ok(candles)) => self.candles(&candles, now, fault),
             Call::ProductCandles(Err(refusal)) => refusal,
             Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, fault),
@@ -244,8 +259,8 @@ impl State {
         (self.budget.charge(now, weight), self.budget.used(), self.budget.limit())
     }
 
-    fn exchange_info(&self, now: i64) -> Answer {
-        binance::exchange_info(self.markets.iter().map(Arc::as_ref), now, self.budget.limit())
+    fn exchange_info(&self, said: i64) -> Answer {
+        binance::exchange_info(self.markets.iter().map(Arc::as_ref), said, self.budget.limit())
     }
 }
 

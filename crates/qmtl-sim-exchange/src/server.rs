@@ -84,6 +84,12 @@ impl SimExchange {
         self.exchange.state().time.advance(by);
     }
 
+    /// Sets the milliseconds that the server says it is later than it is; see
+    /// [`SimConfig::with_clock_error`].
+    pub fn set_clock_error(&self, ms: i64) {
+        self.exchange.state().clock_error = ms;
+    }
+
     /// The newest requests, at most [`LOG_CAPACITY`](crate::LOG_CAPACITY), oldest first.
     pub fn requests(&self) -> Vec<RequestRecord> {
         self.exchange.state().log.records()
@@ -168,7 +174,10 @@ async fn connection(stream: TcpStream, exchange: Arc<Exchange>, serving: Serving
     let service = service_fn(move |request: HttpRequest<Incoming>| -> BoxFuture<'static, _> {
         respond(Arc::clone(&exchange), serving, request, Arc::clone(&to_reset)).boxed()
     });
-    let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Answers carry the date of the server's clock. Those that hyper gives by itself, to what is no HTTP,
+    // carry none rather than the system's.
+    let mut http =
+        http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), service);
     // How it ended is the client's to judge.
     let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
     if reset.load(Ordering::Acquire) {

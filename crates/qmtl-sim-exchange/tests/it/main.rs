@@ -10,3 +10,4 @@ mod faults;
 mod lifecycle;
 mod model;
 mod program;
+mod time;
