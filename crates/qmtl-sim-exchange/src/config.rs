@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::SimClock;
 use crate::market::Market;
+use crate::publishing::Publishing;
 use crate::rule::FaultRule;
 
 /// The greatest body cap, bytes.
@@ -16,6 +17,7 @@ pub struct SimConfig {
     pub(crate) markets: Vec<Market>,
     pub(crate) clock: SimClock,
     pub(crate) clock_error: i64,
+    pub(crate) publishing: Publishing,
     pub(crate) latency: Duration,
     pub(crate) weight_limit: u32,
     pub(crate) faults: Vec<FaultRule>,
@@ -31,6 +33,7 @@ impl SimConfig {
             markets: markets.into_iter().collect(),
             clock: SimClock::default(),
             clock_error: 0,
+            publishing: Publishing::default(),
             latency: Duration::ZERO,
             weight_limit: 6_000,
             faults: Vec::new(),
@@ -52,6 +55,24 @@ impl SimConfig {
     #[must_use]
     pub fn with_clock_error(mut self, ms: i64) -> Self {
         self.clock_error = ms;
+        self
+    }
+
+    /// How long after its close, by the server's clock, a bar appears in pages, to the millisecond. Until
+    /// then an answer ends before it. With any delay a bar that is forming is not served; without, it is.
+    /// Archives are as they are.
+    #[must_use]
+    pub fn with_publish_delay(mut self, delay: Duration) -> Self {
+        self.publishing.delay = delay;
+        self
+    }
+
+    /// How long after its close, by the server's clock, pages have a bar in a first version: as it stood
+    /// in its middle, all prices at the open and half of the volume. Then the final one replaces it. A
+    /// publishing delay of the same length hides all of it. Archives have final versions.
+    #[must_use]
+    pub fn with_first_version(mut self, lasts: Duration) -> Self {
+        self.publishing.first_version = lasts;
         self
     }
 

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::limit::{Verdict, WeightBudget};
 use crate::log::{Log, RequestRecord};
 use crate::market::{Market, Row};
+use crate::publishing::Publishing;
 use crate::rule::FaultRule;
 use crate::spoil::{instead, spoil};
 use crate::{Error, Result};
@@ -32,6 +33,7 @@ pub(crate) struct State {
     pub(crate) time: Time,
     /// Milliseconds that the time which the server says is ahead of its clock.
     pub(crate) clock_error: i64,
+    pub(crate) publishing: Publishing,
     pub(crate) faults: Vec<FaultRule>,
     pub(crate) log: Log,
     markets: Vec<Arc<Market>>,
@@ -48,6 +50,7 @@ struct Received {
     now: i64,
     /// The time that the server says it is, milliseconds since the epoch.
     said: i64,
+    publishing: Publishing,
     fault: Option<Fault>,
 }
 
@@ -71,6 +74,7 @@ impl Exchange {
         let state = State {
             time: Time::start(config.clock),
             clock_error: config.clock_error,
+            publishing: config.publishing,
             faults: config.faults,
             log: Log::default(),
             markets: config.markets.into_iter().map(Arc::new).collect(),
@@ -143,12 +147,12 @@ impl Exchange {
         record.fault = strikes.into_iter().next();
         let fault = record.fault.clone();
         state.log.push(record);
-        Received { number, now, said: now.saturating_add(state.clock_error), fault }
+        let said = now.saturating_add(state.clock_error);
+        Received { number, now, said, publishing: state.publishing, fault }
     }
 
     fn serve(&self, call: Call, request: &Request, received: &Received) -> Answer {
-        let Received { now, said, ref fault, .. } = *received;
-        let fault = fault.as_ref();
+        let Received { now, said, .. } = *received;
         if request.method != "GET" && request.method != "HEAD" {
             return Answer::html(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed");
         }
@@ -159,13 +163,15 @@ impl Exchange {
                 self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(said))
             }
             Call::Klines(Ok(klines)) => {
-                self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, now, fault))
+                self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, received))
             }
             Call::Klines(Err(refusal)) => self.weighed(now, binance::KLINES_WEIGHT, || refusal),
             Call::CoinbaseTime => coinbase::time(said),
-            Call::ProductCandles(Ok(candles)) => self.candles(&candles, now, fault),
+            Call::ProductCandles(Ok(candles)) => self.candles(&candles, received),
             Call::ProductCandles(Err(refusal)) => refusal,
-            Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, fault),
+            Call::Archive(Some(name)) if name.published(now) => {
+                self.archive(&name, request, received.fault.as_ref())
+            }
             Call::Archive(_) => archive::absent(&request.path),
             Call::Unknown => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
         }
@@ -188,27 +194,27 @@ impl Exchange {
             .with_header(HeaderName::from_static("x-mbx-used-weight-1m"), &used)
     }
 
-    fn klines(&self, klines: &Klines, now: i64, fault: Option<&Fault>) -> Answer {
+    fn klines(&self, klines: &Klines, received: &Received) -> Answer {
         let Klines { symbol, interval, .. } = klines;
         let Some(market) = self.market(|m| m.symbol() == symbol && m.interval() == *interval) else {
             let known = self.market(|m| m.symbol() == symbol).is_some();
             return if known { binance::bad_interval() } else { binance::bad_symbol() };
         };
         let wanted = klines.wanted();
-        let mut rows = market.page(wanted, now);
-        let style = style_of(&mut rows, fault, &market, wanted.first);
+        let mut rows = market.page(wanted, received.now, received.publishing);
+        let style = style_of(&mut rows, received.fault.as_ref(), &market, wanted.first);
         binance::page(&rows, *interval, style)
     }
 
-    fn candles(&self, candles: &Candles, now: i64, fault: Option<&Fault>) -> Answer {
+    fn candles(&self, candles: &Candles, received: &Received) -> Answer {
         let Candles { product, interval, .. } = candles;
         let Some(market) = self.market(|m| m.product() == product && m.interval() == *interval) else {
             let known = self.market(|m| m.product() == product).is_some();
             return if known { coinbase::bad_granularity() } else { coinbase::unknown_product() };
         };
-        let wanted = candles.wanted(now);
-        let mut rows = coinbase::published(market.page(wanted, now));
-        let style = style_of(&mut rows, fault, &market, wanted.first);
+        let wanted = candles.wanted(received.now);
+        let mut rows = coinbase::published(market.page(wanted, received.now, received.publishing));
+        let style = style_of(&mut rows, received.fault.as_ref(), &market, wanted.first);
         coinbase::page(&rows, style)
     }
 
@@ -236,7 +242,8 @@ impl Exchange {
             return Ok(Some(Arc::clone(packed)));
         }
         let wanted = name.wanted();
-        let mut rows = market.page(wanted, i64::MAX);
+        // Long after the day: late bars are out and first versions replaced.
+        let mut rows = market.page(wanted, i64::MAX, Publishing::default());
         if rows.is_empty() {
             return Ok(None);
         }

@@ -16,6 +16,7 @@ mod interval;
 mod limit;
 mod log;
 mod market;
+mod publishing;
 mod rule;
 mod server;
 mod spoil;

@@ -90,6 +90,16 @@ impl SimExchange {
         self.exchange.state().clock_error = ms;
     }
 
+    /// Sets how long after its close a bar appears; see [`SimConfig::with_publish_delay`].
+    pub fn set_publish_delay(&self, delay: Duration) {
+        self.exchange.state().publishing.delay = delay;
+    }
+
+    /// Sets how long after its close a bar has a first version; see [`SimConfig::with_first_version`].
+    pub fn set_first_version(&self, lasts: Duration) {
+        self.exchange.state().publishing.first_version = lasts;
+    }
+
     /// The newest requests, at most [`LOG_CAPACITY`](crate::LOG_CAPACITY), oldest first.
     pub fn requests(&self) -> Vec<RequestRecord> {
         self.exchange.state().log.records()

@@ -65,3 +65,70 @@ async fn a_clock_that_lies_changes_what_is_said_and_nothing_that_is_published() 
     assert_eq!(get(&sim, KLINES).await.body, klines.body);
     assert_eq!(get(&sim, CANDLES).await.body, candles.body);
 }
+
+/// The minutes from [`START`] on that both APIs have a row of.
+async fn minutes(sim: &SimExchange) -> Vec<i64> {
+    let klines = get(sim, KLINES).await.times();
+    let mut candles: Vec<i64> = get(sim, CANDLES).await.times().iter().map(|time| time * 1_000).collect();
+    candles.reverse();
+    assert_eq!(klines, candles);
+    klines.iter().map(|time| (time - START) / MINUTE).collect()
+}
+
+#[tokio::test]
+async fn a_late_bar_appears_that_long_after_its_close() {
+    let delay = Duration::from_secs(3);
+    let sim = SimExchange::start(config(10).with_publish_delay(delay)).await.unwrap();
+    sim.set_now(START + 4 * MINUTE + 2_999);
+    assert_eq!(minutes(&sim).await, [0, 1, 2]);
+    sim.advance(Duration::from_millis(1));
+    assert_eq!(minutes(&sim).await, [0, 1, 2, 3]);
+    // Also where the bar is asked for by name, and one that is not there is no error.
+    let bar = START + 4 * MINUTE;
+    let klines = format!("{KLINES}&startTime={bar}&endTime={bar}");
+    let candles = format!("{CANDLES}&start={0}&end={0}", bar / 1_000);
+    sim.advance(Duration::from_millis(59_999));
+    for path in [&klines, &candles] {
+        let got = get(&sim, path).await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, "[]"));
+    }
+    sim.advance(Duration::from_millis(1));
+    assert_eq!(get(&sim, &klines).await.times(), [bar]);
+    assert_eq!(get(&sim, &candles).await.times(), [bar / 1_000]);
+    // Of the newest rows those count that are out.
+    assert_eq!(get(&sim, &format!("{KLINES}&limit=2")).await.times(), [bar - MINUTE, bar]);
+
+    sim.set_publish_delay(Duration::ZERO);
+    assert_eq!(minutes(&sim).await, [0, 1, 2, 3, 4, 5]);
+    sim.set_publish_delay(Duration::from_secs(600));
+    assert_eq!(minutes(&sim).await, [0_i64; 0]);
+}
+
+#[tokio::test]
+async fn a_first_version_is_replaced_by_the_final_one() {
+    let sim = serve(10).await;
+    let (bar, last) = (START + 3 * MINUTE, START + 4 * MINUTE);
+    let klines = format!("{KLINES}&startTime={bar}&endTime={bar}");
+    let candles = format!("{CANDLES}&start={0}&end={0}", bar / 1_000);
+    sim.set_now(last - MINUTE / 2);
+    let halfway = (get(&sim, &klines).await.body, get(&sim, &candles).await.body);
+    sim.set_now(last);
+    let right = (get(&sim, &klines).await.body, get(&sim, &candles).await.body);
+    assert!(halfway.0 != right.0 && halfway.1 != right.1);
+
+    sim.set_first_version(Duration::from_secs(90));
+    for (after_close, expected) in [(0, &halfway), (89_999, &halfway), (90_000, &right), (600_000, &right)] {
+        sim.set_now(last + after_close);
+        let seen = (get(&sim, &klines).await.body, get(&sim, &candles).await.body);
+        assert_eq!(&seen, expected, "{after_close}");
+    }
+}
+
+#[tokio::test]
+async fn archives_have_every_bar_in_its_final_version() {
+    let sim = serve(1_440).await;
+    let file = get(&sim, DAILY).await;
+    let late = config(1_440).with_publish_delay(Duration::from_secs(5));
+    let late = SimExchange::start(late.with_first_version(Duration::from_secs(600))).await.unwrap();
+    assert_eq!(get(&late, DAILY).await.body, file.body);
+}
