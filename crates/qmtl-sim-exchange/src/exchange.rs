@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::StatusCode;
 use hyper::header::{DATE, HeaderName, RETRY_AFTER};
 
-use crate::answer::{Answer, Style};
+use crate::answer::Answer;
 use crate::archive::{self, FileName, Packed};
 use crate::binance::{self, Klines};
 use crate::call::{Call, Request};
@@ -16,10 +16,10 @@ use crate::config::SimConfig;
 use crate::fault::Fault;
 use crate::limit::{Verdict, WeightBudget};
 use crate::log::{Log, RequestRecord};
-use crate::market::{Market, Row};
+use crate::market::Market;
 use crate::publishing::Publishing;
 use crate::rule::FaultRule;
-use crate::spoil::{instead, spoil};
+use crate::spoil::{instead, room, seen, spoil};
 use crate::{Error, Result};
 
 /// Markets, clock, limits, faults and log of one server.
@@ -115,7 +115,10 @@ impl Exchange {
         let received = self.receive(request, &call);
         let spoiled = received.fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request));
         let answer = spoiled.unwrap_or_else(|| self.serve(call, request, &received));
-        let answer = answer.with_header(DATE, &http_date(received.said));
+        let mut answer = answer.with_header(DATE, &http_date(received.said));
+        if matches!(received.fault, Some(Fault::PartialContent(_))) && answer.status == StatusCode::OK {
+            answer.status = StatusCode::PARTIAL_CONTENT;
+        }
         Outcome { number: received.number, answer, fault: received.fault }
     }
 
@@ -169,9 +172,7 @@ impl Exchange {
             Call::CoinbaseTime => coinbase::time(said),
             Call::ProductCandles(Ok(candles)) => self.candles(&candles, received),
             Call::ProductCandles(Err(refusal)) => refusal,
-            Call::Archive(Some(name)) if name.published(now) => {
-                self.archive(&name, request, received.fault.as_ref())
-            }
+            Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, received),
             Call::Archive(_) => archive::absent(&request.path),
             Call::Unknown => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
         }
@@ -200,10 +201,11 @@ impl Exchange {
             let known = self.market(|m| m.symbol() == symbol).is_some();
             return if known { binance::bad_interval() } else { binance::bad_symbol() };
         };
-        let wanted = klines.wanted();
+        let fault = received.fault.as_ref();
+        let (market, wanted) = (seen(market, fault), klines.wanted(room(fault)));
         let mut rows = market.page(wanted, received.now, received.publishing);
-        let style = style_of(&mut rows, received.fault.as_ref(), &market, wanted.first);
-        binance::page(&rows, *interval, style)
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        binance::page(&rows, market.interval(), style)
     }
 
     fn candles(&self, candles: &Candles, received: &Received) -> Answer {
@@ -212,18 +214,19 @@ impl Exchange {
             let known = self.market(|m| m.product() == product).is_some();
             return if known { coinbase::bad_granularity() } else { coinbase::unknown_product() };
         };
-        let wanted = candles.wanted(received.now);
-        let mut rows = coinbase::published(market.page(wanted, received.now, received.publishing));
-        let style = style_of(&mut rows, received.fault.as_ref(), &market, wanted.first);
+        let fault = received.fault.as_ref();
+        let (market, wanted) = (seen(market, fault), candles.wanted(received.now));
+        let rows = market.page(wanted, received.now, received.publishing);
+        let mut rows = coinbase::published(rows, room(fault));
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
         coinbase::page(&rows, style)
     }
 
-    fn archive(&self, name: &FileName, request: &Request, fault: Option<&Fault>) -> Answer {
+    fn archive(&self, name: &FileName, request: &Request, received: &Received) -> Answer {
         let Some(market) = self.market(|m| m.symbol() == name.symbol && m.interval() == name.interval) else {
             return archive::absent(&request.path);
         };
-        // A checksum is that of the right file.
-        match self.packed(name, &market, fault.filter(|_| !name.checksum)) {
+        match self.packed(name, market, received) {
             Ok(Some(packed)) => packed.answer(name, request.if_none_match.as_deref()),
             Ok(None) => archive::absent(&request.path),
             Err(e) => archive::error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &e.to_string()),
@@ -234,25 +237,27 @@ impl Exchange {
     fn packed(
         &self,
         name: &FileName,
-        market: &Arc<Market>,
-        fault: Option<&Fault>,
+        market: Arc<Market>,
+        received: &Received,
     ) -> std::io::Result<Option<Arc<Packed>>> {
         let key = name.zip();
+        // A checksum is that of the right file.
+        let fault = received.fault.as_ref().filter(|_| !name.checksum);
         if let (None, Some(packed)) = (fault, self.state().packed.get(&key)) {
             return Ok(Some(Arc::clone(packed)));
         }
-        let wanted = name.wanted();
+        let (market, wanted) = (seen(market, fault), name.wanted(room(fault)));
         // Long after the day: late bars are out and first versions replaced.
         let mut rows = market.page(wanted, i64::MAX, Publishing::default());
         if rows.is_empty() {
             return Ok(None);
         }
-        let style = style_of(&mut rows, fault, market, wanted.first);
-        let packed = Arc::new(Packed::new(name.pack(&rows, style)?, rows.len()));
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        let packed = Arc::new(Packed::new(name.pack(&rows, market.interval(), style)?, rows.len()));
         if fault.is_none() {
             let mut state = self.state();
             // What was packed from rows that have changed meanwhile must not be kept.
-            if state.markets.iter().any(|now| Arc::ptr_eq(now, market)) {
+            if state.markets.iter().any(|now| Arc::ptr_eq(now, &market)) {
                 state.packed.insert(key, Arc::clone(&packed));
             }
         }
@@ -269,8 +274,4 @@ impl State {
     fn exchange_info(&self, said: i64) -> Answer {
         binance::exchange_info(self.markets.iter().map(Arc::as_ref), said, self.budget.limit())
     }
-}
-
-fn style_of(rows: &mut Vec<Row>, fault: Option<&Fault>, market: &Market, first: Option<i64>) -> Style {
-    fault.map_or(Style::Right, |fault| spoil(rows, fault, market, first))
 }

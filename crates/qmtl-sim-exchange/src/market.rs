@@ -110,6 +110,15 @@ impl Market {
         self.candles[begin..end].iter().map(row).collect()
     }
 
+    /// The same market at an interval `factor` times as long.
+    pub(crate) fn coarser(&self, factor: i64) -> Self {
+        let interval = self.interval.times(factor);
+        let grid = |candle: &Candle| interval.floor(candle.open_time);
+        let bars = self.candles.chunk_by(|a, b| grid(a) == grid(b));
+        let candles = bars.filter_map(|bar| Candle::together(grid(bar.first()?), bar)).collect();
+        Self { interval, candles, symbol: self.symbol.clone(), product: self.product.clone() }
+    }
+
     /// Replaces the candles that open at the same times and adds the others.
     pub(crate) fn revise(&mut self, candles: Vec<Candle>) -> Result<()> {
         candles.iter().try_for_each(|candle| self.check(candle))?;
