@@ -64,17 +64,13 @@ impl FileName {
         format!("{}.zip", self.stem)
     }
 
-    /// The bars in the file.
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted {
-            first: Some(millis(self.first_day)),
-            last: Some(millis(self.end_day) - 1),
-            limit: usize::MAX,
-        }
+    /// The bars in a file that has room for so many rows.
+    pub(crate) fn wanted(&self, room: usize) -> Wanted {
+        Wanted { first: Some(millis(self.first_day)), last: Some(millis(self.end_day) - 1), limit: room }
     }
 
     pub(crate) fn asked(&self) -> Asked {
-        let Wanted { first, last, .. } = self.wanted();
+        let Wanted { first, last, .. } = self.wanted(usize::MAX);
         let bars = (millis(self.end_day) - millis(self.first_day)) / self.interval.ms();
         Asked { market: self.symbol.clone(), first, last, limit: bars.unsigned_abs() }
     }
@@ -84,17 +80,17 @@ impl FileName {
         now >= millis(self.end_day)
     }
 
-    /// The zip of these rows; the same rows give the same bytes.
-    pub(crate) fn pack(&self, rows: &[Row], style: Style) -> io::Result<Vec<u8>> {
+    /// The zip of these rows of this length; the same rows give the same bytes.
+    pub(crate) fn pack(&self, rows: &[Row], length: Interval, style: Style) -> io::Result<Vec<u8>> {
         // A fixed time, because the archive's identity must not depend on when it was packed.
         let options = SimpleFileOptions::default().last_modified_time(zip::DateTime::default());
         let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
         zip.start_file(format!("{}.csv", self.stem), options)?;
-        zip.write_all(self.csv(rows, style).as_bytes())?;
+        zip.write_all(self.csv(rows, length, style).as_bytes())?;
         Ok(zip.finish()?.into_inner())
     }
 
-    fn csv(&self, rows: &[Row], style: Style) -> String {
+    fn csv(&self, rows: &[Row], length: Interval, style: Style) -> String {
         let per_ms = if self.first_day.year() >= MICROSECONDS_SINCE { 1_000 } else { 1 };
         let over = if style == Style::WrongTimeUnit { 1_000 } else { 1 };
         let mut out = String::with_capacity(rows.len() * 120);
@@ -103,7 +99,7 @@ impl FileName {
             for number in [candle.open, candle.high, candle.low, candle.close, candle.volume] {
                 field(&mut out, number, style);
             }
-            push(&mut out, format_args!(",{}", ((time + self.interval.ms()) * per_ms - 1) / over));
+            push(&mut out, format_args!(",{}", ((time + length.ms()) * per_ms - 1) / over));
             field(&mut out, candle.quote_volume, style);
             push(&mut out, format_args!(",{}", candle.trades));
             field(&mut out, candle.taker_base, style);
@@ -194,7 +190,7 @@ mod tests {
         let name = FileName::parse(path).unwrap();
         let wanted =
             Wanted { first: Some(1_515_542_400_000), last: Some(1_515_628_799_999), limit: usize::MAX };
-        assert_eq!((name.wanted(), name.checksum), (wanted, false));
+        assert_eq!((name.wanted(usize::MAX), name.checksum), (wanted, false));
         assert!(!name.published(1_515_628_799_999) && name.published(1_515_628_800_000));
         let month = "/data/spot/monthly/klines/ADABTC/5m/ADABTC-5m-2018-12.zip.CHECKSUM";
         let month = FileName::parse(month).unwrap();

@@ -72,9 +72,10 @@ impl Klines {
         Asked { market: self.symbol.clone(), first: self.first, last: self.last, limit: self.limit }
     }
 
-    pub(crate) fn wanted(&self) -> Wanted {
+    /// The bars of a page that has room for so many rows.
+    pub(crate) fn wanted(&self, room: usize) -> Wanted {
         let limit = usize::try_from(self.limit.min(MAX_LIMIT)).unwrap_or(usize::MAX);
-        Wanted { first: self.first, last: self.last, limit }
+        Wanted { first: self.first, last: self.last, limit: limit.min(room) }
     }
 }
 
@@ -237,12 +238,12 @@ mod tests {
     #[test]
     fn a_greater_limit_is_remembered_but_not_served() {
         let klines = Klines::parse("symbol=ADABTC&interval=5m&limit=5000&startTime=7&endTime=9").unwrap();
-        assert_eq!(klines.wanted(), Wanted { first: Some(7), last: Some(9), limit: 1_000 });
+        assert_eq!(klines.wanted(usize::MAX), Wanted { first: Some(7), last: Some(9), limit: 1_000 });
         assert_eq!(
             klines.asked(),
             Asked { market: "ADABTC".into(), first: Some(7), last: Some(9), limit: 5_000 }
         );
-        assert_eq!(Klines::parse("symbol=A&interval=1d").unwrap().wanted().limit, 500);
+        assert_eq!(Klines::parse("symbol=A&interval=1d").unwrap().wanted(501).limit, 500);
     }
 
     #[test]

@@ -99,6 +99,24 @@ impl Candle {
         Self { trades: self.trades, ..Self::new(self.open_time, [self.open; 4], volume) }
     }
 
+    /// One candle of several in time order that opens at `open_time`: open of the first, high and low of
+    /// all, close of the last, sums of the rest. None without a candle.
+    pub(crate) fn together(open_time: i64, candles: &[Self]) -> Option<Self> {
+        let joined = |sum: Self, next: &Self| Self {
+            high: sum.high.max(next.high),
+            low: sum.low.min(next.low),
+            close: next.close,
+            volume: sum.volume + next.volume,
+            quote_volume: sum.quote_volume + next.quote_volume,
+            trades: sum.trades.saturating_add(next.trades),
+            taker_base: sum.taker_base + next.taker_base,
+            taker_quote: sum.taker_quote + next.taker_quote,
+            ..sum
+        };
+        let (first, rest) = candles.split_first()?;
+        Some(rest.iter().fold(Self { open_time, ..*first }, joined))
+    }
+
     pub(crate) fn is_finite(&self) -> bool {
         let Self { open, high, low, close, volume, quote_volume, taker_base, taker_quote, .. } = *self;
         [open, high, low, close, volume, quote_volume, taker_base, taker_quote].iter().all(|x| x.is_finite())

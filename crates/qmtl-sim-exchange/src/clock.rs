@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
 use tokio::time::Instant;
 
 /// What the server takes for the present.
@@ -58,7 +59,12 @@ impl Time {
     }
 }
 
-fn millis(duration: Duration) -> i64 {
+/// The time in the form of HTTP's `Date` header, such as `Mon, 01 Jan 2024 00:00:00 GMT`.
+pub(crate) fn http_date(ms: i64) -> String {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -66,4 +72,17 @@ fn millis(duration: Duration) -> i64 {
 fn system_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_has_the_fixed_form_of_http() {
+        // The date of RFC 9110's own example, with the milliseconds that the form cannot say.
+        assert_eq!(http_date(784_111_777_999), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http_date(i64::MAX), http_date(0));
+    }
 }

@@ -108,10 +108,11 @@ pub(crate) fn time(now: i64) -> Answer {
     Answer::json(StatusCode::OK, format!(r#"{{"iso":"{iso}","epoch":{seconds}.{millis:03}}}"#))
 }
 
-/// The rows that the exchange publishes: none for a bar without trades, the newest 300.
-pub(crate) fn published(mut rows: Vec<Row>) -> Vec<Row> {
+/// The rows that the exchange publishes: none for a bar without trades, the newest 300, or fewer when
+/// there is not so much room.
+pub(crate) fn published(mut rows: Vec<Row>, room: usize) -> Vec<Row> {
     rows.retain(|row| row.candle.volume > 0.0);
-    rows.split_off(rows.len().saturating_sub(usize::from(MAX_BARS)))
+    rows.split_off(rows.len().saturating_sub(room.min(usize::from(MAX_BARS))))
 }
 
 /// A page of candles: the last row comes first.

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::clock::SimClock;
-use crate::fault::FaultRule;
 use crate::market::Market;
+use crate::publishing::Publishing;
+use crate::rule::FaultRule;
 
 /// The greatest body cap, bytes.
 const MOST_BODY_CAP: u64 = 1 << 30;
@@ -15,6 +16,8 @@ const MOST_BODY_CAP: u64 = 1 << 30;
 pub struct SimConfig {
     pub(crate) markets: Vec<Market>,
     pub(crate) clock: SimClock,
+    pub(crate) clock_error: i64,
+    pub(crate) publishing: Publishing,
     pub(crate) latency: Duration,
     pub(crate) weight_limit: u32,
     pub(crate) faults: Vec<FaultRule>,
@@ -29,6 +32,8 @@ impl SimConfig {
         Self {
             markets: markets.into_iter().collect(),
             clock: SimClock::default(),
+            clock_error: 0,
+            publishing: Publishing::default(),
             latency: Duration::ZERO,
             weight_limit: 6_000,
             faults: Vec::new(),
@@ -41,6 +46,33 @@ impl SimConfig {
     #[must_use]
     pub fn with_clock(mut self, clock: SimClock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Milliseconds that the server says it is later than it is, in the answers that tell the time and in
+    /// every `Date` header; negative ones make it earlier. What is published, and when weight and bans end,
+    /// goes by the right time.
+    #[must_use]
+    pub fn with_clock_error(mut self, ms: i64) -> Self {
+        self.clock_error = ms;
+        self
+    }
+
+    /// How long after its close, by the server's clock, a bar appears in pages, to the millisecond. Until
+    /// then an answer ends before it. With any delay a bar that is forming is not served; without, it is.
+    /// Archives are as they are.
+    #[must_use]
+    pub fn with_publish_delay(mut self, delay: Duration) -> Self {
+        self.publishing.delay = delay;
+        self
+    }
+
+    /// How long after its close, by the server's clock, pages have a bar in a first version: as it stood
+    /// in its middle, all prices at the open and half of the volume. Then the final one replaces it. A
+    /// publishing delay of the same length hides all of it. Archives have final versions.
+    #[must_use]
+    pub fn with_first_version(mut self, lasts: Duration) -> Self {
+        self.publishing.first_version = lasts;
         self
     }
 

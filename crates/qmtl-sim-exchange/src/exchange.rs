@@ -4,20 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use hyper::header::{HeaderName, RETRY_AFTER};
+use hyper::header::{DATE, HeaderName, RETRY_AFTER};
 
-use crate::answer::{Answer, Style};
+use crate::answer::Answer;
 use crate::archive::{self, FileName, Packed};
 use crate::binance::{self, Klines};
 use crate::call::{Call, Request};
-use crate::clock::Time;
+use crate::clock::{Time, http_date};
 use crate::coinbase::{self, Candles};
 use crate::config::SimConfig;
-use crate::fault::{Fault, FaultRule};
+use crate::fault::Fault;
 use crate::limit::{Verdict, WeightBudget};
 use crate::log::{Log, RequestRecord};
-use crate::market::{Market, Row};
-use crate::spoil::{instead, spoil};
+use crate::market::Market;
+use crate::publishing::Publishing;
+use crate::rule::FaultRule;
+use crate::spoil::{instead, room, seen, spoil};
 use crate::{Error, Result};
 
 /// Markets, clock, limits, faults and log of one server.
@@ -29,12 +31,27 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) time: Time,
+    /// Milliseconds that the time which the server says is ahead of its clock.
+    pub(crate) clock_error: i64,
+    pub(crate) publishing: Publishing,
     pub(crate) faults: Vec<FaultRule>,
     pub(crate) log: Log,
     markets: Vec<Arc<Market>>,
     budget: WeightBudget,
     /// Files packed already, by their path; forgotten when a market changes.
     packed: HashMap<String, Arc<Packed>>,
+}
+
+/// A request that is logged, with what held when it came.
+#[derive(Debug)]
+struct Received {
+    number: u64,
+    /// The server's clock, milliseconds since the epoch.
+    now: i64,
+    /// The time that the server says it is, milliseconds since the epoch.
+    said: i64,
+    publishing: Publishing,
+    fault: Option<Fault>,
 }
 
 /// An answer on its way, with the fault that it is to suffer.
@@ -56,6 +73,8 @@ impl Exchange {
         }
         let state = State {
             time: Time::start(config.clock),
+            clock_error: config.clock_error,
+            publishing: config.publishing,
             faults: config.faults,
             log: Log::default(),
             markets: config.markets.into_iter().map(Arc::new).collect(),
@@ -93,12 +112,14 @@ impl Exchange {
     /// Logs the request and works out its answer.
     pub(crate) fn answer(&self, request: &Request) -> Outcome {
         let call = Call::parse(request);
-        let (number, now, fault) = self.receive(request, &call);
-        let answer = match fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request)) {
-            Some(answer) => answer,
-            None => self.serve(call, request, now, fault.as_ref()),
-        };
-        Outcome { number, answer, fault }
+        let received = self.receive(request, &call);
+        let spoiled = received.fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request));
+        let answer = spoiled.unwrap_or_else(|| self.serve(call, request, &received));
+        let mut answer = answer.with_header(DATE, &http_date(received.said));
+        if matches!(received.fault, Some(Fault::PartialContent(_))) && answer.status == StatusCode::OK {
+            answer.status = StatusCode::PARTIAL_CONTENT;
+        }
+        Outcome { number: received.number, answer, fault: received.fault }
     }
 
     /// Notes what was answered.
@@ -108,12 +129,12 @@ impl Exchange {
         }
     }
 
-    fn receive(&self, request: &Request, call: &Call) -> (u64, i64, Option<Fault>) {
+    fn receive(&self, request: &Request, call: &Call) -> Received {
         let mut state = self.state();
-        let (number, time) = (state.log.next_number(), state.time.now());
+        let (number, now) = (state.log.next_number(), state.time.now());
         let mut record = RequestRecord {
             number,
-            time,
+            time: now,
             method: request.method.clone(),
             path: request.path.clone(),
             query: request.query.clone(),
@@ -129,27 +150,29 @@ impl Exchange {
         record.fault = strikes.into_iter().next();
         let fault = record.fault.clone();
         state.log.push(record);
-        (number, time, fault)
+        let said = now.saturating_add(state.clock_error);
+        Received { number, now, said, publishing: state.publishing, fault }
     }
 
-    fn serve(&self, call: Call, request: &Request, now: i64, fault: Option<&Fault>) -> Answer {
+    fn serve(&self, call: Call, request: &Request, received: &Received) -> Answer {
+        let Received { now, said, .. } = *received;
         if request.method != "GET" && request.method != "HEAD" {
             return Answer::html(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed");
         }
         match call {
             Call::Ping => self.weighed(now, 1, binance::ping),
-            Call::Time => self.weighed(now, 1, || binance::time(now)),
+            Call::Time => self.weighed(now, 1, || binance::time(said)),
             Call::ExchangeInfo => {
-                self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(now))
+                self.weighed(now, binance::EXCHANGE_INFO_WEIGHT, || self.state().exchange_info(said))
             }
             Call::Klines(Ok(klines)) => {
-                self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, now, fault))
+                self.weighed(now, binance::KLINES_WEIGHT, || self.klines(&klines, received))
             }
             Call::Klines(Err(refusal)) => self.weighed(now, binance::KLINES_WEIGHT, || refusal),
-            Call::CoinbaseTime => coinbase::time(now),
-            Call::ProductCandles(Ok(candles)) => self.candles(&candles, now, fault),
+            Call::CoinbaseTime => coinbase::time(said),
+            Call::ProductCandles(Ok(candles)) => self.candles(&candles, received),
             Call::ProductCandles(Err(refusal)) => refusal,
-            Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, fault),
+            Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, received),
             Call::Archive(_) => archive::absent(&request.path),
             Call::Unknown => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
         }
@@ -172,36 +195,38 @@ impl Exchange {
             .with_header(HeaderName::from_static("x-mbx-used-weight-1m"), &used)
     }
 
-    fn klines(&self, klines: &Klines, now: i64, fault: Option<&Fault>) -> Answer {
+    fn klines(&self, klines: &Klines, received: &Received) -> Answer {
         let Klines { symbol, interval, .. } = klines;
         let Some(market) = self.market(|m| m.symbol() == symbol && m.interval() == *interval) else {
             let known = self.market(|m| m.symbol() == symbol).is_some();
             return if known { binance::bad_interval() } else { binance::bad_symbol() };
         };
-        let wanted = klines.wanted();
-        let mut rows = market.page(wanted, now);
-        let style = style_of(&mut rows, fault, &market, wanted.first);
-        binance::page(&rows, *interval, style)
+        let fault = received.fault.as_ref();
+        let (market, wanted) = (seen(market, fault), klines.wanted(room(fault)));
+        let mut rows = market.page(wanted, received.now, received.publishing);
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        binance::page(&rows, market.interval(), style)
     }
 
-    fn candles(&self, candles: &Candles, now: i64, fault: Option<&Fault>) -> Answer {
+    fn candles(&self, candles: &Candles, received: &Received) -> Answer {
         let Candles { product, interval, .. } = candles;
         let Some(market) = self.market(|m| m.product() == product && m.interval() == *interval) else {
             let known = self.market(|m| m.product() == product).is_some();
             return if known { coinbase::bad_granularity() } else { coinbase::unknown_product() };
         };
-        let wanted = candles.wanted(now);
-        let mut rows = coinbase::published(market.page(wanted, now));
-        let style = style_of(&mut rows, fault, &market, wanted.first);
+        let fault = received.fault.as_ref();
+        let (market, wanted) = (seen(market, fault), candles.wanted(received.now));
+        let rows = market.page(wanted, received.now, received.publishing);
+        let mut rows = coinbase::published(rows, room(fault));
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
         coinbase::page(&rows, style)
     }
 
-    fn archive(&self, name: &FileName, request: &Request, fault: Option<&Fault>) -> Answer {
+    fn archive(&self, name: &FileName, request: &Request, received: &Received) -> Answer {
         let Some(market) = self.market(|m| m.symbol() == name.symbol && m.interval() == name.interval) else {
             return archive::absent(&request.path);
         };
-        // A checksum is that of the right file.
-        match self.packed(name, &market, fault.filter(|_| !name.checksum)) {
+        match self.packed(name, market, received) {
             Ok(Some(packed)) => packed.answer(name, request.if_none_match.as_deref()),
             Ok(None) => archive::absent(&request.path),
             Err(e) => archive::error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &e.to_string()),
@@ -212,24 +237,27 @@ impl Exchange {
     fn packed(
         &self,
         name: &FileName,
-        market: &Arc<Market>,
-        fault: Option<&Fault>,
+        market: Arc<Market>,
+        received: &Received,
     ) -> std::io::Result<Option<Arc<Packed>>> {
         let key = name.zip();
+        // A checksum is that of the right file.
+        let fault = received.fault.as_ref().filter(|_| !name.checksum);
         if let (None, Some(packed)) = (fault, self.state().packed.get(&key)) {
             return Ok(Some(Arc::clone(packed)));
         }
-        let wanted = name.wanted();
-        let mut rows = market.page(wanted, i64::MAX);
+        let (market, wanted) = (seen(market, fault), name.wanted(room(fault)));
+        // Long after the day: late bars are out and first versions replaced.
+        let mut rows = market.page(wanted, i64::MAX, Publishing::default());
         if rows.is_empty() {
             return Ok(None);
         }
-        let style = style_of(&mut rows, fault, market, wanted.first);
-        let packed = Arc::new(Packed::new(name.pack(&rows, style)?, rows.len()));
+        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        let packed = Arc::new(Packed::new(name.pack(&rows, market.interval(), style)?, rows.len()));
         if fault.is_none() {
             let mut state = self.state();
             // What was packed from rows that have changed meanwhile must not be kept.
-            if state.markets.iter().any(|now| Arc::ptr_eq(now, market)) {
+            if state.markets.iter().any(|now| Arc::ptr_eq(now, &market)) {
                 state.packed.insert(key, Arc::clone(&packed));
             }
         }
@@ -243,11 +271,7 @@ impl State {
         (self.budget.charge(now, weight), self.budget.used(), self.budget.limit())
     }
 
-    fn exchange_info(&self, now: i64) -> Answer {
-        binance::exchange_info(self.markets.iter().map(Arc::as_ref), now, self.budget.limit())
+    fn exchange_info(&self, said: i64) -> Answer {
+        binance::exchange_info(self.markets.iter().map(Arc::as_ref), said, self.budget.limit())
     }
-}
-
-fn style_of(rows: &mut Vec<Row>, fault: Option<&Fault>, market: &Market, first: Option<i64>) -> Style {
-    fault.map_or(Style::Right, |fault| spoil(rows, fault, market, first))
 }

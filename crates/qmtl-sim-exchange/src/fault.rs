@@ -1,17 +1,15 @@
-//! Faults, when they strike, and the text form of both.
+//! The ways in which an answer goes wrong, and their text form.
 
-use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use crate::log::{Endpoint, RequestRecord};
 use crate::{Error, Result};
 
 /// One way in which an answer goes wrong.
 ///
 /// Faults of rows change nothing in an answer without rows. In an archive they change the file but not
-/// its `.CHECKSUM`, so a client sees that they disagree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// its `.CHECKSUM`, so a client sees that they disagree. Some are plain to see in the one answer, others
+/// are not: [`all`](Self::all) lists the former, [`quiet`](Self::quiet) the latter.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
     /// 429 with the exchange's error body, and `Retry-After` in seconds when given.
@@ -60,10 +58,28 @@ pub enum Fault {
     Reset,
     /// The connection stays open and nothing is ever sent.
     Silent,
+    /// At most so many rows in a page, though more were asked for: of Binance those that a smaller `limit`
+    /// would bring, of Coinbase the newest, of an archive the oldest.
+    ShortPage(u32),
+    /// [`ShortPage`](Self::ShortPage) with the status 206 where 200 would be.
+    PartialContent(u32),
+    /// Each row is left out with this probability; which ones depends on the seed, the second value, and
+    /// on [`RequestRecord::number`](crate::RequestRecord::number).
+    RandomPart(f64, u64),
+    /// Of a page the first and the last row only.
+    EndsOnly,
+    /// The page of a market whose interval is five times as long: open of the first, high and low of all,
+    /// close of the last, sums of the rest. In Binance's rows and archives the close time says so too.
+    WrongInterval,
+    /// Of a page only the rows on the grid of an interval five times as long, unchanged.
+    Sparser,
+    /// A page without rows.
+    EmptyPage,
 }
 
 impl Fault {
-    /// Every fault once, with plausible arguments, for tests that try each in turn.
+    /// Every fault that one answer shows, as a failure or as rows that cannot be right, once and with
+    /// plausible arguments, for tests that try each in turn. Who asks again gets over it.
     pub fn all() -> Vec<Self> {
         let elsewhere = "http://elsewhere.invalid".to_owned();
         vec![
@@ -92,6 +108,21 @@ impl Fault {
         ]
     }
 
+    /// Every other fault once: those that make an answer that could be a right one, of a market with holes
+    /// or another end. Only what else is known of the market shows them, or a second answer; in an archive
+    /// the checksum does. The arguments bite at the pages of both exchanges.
+    pub fn quiet() -> Vec<Self> {
+        vec![
+            Self::ShortPage(100),
+            Self::PartialContent(100),
+            Self::RandomPart(0.5, 0),
+            Self::EndsOnly,
+            Self::WrongInterval,
+            Self::Sparser,
+            Self::EmptyPage,
+        ]
+    }
+
     /// The name in the text form, such as `off-grid` or `429`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -117,11 +148,20 @@ impl Fault {
             Self::Bomb => "bomb",
             Self::Reset => "reset",
             Self::Silent => "silent",
+            Self::ShortPage(_) => "short-page",
+            Self::PartialContent(_) => "206",
+            Self::RandomPart(..) => "random-part",
+            Self::EndsOnly => "ends-only",
+            Self::WrongInterval => "wrong-interval",
+            Self::Sparser => "sparser",
+            Self::EmptyPage => "empty-page",
         }
     }
 }
 
-/// `429`, `429=30` (seconds of `Retry-After`), `redirect=http://host`, or another fault's name.
+/// `429`, `429=30` (seconds of `Retry-After`), `redirect=http://host`, `short-page=500` and `206=500`
+/// (rows), `random-part=0.5` and `random-part=0.5:SEED`, or another fault's name. Without a value, a fault
+/// has that of [`Fault::all`] or [`Fault::quiet`]; 429 and 418 have none.
 impl FromStr for Fault {
     type Err = Error;
 
@@ -130,172 +170,35 @@ impl FromStr for Fault {
             Some((name, argument)) => (name, Some(argument)),
             None => (text, None),
         };
-        let seconds = |argument: &str| {
-            argument
-                .parse()
-                .map_err(|_| Error::input(format!("fault '{text}': '{argument}' is no number of seconds")))
+        let number = |argument: &str, of: &str| {
+            let wrong = |_| Error::input(format!("fault '{text}': '{argument}' is no number of {of}"));
+            argument.parse().map_err(wrong)
         };
+        let seconds = |argument: Option<&str>| argument.map(|given| number(given, "seconds")).transpose();
         match (name, argument) {
-            ("429", argument) => Ok(Self::TooManyRequests(argument.map(seconds).transpose()?)),
-            ("418", argument) => Ok(Self::Banned(argument.map(seconds).transpose()?)),
+            ("429", argument) => Ok(Self::TooManyRequests(seconds(argument)?)),
+            ("418", argument) => Ok(Self::Banned(seconds(argument)?)),
             ("redirect", Some(base)) => Ok(Self::Redirect(base.to_owned())),
-            (_, Some(_)) => {
-                Err(Error::input(format!("fault '{text}': only 429, 418 and redirect take a value")))
+            ("short-page", Some(rows)) => Ok(Self::ShortPage(number(rows, "rows")?)),
+            ("206", Some(rows)) => Ok(Self::PartialContent(number(rows, "rows")?)),
+            ("random-part", Some(part)) => {
+                let (probability, seed) = part.split_once(':').unwrap_or((part, "0"));
+                match (probability.parse(), seed.parse()) {
+                    (Ok(p), Ok(seed)) if (0.0..=1.0).contains(&p) => Ok(Self::RandomPart(p, seed)),
+                    _ => {
+                        Err(Error::input(format!("fault '{text}': not random-part=0.5[:SEED], from 0 to 1")))
+                    }
+                }
             }
-            (name, None) => Self::all().into_iter().find(|fault| fault.name() == name).ok_or_else(|| {
-                let names: Vec<_> = Self::all().iter().map(Self::name).collect();
-                Error::input(format!("fault '{name}' is unknown; there are {}", names.join(", ")))
-            }),
-        }
-    }
-}
-
-/// Decides by the request; see [`When::matching`].
-type Predicate = Arc<dyn Fn(&RequestRecord) -> bool + Send + Sync>;
-
-/// At which requests a fault strikes. Each rule counts from 1, from the moment it is set, the requests
-/// that its [`Target`] covers.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum When {
-    /// Every request.
-    Always,
-    /// The first request.
-    Once,
-    /// Every n-th request: for 5 the fifth, the tenth …; for 0 none.
-    Every(u64),
-    /// The requests with these numbers.
-    Numbers(Vec<u64>),
-    /// Each request with this probability, from a seeded generator.
-    Random(f64, u64),
-    /// The requests that a closure picks; see [`When::matching`].
-    Matching(Predicate),
-}
-
-impl When {
-    /// The requests for which `pick` says so. The record's status is not known yet. `pick` must not call
-    /// the server, which waits for it.
-    pub fn matching(pick: impl Fn(&RequestRecord) -> bool + Send + Sync + 'static) -> Self {
-        Self::Matching(Arc::new(pick))
-    }
-}
-
-impl fmt::Debug for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Always => f.write_str("always"),
-            Self::Once => f.write_str("once"),
-            Self::Every(n) => write!(f, "every:{n}"),
-            Self::Numbers(numbers) => write!(f, "{numbers:?}"),
-            Self::Random(probability, seed) => write!(f, "random:{probability}:{seed}"),
-            Self::Matching(_) => f.write_str("matching"),
-        }
-    }
-}
-
-/// `always`, `once`, `every:5`, `3,7,9`, `random:0.1` or `random:0.1:SEED`.
-impl FromStr for When {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::input(format!("schedule '{text}': not always, once, every:5, 3,7,9 or random:0.1[:SEED]"))
-        };
-        let parts: Vec<&str> = text.split(':').collect();
-        let random = |probability: &str, seed: u64| match probability.parse() {
-            Ok(p) if (0.0..=1.0).contains(&p) => Ok(Self::Random(p, seed)),
-            _ => Err(wrong()),
-        };
-        match parts.as_slice() {
-            ["always"] => Ok(Self::Always),
-            ["once"] => Ok(Self::Once),
-            ["every", n] => n.parse().ok().filter(|n| *n > 0).map(Self::Every).ok_or_else(wrong),
-            ["random", probability] => random(probability, 0),
-            ["random", probability, seed] => random(probability, seed.parse().map_err(|_| wrong())?),
-            [numbers] => {
-                let numbers = numbers.split(',').map(str::parse).collect::<std::result::Result<_, _>>();
-                numbers.map(Self::Numbers).map_err(|_| wrong())
+            (_, Some(_)) => Err(Error::input(format!(
+                "fault '{text}': only 429, 418, redirect, short-page, 206 and random-part take a value"
+            ))),
+            (name, None) => {
+                let known = Self::all().into_iter().chain(Self::quiet()).collect::<Vec<_>>();
+                let names = || known.iter().map(Self::name).collect::<Vec<_>>().join(", ");
+                let unknown = || Error::input(format!("fault '{name}' is unknown; there are {}", names()));
+                known.iter().find(|fault| fault.name() == name).cloned().ok_or_else(unknown)
             }
-            _ => Err(wrong()),
-        }
-    }
-}
-
-/// The requests that a rule covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Target {
-    /// Requests for candles: pages of both exchanges and archive files.
-    #[default]
-    Candles,
-    /// Archive files and their checksums.
-    Archives,
-    /// Every request, the time and the ping too.
-    Any,
-}
-
-impl Target {
-    fn covers(self, endpoint: Endpoint) -> bool {
-        match self {
-            Self::Candles => {
-                matches!(endpoint, Endpoint::Klines | Endpoint::ProductCandles | Endpoint::Archive)
-            }
-            Self::Archives => endpoint == Endpoint::Archive,
-            Self::Any => true,
-        }
-    }
-}
-
-/// A fault and its schedule. Of several rules that strike at once, the one set first does.
-#[derive(Debug, Clone)]
-pub struct FaultRule {
-    fault: Fault,
-    when: When,
-    target: Target,
-    seen: u64,
-    random: fastrand::Rng,
-}
-
-impl FaultRule {
-    /// `fault` at the requests for candles that `when` names.
-    pub fn new(fault: Fault, when: When) -> Self {
-        let seed = if let When::Random(_, seed) = &when { *seed } else { 0 };
-        Self { fault, when, target: Target::default(), seen: 0, random: fastrand::Rng::with_seed(seed) }
-    }
-
-    /// Covers other requests than those for candles.
-    #[must_use]
-    pub fn with_target(mut self, target: Target) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Counts the request when it is covered; the fault when it strikes.
-    pub(crate) fn strike(&mut self, request: &RequestRecord) -> Option<&Fault> {
-        if !self.target.covers(request.endpoint) {
-            return None;
-        }
-        self.seen += 1;
-        let strikes = match &self.when {
-            When::Always => true,
-            When::Once => self.seen == 1,
-            When::Every(n) => self.seen.checked_rem(*n) == Some(0),
-            When::Numbers(numbers) => numbers.contains(&self.seen),
-            When::Random(probability, _) => self.random.f64() < *probability,
-            When::Matching(pick) => pick(request),
-        };
-        strikes.then_some(&self.fault)
-    }
-}
-
-/// A fault, and after an `@` its schedule: `truncated`, `429=30@every:5`, `off-grid@random:0.1:7`.
-impl FromStr for FaultRule {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.rsplit_once('@') {
-            Some((fault, when)) => Ok(Self::new(fault.parse()?, when.parse()?)),
-            None => Ok(Self::new(text.parse()?, When::Always)),
         }
     }
 }

@@ -61,6 +61,12 @@ impl Interval {
         self.ms
     }
 
+    /// The interval `factor` times as long, on a grid of its own that begins with this one's. It keeps the
+    /// name.
+    pub(crate) fn times(self, factor: i64) -> Self {
+        Self { ms: self.ms * factor, ..self }
+    }
+
     /// The last grid point at or before `at`, milliseconds since the epoch.
     pub fn floor(self, at: i64) -> i64 {
         let shift = if self.name == "1w" { FIRST_MONDAY } else { 0 };

@@ -30,6 +30,15 @@ struct Args {
     /// Start the clock here, milliseconds since the epoch, instead of now
     #[arg(long, value_name = "MS")]
     now: Option<i64>,
+    /// Milliseconds that the server says it is later than it is; negative ones make it earlier
+    #[arg(long, value_name = "MS", default_value_t = 0, allow_negative_numbers = true)]
+    clock_error: i64,
+    /// Milliseconds from a bar's close to its first row; with any, a forming bar has none
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    publish_delay: u64,
+    /// Milliseconds from a bar's close to its final numbers
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    first_version: u64,
     /// Milliseconds from a request to its answer
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency: u64,
@@ -48,6 +57,9 @@ fn config(args: Args) -> Result<SimConfig> {
     }
     let config = SimConfig::new([market])
         .with_clock(args.now.map_or(SimClock::System, SimClock::Running))
+        .with_clock_error(args.clock_error)
+        .with_publish_delay(Duration::from_millis(args.publish_delay))
+        .with_first_version(Duration::from_millis(args.first_version))
         .with_latency(Duration::from_millis(args.latency))
         .with_weight_limit(args.weight)
         .with_port(args.port);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::candle::Candle;
 use crate::interval::Interval;
+use crate::publishing::Publishing;
 use crate::{Error, Result};
 
 /// One symbol's candles at one interval. A bar that is not there is a hole; the first one is the listing.
@@ -93,18 +94,29 @@ impl Market {
     }
 
     /// The rows that exist at `now`, oldest first: from `first` on when it is given, otherwise the
-    /// newest up to `last`. The bar that `now` lies in comes as it stands.
-    pub(crate) fn page(&self, wanted: Wanted, now: i64) -> Vec<Row> {
+    /// newest up to `last`.
+    pub(crate) fn page(&self, wanted: Wanted, now: i64, publishing: Publishing) -> Vec<Row> {
         let before = |time: i64| self.candles.partition_point(|candle| candle.open_time < time);
-        let last = wanted.last.map_or(now, |last| last.min(now));
+        let newest = publishing.newest(now, self.interval);
+        let last = wanted.last.map_or(newest, |last| last.min(newest));
         let end = before(last.saturating_add(1));
         let begin = match wanted.first {
             Some(first) => before(first).min(end),
             None => end.saturating_sub(wanted.limit),
         };
         let end = end.min(begin.saturating_add(wanted.limit));
-        let row = |candle: &Candle| Row { time: candle.open_time, candle: candle.at(now, self.interval) };
+        let version = |candle: &Candle| publishing.version(candle, now, self.interval);
+        let row = |candle: &Candle| Row { time: candle.open_time, candle: version(candle) };
         self.candles[begin..end].iter().map(row).collect()
+    }
+
+    /// The same market at an interval `factor` times as long.
+    pub(crate) fn coarser(&self, factor: i64) -> Self {
+        let interval = self.interval.times(factor);
+        let grid = |candle: &Candle| interval.floor(candle.open_time);
+        let bars = self.candles.chunk_by(|a, b| grid(a) == grid(b));
+        let candles = bars.filter_map(|bar| Candle::together(grid(bar.first()?), bar)).collect();
+        Self { interval, candles, symbol: self.symbol.clone(), product: self.product.clone() }
     }
 
     /// Replaces the candles that open at the same times and adds the others.

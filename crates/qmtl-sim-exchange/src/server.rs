@@ -26,8 +26,9 @@ use crate::candle::Candle;
 use crate::config::SimConfig;
 use crate::deliver::{Body, deliver, pause};
 use crate::exchange::{Exchange, Outcome};
-use crate::fault::{Fault, FaultRule};
+use crate::fault::Fault;
 use crate::log::RequestRecord;
+use crate::rule::FaultRule;
 use crate::{Error, Result};
 
 /// Connections at once; the next one waits to be accepted.
@@ -81,6 +82,22 @@ impl SimExchange {
     /// Moves the server's clock on.
     pub fn advance(&self, by: Duration) {
         self.exchange.state().time.advance(by);
+    }
+
+    /// Sets the milliseconds that the server says it is later than it is; see
+    /// [`SimConfig::with_clock_error`].
+    pub fn set_clock_error(&self, ms: i64) {
+        self.exchange.state().clock_error = ms;
+    }
+
+    /// Sets how long after its close a bar appears; see [`SimConfig::with_publish_delay`].
+    pub fn set_publish_delay(&self, delay: Duration) {
+        self.exchange.state().publishing.delay = delay;
+    }
+
+    /// Sets how long after its close a bar has a first version; see [`SimConfig::with_first_version`].
+    pub fn set_first_version(&self, lasts: Duration) {
+        self.exchange.state().publishing.first_version = lasts;
     }
 
     /// The newest requests, at most [`LOG_CAPACITY`](crate::LOG_CAPACITY), oldest first.
@@ -167,7 +184,10 @@ async fn connection(stream: TcpStream, exchange: Arc<Exchange>, serving: Serving
     let service = service_fn(move |request: HttpRequest<Incoming>| -> BoxFuture<'static, _> {
         respond(Arc::clone(&exchange), serving, request, Arc::clone(&to_reset)).boxed()
     });
-    let mut http = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Answers carry the date of the server's clock. Those that hyper gives by itself, to what is no HTTP,
+    // carry none rather than the system's.
+    let mut http =
+        http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), service);
     // How it ended is the client's to judge.
     let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
     if reset.load(Ordering::Acquire) {

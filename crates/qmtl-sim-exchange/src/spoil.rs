@@ -1,5 +1,7 @@
 //! The faults of content: what is answered instead, and what becomes of a page before it is written.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use hyper::header::{LOCATION, RETRY_AFTER};
 
@@ -9,6 +11,9 @@ use crate::fault::Fault;
 use crate::log::Endpoint;
 use crate::market::{Market, Row};
 use crate::{archive, binance, coinbase};
+
+/// How many times as long the interval is that a fault mistakes for the one asked for.
+const COARSER: i64 = 5;
 
 /// The answer that a fault gives instead of the right one.
 pub(crate) fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> Option<Answer> {
@@ -49,9 +54,34 @@ fn venue_error(endpoint: Endpoint, status: StatusCode, code: i32, text: &str) ->
     }
 }
 
-/// Changes the rows of `market`'s page as the fault says; `first` is the first opening time asked for.
-/// The style is how they are to be written.
-pub(crate) fn spoil(rows: &mut Vec<Row>, fault: &Fault, market: &Market, first: Option<i64>) -> Style {
+/// The market as the fault lets it be seen: of another interval, or as it is.
+pub(crate) fn seen(market: Arc<Market>, fault: Option<&Fault>) -> Arc<Market> {
+    match fault {
+        Some(Fault::WrongInterval) => Arc::new(market.coarser(COARSER)),
+        _ => market,
+    }
+}
+
+/// The rows that the fault leaves room for in a page.
+pub(crate) fn room(fault: Option<&Fault>) -> usize {
+    match fault {
+        Some(Fault::ShortPage(rows) | Fault::PartialContent(rows)) => {
+            usize::try_from(*rows).unwrap_or(usize::MAX)
+        }
+        _ => usize::MAX,
+    }
+}
+
+/// Changes the rows of `market`'s page as the fault says, if there is one; `first` is the first opening time asked for,
+/// `number` that of the request. The style is how they are to be written.
+pub(crate) fn spoil(
+    rows: &mut Vec<Row>,
+    fault: Option<&Fault>,
+    market: &Market,
+    first: Option<i64>,
+    number: u64,
+) -> Style {
+    let Some(fault) = fault else { return Style::Right };
     let step = market.interval().ms();
     match fault {
         Fault::NotAdvancing => {
@@ -73,6 +103,20 @@ pub(crate) fn spoil(rows: &mut Vec<Row>, fault: &Fault, market: &Market, first: 
             let middle = rows.len() / 2;
             rows.iter_mut().skip(middle).take(1).for_each(|row| row.time += step / 2);
         }
+        Fault::RandomPart(probability, seed) => {
+            // Far apart for seeds and for numbers that are close to each other.
+            let mut random = fastrand::Rng::with_seed(seed ^ number.rotate_left(32));
+            rows.retain(|_| random.f64() >= *probability);
+        }
+        Fault::EndsOnly => {
+            let last = rows.len().saturating_sub(1);
+            rows.drain(last.min(1)..last);
+        }
+        Fault::Sparser => {
+            let grid = market.interval().times(COARSER);
+            rows.retain(|row| grid.floor(row.time) == row.time);
+        }
+        Fault::EmptyPage => rows.clear(),
         Fault::WrongTimeUnit => return Style::WrongTimeUnit,
         Fault::HugeNumbers => return Style::HugeNumbers,
         _ => {}

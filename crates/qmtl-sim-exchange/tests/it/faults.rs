@@ -303,23 +303,27 @@ async fn logged(sim: &SimExchange) {
 #[test]
 fn the_text_form_names_fault_and_schedule() {
     let parse = |text: &str| text.parse::<FaultRule>().map(|rule| format!("{rule:?}"));
-    for fault in Fault::all() {
-        assert_eq!(
-            fault.name().parse::<Fault>().is_ok(),
-            !matches!(fault, Fault::Redirect(_) if false),
-            "{fault:?}"
-        );
+    for fault in Fault::all().into_iter().chain(Fault::quiet()) {
+        assert_eq!(fault.name().parse::<Fault>().unwrap().name(), fault.name());
     }
     assert_eq!("429=30".parse::<Fault>().unwrap(), Fault::TooManyRequests(Some(30)));
     assert_eq!("redirect=http://a@b".parse::<Fault>().unwrap(), Fault::Redirect("http://a@b".into()));
+    assert_eq!("short-page=500".parse::<Fault>().unwrap(), Fault::ShortPage(500));
+    assert_eq!("206=500".parse::<Fault>().unwrap(), Fault::PartialContent(500));
+    assert_eq!("random-part=0.25".parse::<Fault>().unwrap(), Fault::RandomPart(0.25, 0));
+    assert_eq!("random-part=0.5:7".parse::<Fault>().unwrap(), Fault::RandomPart(0.5, 7));
+    assert!(parse("short-page=500@every:2").unwrap().contains("every:2"));
     assert!(parse("429=30@every:5").unwrap().contains("every:5"));
     assert!(parse("truncated@3,7").unwrap().contains("[3, 7]"));
     assert!(parse("reset@random:0.25:9").unwrap().contains("random:0.25:9"));
     assert!(parse("slow@once").unwrap().contains("once"));
     let wrong = [
         ("sleepy", "fault 'sleepy' is unknown; there are 429, 418"),
-        ("slow=3", "only 429, 418 and redirect take a value"),
+        ("slow=3", "only 429, 418, redirect, short-page, 206 and random-part take a value"),
         ("429=soon", "'soon' is no number of seconds"),
+        ("short-page=all", "'all' is no number of rows"),
+        ("random-part=1.5", "fault 'random-part=1.5': not random-part=0.5[:SEED]"),
+        ("random-part=0.5:x", "fault 'random-part=0.5:x': not random-part=0.5[:SEED]"),
         ("slow@sometimes", "schedule 'sometimes'"),
         ("slow@every:0", "schedule 'every:0'"),
         ("slow@random:1.5", "schedule 'random:1.5'"),

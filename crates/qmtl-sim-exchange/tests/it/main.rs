@@ -10,3 +10,5 @@ mod faults;
 mod lifecycle;
 mod model;
 mod program;
+mod quiet;
+mod time;
