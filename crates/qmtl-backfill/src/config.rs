@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qmtl_history_api::{Error, Result};
+use qmtl_history_api::{DataFetcher, Error, Result, SourceProfile};
 
 /// Knobs of [`FetcherBackfillStrategy`](crate::FetcherBackfillStrategy); the defaults suit most.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,9 @@ pub struct BackfillConfig {
     /// [`LIMITED_WINDOW_BARS`](crate::plan::LIMITED_WINDOW_BARS) where it limits rows, else
     /// [`UNLIMITED_WINDOW_BARS`](crate::plan::UNLIMITED_WINDOW_BARS).
     pub window_bars: Option<u64>,
+    /// How long after its close a bar may be published, whatever the sources say of themselves; `None`
+    /// leaves that to each.
+    pub publish_lag: Option<Duration>,
     /// Windows being fetched at once; within a window, requests follow one another.
     pub windows_in_flight: usize,
     /// How many of the newest closed bars to leave to a live recorder: 2 beside one, else 0.
@@ -35,6 +38,7 @@ impl Default for BackfillConfig {
     fn default() -> Self {
         Self {
             window_bars: None,
+            publish_lag: None,
             windows_in_flight: 8,
             settle: 0,
             memory_budget: 128 << 20,
@@ -51,6 +55,13 @@ impl BackfillConfig {
     #[must_use]
     pub fn with_window_bars(mut self, bars: u64) -> Self {
         self.window_bars = Some(bars);
+        self
+    }
+
+    /// How long after its close a bar may be published.
+    #[must_use]
+    pub fn with_publish_lag(mut self, lag: Duration) -> Self {
+        self.publish_lag = Some(lag);
         self
     }
 
@@ -101,6 +112,12 @@ impl BackfillConfig {
     pub fn with_deadline(mut self, longest: Duration) -> Self {
         self.deadline = Some(longest);
         self
+    }
+
+    /// How a source answers under this configuration.
+    pub(crate) fn profile_of(&self, fetcher: &dyn DataFetcher) -> SourceProfile {
+        let profile = fetcher.profile();
+        self.publish_lag.map_or(profile, |lag| profile.with_publish_lag(lag))
     }
 
     /// `InvalidInput` for a value with which nothing could ever move.

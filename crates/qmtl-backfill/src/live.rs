@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, EventSource,
-    FetchLimits, FetchRequest, Fetched, HistoryBackend, ProgressSink, Result, SourceId, async_trait,
+    FetchLimits, FetchRequest, Fetched, HistoryBackend, PageOrder, ProgressSink, Result, SourceId,
+    SourceProfile, async_trait,
 };
 
 use crate::{BackfillConfig, FetcherBackfillStrategy};
@@ -15,7 +16,7 @@ use crate::{BackfillConfig, FetcherBackfillStrategy};
 /// source, the recorder's stored events, its buffer. Events prove nothing about bars that are not
 /// among them, so what nobody has stays missing. Otherwise it fills as
 /// [`FetcherBackfillStrategy`] does: only bars that have closed, only what is missing, in windows
-/// side by side. Events that are no bars (off the series' grid) fail their window.
+/// side by side. Events that are no bars (off the series' grid) are listed and not stored.
 #[derive(Clone, Debug)]
 pub struct LiveReplayBackfillStrategy(FetcherBackfillStrategy);
 
@@ -106,5 +107,9 @@ impl DataFetcher for Recorded {
 
     fn limits(&self) -> FetchLimits {
         FetchLimits::none()
+    }
+    /// Events come whole, and prove nothing whatever is not among them.
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::Unpaged)
     }
 }

@@ -83,6 +83,7 @@ impl Planner {
                 interval: self.interval,
                 window_bars: positive("window_bars", self.window_bars)?,
                 max_rows: positive("max_rows", limits.max_rows.unwrap_or(u64::MAX))?,
+                joins: limits.max_rows.is_some(),
             })
         };
         let closed = self.closed(wanted, now);
@@ -220,6 +221,9 @@ struct Cuts {
     interval: Interval,
     window_bars: u64,
     max_rows: u64,
+    /// Whether gaps that fit into one request are asked for by one: where rows between them cost nothing,
+    /// because a page has room for them.
+    joins: bool,
 }
 
 impl Cuts {
@@ -250,11 +254,12 @@ impl Cuts {
     fn count(self, gaps: &RangeSet) -> Counts {
         let mut counts = Counts::default();
         let mut newest = None;
+        let mut page = Page::default();
         for (first, last) in gaps.iter().filter_map(|gap| self.indices(gap)) {
             let (from, to) = (first / self.window_bars, last / self.window_bars);
             counts.rows += last - first + 1;
             counts.windows += to - from + u64::from(newest != Some(from));
-            counts.requests += self.requests(first, last);
+            counts.requests += self.requests((first, last), &mut page);
             newest = Some(to);
         }
         counts
@@ -266,18 +271,38 @@ impl Cuts {
         TimeRange::checked(self.opening(first), self.opening(first.saturating_add(self.window_bars)))
     }
 
-    /// How many requests a gap from bar `first` to bar `last` takes.
-    fn requests(self, first: u64, last: u64) -> u64 {
-        let pieces = |from: u64, to: u64| (to - from + 1).div_ceil(self.max_rows);
+    /// How many more requests a gap from bar `first` to bar `last` takes after those up to `page`.
+    fn requests(self, (first, last): (u64, u64), page: &mut Page) -> u64 {
         let (left, right) = (first / self.window_bars, last / self.window_bars);
         if left == right {
-            return pieces(first, last);
+            return self.requests_within((first, last), page);
         }
         let between = (right - left - 1) * self.window_bars.div_ceil(self.max_rows);
-        pieces(first, left * self.window_bars + self.window_bars - 1)
+        self.requests_within((first, left * self.window_bars + self.window_bars - 1), page)
             + between
-            + pieces(right * self.window_bars, last)
+            + self.requests_within((right * self.window_bars, last), page)
     }
+
+    /// The same for a gap inside one window: what a request reaches beyond the gap before is had with it.
+    fn requests_within(self, (first, last): (u64, u64), page: &mut Page) -> u64 {
+        let window = first / self.window_bars;
+        let first = if page.window == Some(window) { first.max(page.end) } else { first };
+        if first > last {
+            return 0;
+        }
+        let requests = (last - first + 1).div_ceil(self.max_rows);
+        let end = if self.joins { first.saturating_add(requests.saturating_mul(self.max_rows)) } else { 0 };
+        *page = Page { window: Some(window), end };
+        requests
+    }
+}
+
+/// How far the last request of a count reaches.
+#[derive(Clone, Copy, Debug, Default)]
+struct Page {
+    window: Option<u64>,
+    /// The number of the first bar behind it.
+    end: u64,
 }
 
 /// One window of a plan: the unit that is leased, fetched, stored and reported.
@@ -307,27 +332,36 @@ impl Window {
         self.gaps.count(self.cuts.interval)
     }
 
-    /// What to ask the first source for, ascending: each inside one gap and at most the source's row
-    /// limit long.
+    /// What to ask the first source for, ascending, each at most the source's row limit long: gaps that
+    /// fit into one request are asked for together, with the bars between them.
     pub fn requests(&self) -> impl Iterator<Item = TimeRange> + Send + '_ {
-        pieces(&self.gaps, self.cuts.interval, self.cuts.max_rows)
+        let max_rows = self.cuts.joins.then_some(self.cuts.max_rows);
+        pieces(&self.gaps, self.cuts.interval, max_rows).into_iter().filter_map(|piece| piece.span())
     }
 }
 
-/// Cuts `gaps` into pieces of at most `max_rows` grid points, ascending.
-pub(crate) fn pieces(
-    gaps: &RangeSet,
-    interval: Interval,
-    max_rows: u64,
-) -> impl Iterator<Item = TimeRange> + Send + '_ {
+/// The parts of `gaps` that are asked for by one request each, ascending: what fits into `max_rows` grid
+/// points, else each gap by itself.
+pub(crate) fn pieces(gaps: &RangeSet, interval: Interval, max_rows: Option<u64>) -> Vec<RangeSet> {
+    let Some(max_rows) = max_rows else { return gaps.iter().map(RangeSet::from).collect() };
     let length = i64::try_from(max_rows).unwrap_or(i64::MAX).saturating_mul(interval.as_micros());
-    gaps.iter().flat_map(move |gap| {
-        let after = move |start: Timestamp| {
-            let end = start.checked_add_micros(length).unwrap_or(Timestamp::MAX);
-            TimeRange::new(start, end).ok().and_then(|piece| piece.intersect(gap))
-        };
-        std::iter::successors(after(gap.start()), move |piece| after(piece.end()))
-    })
+    let mut pieces: Vec<RangeSet> = Vec::new();
+    let mut end = Timestamp::MIN;
+    for gap in gaps.iter() {
+        let mut left = Some(gap);
+        while let Some(rest) = left {
+            if rest.start() >= end || pieces.is_empty() {
+                pieces.push(RangeSet::new());
+                end = rest.start().checked_add_micros(length).unwrap_or(Timestamp::MAX);
+            }
+            let room = TimeRange::checked(rest.start(), end.min(rest.end()));
+            if let Some(piece) = pieces.last_mut() {
+                room.into_iter().for_each(|room| piece.insert(room));
+            }
+            left = TimeRange::checked(end, rest.end()).filter(|_| end < rest.end());
+        }
+    }
+    pieces
 }
 
 /// See [`Plan::windows`].

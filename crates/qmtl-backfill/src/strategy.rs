@@ -2,6 +2,7 @@
 
 mod batch;
 mod fetch;
+mod notes;
 mod retries;
 mod tally;
 mod write;
@@ -14,9 +15,9 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error, FetchRequest,
     HistoryBackend, ProgressEvent, ProgressSink, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
-    TimeRange, Timestamp, async_trait,
+    SourceProfile, TimeRange, Timestamp, async_trait,
 };
 use qmtl_observe::{events, metrics};
 use tokio::sync::mpsc;
@@ -104,8 +105,28 @@ impl FetcherBackfillStrategy {
     ///
     /// `InvalidInput` for a configuration without room, else what the backend answers.
     pub async fn plan(&self, request: &BackfillRequest, backend: &dyn HistoryBackend) -> Result<Plan> {
-        let coverage = backend.coverage(&request.key, request.range).await?;
+        let mut coverage = backend.coverage(&request.key, request.range).await?;
+        let ended = self.ended(request, &coverage).await;
+        coverage.retain_proofs(|proof| !ended.contains(&proof.source));
         self.plan_from(request, &coverage, self.clock.now())
+    }
+
+    /// The versions of sources whose proofs have ended, because the source has another version by now.
+    async fn ended(&self, request: &BackfillRequest, known: &Coverage) -> BTreeSet<SourceId> {
+        let fetch = FetchRequest::new(request.key.clone(), request.range);
+        let versions: BTreeSet<_> = known.known_empty().iter().map(|proof| &proof.source).collect();
+        let mut ended = BTreeSet::new();
+        for fetcher in &self.fetchers {
+            let id = fetcher.source_id();
+            for source in versions.iter().filter(|source| id != ***source && id.covers(source)) {
+                if let Some(version) = source.version()
+                    && !fetcher.is_current(&fetch, version).await
+                {
+                    ended.insert((*source).clone());
+                }
+            }
+        }
+        ended
     }
 
     fn plan_from(&self, request: &BackfillRequest, coverage: &Coverage, now: Timestamp) -> Result<Plan> {
@@ -167,13 +188,17 @@ impl FetcherBackfillStrategy {
         let sources = self.fetchers.iter().map(|fetcher| (fetcher, true));
         let asked = stand_ins.chain(sources).map(|(fetcher, decides)| {
             let id = fetcher.source_id();
-            let own = known.known_empty().iter().filter(|proof| proof.source == id);
+            // What is not believed says nothing of when the series began either.
+            let own = known.known_empty().iter().filter(|proof| {
+                id.covers(&proof.source) && proof.is_by_trusted_rule() && !proof.is_ahead_of(now)
+            });
             let proof = own.filter_map(|proof| proof.ranges.span()).map(TimeRange::start).min();
             Source {
                 known_empty: known.empty_by_all(std::slice::from_ref(&id), now),
                 begun_by: row.into_iter().chain(proof).min(),
                 id,
-                max_rows: fetcher.limits().max_rows.unwrap_or(u64::MAX),
+                max_rows: fetcher.limits().max_rows,
+                profile: self.config.profile_of(&**fetcher),
                 fetcher: &**fetcher,
                 decides,
                 refusal: OnceLock::new(),
@@ -185,12 +210,13 @@ impl FetcherBackfillStrategy {
     fn job<'a>(
         &'a self,
         key: &'a SeriesKey,
-        (known, now): (&Coverage, Timestamp),
+        (known, columns, now): (&Coverage, &SchemaRef, Timestamp),
         backend: &'a dyn HistoryBackend,
         progress: &'a dyn ProgressSink,
     ) -> Job<'a> {
         Job {
             key,
+            columns: SchemaRef::clone(columns),
             source: joined(self.stand_ins.iter().chain(&self.fetchers)),
             sources: self.asked(known, now),
             started: self.clock.monotonic(),
@@ -214,7 +240,9 @@ impl FetcherBackfillStrategy {
         progress: &dyn ProgressSink,
     ) -> Result<BackfillReport> {
         let key = &request.key;
-        let before = backend.coverage(key, request.range).await?;
+        let mut before = backend.coverage(key, request.range).await?;
+        let ended = self.ended(request, &before).await;
+        before.retain_proofs(|proof| !ended.contains(&proof.source));
         let now = self.clock.now();
         let plan = self.plan_from(request, &before, now)?;
         metrics::auto_backfill_missing_ranges(self.name, key, plan.gaps().len() as u64);
@@ -231,14 +259,17 @@ impl FetcherBackfillStrategy {
             before
         } else {
             let known = with_bars_before(&before, plan.gaps(), request, backend).await?;
-            let job = self.job(key, (&known, now), backend, progress);
             let columns = stored_columns(key, plan.gaps().span().unwrap_or(request.range), backend).await?;
+            let job = self.job(key, (&known, &columns, now), backend, progress);
             let stood = before.present().clone();
-            let tally = job.run(&plan, columns).await;
+            let tally = job.run(&plan).await;
             // The report of what was done must not get lost because the store went away.
             let after = match backend.coverage(key, request.range).await {
-                Ok(after) => after,
-                Err(_) => tally.applied_to(before),
+                Ok(mut after) => {
+                    after.retain_proofs(|proof| !ended.contains(&proof.source));
+                    after
+                }
+                Err(_) => tally.applied_to(before, now),
             };
             tally.into_report(&mut report, &stood, &after);
             report.retry_reasons = job.retries.into_reasons();
@@ -248,6 +279,7 @@ impl FetcherBackfillStrategy {
         };
         let now = self.clock.now();
         report.missing = after.missing(request.range, key.interval, &self.sources(), now);
+        report.too_young = report.too_young.intersection(&report.missing);
         metrics::known_empty_bars(key, after.empty_by_any(now).count(key.interval));
         let wanted = request.range.count(key.interval);
         let settled = wanted - report.missing.count(key.interval);
@@ -309,7 +341,8 @@ fn joined<'a>(fetchers: impl Iterator<Item = &'a Arc<dyn DataFetcher>>) -> Sourc
 struct Source<'a> {
     id: SourceId,
     fetcher: &'a dyn DataFetcher,
-    max_rows: u64,
+    max_rows: Option<u64>,
+    profile: SourceProfile,
     /// Where it proved before that it has no row.
     known_empty: RangeSet,
     /// A time by which the series had begun there, as far as the store knows.
@@ -323,6 +356,8 @@ struct Source<'a> {
 /// One run of a plan: what fetching and writing share.
 struct Job<'a> {
     key: &'a SeriesKey,
+    /// The columns that the series was stored with when the run began.
+    columns: SchemaRef,
     /// All sources, for logs.
     source: SourceId,
     sources: Vec<Source<'a>>,
@@ -345,8 +380,8 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Fetches and writes side by side until all is done or the writer finds that to go on is vain.
-    async fn run(&self, plan: &Plan, columns: SchemaRef) -> Tally {
-        let mut writer = Writer::new(self, columns);
+    async fn run(&self, plan: &Plan) -> Tally {
+        let mut writer = Writer::new(self, SchemaRef::clone(&self.columns));
         // Unbounded in number, bounded in bytes by the budget, so that a slow write never
         // keeps an open request from being read.
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -29,6 +29,12 @@ impl SourceId {
         &self.0
     }
 
+    /// What follows the last `#`, if anything does.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.0.rsplit_once('#').map(|(_, version)| version)
+    }
+
     /// Whether the text names a version, as that of a file does, whose proofs are about one content.
     #[must_use]
     pub fn has_version(&self) -> bool {
@@ -231,6 +237,11 @@ impl Coverage {
     #[must_use]
     pub fn of_present(present: RangeSet) -> Self {
         Self { present, known_empty: Vec::new() }
+    }
+
+    /// Forgets the proofs for which `is_believed` says no.
+    pub fn retain_proofs(&mut self, is_believed: impl FnMut(&EmptyProof) -> bool) {
+        self.known_empty.retain(is_believed);
     }
 
     /// Where rows are.

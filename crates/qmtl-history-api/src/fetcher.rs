@@ -277,6 +277,13 @@ pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
     fn profile(&self) -> SourceProfile {
         SourceProfile::default()
     }
+
+    /// Whether what this source proved under a version ([`Fetched::versions`]) still stands, because it
+    /// still has that version. The default is yes.
+    async fn is_current(&self, request: &FetchRequest, version: &str) -> bool {
+        let _ = (request, version);
+        true
+    }
 }
 
 macro_rules! forward_fetcher {
@@ -298,6 +305,10 @@ macro_rules! forward_fetcher {
 
             fn profile(&self) -> SourceProfile {
                 (**self).profile()
+            }
+
+            async fn is_current(&self, request: &FetchRequest, version: &str) -> bool {
+                (**self).is_current(request, version).await
             }
         }
     )*};

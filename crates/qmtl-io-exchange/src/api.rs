@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::config::ExchangeConfig;
-use crate::http::{Call, Failure, HttpClient, Reason, StatusCode, Url};
+use crate::http::{Answer, Call, Failure, HttpClient, Reason, StatusCode, Url};
 
 /// Who is asked, and how.
 #[derive(Debug)]
@@ -40,6 +40,7 @@ impl Api {
         }?;
         let limits = config.limits(weight_header);
         let http = HttpClient::new(&base, source.clone(), limits, Arc::clone(&config.clock))?;
+        let http = http.with_transport(config.transport.clone());
         Ok(Self { config, http, source, base })
     }
 
@@ -75,11 +76,24 @@ pub(crate) async fn apart<T: Send + 'static>(
     }
 }
 
+/// Whether a page is all that the server has to say: one of part of the rows (206), or from somebody else,
+/// brings rows and proves nothing. `BadAnswer` when it has no rows either.
+pub(crate) fn is_whole(answer: &Answer, rows: usize) -> Result<bool, Failure> {
+    match (answer.status, rows) {
+        (StatusCode::OK, _) => Ok(true),
+        (status, 0) => {
+            let error = Error::unavailable("a page without rows is no whole answer");
+            Err(Failure::passing(Reason::BadAnswer, error.with("status", status.as_u16())))
+        }
+        _ => Ok(false),
+    }
+}
+
 /// What a body holds; an object of type `R` is the failure that `refusal` makes of it. `api` names whose
 /// answers these are, for people.
 pub(crate) fn decode<'a, T: Deserialize<'a>, R: Deserialize<'a>>(
     api: &str,
-    (status, body): (StatusCode, &'a [u8]),
+    Answer { status, body, .. }: &'a Answer,
     refusal: impl FnOnce(R) -> Failure,
 ) -> Result<T, Failure> {
     if let Ok(told) = serde_json::from_slice(body) {

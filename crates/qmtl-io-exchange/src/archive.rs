@@ -13,8 +13,8 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, RangeSet, Result, SourceId,
-    TimeRange, async_trait, frame,
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet, Result,
+    SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 use tokio::sync::Mutex;
 
@@ -22,7 +22,7 @@ use crate::api::Api;
 use crate::binance::INTERVALS;
 use crate::config::ExchangeConfig;
 use crate::file::{FileConfig, FileFetcher, FileFormat};
-use crate::http::{Call, Failure, Reason, StatusCode};
+use crate::http::{Answer, Call, Failure, Reason, StatusCode};
 use names::Period;
 use shelf::{Kept, Shelf};
 
@@ -38,9 +38,10 @@ const OPEN_FILES: usize = 64;
 /// Serves the bars of data.binance.vision, or of any server with the same files.
 ///
 /// Of a range, whole months that are over come as one file, else each day as one. Every file is
-/// compared with the SHA-256 beside it. In a file the absence of a row is proof, but not before the first
-/// row of the series: where a file begins without rows and nothing is known from before, the checksum of
-/// the day before is looked for. What is not out yet, or was never made, such as a whole day without a
+/// compared with the SHA-256 beside it. Between two rows of a file, or of files that follow one another, the
+/// absence of a row is proof: where a file begins or ends without rows, the checksum of the day beside it
+/// is looked for, since a file that exists has rows. A proof names the date and the checksum of its file,
+/// and ends when the file is revised. What is not out yet, or was never made, such as a whole day without a
 /// trade, is not an error and proves nothing: put the exchange's API behind this source for the rest.
 ///
 /// Files are kept in a folder ([`ArchiveFetcher::with_folder`]) or until the fetcher goes. A kept
@@ -132,10 +133,10 @@ impl DataFetcher for ArchiveFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let inner = &self.0;
         let (symbol, interval) = inner.series(request)?;
-        let mut parts = Vec::new();
-        let mut proven = RangeSet::new();
+        let files = inner.files(request, (&symbol, interval)).await?;
+        let (mut parts, mut proven, mut versions) = (Vec::new(), RangeSet::new(), Vec::new());
         let mut begun = request.begun_by;
-        for (period, file) in inner.files(request, (&symbol, interval)).await? {
+        for (at, (period, file)) in files.iter().enumerate() {
             let Some(range) = request.range.intersect(period.range) else { continue };
             let extent = file.rows.range(&request.key)?;
             if !period.range.contains_range(extent) {
@@ -145,9 +146,16 @@ impl DataFetcher for ArchiveFetcher {
             }
             let had_begun = extent.start() <= range.start()
                 || begun.is_some_and(|begun| begun <= period.range.start())
-                || inner.has_day_before(request, &period, (&symbol, interval)).await?;
+                || inner.has_day(request, period.day_before(), (&symbol, interval)).await?;
+            let goes_on = extent.end() >= range.end()
+                || files.get(at + 1).is_some_and(|(next, _)| next.range.start() == period.range.end())
+                || inner.has_day(request, period.day_after(), (&symbol, interval)).await?;
             let from = if had_begun { range.start() } else { extent.start() };
-            proven.extend(TimeRange::checked(from, range.end()));
+            let until = if goes_on { range.end() } else { extent.end() };
+            if let Some(told) = TimeRange::checked(from, until) {
+                proven.insert(told);
+                versions.push((RangeSet::from(told), version(period, &file.sha256)));
+            }
             begun = begun.into_iter().chain([extent.start()]).min();
             parts.push(file.rows.fetch(&FetchRequest::new(request.key.clone(), range)).await?.batches);
         }
@@ -156,7 +164,8 @@ impl DataFetcher for ArchiveFetcher {
         let rows = stream::iter(parts.into_iter().map(Ok)).try_flatten();
         let batches = rows.map(move |batch| batch.and_then(|batch| to_micros(&columns, &batch))).boxed();
         let reason = format!("no row in a file of {}", inner.api.source);
-        Ok(Fetched::new(BatchStream::new(schema, batches)).with_proven(proven, reason))
+        let fetched = Fetched::new(BatchStream::new(schema, batches)).with_proven(proven, reason);
+        Ok(versions.into_iter().fold(fetched, |fetched, (ranges, id)| fetched.with_version(ranges, id)))
     }
 
     fn source_id(&self) -> SourceId {
@@ -169,6 +178,31 @@ impl DataFetcher for ArchiveFetcher {
             .with_requests_per_second(self.0.api.config.requests_per_second.map_or(rate, |own| own.min(rate)))
             .with_burst(self.0.api.config.weight_per_minute.into())
     }
+
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::Unpaged).with_publish_lag(self.0.api.config.publish_lag)
+    }
+
+    /// A proof ends with the file that it is from: asks for the checksum that the file has now. While the
+    /// server does not tell, what was proven stands.
+    async fn is_current(&self, request: &FetchRequest, version: &str) -> bool {
+        let Ok((symbol, interval)) = self.0.series(request) else { return true };
+        let Some((date, sha256)) = version.rsplit_once('-') else { return true };
+        let Some(period) = Period::of_date(date) else { return true };
+        let path = period.path(&symbol, interval);
+        match self.0.current_sum(request, &path).await {
+            Ok(sum) => sum.is_some_and(|sum| sum.starts_with(sha256)),
+            Err(error) => {
+                tracing::debug!(path, error = error.chain(), "a file's checksum cannot be looked up");
+                true
+            }
+        }
+    }
+}
+
+/// The version of a source that has files: the date of one and the beginning of its checksum.
+fn version(period: &Period, sha256: &str) -> String {
+    format!("{}-{}", period.date, sha256.get(..16).unwrap_or(sha256))
 }
 
 impl Inner {
@@ -218,16 +252,27 @@ impl Inner {
         Ok(there)
     }
 
-    /// Whether there is a file of the day before a period, so that the series had begun by then.
-    async fn has_day_before(
+    /// Whether there is a file of a day, and so a row of the series.
+    async fn has_day(
         &self,
         request: &FetchRequest,
-        period: &Period,
+        day: Option<Period>,
         (symbol, interval): (&str, &str),
     ) -> Result<bool> {
-        match period.day_before() {
+        match day {
             Some(day) => Ok(self.sum(request, &day.path(symbol, interval)).await?.is_some()),
             None => Ok(false),
+        }
+    }
+
+    /// The checksum of a file, asked for unless that was done lately.
+    async fn current_sum(&self, request: &FetchRequest, path: &str) -> Result<Option<String>> {
+        let slot = self.slot(path);
+        let known = slot.lock().await;
+        let now = self.api.config.clock.monotonic();
+        match known.as_ref().filter(|known| now < known.at + TRUSTED_FOR) {
+            Some(known) => Ok(known.file.as_ref().map(|file| file.sha256.clone())),
+            None => self.sum(request, path).await,
         }
     }
 
@@ -263,8 +308,9 @@ impl Inner {
 
     /// The checksum that the server gives for a file.
     async fn sum(&self, request: &FetchRequest, path: &str) -> Result<Option<String>> {
-        let read = |status: StatusCode, body: &[u8]| {
-            let text = std::str::from_utf8(body).unwrap_or_default();
+        let read = |answer: &Answer| {
+            let status = answer.status;
+            let text = std::str::from_utf8(&answer.body).unwrap_or_default();
             let sum = text.split_whitespace().next().unwrap_or_default();
             let is_sum = sum.len() == 64 && sum.bytes().all(|c| c.is_ascii_hexdigit());
             match status {
@@ -306,9 +352,9 @@ impl Inner {
     }
 
     async fn download(&self, request: &FetchRequest, path: &str, sha256: &str) -> Result<Vec<u8>> {
-        let read = |status: StatusCode, body: &[u8]| {
+        let read = |Answer { status, body, .. }: &Answer| {
             if !status.is_success() {
-                return Err(refusal(status));
+                return Err(refusal(*status));
             }
             let found = shelf::checksum(body);
             if found != sha256 {
@@ -316,7 +362,7 @@ impl Inner {
                 let error = error.with("sha256", found).with("expected", sha256);
                 return Err(Failure::passing(Reason::BadAnswer, error));
             }
-            Ok(body.to_vec())
+            Ok(body.clone())
         };
         self.api.http.get(&self.call(request, path), &read).await
     }

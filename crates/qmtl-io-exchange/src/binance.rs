@@ -5,16 +5,15 @@ mod page;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use futures::{StreamExt, stream};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, RangeSet, Result,
-    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet, Result,
+    SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 use tokio::sync::Mutex;
 
 use crate::api::{Api, apart};
 use crate::config::ExchangeConfig;
-use crate::http::{Call, ServerClock};
+use crate::http::{Answer, Call, ServerClock};
 use page::Page;
 
 /// Hosts that answer for the exchange itself.
@@ -55,9 +54,9 @@ pub(crate) const INTERVALS: [(i64, &str); 15] = [
 
 /// Serves the closed bars of Binance's spot markets, or of any server with the same API.
 ///
-/// A fetch asks for at most 1000 rows at a time and for nothing that has not closed by the server's
-/// clock. Where it asked, the absence of a row is proof, but not before the symbol's listing, which
-/// it looks up once where that makes a difference.
+/// A fetch asks for one page, at most 1000 rows, and for nothing that has not closed by the server's
+/// clock. The exchange sends rows for bars without trades as well. What a page lacks is reported as
+/// absent, but not before the symbol's listing, which is looked up once where that makes a difference.
 /// Requests that fail in passing are repeated; what helped none is exhausted. All fetchers of a
 /// process that ask one host share its weight.
 ///
@@ -99,14 +98,21 @@ impl Known {
     }
 }
 
-/// How a fetch begins.
+/// A page, and where in it the absence of a row is proof: from the listing on.
 #[derive(Debug)]
 struct Begun {
-    asked: TimeRange,
-    /// The first page of it.
-    first: Page,
-    /// Where in it the absence of a row is proof: from the listing on.
+    page: Page,
     proven: Option<TimeRange>,
+}
+
+/// The part of a request whose bars have closed.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    range: Option<TimeRange>,
+    /// When the bar opened that is open now.
+    open: Timestamp,
+    /// The server's time.
+    now: Timestamp,
 }
 
 /// A series as the API calls it, and the request on whose behalf it is asked.
@@ -141,30 +147,20 @@ impl BinanceFetcher {
 #[async_trait]
 impl DataFetcher for BinanceFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
-        let inner = Arc::clone(&self.0);
+        let inner = &self.0;
         let series = inner.series(request)?;
-        let schema = Arc::clone(&page::SCHEMA);
-        let begun = match inner.closed(&series).await? {
-            Some(closed) => inner.begin(&series, closed).await?,
+        let Closed { range, open, now } = inner.closed(&series).await?;
+        let begun = match range {
+            Some(closed) => inner.begin(&series, (closed, open)).await?,
             None => None,
         };
-        let Some(Begun { asked, first, proven }) = begun else {
-            return Ok(Fetched::new(BatchStream::empty(schema)));
+        let Some(Begun { page, proven }) = begun else {
+            let nothing = Fetched::new(BatchStream::empty(Arc::clone(&page::SCHEMA)));
+            return Ok(nothing.with_as_of(Some(now)));
         };
-        let left = after(&first, asked, request.key.interval);
-        let others = stream::try_unfold(left, move |left| {
-            let (inner, series) = (Arc::clone(&inner), series.clone());
-            async move {
-                let Some(left) = left else { return Ok(None) };
-                let page = inner.page(&series, left).await?;
-                let left = after(&page, left, series.request.key.interval);
-                Ok(Some((page.batch, left)))
-            }
-        });
-        let pages = stream::once(async { Ok(first.batch) }).chain(others);
-        let reason = format!("no row in the answer of {}", self.0.api.source);
-        let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
-        Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
+        let reason = format!("no row in the answer of {}", inner.api.source);
+        let proven = proven.filter(|_| page.is_whole).map_or_else(RangeSet::new, RangeSet::from);
+        Ok(Fetched::from_batch(page.batch).with_proven(proven, reason).with_as_of(Some(now)))
     }
 
     fn source_id(&self) -> SourceId {
@@ -179,6 +175,12 @@ impl DataFetcher for BinanceFetcher {
             Some(rate) if rate < by_weight => limits.with_requests_per_second(rate),
             _ => limits.with_requests_per_second(by_weight).with_burst(per_minute.into()),
         }
+    }
+
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::OldestFirst)
+            .with_gapless(true)
+            .with_publish_lag(self.0.api.config.publish_lag)
     }
 }
 
@@ -195,15 +197,17 @@ impl Inner {
         Ok(Series { request: request.clone(), symbol, interval })
     }
 
-    /// The part of the request that is on the grid and has closed, and when the bar opened that has not.
-    async fn closed(&self, series: &Series) -> Result<Option<(TimeRange, Timestamp)>> {
+    /// The part of the request that is on the grid and has closed by the server's clock.
+    async fn closed(&self, series: &Series) -> Result<Closed> {
         let FetchRequest { key, range, .. } = &series.request;
-        let Some(range) = range.on_grid(key.interval) else { return Ok(None) };
+        let wanted = range.on_grid(key.interval);
         let call = self.api.call(["api", "v3", "time"], TIME_WEIGHT, &series.request);
         let read = self.api.http.get(&call, &page::server_time);
-        let now = self.server_clock.now(&*self.api.config.clock, range.end(), read).await?;
-        let Some(open) = key.interval.floor(now) else { return Ok(None) };
-        Ok(TimeRange::checked(range.start(), range.end().min(open)).map(|closed| (closed, open)))
+        let end = wanted.map_or(Timestamp::MIN, TimeRange::end);
+        let now = self.server_clock.now(&*self.api.config.clock, end, read).await?;
+        let open = key.interval.floor(now).unwrap_or(Timestamp::MIN);
+        let closed = wanted.and_then(|range| TimeRange::checked(range.start(), range.end().min(open)));
+        Ok(Closed { range: closed, open, now })
     }
 
     fn listing(&self, key: &SeriesKey) -> Listing {
@@ -249,7 +253,7 @@ impl Inner {
         }
         let listed = known.at.or(known.by);
         let proven = listed.and_then(|listed| TimeRange::checked(from.max(listed), asked.end()));
-        Ok(Some(Begun { asked, first: page, proven }))
+        Ok(Some(Begun { page, proven }))
     }
 
     /// When the first bar of `range` opens, which may be long.
@@ -257,7 +261,7 @@ impl Inner {
         let range = range.and_then(|range| range.on_grid(series.request.key.interval));
         let Some(range) = range else { return Ok(None) };
         let call = self.klines(series, range, 1);
-        let read = |status, body: &[u8]| page::read(&series.request.key, range, status, body);
+        let read = |answer: &Answer| page::read(&series.request.key, range, answer);
         Ok(self.api.http.get(&call, &read).await?.span.map(|(first, _)| first))
     }
 
@@ -266,7 +270,7 @@ impl Inner {
         let (inner, key) = (Arc::clone(self), series.request.key.clone());
         let call = self.klines(series, asked, asked.count(key.interval).min(MAX_ROWS));
         apart(async move {
-            let read = |status, body: &[u8]| page::read(&key, asked, status, body);
+            let read = |answer: &Answer| page::read(&key, asked, answer);
             inner.api.http.get(&call, &read).await
         })
         .await
@@ -284,11 +288,4 @@ impl Inner {
             .append_pair("limit", &limit.to_string());
         call
     }
-}
-
-/// What is left to ask for: a page that is not full was the last one.
-fn after(page: &Page, asked: TimeRange, interval: Interval) -> Option<TimeRange> {
-    let full = asked.count(interval).min(MAX_ROWS);
-    let (_, newest) = page.span.filter(|_| page.rows as u64 >= full)?;
-    TimeRange::checked(interval.next(newest)?, asked.end())
 }

@@ -5,17 +5,15 @@ mod page;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use futures::{StreamExt, stream};
-use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, RangeSet, Result,
-    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, PageOrder, RangeSet,
+    Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 use tokio::sync::Mutex;
 
 use crate::api::{Api, apart};
 use crate::config::ExchangeConfig;
-use crate::http::ServerClock;
+use crate::http::{Answer, ServerClock};
 use page::Page;
 
 /// Hosts that answer for the exchange itself.
@@ -36,9 +34,10 @@ const FARTHEST_LOOK_BACK: i64 = 1_024;
 
 /// Serves the closed bars of Coinbase Exchange, or of any server with the same API.
 ///
-/// The exchange gives pages of 300 bars, the newest first, without rows for bars without a trade, and
-/// does not say when a product was listed. So where it was asked, the absence of a row is proof only
-/// after a bar that is known: the fetcher looks back for one, once, where a range begins without.
+/// A fetch asks for one page: the newest 300 bars of its range. The exchange sends the newest first, no
+/// rows for bars without a trade, and does not say when a product was listed. So what a page lacks is
+/// reported as absent only after a bar that is known: the fetcher looks back for one, once, where a range
+/// begins without.
 /// Requests that fail in passing are repeated; what helped none is exhausted. All fetchers of a
 /// process that ask one host share its rate.
 ///
@@ -76,14 +75,10 @@ impl Known {
     }
 }
 
-/// How a fetch begins.
+/// A page, and where in it the absence of a row is proof: after any bar that is known.
 #[derive(Debug)]
 struct Begun {
-    /// The first pages.
-    batches: Vec<RecordBatch>,
-    /// What is left to ask for.
-    left: Option<TimeRange>,
-    /// Where the absence of a row is proof: after any bar that is known.
+    page: Page,
     proven: Option<TimeRange>,
 }
 
@@ -110,32 +105,21 @@ impl CoinbaseFetcher {
 #[async_trait]
 impl DataFetcher for CoinbaseFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
-        let inner = Arc::clone(&self.0);
-        let interval = request.key.interval;
-        if !INTERVALS.contains(&interval.as_secs()) {
+        let inner = &self.0;
+        if !INTERVALS.contains(&request.key.interval.as_secs()) {
             return Err(Error::invalid("Coinbase does not offer bars of this interval")
                 .with("series", &request.key)
                 .with("offered", "1m, 5m, 15m, 1h, 6h, 1d"));
         }
-        let schema = Arc::clone(&page::SCHEMA);
-        let Some(asked) = inner.closed(request).await? else {
-            return Ok(Fetched::new(BatchStream::empty(schema)));
+        let (closed, now) = inner.closed(request).await?;
+        let Some(closed) = closed else {
+            let nothing = Fetched::new(BatchStream::empty(Arc::clone(&page::SCHEMA)));
+            return Ok(nothing.with_as_of(Some(now)));
         };
-        let Begun { batches, left, proven } = inner.begin(request, asked).await?;
-        let request = request.clone();
-        let others = stream::try_unfold(left, move |left| {
-            let (inner, request) = (Arc::clone(&inner), request.clone());
-            async move {
-                let Some(range) = left else { return Ok(None) };
-                let piece = head(range, interval);
-                let page = inner.page(&request, piece).await?;
-                Ok(Some((page.batch, TimeRange::checked(piece.end(), range.end()))))
-            }
-        });
-        let pages = stream::iter(batches.into_iter().map(Ok)).chain(others);
-        let reason = format!("no row in the answer of {}", self.0.api.source);
-        let proven = proven.map_or_else(RangeSet::new, RangeSet::from);
-        Ok(Fetched::new(BatchStream::new(schema, pages.boxed())).with_proven(proven, reason))
+        let Begun { page, proven } = inner.begin(request, tail(closed, request.key.interval)).await?;
+        let reason = format!("no row in the answer of {}", inner.api.source);
+        let proven = proven.filter(|_| page.is_whole).map_or_else(RangeSet::new, RangeSet::from);
+        Ok(Fetched::from_batch(page.batch).with_proven(proven, reason).with_as_of(Some(now)))
     }
 
     fn source_id(&self) -> SourceId {
@@ -147,24 +131,29 @@ impl DataFetcher for CoinbaseFetcher {
         let rate = self.0.api.config.requests_per_second.map_or(by_minute, |rate| rate.min(by_minute));
         FetchLimits::none().with_max_rows(MAX_ROWS).with_weight(WEIGHT).with_requests_per_second(rate)
     }
+
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::NewestFirst).with_publish_lag(self.0.api.config.publish_lag)
+    }
 }
 
 impl Inner {
-    /// The part of the request that is on the grid and has closed by the server's clock.
-    async fn closed(&self, request: &FetchRequest) -> Result<Option<TimeRange>> {
+    /// The part of the request that is on the grid and has closed by the server's clock, and its time.
+    async fn closed(&self, request: &FetchRequest) -> Result<(Option<TimeRange>, Timestamp)> {
         let interval = request.key.interval;
-        let Some(range) = request.range.on_grid(interval) else { return Ok(None) };
+        let wanted = request.range.on_grid(interval);
         let call = self.api.call(["time"], WEIGHT, request);
         let read = self.api.http.get(&call, &page::server_time);
-        let now = self.server_clock.now(&*self.api.config.clock, range.end(), read).await?;
-        Ok(interval.floor(now).and_then(|open| TimeRange::checked(range.start(), range.end().min(open))))
+        let end = wanted.map_or(Timestamp::MIN, TimeRange::end);
+        let now = self.server_clock.now(&*self.api.config.clock, end, read).await?;
+        let open = interval.floor(now).unwrap_or(Timestamp::MIN);
+        Ok((wanted.and_then(|range| TimeRange::checked(range.start(), range.end().min(open))), now))
     }
 
-    /// Asks for the first pages of `asked`, up to one with a bar: what absence proves depends on it.
+    /// Asks for the page of `asked`.
     ///
-    /// Where `asked` begins with bars that are absent and none is known before them, it looks back for
-    /// one. The first fetch of a series lets the others wait for what it learns: they would look for the
-    /// same.
+    /// Where it begins with bars that are absent and none is known before them, it looks back for one. The
+    /// first fetch of a series lets the others wait for what it learns: they would look for the same.
     async fn begin(self: &Arc<Self>, request: &FetchRequest, asked: TimeRange) -> Result<Begun> {
         let beginning = {
             let mut known = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,16 +161,16 @@ impl Inner {
         };
         let mut known = beginning.lock().await;
         known.bar = known.bar.into_iter().chain(request.begun_by).min();
-        let (batches, left, first) = if known.has_no_bar_by(asked.start()) && !known.is_asked {
+        let page = if known.has_no_bar_by(asked.start()) && !known.is_asked {
             known.is_asked = true;
-            self.first_pages(request, asked).await?
+            self.page(request, asked).await?
         } else {
             drop(known);
-            let pages = self.first_pages(request, asked).await?;
+            let page = self.page(request, asked).await?;
             known = beginning.lock().await;
-            pages
+            page
         };
-        known.bar = known.bar.into_iter().chain(first).min();
+        known.bar = known.bar.into_iter().chain(page.first).min();
         if known.has_no_bar_by(asked.start())
             && known.nothing_before.is_none_or(|until| until < asked.start())
         {
@@ -190,27 +179,10 @@ impl Inner {
         }
         if known.has_no_bar_by(asked.start()) {
             // The range itself had no bar up to its first one.
-            known.nothing_before = known.nothing_before.max(Some(first.unwrap_or(asked.end())));
+            known.nothing_before = known.nothing_before.max(Some(page.first.unwrap_or(asked.end())));
         }
         let proven = known.bar.and_then(|bar| TimeRange::checked(asked.start().max(bar), asked.end()));
-        Ok(Begun { batches, left, proven })
-    }
-
-    /// Pages of `asked` up to one with a bar, what is left, and when that bar opens.
-    async fn first_pages(
-        self: &Arc<Self>,
-        request: &FetchRequest,
-        asked: TimeRange,
-    ) -> Result<(Vec<RecordBatch>, Option<TimeRange>, Option<Timestamp>)> {
-        let mut batches = Vec::new();
-        let (mut left, mut first) = (Some(asked), None);
-        while let (None, Some(range)) = (first, left) {
-            let piece = head(range, request.key.interval);
-            let page = self.page(request, piece).await?;
-            (first, left) = (page.first, TimeRange::checked(piece.end(), asked.end()));
-            batches.push(page.batch);
-        }
-        Ok((batches, left, first))
+        Ok(Begun { page, proven })
     }
 
     /// A bar before `start`, if one is found in pages that lie farther and farther back.
@@ -247,7 +219,7 @@ impl Inner {
             .append_pair("end", &last.to_string());
         let (inner, key) = (Arc::clone(self), key.clone());
         apart(async move {
-            let read = |status, body: &[u8]| page::read(&key, asked, status, body);
+            let read = |answer: &Answer| page::read(&key, asked, answer);
             inner.api.http.get(&call, &read).await
         })
         .await
@@ -259,4 +231,11 @@ fn head(range: TimeRange, interval: Interval) -> TimeRange {
     let length = interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
     let end = range.start().checked_add_micros(length).unwrap_or(Timestamp::MAX);
     TimeRange::checked(range.start(), end.min(range.end())).unwrap_or(range)
+}
+
+/// The last page of a range whose ends are on the grid.
+fn tail(range: TimeRange, interval: Interval) -> TimeRange {
+    let length = interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
+    let start = range.end().checked_add_micros(-length).unwrap_or(Timestamp::MIN);
+    TimeRange::checked(start.max(range.start()), range.end()).unwrap_or(range)
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, Error, NodeId, Result};
+use qmtl_history_api::{Clock, Error, NodeId, Result, SourceProfile};
 use qmtl_observe::TokioClock;
 
-use crate::http::{HttpLimits, Url};
+use crate::http::{HttpLimits, Transport, Url};
 
 /// What a fetcher of an exchange asks, and how; the defaults suit the exchange.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub struct ExchangeConfig {
     pub retries: usize,
     /// The most bytes of an answer, after decompression.
     pub max_body_bytes: usize,
+    /// How long after its close a bar may be published; until then its absence means nothing.
+    pub publish_lag: Duration,
+    /// What carries the requests; `None` is the network.
+    pub transport: Option<Arc<dyn Transport>>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
 }
@@ -51,6 +55,8 @@ impl ExchangeConfig {
             deadline: Duration::from_secs(15 * 60),
             retries: 8,
             max_body_bytes: 32 << 20,
+            publish_lag: SourceProfile::PUBLISH_LAG,
+            transport: None,
             clock: Arc::new(TokioClock::new()),
         }
     }
@@ -141,6 +147,20 @@ impl ExchangeConfig {
     #[must_use]
     pub fn with_max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
+        self
+    }
+
+    /// How long after its close a bar may be published; two minutes unless set.
+    #[must_use]
+    pub fn with_publish_lag(mut self, lag: Duration) -> Self {
+        self.publish_lag = lag;
+        self
+    }
+
+    /// Hands the requests to `transport` instead of the network.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
         self
     }
 

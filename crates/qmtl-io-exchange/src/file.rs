@@ -21,8 +21,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, RangeSet, Result,
-    SeriesKey, SourceId, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, PageOrder,
+    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 
 pub use config::{ColumnType, FileConfig, FileFormat};
@@ -104,6 +104,10 @@ impl DataFetcher for FileFetcher {
 
     fn limits(&self) -> FetchLimits {
         FetchLimits::none()
+    }
+
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::Unpaged)
     }
 }
 

@@ -3,6 +3,7 @@
 mod failure;
 mod limiter;
 mod server_clock;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,10 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use chrono::DateTime;
 use futures::future::{BoxFuture, Either, select};
-use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Result, Retry, SourceId};
+use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Result, Retry, SourceId, Timestamp};
 use qmtl_observe::{events, metrics};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -22,6 +24,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 pub(crate) use failure::{Failure, Reason};
 pub(crate) use reqwest::{StatusCode, Url};
 pub(crate) use server_clock::ServerClock;
+pub use transport::{Transport, TransportAnswer};
 
 use limiter::Limiter;
 
@@ -57,8 +60,17 @@ pub(crate) struct Call {
     pub(crate) request: FetchRequest,
 }
 
-/// Makes something of an answer's status and body.
-pub(crate) type Read<'a, T> = dyn Fn(StatusCode, &[u8]) -> Result<T, Failure> + Sync + 'a;
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// What its `Date` header says.
+    pub(crate) date: Option<Timestamp>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// Makes something of an answer.
+pub(crate) type Read<'a, T> = dyn Fn(&Answer) -> Result<T, Failure> + Sync + 'a;
 
 /// A client of one host.
 #[derive(Debug)]
@@ -68,6 +80,8 @@ pub(crate) struct HttpClient {
     limits: HttpLimits,
     limiter: Arc<Limiter>,
     source: SourceId,
+    /// Carries requests instead of the network.
+    transport: Option<Arc<dyn Transport>>,
     retries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -93,7 +107,13 @@ impl HttpClient {
         let port = base.port_or_known_default().unwrap_or_default();
         let (weight, rate) = (limits.weight_per_minute, limits.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
-        Ok(Self { client, clock, limits, limiter, source, retries: Mutex::default() })
+        Ok(Self { client, clock, limits, limiter, source, transport: None, retries: Mutex::default() })
+    }
+
+    /// Hands requests to `transport` instead of the network.
+    pub(crate) fn with_transport(mut self, transport: Option<Arc<dyn Transport>>) -> Self {
+        self.transport = transport;
+        self
     }
 
     /// Repetitions so far, by reason.
@@ -125,10 +145,7 @@ impl HttpClient {
     ) -> BoxFuture<'a, Result<T, Failure>> {
         let deadline = self.clock.monotonic() + self.limits.deadline;
         let clock = Arc::clone(&self.clock);
-        let attempt = move || async move {
-            let (status, body) = self.attempt(call, deadline).await?;
-            read(status, &body)
-        };
+        let attempt = move || async move { read(&self.attempt(call, deadline).await?) };
         let retried = attempt
             .retry(self.backoff())
             .sleep(move |pause| {
@@ -167,7 +184,7 @@ impl HttpClient {
     }
 
     /// One try: waits for its weight, then for the answer.
-    async fn attempt(&self, call: &Call, deadline: Duration) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn attempt(&self, call: &Call, deadline: Duration) -> Result<Answer, Failure> {
         let waited = self.limiter.acquire(call.weight, &*self.clock, deadline).await.map_err(|wait| {
             let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
             Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
@@ -184,19 +201,33 @@ impl HttpClient {
         }
     }
 
-    async fn exchange(&self, call: &Call) -> Result<(StatusCode, Vec<u8>), Failure> {
+    async fn exchange(&self, call: &Call) -> Result<Answer, Failure> {
+        if let Some(transport) = &self.transport {
+            let TransportAnswer { status, headers, body } =
+                transport.get(call.url.as_str()).await.map_err(|e| {
+                    let error = Error::unavailable("the source cannot be reached").caused_by(e);
+                    Failure::passing(Reason::Connection, error)
+                })?;
+            self.look_at(status, &headers)?;
+            return Ok(Answer { status, date: date(&headers), body });
+        }
         let response = self.client.get(call.url.clone()).send().await.map_err(no_answer)?;
-        let (status, headers) = (response.status(), response.headers());
+        let status = response.status();
+        self.look_at(status, response.headers())?;
+        let date = date(response.headers());
+        let body = self.body(response).await?;
+        Ok(Answer { status, date, body })
+    }
+
+    /// What the head of an answer says of limits, and whether it is a refusal already.
+    fn look_at(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
         let now = self.clock.monotonic();
         if let Some(used) = self.limits.weight_header.and_then(|name| number(headers, name)) {
             self.limiter.budget().observe(now, used);
         }
-        if let Some(failure) = refused(status, headers) {
-            self.limiter.budget().block(now + failure.pause);
-            return Err(failure);
-        }
-        let body = self.body(response).await?;
-        Ok((status, body))
+        let Some(failure) = refused(status, headers) else { return Ok(()) };
+        self.limiter.budget().block(now + failure.pause);
+        Err(failure)
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
@@ -257,6 +288,12 @@ fn no_answer(error: reqwest::Error) -> Failure {
     Failure::passing(reason, Error::unavailable(message).caused_by(error))
 }
 
+/// The time of an answer by its server's clock, in whole seconds.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Timestamp::from_secs(date.timestamp()).ok()
+}
+
 /// A header that is a whole number.
 fn number(headers: &HeaderMap, name: &str) -> Option<u32> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
@@ -271,6 +308,13 @@ mod tests {
     fn pause(retry_after: &'static str) -> Duration {
         let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(retry_after))]);
         refused(StatusCode::TOO_MANY_REQUESTS, &headers).unwrap().pause
+    }
+
+    #[test]
+    fn the_date_of_an_answer_is_the_servers_time() {
+        let of = |text: &'static str| date(&HeaderMap::from_iter([(DATE, HeaderValue::from_static(text))]));
+        assert_eq!(of("Mon, 01 Jan 2024 00:00:07 GMT"), Timestamp::from_secs(1_704_067_207).ok());
+        assert_eq!((of("yesterday"), date(&HeaderMap::new())), (None, None));
     }
 
     #[test]

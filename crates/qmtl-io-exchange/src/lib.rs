@@ -24,3 +24,5 @@ pub use coinbase::CoinbaseFetcher;
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
 pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+#[cfg(feature = "http")]
+pub use http::{Transport, TransportAnswer};

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{
-    Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array,
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array,
 };
 use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::arrow_select::concat::concat_batches;
+use qmtl_history_api::arrow_select::filter::filter_record_batch;
 use qmtl_history_api::arrow_select::take::take_record_batch;
-use qmtl_history_api::{Error, Result, SeriesKey, frame};
+use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, Timestamp, frame};
 
 /// Bytes of a batch that no one need mind.
 const SMALL: u64 = 4 << 10;
@@ -31,6 +32,47 @@ pub(super) fn owned(batch: RecordBatch) -> Result<RecordBatch> {
     }
     let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
     take_record_batch(&batch, &UInt64Array::from_iter_values(0..rows)).map_err(fault)
+}
+
+/// The rows of a canonical batch that stand inside of `wanted`.
+pub(super) fn within(batch: &RecordBatch, wanted: &RangeSet) -> Result<RecordBatch> {
+    let ts = frame::timestamps(batch)?;
+    let is_wanted = ts.values().iter().map(|micros| {
+        let point = Timestamp::from_micros(*micros)?;
+        Ok(wanted.contains(point))
+    });
+    let is_wanted = is_wanted.collect::<Result<BooleanArray>>()?;
+    if is_wanted.false_count() == 0 {
+        return Ok(batch.clone());
+    }
+    filter_record_batch(batch, &is_wanted).map_err(fault)
+}
+
+/// `batch` with its columns called as the series' stored ones where they differ in case alone: `Open` and
+/// `open` are one column, or each row would have half of them.
+pub(super) fn named_as_stored(batch: &RecordBatch, stored: &SchemaRef) -> RecordBatch {
+    let schema = batch.schema();
+    let is_here = |name: &str| schema.field_with_name(name).is_ok();
+    let mut is_renamed = false;
+    let fields = schema.fields().iter().map(|field| {
+        let name = field.name();
+        let twin = stored.fields().iter().find(|known| known.name().eq_ignore_ascii_case(name));
+        match twin.filter(|known| known.name() != name && !is_here(known.name())) {
+            Some(known) => {
+                is_renamed = true;
+                Arc::new(field.as_ref().clone().with_name(known.name()))
+            }
+            None => Arc::clone(field),
+        }
+    });
+    let renamed = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    if !is_renamed {
+        return batch.clone();
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    // Names alone differ, so that the columns fit.
+    RecordBatch::try_new_with_options(renamed, batch.columns().to_vec(), &options)
+        .unwrap_or_else(|_| batch.clone())
 }
 
 /// `columns` and what `batch` has besides; `Schema` where a type contradicts.
@@ -78,6 +120,7 @@ fn fault(error: qmtl_history_api::arrow_schema::ArrowError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use qmtl_history_api::arrow_schema::DataType;
     use qmtl_history_testkit::fixtures::{bar, bars, key, rows_within, span};
 
     use super::*;
@@ -95,6 +138,19 @@ mod tests {
         let own = owned(row.clone()).unwrap();
         assert_eq!(own, row);
         assert!(held(&row) > 480_000 && held(&own) < 5_000, "{} {}", held(&row), held(&own));
+    }
+
+    #[test]
+    fn columns_that_differ_in_case_alone_are_the_stored_ones() {
+        let key = key("BTC", "1m");
+        let all = bars(&key, bar(&key, 0), 4);
+        let upper = frame::schema_of(["OPEN", "High"].map(|name| (name, DataType::Float64)));
+        let renamed = named_as_stored(&all.project(&[0, 1, 2, 4]).unwrap(), &upper);
+        let names = |batch: &RecordBatch| -> Vec<_> {
+            batch.schema().fields().iter().map(|field| field.name().clone()).collect()
+        };
+        assert_eq!(names(&renamed), ["ts", "OPEN", "High", "close"]);
+        assert_eq!(names(&named_as_stored(&all, &all.schema())), names(&all));
     }
 
     #[test]

@@ -7,12 +7,15 @@ use futures::FutureExt;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::frame::{self, Dropped, Normalized};
 use qmtl_history_api::{
-    EmptyProof, Error, ErrorKind, FetchRequest, ProgressEvent, RangeSet, Result, SeriesKey, TimeRange,
+    EmptyProof, Error, ErrorKind, FetchRequest, Fetched, PageOrder, ProgressEvent, RangeSet, Result,
+    SeriesKey, SourceId, TimeRange, Timestamp,
 };
 use qmtl_observe::metrics;
 use tracing::Instrument;
 
+use super::notes::Notes;
 use super::{COPIES, Job, Source, batch};
+use crate::absence::{Inquiry, Reply, Spacing, Verdict};
 use crate::budget::Share;
 use crate::plan::{self, Window};
 
@@ -31,6 +34,10 @@ pub(super) struct Answer {
     /// What each source gave that was asked.
     pub(super) parts: Vec<Part>,
     pub(super) dropped: Dropped,
+    /// What is odd about the rows.
+    pub(super) notes: Notes,
+    /// Bars that no source had and that one of them may still publish.
+    pub(super) too_young: RangeSet,
     /// Why bars of the window were not told of by a source that was to be asked for them.
     pub(super) error: Option<Error>,
     /// Held until the rows are stored or given up.
@@ -47,6 +54,8 @@ pub(super) struct Part {
     pub(super) proofs: Vec<EmptyProof>,
     /// What it was asked for and answered.
     answered: RangeSet,
+    /// How far its rows lie apart.
+    spacing: Spacing,
     rows: Vec<RecordBatch>,
     /// Rows that came after these, in many small batches.
     loose: Vec<RecordBatch>,
@@ -56,7 +65,8 @@ pub(super) struct Part {
 impl Answer {
     fn new(window: Window, share: Share) -> Self {
         let (rows, parts) = (Vec::new(), Vec::new());
-        Self { window, rows, bytes: 0, parts, dropped: Dropped::default(), error: None, share }
+        let (dropped, notes, too_young) = (Dropped::default(), Notes::default(), RangeSet::new());
+        Self { window, rows, bytes: 0, parts, dropped, notes, too_young, error: None, share }
     }
 
     /// Gives up everything that was fetched.
@@ -98,6 +108,7 @@ impl Answer {
             }
         }
         self.bytes = self.parts.iter().map(|part| part.bytes).sum();
+        self.too_young = self.too_young.difference(&present);
         if !is_one {
             let rows = std::mem::take(&mut self.rows);
             let joined = batch::join(key, &rows)?;
@@ -114,13 +125,14 @@ impl Part {
             present: RangeSet::new(),
             proofs: Vec::new(),
             answered: RangeSet::new(),
+            spacing: Spacing::default(),
             rows: Vec::new(),
             loose: Vec::new(),
             bytes: 0,
         }
     }
 
-    /// Adds the rows of one request, which come after all others.
+    /// Adds rows that come after all others.
     fn add_rows(&mut self, key: &SeriesKey, rows: RecordBatch) -> Result<()> {
         self.bytes += batch::bytes(&rows);
         self.loose.push(rows);
@@ -222,14 +234,14 @@ impl Job<'_> {
         }
     }
 
-    /// Makes a source's requests, one after another, up to the first that fails. One that does not
-    /// know the series or its interval is not asked again in this run.
+    /// Asks a source for what of a window is left, a page after the other, up to the first request that
+    /// fails. One that does not know the series or its interval is not asked again in this run.
     async fn ask(&self, source: &Source<'_>, asked: &RangeSet, answer: &mut Answer) -> Result<()> {
         if let Some(refusal) = source.refusal.get() {
             return Err(refusal.clone());
         }
-        for range in plan::pieces(asked, self.key.interval, source.max_rows) {
-            if let Err(error) = self.fetch_range(source, range, answer).await {
+        for wanted in plan::pieces(asked, self.key.interval, source.max_rows) {
+            if let Err(error) = self.inquire(source, wanted, answer).await {
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) {
                     let _ = source.refusal.set(error.clone());
                 }
@@ -239,8 +251,91 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Makes one request and adds what came of it to the last part of `answer`.
-    async fn fetch_range(&self, source: &Source<'_>, range: TimeRange, answer: &mut Answer) -> Result<()> {
+    /// Asks for a page of bars until its source has answered for all of them, and adds what came of it to
+    /// the last part of `answer`.
+    async fn inquire(&self, source: &Source<'_>, wanted: RangeSet, answer: &mut Answer) -> Result<()> {
+        let mut inquiry = Inquiry::new(wanted.clone(), self.key.interval, source.profile);
+        let (mut pages, mut versions) = (Vec::new(), Vec::new());
+        let (mut reason, mut failure) = (String::new(), None);
+        loop {
+            let page = match inquiry.ask() {
+                Ok(None) => break,
+                Ok(Some(range)) => self.fetch_page(source, range, answer).await,
+                Err(error) => Err(error.with("source", &source.id)),
+            };
+            match page {
+                Ok(page) => {
+                    inquiry.take(&page.reply);
+                    pages.push(page.rows);
+                    versions.extend(page.versions);
+                    reason = page.reason;
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        if failure.as_ref().is_some_and(|error| error.kind() == ErrorKind::Schema) {
+            return failure.map_or(Ok(()), Err);
+        }
+        self.add_rows(&wanted, &pages, answer)?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
+        part.answered = part.answered.union(&wanted);
+        let Verdict { empty, too_young, dated, contradicted } = inquiry.verdict();
+        answer.too_young = answer.too_young.union(&too_young);
+        if let Some(dated) = dated {
+            let told = Told { source: &source.id, reason: &reason, dated };
+            told.proofs(empty, &versions).into_iter().for_each(|proof| add_proof(&mut part.proofs, proof));
+        }
+        match contradicted.span() {
+            Some(span) => Err(Error::unavailable(
+                "the source's answers contradict each other: one lacked bars that another one had, so what all of \
+                 them lack is not believed to be absent",
+            )
+            .with("source", &source.id)
+            .with("bars", contradicted.count(self.key.interval))
+            .with("within", span)
+            .retryable(false)),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the rows of an inquiry's pages that were wanted.
+    fn add_rows(&self, wanted: &RangeSet, pages: &[RecordBatch], answer: &mut Answer) -> Result<()> {
+        let pages: Vec<_> = pages.iter().filter(|page| page.num_rows() > 0).cloned().collect();
+        let (mut rows, span) = match (pages.as_slice(), wanted.span()) {
+            ([], _) | (_, None) => return Ok(()),
+            ([one], Some(span)) => (one.clone(), span),
+            // Later pages hold what earlier ones lacked, so that the rows are out of order.
+            (several, Some(span)) => {
+                let joined = batch::join(self.key, several)?;
+                let normal = frame::normalize(self.key, span, &[joined])?;
+                answer.notes.conflicts(&normal.conflicts);
+                answer.dropped.conflict += normal.dropped.conflict;
+                (normal.rows, span)
+            }
+        };
+        if *wanted != span.into() {
+            rows = batch::within(&rows, wanted)?;
+        }
+        let count = rows.num_rows() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let rows = batch::owned(rows)?;
+        answer.notes.not_numbers(&frame::not_numbers(&rows));
+        self.row_bytes.fetch_max(batch::bytes(&rows).div_ceil(count), Ordering::Relaxed);
+        let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
+        part.present.extend(frame::row_runs(self.key, &rows)?);
+        part.add_rows(self.key, rows)
+    }
+
+    /// Makes one request.
+    async fn fetch_page(&self, source: &Source<'_>, range: TimeRange, answer: &mut Answer) -> Result<Page> {
         let started = self.clock.monotonic();
         self.requests.fetch_add(1, Ordering::Relaxed);
         let drained = AssertUnwindSafe(self.drain(source, range, answer))
@@ -251,37 +346,37 @@ impl Job<'_> {
         let elapsed = self.clock.monotonic().saturating_sub(started);
         metrics::fetch_request(&source.id, drained.as_ref().map(drop).map_err(Error::kind), elapsed);
         let told = |error: Error| error.with("source", &source.id).with("request", range);
-        let (batches, proven, reason) = drained.map_err(told)?;
+        let Drained { batches, proven, reason, versions, as_of } = drained.map_err(told)?;
 
-        let answered_at = self.clock.now();
-        let Normalized { rows, dropped } = self.normalize(range, &batches).map_err(told)?;
+        let now = self.clock.now();
+        let Normalized { rows, dropped, off_grid, conflicts, span, .. } =
+            self.normalize(range, as_of, &batches).map_err(told)?;
+        let rows = batch::named_as_stored(&rows, &self.columns);
         answer.dropped.add(dropped);
         metrics::rows_dropped(dropped);
+        answer.notes.conflicts(&conflicts);
+        answer.notes.off_grid(&off_grid);
+        self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: rows.num_rows() as u64 });
         let present = frame::row_runs(self.key, &rows)?;
-        let empty = proven.within(range).difference(&present).on_grid(self.key.interval);
-        let count = rows.num_rows() as u64;
-        self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: count });
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
-        if !empty.is_empty() {
-            add_proof(&mut part.proofs, EmptyProof::new(source.id.clone(), empty, reason, answered_at));
+        if source.profile.order != PageOrder::Unpaged {
+            part.spacing.take(&present, self.key.interval);
+            if let Some(bars) = part.spacing.contradiction(source.profile.gapless) {
+                return Err(told(Error::schema(
+                    "the source's rows are bars of a longer interval: all of them lie a multiple of it apart",
+                )
+                .with("series", self.key)
+                .with("bars_apart", bars)));
+            }
         }
-        part.answered.insert(range);
-        if count == 0 {
-            return Ok(());
-        }
-        let rows = batch::owned(rows)?;
-        self.row_bytes.fetch_max(batch::bytes(&rows).div_ceil(count), Ordering::Relaxed);
-        part.present.extend(present);
-        part.add_rows(self.key, rows).map_err(told)
+        let doubtful = off_grid.iter().filter_map(|row| row.bars(self.key.interval)).collect();
+        let dated = as_of.map_or(now, |as_of| as_of.min(now));
+        let reply = Reply { asked: range, present, doubtful, span, proven, dated };
+        Ok(Page { reply, rows, reason, versions })
     }
 
     /// Reads one answer of the source to its end, as the budget allows.
-    async fn drain(
-        &self,
-        source: &Source<'_>,
-        range: TimeRange,
-        answer: &mut Answer,
-    ) -> Result<(Vec<RecordBatch>, RangeSet, String)> {
+    async fn drain(&self, source: &Source<'_>, range: TimeRange, answer: &mut Answer) -> Result<Drained> {
         let request = FetchRequest::new(self.key.clone(), range)
             .with_retries(self.retries.sink())
             .with_begun_by(source.begun_by);
@@ -294,11 +389,18 @@ impl Job<'_> {
             self.budget.grow(&mut answer.share, COPIES * bytes).await;
             batches.push(batch);
         }
-        Ok((batches, fetched.proven, fetched.reason))
+        let Fetched { proven, reason, versions, as_of, .. } = fetched;
+        Ok(Drained { batches, proven, reason, versions, as_of })
     }
 
-    /// Brings rows into form, and tells those of the forming bar from others outside the request.
-    fn normalize(&self, range: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
+    /// Brings rows into form, and tells those of the forming bar from others outside the request. A bar
+    /// counts as closed when it has by our clock, which the request goes by, and by the source's.
+    fn normalize(
+        &self,
+        range: TimeRange,
+        as_of: Option<Timestamp>,
+        batches: &[RecordBatch],
+    ) -> Result<Normalized> {
         let mut normal = frame::normalize(self.key, range, batches)?;
         if normal.dropped.outside > 0
             && let Some(forming) = self.forming
@@ -308,6 +410,56 @@ impl Job<'_> {
             normal.dropped.outside -= rows;
             normal.dropped.forming += rows;
         }
+        let open = as_of.map(|as_of| self.key.interval.floor(as_of).unwrap_or(Timestamp::MIN));
+        if let Some(open) = open.filter(|open| *open < range.end()) {
+            let closed = TimeRange::checked(range.start(), open).into_iter().collect();
+            let rows = batch::within(&normal.rows, &closed)?;
+            normal.dropped.forming += (normal.rows.num_rows() - rows.num_rows()) as u64;
+            normal.rows = rows;
+        }
         Ok(normal)
+    }
+}
+
+/// What one request brought, read to its end.
+struct Drained {
+    batches: Vec<RecordBatch>,
+    proven: RangeSet,
+    reason: String,
+    versions: Vec<(RangeSet, String)>,
+    as_of: Option<Timestamp>,
+}
+
+/// What one request brought, in form.
+struct Page {
+    reply: Reply,
+    rows: RecordBatch,
+    reason: String,
+    versions: Vec<(RangeSet, String)>,
+}
+
+/// Who proved, and when.
+struct Told<'a> {
+    source: &'a SourceId,
+    reason: &'a str,
+    dated: Timestamp,
+}
+
+impl Told<'_> {
+    /// The proofs that `empty` comes to: one for each version of the source that answered, and one for
+    /// the rest.
+    fn proofs(&self, mut empty: RangeSet, versions: &[(RangeSet, String)]) -> Vec<EmptyProof> {
+        let mut proofs = Vec::new();
+        let mut add = |source: SourceId, ranges: RangeSet| {
+            if !ranges.is_empty() {
+                proofs.push(EmptyProof::new(source, ranges, self.reason, self.dated));
+            }
+        };
+        for (ranges, version) in versions {
+            add(self.source.with_version(version), empty.intersection(ranges));
+            empty = empty.difference(ranges);
+        }
+        add(self.source.clone(), empty);
+        proofs
     }
 }

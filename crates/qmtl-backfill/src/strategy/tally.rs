@@ -6,6 +6,7 @@ use qmtl_history_api::{
 };
 
 use super::fetch::Answer;
+use super::notes::Notes;
 use crate::plan::Window;
 
 /// Counts of one run of a plan.
@@ -15,6 +16,9 @@ pub(super) struct Tally {
     written: u64,
     kept_out: u64,
     dropped: Dropped,
+    notes: Notes,
+    /// Bars that a source may still publish.
+    too_young: RangeSet,
     /// Where rows were stored, by source.
     filled: Vec<RangeSet>,
     /// Where there is no row, by source.
@@ -43,6 +47,8 @@ impl Tally {
             written: 0,
             kept_out: 0,
             dropped: Dropped::default(),
+            notes: Notes::default(),
+            too_young: RangeSet::new(),
             filled: none.clone(),
             empty: none.clone(),
             unsure: none,
@@ -51,8 +57,11 @@ impl Tally {
         }
     }
 
-    pub(super) fn dropped(&mut self, rows: Dropped) {
-        self.dropped.add(rows);
+    /// Takes in what was noticed about an answer, whatever becomes of its rows.
+    pub(super) fn noticed(&mut self, answer: &Answer) {
+        self.dropped.add(answer.dropped);
+        self.notes.add(&answer.notes);
+        self.too_young = self.too_young.union(&answer.too_young);
     }
 
     pub(super) fn written(&mut self, receipt: WriteReceipt) {
@@ -90,10 +99,10 @@ impl Tally {
     }
 
     /// What the store must know by now, when it can no longer be asked.
-    pub(super) fn applied_to(&self, mut before: Coverage) -> Coverage {
+    pub(super) fn applied_to(&self, mut before: Coverage, now: Timestamp) -> Coverage {
         self.filled.iter().for_each(|filled| before.add_present(filled));
         for (source, empty) in self.sources.iter().zip(&self.empty) {
-            before.add_empty(&EmptyProof::new(source.clone(), empty.clone(), "", Timestamp::MAX));
+            before.add_empty(&EmptyProof::new(source.clone(), empty.clone(), "", now));
         }
         before
     }
@@ -109,6 +118,12 @@ impl Tally {
         }
         report.rows_kept_out = self.kept_out;
         report.dropped = self.dropped;
+        report.too_young = self.too_young;
+        self.notes.sort();
+        let Notes { mut off_grid, conflicts, not_numbers } = self.notes;
+        // A later answer may have had the bar as it should be.
+        off_grid.retain(|row| row.bar.is_none_or(|bar| !after.present().contains(bar)));
+        (report.off_grid, report.conflicts, report.not_numbers) = (off_grid, conflicts, not_numbers);
         let empty = self.empty.iter().fold(RangeSet::new(), |all, empty| all.union(empty));
         report.known_empty = empty.difference(after.present());
         let filled = self.sources.into_iter().zip(self.filled);

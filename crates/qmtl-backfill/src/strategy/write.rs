@@ -92,7 +92,7 @@ impl<'a> Writer<'a> {
 
     /// Takes an answer in; the error is the reason to stop asking the source.
     fn accept(&mut self, mut answer: Box<Answer>) -> Option<Error> {
-        self.tally.dropped(answer.dropped);
+        self.tally.noticed(&answer);
         let joined = answer.rows.iter().try_fold(SchemaRef::clone(&self.columns), |columns, rows| {
             batch::with_columns(self.job.key, &columns, rows)
         });

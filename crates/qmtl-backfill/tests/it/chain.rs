@@ -103,13 +103,13 @@ async fn a_source_that_does_not_know_the_series_is_asked_once_and_the_others_go_
 async fn rows_in_doubt_of_one_source_do_not_take_those_of_another_with_them() {
     let store = Store::new();
     let good = Arc::new(having("good", [(0, 5)]));
-    let off = sparse_bars(&btc(), &runs([(5, 10)]));
+    let seconds = sparse_bars(&btc(), &runs([(5, 10)]));
     let bad = Arc::new(FakeFetcher::new("bad").with_rows(move |_| {
-        let shifted = frame::timestamps(&off).unwrap().values().iter().map(|micros| micros + 1);
-        let shifted = TimestampMicrosecondArray::from_iter_values(shifted);
-        let mut columns = off.columns().to_vec();
-        columns[0] = Arc::new(shifted.with_timezone("UTC"));
-        RecordBatch::try_new(off.schema(), columns).unwrap()
+        let shrunk = frame::timestamps(&seconds).unwrap().values().iter().map(|micros| micros / 1_000);
+        let shrunk = TimestampMicrosecondArray::from_iter_values(shrunk);
+        let mut columns = seconds.columns().to_vec();
+        columns[0] = Arc::new(shrunk.with_timezone("UTC"));
+        RecordBatch::try_new(seconds.schema(), columns).unwrap()
     }));
     let report = fill([&good, &bad], &store, span(0, 10)).await;
     assert_eq!(store.present(&btc()).await, runs([(0, 5)]));

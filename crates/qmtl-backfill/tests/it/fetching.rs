@@ -9,8 +9,8 @@ use qmtl_history_api::arrow_array::{
 };
 use qmtl_history_api::arrow_select::concat::concat_batches;
 use qmtl_history_api::{
-    Error, ErrorKind, FetchLimits, FetchRequest, HistoryBackend, HistoryBackendExt, ProgressEvent, RangeSet,
-    ReadRequest, TimeRange,
+    Error, ErrorKind, FetchLimits, FetchRequest, Fetched, HistoryBackend, HistoryBackendExt, PageOrder,
+    ProgressEvent, RangeSet, ReadRequest, SourceProfile, TimeRange, Timestamp, fetcher_fn,
 };
 use qmtl_history_testkit::fixtures::{self, FakeFetcher, ManualClock, bar, bars, source, sparse_bars};
 
@@ -65,15 +65,44 @@ async fn one_sources_proof_does_not_keep_another_from_being_asked() {
 }
 
 #[tokio::test]
-async fn a_source_proves_nothing_beyond_what_it_was_asked() {
+async fn a_source_proves_nothing_beyond_what_it_was_asked_and_nothing_that_it_may_still_publish() {
     let clock = ManualClock::new(bar(&btc(), 8));
     let fetcher =
-        FakeFetcher::new("fake").with_bars_in(runs([(0, 5)])).with_proven(|_| TimeRange::ALL.into());
+        FakeFetcher::new("fake").with_bars_in(runs([(0, 4)])).with_proven(|_| TimeRange::ALL.into());
+    let fetcher = Arc::new(fetcher);
     let store = Store::new();
-    let report = Filling::new().with_clock(&clock).run(&Arc::new(fetcher), &store, span(0, 20)).await;
-    assert_eq!((&report.known_empty, &report.missing), (&runs([(5, 8)]), &runs([(8, 20)])));
+    let filling = Filling::new().with_clock(&clock);
+    let report = filling.run(&fetcher, &store, span(0, 20)).await;
+    assert_eq!((&report.known_empty, &report.missing), (&runs([(4, 6)]), &runs([(6, 20)])));
+    assert_eq!((&report.too_young, report.wanting()), (&runs([(6, 8)]), runs([(8, 20)])));
     let stored = store.coverage(&btc(), TimeRange::ALL).await.unwrap();
-    assert_eq!(stored.empty_by_any(bar(&btc(), 8)), runs([(5, 8)]));
+    assert_eq!(stored.empty_by_any(bar(&btc(), 8)), runs([(4, 6)]));
+    // Two minutes after its close a bar that is not there is not there.
+    clock.advance(Duration::from_secs(120));
+    let report = filling.run(&fetcher, &store, span(0, 8)).await;
+    assert_eq!((&report.known_empty, report.is_complete()), (&runs([(6, 8)]), true));
+}
+
+#[tokio::test]
+async fn the_servers_clock_dates_an_answer_when_it_is_behind_ours_and_closes_its_bars() {
+    // Our clock is three weeks ahead: every bar seems to have closed long ago.
+    let (ours, theirs) = (bar(&btc(), 30_240), bar(&btc(), 7));
+    let has =
+        |request: &FetchRequest| sparse_bars(&request.key, &runs([(0, 3), (6, 8)]).within(request.range));
+    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
+        let fetched = Fetched::from_batch(has(&request)).with_as_of(Some(theirs));
+        async move { Ok(fetched.with_proven(request.range.into(), "no row in the answer")) }
+    }));
+    let store = Store::new();
+    let filling = Filling::new().with_clock(&ManualClock::new(ours));
+    let report = filling.run(&fetcher, &store, span(0, 20)).await;
+    assert_eq!(store.present(&btc()).await, runs([(0, 3), (6, 7)]), "bar 7 is open at the source");
+    assert_eq!((report.dropped.forming, &report.known_empty), (1, &runs([(3, 5)])));
+    assert_eq!(report.too_young.intersection(&runs([(5, 6)])), runs([(5, 6)]));
+    let [proof] = &store.coverage(&btc(), TimeRange::ALL).await.unwrap().known_empty().to_vec()[..] else {
+        panic!("one answer is one proof")
+    };
+    assert_eq!(proof.answered_at, theirs);
 }
 
 #[tokio::test]
@@ -83,7 +112,10 @@ async fn what_is_known_is_never_asked_for_and_requests_keep_the_sources_limit() 
     store.seed(&btc(), sparse_bars(&btc(), &known)).await;
     let fetcher = Arc::new(FakeFetcher::new("fake").with_limits(FetchLimits::none().with_max_rows(4)));
     let report = Filling::new().run(&fetcher, &store, span(0, 100)).await;
-    assert_eq!(asked(&fetcher), RangeSet::from(span(0, 100)).difference(&known));
+    assert!(RangeSet::from(span(0, 100)).difference(&known).difference(&asked(&fetcher)).is_empty());
+    let is_known = |ts| known.contains(ts);
+    let ends = fetcher.requests().into_iter().map(|request| request.range.bounds(btc().interval).unwrap());
+    assert!(ends.into_iter().all(|(first, last)| !is_known(first) && !is_known(last)));
     assert!(fetcher.requests().iter().all(|request| request.range.count(btc().interval) <= 4));
     assert_eq!(report.rows_written, 92);
 }
@@ -187,33 +219,57 @@ fn odd_rows(times: ArrayRef, close: ArrayRef) -> RecordBatch {
 }
 
 #[tokio::test]
-async fn rows_that_contradict_the_frame_leave_nothing_of_their_window_behind() {
+async fn a_row_off_the_grid_costs_its_own_bar_alone_and_is_listed() {
     let store = Store::new();
-    // The window [0, 10) is asked for in two requests; the second one brings an off-grid row.
-    store.seed(&btc(), sparse_bars(&btc(), &runs([(4, 6)]))).await;
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
+        let late = |ts: Timestamp| match ts == bar(&btc(), 7) {
+            true => ts.checked_add_micros(7_000_000).unwrap(),
+            false => ts,
+        };
+        fixtures::bars_at(&request.range.points(request.key.interval).map(late).collect::<Vec<_>>())
+    }));
+    for _ in 0..2 {
+        let report = Filling::new().run(&fetcher, &store, span(0, 20)).await;
+        assert_eq!((report.missing, report.known_empty), (runs([(7, 8)]), RangeSet::new()));
+        assert!(report.failed.is_empty());
+        let [odd] = &report.off_grid[..] else { panic!("{:?}", report.off_grid) };
+        assert_eq!((odd.bar, odd.distance()), (Some(bar(&btc(), 7)), Duration::from_secs(7)));
+    }
+    assert_eq!(store.present(&btc()).await, runs([(0, 7), (8, 20)]));
+    // A second answer with the bar as it should be mends it.
+    let report = Filling::new().run(&Arc::new(FakeFetcher::new("fake")), &store, span(0, 20)).await;
+    assert!(report.is_complete() && report.off_grid.is_empty());
+}
+
+#[tokio::test]
+async fn bars_of_a_longer_interval_are_not_stored_as_short_ones() {
+    let store = Store::new();
+    let fifth: RangeSet = (0..200).map(|index| span(index * 5, index * 5 + 1)).collect();
+    let profile = SourceProfile::new(PageOrder::OldestFirst).with_gapless(true);
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_bars_in(fifth).with_profile(profile));
+    let filling = Filling::new().with_config(|config| config.with_window_bars(500));
+    let report = filling.run(&fetcher, &store, span(0, 1_000)).await;
+    assert_eq!((report.rows_written, report.known_empty), (0, RangeSet::new()));
+    let text = report.failed[0].1.to_string();
+    assert!(text.starts_with("the source's rows are bars of a longer interval"), "{text}");
+    assert!(text.contains("bars_apart: 5"), "{text}");
+}
+
+#[tokio::test]
+async fn conflicts_and_values_that_are_no_numbers_are_named() {
+    let store = Store::new();
     let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
         let rows = sparse_bars(&request.key, &request.range.into());
-        if request.range != span(6, 10) {
-            return rows;
-        }
-        let late: Vec<_> = request
-            .range
-            .points(request.key.interval)
-            .enumerate()
-            .map(|(row, ts)| if row == 2 { ts.checked_add_micros(1_000_000).unwrap() } else { ts })
-            .collect();
-        fixtures::bars_at(&late)
+        let mut odd = rows.slice(2, 1).columns().to_vec();
+        odd[4] = Arc::new(Float64Array::from(vec![f64::NAN]));
+        let odd = RecordBatch::try_new(rows.schema(), odd).unwrap();
+        concat_batches(&rows.schema(), [&odd, &rows]).unwrap()
     }));
-    let report = Filling::new().run(&fetcher, &store, span(0, 20)).await;
-    assert_eq!(store.present(&btc()).await, runs([(4, 6), (10, 20)]));
-    let [(range, error)] = &report.failed[..] else { panic!("{report:?}") };
-    assert_eq!((*range, error.kind()), (span(0, 10), ErrorKind::Schema));
-    assert_eq!(
-        error.to_string(),
-        "a row is off the grid (series: ohlcv:binance:BTC/USDT:1m@1m, column: ts, row: 2, \
-         value: 2024-01-01T00:08:01Z, hint: the bar around it opens at 2024-01-01T00:08:00Z, source: fake, \
-         request: [2024-01-01T00:06:00Z, 2024-01-01T00:10:00Z))"
-    );
+    let report = Filling::new().run(&fetcher, &store, span(0, 10)).await;
+    let [conflict] = &report.conflicts[..] else { panic!("{:?}", report.conflicts) };
+    assert_eq!((conflict.ts, &*conflict.column, &*conflict.kept), (bar(&btc(), 2), "close", "NaN"));
+    let [nan] = &report.not_numbers[..] else { panic!("{:?}", report.not_numbers) };
+    assert_eq!((&*nan.column, nan.rows, nan.first), ("close", 1, bar(&btc(), 2)));
 }
 
 #[tokio::test]

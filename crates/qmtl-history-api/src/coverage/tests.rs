@@ -85,7 +85,7 @@ fn a_newer_answer_replaces_the_older_one() {
         coverage.known_empty()[0],
         proof("x", range(0, 60), 3 * DAY - 300).with_confirmed(1).about(young)
     );
-    assert_eq!(coverage.known_empty()[1], proof("x", range(60, 120), 3 * DAY));
+    assert_eq!(coverage.known_empty()[1], proof("x", range(60, 120), 3 * DAY).with_confirmed(1));
 }
 
 #[test]

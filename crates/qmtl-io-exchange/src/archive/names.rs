@@ -35,8 +35,20 @@ impl Period {
         Some(Self { range: TimeRange::checked(start, end)?, date })
     }
 
+    /// The period whose file has this date in its name.
+    pub(super) fn of_date(date: &str) -> Option<Self> {
+        let is_month = date.len() == "2024-01".len();
+        let start: Timestamp = if is_month { format!("{date}-01").parse() } else { date.parse() }.ok()?;
+        let period = if is_month { Self::month_of(start) } else { Self::day_of(start) };
+        period.filter(|period| period.date == date)
+    }
+
     pub(super) fn day_before(&self) -> Option<Self> {
         self.range.start().checked_add_micros(-1).and_then(Self::day_of)
+    }
+
+    pub(super) fn day_after(&self) -> Option<Self> {
+        Self::day_of(self.range.end())
     }
 
     /// The path under a host.
@@ -118,5 +130,10 @@ mod tests {
         assert_eq!(month.path("BTCUSDT", "1m"), "data/spot/monthly/klines/BTCUSDT/1m/BTCUSDT-1m-2024-12.zip");
         assert_eq!(month.range, range("2024-12-01", "2025-01-01"));
         assert_eq!(month.day_before().unwrap().date, "2024-11-30");
+        assert_eq!(month.day_after().unwrap().date, "2025-01-01");
+        for period in [&day, &month] {
+            assert_eq!(Period::of_date(&period.date).as_ref(), Some(period));
+        }
+        assert_eq!((Period::of_date("2024-1"), Period::of_date("20240101")), (None, None));
     }
 }

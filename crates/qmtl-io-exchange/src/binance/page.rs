@@ -9,7 +9,7 @@ use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, TimeRange, Timestamp
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::http::{Failure, Reason, StatusCode};
+use crate::http::{Answer, Failure, Reason, StatusCode};
 use crate::{api, kline};
 
 /// Ten years: a row this far from what was asked for counts its time in another unit.
@@ -42,23 +42,20 @@ struct Row<'a>(
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) batch: RecordBatch,
-    /// The number of rows, repeated ones included.
-    pub(super) rows: usize,
     /// The opening times of the first and the last bar inside what was asked for.
     pub(super) span: Option<(Timestamp, Timestamp)>,
+    /// Whether the absence of a row in it means anything.
+    pub(super) is_whole: bool,
 }
 
 /// Reads the rows that answer for `asked`.
 ///
-/// Rows out of order, twice, or beside some that were asked for come as they are: bringing them into
-/// form is the reader's business. What cannot be an answer at all is a passing failure.
-pub(super) fn read(
-    key: &SeriesKey,
-    asked: TimeRange,
-    status: StatusCode,
-    body: &[u8],
-) -> Result<Page, Failure> {
-    let rows: Vec<Row<'_>> = parse(status, body)?;
+/// Rows out of order, twice, off the grid, or beside some that were asked for come as they are: bringing
+/// them into form is the reader's business. What cannot be an answer at all is a passing failure; bars of
+/// another interval than was asked for are, because the row itself says how long its bar is.
+pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
+    let rows: Vec<Row<'_>> = parse(answer)?;
+    let is_whole = api::is_whole(answer, rows.len())?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in rows.iter().enumerate() {
@@ -77,31 +74,31 @@ pub(super) fn read(
     let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
         Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
     })?;
-    Ok(Page { batch, rows: rows.len(), span })
+    Ok(Page { batch, span, is_whole })
 }
 
-/// The instant of `/api/v3/time`; `None` where the server has no such address.
-pub(super) fn server_time(status: StatusCode, body: &[u8]) -> Result<Option<Timestamp>, Failure> {
+/// The instant of `/api/v3/time`; where the server has no such address, that of the answer's date.
+pub(super) fn server_time(answer: &Answer) -> Result<Option<Timestamp>, Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Time {
         server_time: i64,
     }
-    if status == StatusCode::NOT_FOUND {
-        return Ok(None);
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(answer.date);
     }
-    let Time { server_time } = parse(status, body)?;
+    let Time { server_time } = parse(answer)?;
     millis(server_time).map(Some).map_err(|error| Failure::passing(Reason::BadAnswer, error))
 }
 
 /// What the body holds; an error object is the failure that it tells of.
-fn parse<'a, T: Deserialize<'a>>(status: StatusCode, body: &'a [u8]) -> Result<T, Failure> {
+fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failure> {
     #[derive(Deserialize)]
     struct Refusal {
         code: i64,
         msg: String,
     }
-    api::decode("Binance", (status, body), |Refusal { code, msg }| refusal(code, &msg))
+    api::decode("Binance", answer, |Refusal { code, msg }| refusal(code, &msg))
 }
 
 /// What an error code means here.
@@ -125,7 +122,8 @@ fn refusal(code: i64, msg: &str) -> Failure {
     }
 }
 
-/// When a row's bar opens; `Schema` unless that is on the grid and not far from `asked`.
+/// When a row's bar opens; `Schema` when its time is in another unit or far from `asked`, or when the bar is
+/// of another length.
 fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp> {
     let (opens, closes) = (row.0, row.6);
     let fault = |message: &str| Error::schema(message).with("column", "open_time").with("value", opens);
@@ -138,11 +136,15 @@ fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp
         ts.as_micros() < asked.start().as_micros() - FAR_MICROS
             || ts.as_micros() > asked.end().as_micros() + FAR_MICROS
     });
-    match ts.filter(|_| !is_other_unit && !is_far) {
-        None => Err(fault("a row's time is not one in milliseconds, as this API counts")),
-        Some(ts) if !key.interval.is_on_grid(ts) => Err(fault("a row is off the grid").with("time", ts)),
-        Some(ts) => Ok(ts),
+    let Some(ts) = ts.filter(|_| !is_other_unit && !is_far) else {
+        return Err(fault("a row's time is not one in milliseconds, as this API counts"));
+    };
+    // A bar that opens off the grid may be cut short: the first one after a halt.
+    if key.interval.is_on_grid(ts) && length != interval.saturating_mul(1_000) {
+        let error = fault("a row is a bar of another interval than was asked for");
+        return Err(error.with("close_time", closes).with("length_ms", length));
     }
+    Ok(ts)
 }
 
 fn millis(value: i64) -> Result<Timestamp> {

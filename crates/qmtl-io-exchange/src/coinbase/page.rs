@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::api;
-use crate::http::{Failure, Reason, StatusCode};
+use crate::http::{Answer, Failure, Reason, StatusCode};
 
 /// Ten years: a row this far from what was asked for counts its time in another unit.
 const FAR_SECS: i64 = 3_650 * 86_400;
@@ -39,20 +39,18 @@ pub(super) struct Page {
     pub(super) batch: RecordBatch,
     /// When the earliest bar opens that was asked for.
     pub(super) first: Option<Timestamp>,
+    /// Whether the absence of a row in it means anything.
+    pub(super) is_whole: bool,
 }
 
-/// Reads the rows that answer for `asked`, in whatever order.
-pub(super) fn read(
-    key: &SeriesKey,
-    asked: TimeRange,
-    status: StatusCode,
-    body: &[u8],
-) -> Result<Page, Failure> {
-    let rows: Vec<Row<'_>> = parse(status, body)?;
+/// Reads the rows that answer for `asked`, in whatever order, on the grid or off it.
+pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
+    let rows: Vec<Row<'_>> = parse(answer)?;
+    let is_whole = api::is_whole(answer, rows.len())?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in rows.iter().enumerate() {
-        times.push(opening(key, asked, row.0).map_err(|error| bad(error.with("row", at)))?);
+        times.push(opening(asked, row.0).map_err(|error| bad(error.with("row", at)))?);
     }
     let first = times.iter().copied().filter(|ts| asked.contains(*ts)).min();
     if let (None, Some(other)) = (first, times.first()) {
@@ -66,29 +64,29 @@ pub(super) fn read(
     let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
         Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
     })?;
-    Ok(Page { batch, first })
+    Ok(Page { batch, first, is_whole })
 }
 
-/// The instant of `/time`; `None` where the server has no such address.
-pub(super) fn server_time(status: StatusCode, body: &[u8]) -> Result<Option<Timestamp>, Failure> {
+/// The instant of `/time`; where the server has no such address, that of the answer's date.
+pub(super) fn server_time(answer: &Answer) -> Result<Option<Timestamp>, Failure> {
     #[derive(Deserialize)]
     struct Time {
         iso: String,
     }
-    if status == StatusCode::NOT_FOUND {
-        return Ok(None);
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(answer.date);
     }
-    let Time { iso } = parse(status, body)?;
+    let Time { iso } = parse(answer)?;
     iso.parse().map(Some).map_err(|error| Failure::passing(Reason::BadAnswer, error))
 }
 
 /// What the body holds; an object with a message is the failure that it tells of.
-fn parse<'a, T: Deserialize<'a>>(status: StatusCode, body: &'a [u8]) -> Result<T, Failure> {
+fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failure> {
     #[derive(Deserialize)]
     struct Refusal {
         message: String,
     }
-    api::decode("Coinbase", (status, body), |Refusal { message }| refusal(status, &message))
+    api::decode("Coinbase", answer, |Refusal { message }| refusal(answer.status, &message))
 }
 
 /// What a refusal means here.
@@ -110,15 +108,13 @@ fn refusal(status: StatusCode, message: &str) -> Failure {
     }
 }
 
-/// When a row's bar opens; `Schema` unless that is on the grid and not far from `asked`.
-fn opening(key: &SeriesKey, asked: TimeRange, secs: i64) -> Result<Timestamp> {
-    let fault = |message: &str| Error::schema(message).with("column", "time").with("value", secs);
+/// When a row's bar opens; `Schema` when that is in another unit or far from `asked`.
+fn opening(asked: TimeRange, secs: i64) -> Result<Timestamp> {
     let is_far = secs < asked.start().as_secs() - FAR_SECS || secs > asked.end().as_secs() + FAR_SECS;
-    match Timestamp::from_secs(secs).ok().filter(|_| !is_far) {
-        None => Err(fault("a row's time is not one in seconds, as this API counts")),
-        Some(ts) if !key.interval.is_on_grid(ts) => Err(fault("a row is off the grid").with("time", ts)),
-        Some(ts) => Ok(ts),
-    }
+    Timestamp::from_secs(secs).ok().filter(|_| !is_far).ok_or_else(|| {
+        let error = Error::schema("a row's time is not one in seconds, as this API counts");
+        error.with("column", "time").with("value", secs)
+    })
 }
 
 /// The payload in the order of [`COLUMNS`].

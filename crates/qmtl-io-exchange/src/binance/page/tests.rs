@@ -24,7 +24,8 @@ fn row(opens: i64) -> String {
 
 fn read_body(asked: TimeRange, status: u16, body: &str) -> Result<Page, Failure> {
     let key = SeriesKey::new("ADABTC", Interval::MINUTE).unwrap();
-    read(&key, asked, StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    let status = StatusCode::from_u16(status).unwrap();
+    read(&key, asked, &Answer { status, date: None, body: body.into() })
 }
 
 fn page_of(rows: &[String]) -> Result<Page, Failure> {
@@ -43,26 +44,26 @@ fn a_page_has_the_columns_of_an_archive_and_exact_values() {
     assert_eq!(page.batch.column(1).as_primitive::<Float64Type>().value(0), 5.33e-5);
     assert_eq!(page.batch.column(5).as_primitive::<Float64Type>().value(1), 431_401.978_7);
     assert_eq!(page.batch.column(7).as_primitive::<Int64Type>().value(0), 17);
-    assert_eq!((page.rows, page.span), (2, Some((ts(FIRST), ts(FIRST + 120_000)))));
+    assert_eq!((page.batch.num_rows(), page.span), (2, Some((ts(FIRST), ts(FIRST + 120_000)))));
 }
 
 #[test]
 fn a_page_without_rows_is_an_answer() {
     let page = page_of(&[]).unwrap();
-    assert_eq!((page.rows, page.batch.num_rows(), page.span), (0, 0, None));
+    assert_eq!((page.batch.num_rows(), page.span, page.is_whole), (0, None, true));
 }
 
 #[test]
 fn rows_out_of_order_twice_or_beside_the_request_are_left_to_the_reader() {
     let page = page_of(&[row(FIRST + 60_000), row(FIRST), row(FIRST), row(FIRST - 60_000)]).unwrap();
-    assert_eq!((page.rows, page.span), (4, Some((ts(FIRST), ts(FIRST + 60_000)))));
+    assert_eq!((page.batch.num_rows(), page.span), (4, Some((ts(FIRST), ts(FIRST + 60_000)))));
 }
 
 #[test]
 fn what_cannot_be_an_answer_names_series_column_and_row() {
     let huge = row(FIRST).replace("5.4", &format!("1{}", "0".repeat(400)));
     let cases = [
-        (row(FIRST + 30_000), "off the grid", "open_time"),
+        (row(FIRST).replace("1704067259999", "1704067499999"), "another interval", "open_time"),
         (row(FIRST / 1_000), "not one in milliseconds", "open_time"),
         (row(FIRST * 1_000), "not one in milliseconds", "open_time"),
         (row(i64::MAX - 60_000), "not one in milliseconds", "open_time"),
@@ -77,6 +78,16 @@ fn what_cannot_be_an_answer_names_series_column_and_row() {
         assert!(text.contains(message) && text.contains("series: ADABTC@1m"), "{text}");
         assert!(text.contains(&format!("column: {column}")) && text.contains("row: 1"), "{text}");
     }
+}
+
+#[test]
+fn a_row_off_the_grid_is_left_to_the_reader_and_part_of_a_page_proves_nothing() {
+    let page = page_of(&[row(FIRST), row(FIRST + 67_000)]).unwrap();
+    assert_eq!(page.span, Some((ts(FIRST), ts(FIRST + 67_000))));
+    let part = read_body(asked(), 206, &format!("[{}]", row(FIRST))).unwrap();
+    assert_eq!((part.batch.num_rows(), part.is_whole), (1, false));
+    let nothing = read_body(asked(), 206, "[]").unwrap_err();
+    assert_eq!(nothing.reason, Some(Reason::BadAnswer), "{}", nothing.error);
 }
 
 #[test]
