@@ -76,19 +76,6 @@ pub(crate) async fn apart<T: Send + 'static>(
     }
 }
 
-/// Whether a page is all that the server has to say: one of part of the rows (206), or from somebody else,
-/// brings rows and proves nothing. `BadAnswer` when it has no rows either.
-pub(crate) fn is_whole(answer: &Answer, rows: usize) -> Result<bool, Failure> {
-    match (answer.status, rows) {
-        (StatusCode::OK, _) => Ok(true),
-        (status, 0) => {
-            let error = Error::unavailable("a page without rows is no whole answer");
-            Err(Failure::passing(Reason::BadAnswer, error.with("status", status.as_u16())))
-        }
-        _ => Ok(false),
-    }
-}
-
 /// What a body holds; an object of type `R` is the failure that `refusal` makes of it. `api` names whose
 /// answers these are, for people.
 pub(crate) fn decode<'a, T: Deserialize<'a>, R: Deserialize<'a>>(

@@ -260,7 +260,7 @@ impl Inner {
         (symbol, interval): (&str, &str),
     ) -> Result<bool> {
         match day {
-            Some(day) => Ok(self.sum(request, &day.path(symbol, interval)).await?.is_some()),
+            Some(day) => Ok(self.current_sum(request, &day.path(symbol, interval)).await?.is_some()),
             None => Ok(false),
         }
     }

@@ -69,6 +69,14 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
 }
 
+impl Answer {
+    /// Whether it is all that the server has to say: a page of part of the rows (206), or from somebody
+    /// between it and us, brings rows and proves nothing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.status == StatusCode::OK
+    }
+}
+
 /// Makes something of an answer.
 pub(crate) type Read<'a, T> = dyn Fn(&Answer) -> Result<T, Failure> + Sync + 'a;
 

@@ -116,12 +116,13 @@ async fn a_gap_that_cannot_be_filled_is_asked_for_without_a_pause() {
 #[tokio::test]
 async fn empty_ranges_are_fetched_again_on_every_read() {
     let (clock, store) = (forming(20_000), Arc::new(MemoryBackend::new()));
-    let even = Arc::new(FakeFetcher::new("even").with_rows(|request| {
+    let even = FakeFetcher::new("even").with_rows(|request| {
         let points: Vec<_> =
             request.range.points(request.key.interval).filter(|ts| ts.as_secs() / 60 % 2 == 0).collect();
         let closes = Float64Array::from(vec![1.0; points.len()]);
         batch(&points, [("close", Arc::new(closes) as ArrayRef)])
-    }));
+    });
+    let even = Arc::new(even.punctual());
     for round in 1..=3 {
         let stream = input(100, &clock, filling(&store, &clock, Arc::clone(&even)));
         assert!(primed(&stream, &clock, 60).await.is_ready());

@@ -55,7 +55,6 @@ pub(super) struct Page {
 /// another interval than was asked for are, because the row itself says how long its bar is.
 pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
     let rows: Vec<Row<'_>> = parse(answer)?;
-    let is_whole = api::is_whole(answer, rows.len())?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in rows.iter().enumerate() {
@@ -74,7 +73,7 @@ pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result
     let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
         Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
     })?;
-    Ok(Page { batch, span, is_whole })
+    Ok(Page { batch, span, is_whole: answer.is_whole() })
 }
 
 /// The instant of `/api/v3/time`; where the server has no such address, that of the answer's date.

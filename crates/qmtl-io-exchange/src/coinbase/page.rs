@@ -46,7 +46,6 @@ pub(super) struct Page {
 /// Reads the rows that answer for `asked`, in whatever order, on the grid or off it.
 pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
     let rows: Vec<Row<'_>> = parse(answer)?;
-    let is_whole = api::is_whole(answer, rows.len())?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in rows.iter().enumerate() {
@@ -64,7 +63,7 @@ pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result
     let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
         Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
     })?;
-    Ok(Page { batch, first, is_whole })
+    Ok(Page { batch, first, is_whole: answer.is_whole() })
 }
 
 /// The instant of `/time`; where the server has no such address, that of the answer's date.

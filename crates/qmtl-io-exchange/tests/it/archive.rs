@@ -60,7 +60,7 @@ async fn the_archive_comes_first_and_the_api_gives_the_rest() {
 }
 
 #[tokio::test]
-async fn a_file_proves_its_whole_time_once_the_series_has_begun() {
+async fn files_prove_between_their_rows_and_those_of_the_days_beside_them() {
     let sim = SimExchange::start(config()).await.unwrap();
     let fetcher = ArchiveFetcher::new(archives(&sim)).unwrap();
     // A hole lies across midnight: the fourth day begins inside it.
@@ -84,7 +84,7 @@ async fn a_file_proves_its_whole_time_once_the_series_has_begun() {
 async fn nothing_is_proven_before_the_first_row_of_the_first_file() {
     let late = market().with_hole(LISTED..LISTED + 30 * MINUTE);
     let sim = SimExchange::start(SimConfig::new([late]).with_clock(SimClock::Frozen(NOW))).await.unwrap();
-    let request = FetchRequest::new(key(), days(-1, 1));
+    let request = FetchRequest::new(key(), days(0, 1));
     let fetch = async |request: &FetchRequest| {
         sim.clear_requests();
         ArchiveFetcher::new(archives(&sim)).unwrap().fetch(request).await.unwrap().proven

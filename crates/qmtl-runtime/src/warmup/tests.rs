@@ -310,7 +310,7 @@ async fn bars_proven_not_to_exist_count_as_there() {
     let key = key("btc", "1m");
     let present: RangeSet = [span(&key, 0, 90), span(&key, 92, 98)].into_iter().collect();
     for able in [ProviderCapabilities::all(), loop_only()] {
-        let fetcher = FakeFetcher::new("fake").with_bars_in(present.clone());
+        let fetcher = FakeFetcher::new("fake").punctual().with_bars_in(present.clone());
         let stream = stream(20, &clock, Provider::new(&clock, &store(), fetcher).able(able));
         let config = WarmupConfig::default().with_strict(true);
         let report = prime(&stream, &clock, &config).await.unwrap();
@@ -341,7 +341,7 @@ async fn rows_are_looked_for_further_back() {
     let key = key("btc", "1m");
     let present: RangeSet = [span(&key, 940, 945), span(&key, 980, 985)].into_iter().collect();
     let prime_rows = async |max_lookback| {
-        let fetcher = FakeFetcher::new("fake").with_bars_in(present.clone());
+        let fetcher = FakeFetcher::new("fake").punctual().with_bars_in(present.clone());
         let stream = stream(10, &clock, Provider::new(&clock, &store(), fetcher));
         let config = WarmupConfig::default().with_period_counts(PeriodCounts::Rows { max_lookback });
         prime(&stream, &clock, &config).await.unwrap().inputs.remove(0)
@@ -356,7 +356,7 @@ async fn rows_are_looked_for_further_back() {
 async fn a_second_warm_up_asks_no_source_for_what_is_known_to_be_empty() {
     let (clock, store) = (clock_in(100), store());
     let key = key("btc", "1m");
-    let fetcher = Arc::new(FakeFetcher::new("fake").with_bars_in(span(&key, 0, 95).into()));
+    let fetcher = Arc::new(FakeFetcher::new("fake").punctual().with_bars_in(span(&key, 0, 95).into()));
     for _ in 0..2 {
         let provider = AugmentedHistoryProvider::new(Arc::clone(&store)).with_fetcher(Arc::clone(&fetcher));
         let stream = stream(20, &clock, provider.with_clock(clock.clone()));

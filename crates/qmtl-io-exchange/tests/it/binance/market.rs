@@ -92,9 +92,26 @@ pub(crate) async fn fill<F: DataFetcher + Clone>(fetcher: &F, backend: &MemoryBa
     fill_by(FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock()), backend).await
 }
 
+/// Fills `wanted` one request after the other.
+pub(crate) async fn fill_in_turn<F: DataFetcher + Clone>(
+    fetcher: &F,
+    backend: &MemoryBackend,
+) -> BackfillReport {
+    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock());
+    fill_at_once(strategy, 1, backend).await
+}
+
 /// Fills `wanted`.
 pub(crate) async fn fill_by(strategy: FetcherBackfillStrategy, backend: &MemoryBackend) -> BackfillReport {
-    let config = BackfillConfig::default().with_windows_in_flight(4);
+    fill_at_once(strategy, 4, backend).await
+}
+
+async fn fill_at_once(
+    strategy: FetcherBackfillStrategy,
+    windows: usize,
+    backend: &MemoryBackend,
+) -> BackfillReport {
+    let config = BackfillConfig::default().with_windows_in_flight(windows);
     let strategy = strategy.with_config(config);
     strategy.ensure_range(&BackfillRequest::new(key(), wanted()), backend, &NoProgress).await.unwrap()
 }
