@@ -4,6 +4,7 @@ pub mod absence;
 mod budget;
 mod cached;
 mod config;
+mod follow;
 mod live;
 pub mod plan;
 mod provider;
@@ -11,6 +12,7 @@ mod strategy;
 
 pub use cached::Cached;
 pub use config::BackfillConfig;
+pub use follow::{FollowConfig, Follower, Round};
 pub use live::LiveReplayBackfillStrategy;
 pub use provider::AugmentedHistoryProvider;
-pub use strategy::FetcherBackfillStrategy;
+pub use strategy::{FetcherBackfillStrategy, Reread};

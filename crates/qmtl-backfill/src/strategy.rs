@@ -3,6 +3,7 @@
 mod batch;
 mod fetch;
 mod notes;
+mod reread;
 mod retries;
 mod tally;
 mod write;
@@ -26,6 +27,7 @@ use tracing::Instrument;
 use crate::BackfillConfig;
 use crate::budget::Budget;
 use crate::plan::{Plan, Planner, Window};
+pub use reread::Reread;
 use retries::Retries;
 use tally::Tally;
 use write::Writer;
@@ -127,6 +129,14 @@ impl FetcherBackfillStrategy {
             }
         }
         ended
+    }
+
+    /// How long after its close a bar may be published or change, by the slowest of the sources.
+    #[must_use]
+    pub fn publish_lag(&self) -> Duration {
+        let all = self.stand_ins.iter().chain(&self.fetchers);
+        let lags = all.map(|fetcher| self.config.profile_of(&**fetcher).publish_lag);
+        lags.max().unwrap_or(SourceProfile::PUBLISH_LAG)
     }
 
     fn plan_from(&self, request: &BackfillRequest, coverage: &Coverage, now: Timestamp) -> Result<Plan> {

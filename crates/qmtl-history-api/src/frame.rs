@@ -325,6 +325,43 @@ pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) ->
     Ok(normal)
 }
 
+/// The rows of `new` that differ from the row of the same time in `old`, each by the first column that both
+/// have and in which it does: `kept` is the value in `old`, `other` that in `new`. Columns of another type
+/// are passed over.
+///
+/// `Schema` when one of the batches is not canonical, or a type cannot be compared.
+pub fn differences(old: &RecordBatch, new: &RecordBatch) -> Result<Vec<Conflict>> {
+    let (before, after) = (timestamps(old)?.values(), timestamps(new)?.values());
+    let schema = new.schema();
+    let mut shared = Vec::new();
+    for field in schema.fields().iter().filter(|field| field.name() != TS) {
+        let pair = old.column_by_name(field.name()).zip(new.column_by_name(field.name()));
+        if let Some((was, is)) = pair.filter(|(was, is)| was.data_type() == is.data_type()) {
+            let order = make_comparator(was, is, SortOptions::default()).map_err(|e| {
+                Error::schema("rows cannot be compared in a column of this type").caused_by(e)
+            })?;
+            shared.push((field.name(), was, is, order));
+        }
+    }
+    let mut found = Vec::new();
+    let mut row = 0;
+    for (at, micros) in after.iter().enumerate() {
+        row += before[row..].partition_point(|earlier| earlier < micros);
+        if before.get(row) != Some(micros) {
+            continue;
+        }
+        if let Some((name, was, is, _)) = shared.iter().find(|(.., order)| !order(row, at).is_eq()) {
+            found.push(Conflict {
+                ts: Timestamp::from_micros(*micros)?,
+                column: (*name).clone(),
+                kept: shown(was, row)?,
+                other: shown(is, at)?,
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// Where in the rows of a canonical batch a floating-point number is none, by column.
 #[must_use]
 pub fn not_numbers(rows: &RecordBatch) -> Vec<NotNumbers> {
@@ -421,16 +458,21 @@ fn check_spacing(key: &SeriesKey, on_grid: impl Iterator<Item = i64>, off_grid: 
 
 /// How two rows of `batch` contradict each other in the column at `column`.
 fn conflict(batch: &RecordBatch, micros: i64, column: usize, [kept, other]: [u32; 2]) -> Result<Conflict> {
-    let fault = |e| Error::unexpected("cannot show a value of a column").caused_by(e);
-    let options = FormatOptions::default().with_null("null");
-    let values = ArrayFormatter::try_new(batch.column(column), &options).map_err(fault)?;
-    let shown = |row: u32| values.value(row as usize).try_to_string().map_err(fault);
+    let values = batch.column(column);
     Ok(Conflict {
         ts: Timestamp::from_micros(micros)?,
         column: batch.schema().field(column).name().clone(),
-        kept: shown(kept)?,
-        other: shown(other)?,
+        kept: shown(values, kept as usize)?,
+        other: shown(values, other as usize)?,
     })
+}
+
+/// A value of a column as people read it.
+fn shown(column: &ArrayRef, row: usize) -> Result<String> {
+    let fault = |e| Error::unexpected("cannot show a value of a column").caused_by(e);
+    let options = FormatOptions::default().with_null("null");
+    let values = ArrayFormatter::try_new(column, &options).map_err(fault)?;
+    values.value(row).try_to_string().map_err(fault)
 }
 
 /// The time column in microseconds, one value a row, whatever its unit was.

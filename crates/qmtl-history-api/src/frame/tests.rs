@@ -127,6 +127,17 @@ fn bars_of_a_shorter_interval_are_refused_with_their_distance() {
 }
 
 #[test]
+fn rows_that_differ_are_told_with_both_values() {
+    let canonical = |values: &[(i64, f64)]| normalize(&key(), window(0, 60), &[rows(values)]).unwrap().rows;
+    let old = canonical(&[(BASE, 1.0), (BASE + 60, f64::NAN), (BASE + 120, 3.0), (BASE + 240, 5.0)]);
+    let new = canonical(&[(BASE + 60, f64::NAN), (BASE + 120, 3.5), (BASE + 180, 4.0), (BASE + 240, 5.0)]);
+    let [found] = &differences(&old, &new).unwrap()[..] else { panic!("one row differs") };
+    assert_eq!((found.ts.as_secs(), &*found.column), (BASE + 120, "close"));
+    assert_eq!((&*found.kept, &*found.other), ("3.0", "3.5"));
+    assert!(differences(&old, &canonical(&[])).unwrap().is_empty());
+}
+
+#[test]
 fn values_that_are_no_numbers_are_told_by_column() {
     let given = rows(&[(BASE, 1.0), (BASE + 60, f64::NAN), (BASE + 120, f64::NAN)]);
     let normal = normalize(&key(), window(0, 60), &[given]).unwrap();

@@ -1,0 +1,310 @@
+//! Staying current: each series is filled as its bars close, through outages and wrong clocks.
+
+mod pace;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use qmtl_history_api::frame::Conflict;
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, NoProgress, RangeSet,
+    Result, SeriesKey, SourceId, TimeRange, Timestamp,
+};
+
+use crate::FetcherBackfillStrategy;
+use pace::Pace;
+
+/// The longest sleep: a wall clock may be set while we sleep by the other one.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How far the wall clock may run away from the monotonic one before it was set.
+const STEP: Duration = Duration::from_secs(5);
+/// The shortest time between two second looks at bars that were stored early.
+const REREAD_EVERY: Duration = Duration::from_secs(30);
+
+/// How a [`Follower`] follows; the defaults suit most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowConfig {
+    /// When after its close a bar is asked for, until it is there; then with the next bar. Ascending and
+    /// not empty.
+    pub ask_after: Vec<Duration>,
+    /// A series without rows in so many of its newest bars is asked once for each close.
+    pub quiet_bars: u32,
+    /// How far back a round looks for bars that have come to be missing again: a proof about a bar of the
+    /// last seven days is believed for a day at most.
+    pub look_back: Duration,
+    /// Series that are filled side by side.
+    pub at_once: usize,
+}
+
+impl Default for FollowConfig {
+    /// 1, 3, 7, 15 and 30 seconds; five bars; eight days; four series.
+    fn default() -> Self {
+        Self {
+            ask_after: [1, 3, 7, 15, 30].map(Duration::from_secs).to_vec(),
+            quiet_bars: 5,
+            look_back: Duration::from_secs(8 * 86_400),
+            at_once: 4,
+        }
+    }
+}
+
+impl FollowConfig {
+    /// Series that are filled side by side.
+    #[must_use]
+    pub fn with_at_once(mut self, series: usize) -> Self {
+        self.at_once = series.max(1);
+        self
+    }
+
+    /// When after its close a bar is asked for; nothing changes when there is no time at all.
+    #[must_use]
+    pub fn with_ask_after(mut self, times: Vec<Duration>) -> Self {
+        if !times.is_empty() {
+            self.ask_after = times;
+        }
+        self
+    }
+}
+
+/// What came of one round of one series.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Round {
+    /// The series.
+    pub key: SeriesKey,
+    /// The bars that were looked at.
+    pub range: TimeRange,
+    /// What was filled; an error when nothing could be tried. `None` in a round that only looked again.
+    pub filled: Option<Result<BackfillReport>>,
+    /// Stored rows that their source has revised since, and which were replaced.
+    pub revised: Vec<Conflict>,
+}
+
+/// Keeps series current: asks for each bar soon after its close and again until it is there, fills what an
+/// outage has left, and looks once more at bars that were stored before their source was done with them.
+///
+/// Bars close by the wall clock, pauses pass by the monotonic one. A wall clock that is set, in either
+/// direction, makes every series due at once; nothing waits for a time that has been and gone.
+#[derive(Debug)]
+pub struct Follower {
+    clock: Arc<dyn Clock>,
+    config: FollowConfig,
+    series: Vec<Followed>,
+    /// Both clocks, when they were last compared.
+    seen: (Timestamp, Duration),
+}
+
+/// One series that is kept current.
+#[derive(Clone, Debug)]
+struct Followed {
+    key: SeriesKey,
+    strategy: FetcherBackfillStrategy,
+    pace: Pace,
+    /// Bars that were stored when their source might still change them, by source.
+    early: Vec<(SourceId, RangeSet)>,
+    /// When bars were last looked at again, on the monotonic clock.
+    reread_at: Option<Duration>,
+}
+
+impl Follower {
+    /// Follows nothing yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, config: FollowConfig) -> Self {
+        let seen = (clock.now(), clock.monotonic());
+        Self { clock, config, series: Vec::new(), seen }
+    }
+
+    /// Keeps `key` current from `start` on.
+    pub fn follow(&mut self, key: SeriesKey, start: Timestamp, strategy: FetcherBackfillStrategy) {
+        let pace = Pace::new(key.interval, start);
+        self.series.push(Followed { key, strategy, pace, early: Vec::new(), reread_at: None });
+    }
+
+    /// Takes in a fill of a followed series that somebody else ran: what it stored need not be looked for.
+    pub async fn take_in(&mut self, report: &BackfillReport, backend: &dyn HistoryBackend) {
+        let now = self.clock.now();
+        let config = self.config.clone();
+        if let Some(own) = self.series.iter_mut().find(|own| own.key == report.key) {
+            own.take_in(report, (now, &config), backend).await;
+        }
+    }
+
+    /// Waits until a series is due, looks after all that are, and tells what came of it; at least one
+    /// round. Never returns when nothing is followed.
+    ///
+    /// Dropping the future cancels: what is stored stays, and the same rounds are due again.
+    pub async fn next(&mut self, backend: &dyn HistoryBackend) -> Vec<Round> {
+        loop {
+            let now = self.compare_clocks();
+            let monotonic = self.clock.monotonic();
+            let mut rounds: Vec<_> = self.series.iter().filter_map(|own| own.due(now, monotonic)).collect();
+            if rounds.is_empty() {
+                let next = self.series.iter().map(|own| own.next_due(now, monotonic)).min();
+                let wait = next.map_or(LONGEST_SLEEP, |due| due.since(now)).min(LONGEST_SLEEP);
+                // A wait that rounds to nothing would spin.
+                self.clock.sleep(wait.max(Duration::from_millis(10))).await;
+                continue;
+            }
+            let series = &self.series;
+            let done: Vec<_> = stream::iter(rounds.drain(..))
+                .map(|due| async move {
+                    let own = series.iter().find(|own| own.key == due.key).expect("it is one of them");
+                    own.run(due, backend).await
+                })
+                .buffer_unordered(self.config.at_once)
+                .collect()
+                .await;
+            let mut told = Vec::new();
+            for (round, looked_at) in done {
+                let (now, config) = (self.clock.now(), self.config.clone());
+                let monotonic = self.clock.monotonic();
+                if let Some(own) = self.series.iter_mut().find(|own| own.key == round.key) {
+                    if let Some(bars) = looked_at {
+                        own.looked_at(&bars, monotonic);
+                    }
+                    match &round.filled {
+                        Some(Ok(report)) => own.take_in(report, (now, &config), backend).await,
+                        Some(Err(_)) => own.pace.failed(now, &config),
+                        None => {}
+                    }
+                }
+                told.push(round);
+            }
+            return told;
+        }
+    }
+
+    /// The wall clock; when it was set since the last look, every series is due.
+    fn compare_clocks(&mut self) -> Timestamp {
+        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
+        let (wall, steady) = self.seen;
+        let expected = wall.checked_add(monotonic.saturating_sub(steady)).unwrap_or(Timestamp::MAX);
+        if now.since(expected).max(expected.since(now)) > STEP {
+            tracing::info!(%now, %expected, "the clock was set; every series is looked at");
+            self.series.iter_mut().for_each(|own| own.pace.due_now());
+        }
+        self.seen = (now, monotonic);
+        now
+    }
+}
+
+/// What is to be done for a series now.
+#[derive(Clone, Debug)]
+struct Due {
+    key: SeriesKey,
+    /// What to fill.
+    fill: Option<TimeRange>,
+    /// What to look at again.
+    again: Vec<(SourceId, RangeSet)>,
+}
+
+impl Followed {
+    /// When something is to be done next.
+    fn next_due(&self, now: Timestamp, monotonic: Duration) -> Timestamp {
+        let early = self.early.iter().filter_map(|(_, bars)| bars.span()).map(TimeRange::start).min();
+        let settled = early.and_then(|bar| bar.checked_add(self.settles_after()));
+        // Looks are not taken more often than every so often, however short the bars are.
+        let pause = self.reread_at.map_or(Duration::ZERO, |at| (at + REREAD_EVERY).saturating_sub(monotonic));
+        let rested = now.checked_add(pause).unwrap_or(Timestamp::MAX);
+        let again = settled.map(|settled| settled.max(rested));
+        again.into_iter().chain([self.pace.due()]).min().unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long after it opens a bar is final.
+    fn settles_after(&self) -> Duration {
+        self.key.interval.duration() + self.strategy.publish_lag() + Duration::from_secs(1)
+    }
+
+    fn due(&self, now: Timestamp, monotonic: Duration) -> Option<Due> {
+        let fill = self.pace.range(now);
+        let is_rested = self.reread_at.is_none_or(|at| monotonic.saturating_sub(at) >= REREAD_EVERY);
+        let settled = now.checked_sub(self.settles_after()).and_then(|end| end.checked_add_micros(1));
+        let settled = settled.and_then(|end| TimeRange::checked(Timestamp::MIN, end)).filter(|_| is_rested);
+        let again: Vec<_> = self
+            .early
+            .iter()
+            .filter_map(|(source, bars)| Some((source.clone(), bars.within(settled?))))
+            .filter(|(_, bars)| !bars.is_empty())
+            .collect();
+        (fill.is_some() || !again.is_empty()).then(|| Due { key: self.key.clone(), fill, again })
+    }
+
+    /// Fills and looks again; when it has looked, also tells what need not be looked at any more.
+    async fn run(
+        &self,
+        due: Due,
+        backend: &dyn HistoryBackend,
+    ) -> (Round, Option<Vec<(SourceId, RangeSet)>>) {
+        let mut revised = Vec::new();
+        let mut looked_at = (!due.again.is_empty()).then(Vec::new);
+        for (source, bars) in &due.again {
+            match self.strategy.reread(&self.key, (source, bars), backend).await {
+                Ok(reread) => {
+                    revised.extend(reread.revised);
+                    looked_at.iter_mut().for_each(|all| all.push((source.clone(), reread.checked.clone())));
+                }
+                // It is looked at with the next round.
+                Err(error) => tracing::debug!(series = %self.key, error = error.chain(), "no second look"),
+            }
+        }
+        let filled = match due.fill {
+            Some(range) => {
+                let request = BackfillRequest::new(self.key.clone(), range);
+                Some(self.strategy.ensure_range(&request, backend, &NoProgress).await)
+            }
+            None => None,
+        };
+        let looked = due.again.iter().filter_map(|(_, bars)| bars.span()).next();
+        let range = due.fill.or(looked).unwrap_or(TimeRange::ALL);
+        (Round { key: self.key.clone(), range, filled, revised }, looked_at)
+    }
+
+    fn looked_at(&mut self, bars: &[(SourceId, RangeSet)], monotonic: Duration) {
+        self.reread_at = Some(monotonic);
+        for (source, bars) in bars {
+            for (_, early) in self.early.iter_mut().filter(|(own, _)| own == source) {
+                *early = early.difference(bars);
+            }
+        }
+        self.early.retain(|(_, early)| !early.is_empty());
+    }
+
+    async fn take_in(
+        &mut self,
+        report: &BackfillReport,
+        (now, config): (Timestamp, &FollowConfig),
+        backend: &dyn HistoryBackend,
+    ) {
+        let interval = self.key.interval;
+        let early =
+            now.checked_sub(self.settles_after()).and_then(|bar| TimeRange::checked(bar, Timestamp::MAX));
+        for (source, bars) in &report.filled {
+            let bars = early.map_or_else(|| bars.clone(), |early| bars.within(early)).on_grid(interval);
+            match self.early.iter_mut().find(|(own, _)| own == source) {
+                Some((_, known)) => *known = known.union(&bars),
+                None if !bars.is_empty() => self.early.push((source.clone(), bars)),
+                None => {}
+            }
+        }
+        let failed_from = report.failed.iter().map(|(range, _)| range.start()).min();
+        let end = report.wanted.end();
+        let newest = interval.floor(now).unwrap_or(end).min(end);
+        let lacks_newest = report.missing.span().is_some_and(|span| span.end() >= newest);
+        let is_quiet = lacks_newest && self.is_quiet(newest, config, backend).await;
+        self.pace.settle((now, newest), failed_from, lacks_newest && !is_quiet, config);
+    }
+
+    /// Whether none of the newest bars has a row. A store that does not answer says nothing of that.
+    async fn is_quiet(&self, end: Timestamp, config: &FollowConfig, backend: &dyn HistoryBackend) -> bool {
+        let length = self.key.interval.as_micros().saturating_mul(i64::from(config.quiet_bars));
+        let newest = end.checked_add_micros(-length).and_then(|start| TimeRange::checked(start, end));
+        match newest {
+            Some(range) => {
+                backend.coverage(&self.key, range).await.is_ok_and(|coverage| coverage.present().is_empty())
+            }
+            None => true,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Reading stored bars once more, because exchanges revise them.
+
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
+use qmtl_history_api::frame::{self, Conflict};
+use qmtl_history_api::{
+    DataFetcher, Error, ErrorKind, FetchRequest, HistoryBackend, HistoryBackendExt, OnConflict, RangeSet,
+    ReadRequest, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteRequest,
+};
+
+use super::{FetcherBackfillStrategy, batch};
+use crate::plan;
+
+/// What reading stored bars once more has shown.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Reread {
+    /// The bars that the source has given as final: at least its publish lag after their close.
+    pub checked: RangeSet,
+    /// The rows that differed and were replaced, with the first column that did: `kept` is what was
+    /// stored, `other` what is stored now.
+    pub revised: Vec<Conflict>,
+}
+
+impl FetcherBackfillStrategy {
+    /// Reads `bars`, which `source` gave before, once more from it, and replaces the stored rows that
+    /// differ, each by its own later version.
+    ///
+    /// Bars that the source may still change are left for later, and so are those that it no longer has.
+    /// Errors: `NotFound` for a source that this strategy does not have; else those of the source and of
+    /// the store.
+    pub async fn reread(
+        &self,
+        key: &SeriesKey,
+        (source, bars): (&SourceId, &RangeSet),
+        backend: &dyn HistoryBackend,
+    ) -> Result<Reread> {
+        let fetcher = self.stand_ins.iter().chain(&self.fetchers).find(|own| own.source_id() == *source);
+        let fetcher = fetcher.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the strategy has no such source").with("source", source)
+        })?;
+        let mut reread = Reread::default();
+        for piece in plan::pieces(bars, key.interval, fetcher.limits().max_rows) {
+            let Some(range) = piece.span() else { continue };
+            let (rows, final_by) = self.final_rows(key, &**fetcher, range).await?;
+            let due = TimeRange::checked(Timestamp::MIN, final_by)
+                .map_or_else(RangeSet::new, |due| piece.within(due));
+            let rows = batch::within(&rows, &due)?;
+            let stored = backend.read_all(&ReadRequest::new(key.clone(), range)).await?;
+            let rows = batch::named_as_stored(&rows, &stored.schema());
+            let revised = frame::differences(&stored, &rows)?;
+            if !revised.is_empty() {
+                let points = revised.iter().map(|row| row.ts);
+                let points = RangeSet::from_sorted_points(points, key.interval);
+                let newer = with_newer(&batch::within(&stored, &points)?, &batch::within(&rows, &points)?)?;
+                let write = WriteRequest::new(key.clone()).with_on_conflict(OnConflict::Replace);
+                backend.write_rows(&write, newer).await?;
+            }
+            reread.checked = reread.checked.union(&due);
+            reread.revised.extend(revised);
+        }
+        Ok(reread)
+    }
+
+    /// The rows of `range` as the source has them now, and up to which opening time bars are final.
+    async fn final_rows(
+        &self,
+        key: &SeriesKey,
+        fetcher: &dyn DataFetcher,
+        range: TimeRange,
+    ) -> Result<(RecordBatch, Timestamp)> {
+        let request = FetchRequest::new(key.clone(), range).with_begun_by(Some(range.start()));
+        let mut fetched = fetcher.fetch(&request).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = fetched.batches.next().await {
+            batches.push(batch?);
+        }
+        let now = self.clock.now();
+        let now = fetched.as_of.map_or(now, |as_of| as_of.min(now));
+        let wait = key.interval.duration() + self.config.profile_of(fetcher).publish_lag;
+        let final_by = now.checked_sub(wait).and_then(|opening| opening.checked_add_micros(1));
+        let rows = frame::normalize(key, range, &batches)?.rows;
+        Ok((rows, final_by.unwrap_or(Timestamp::MIN)))
+    }
+}
+
+/// `stored` with the columns that `newer`, which has the same times, has of them.
+fn with_newer(stored: &RecordBatch, newer: &RecordBatch) -> Result<RecordBatch> {
+    let schema = stored.schema();
+    let columns = schema.fields().iter().zip(stored.columns()).map(|(field, column)| {
+        let given =
+            newer.column_by_name(field.name()).filter(|given| given.data_type() == column.data_type());
+        Arc::clone(given.unwrap_or(column))
+    });
+    let columns: Vec<ArrayRef> = columns.collect();
+    RecordBatch::try_new(stored.schema(), columns)
+        .map_err(|e| Error::unexpected("cannot put a revised row together").caused_by(e))
+}
