@@ -136,8 +136,7 @@ impl Inquiry {
             self.empty = self.empty.union(&claimed);
         }
         if self.contradictions <= MAX_CONTRADICTIONS {
-            // Without the rows on both sides: a source that gives the ends of a page alone gives itself away.
-            self.to_ask.extend(again.span());
+            self.to_ask.extend(again.span().map(|span| self.up_to_a_row(span)));
         }
         // An answer about other bars alone would be the same again.
         let has_advanced = !answered.is_empty();
@@ -152,6 +151,24 @@ impl Inquiry {
                 self.to_ask.extend(rest.span());
             }
         }
+    }
+
+    /// `span` with the row behind it, in the source's own order, so that a page of it has an end that says
+    /// that it ends there. Not with rows on both sides: a source that gives the ends of a page alone would
+    /// give the same again, and so would one that gives a single row.
+    fn up_to_a_row(&self, span: TimeRange) -> TimeRange {
+        let has_row = |bar: &Timestamp| self.found.contains(*bar);
+        let length = self.interval.as_micros();
+        let (mut start, mut end) = (span.start(), span.end());
+        match self.profile.order {
+            _ if self.found.count(self.interval) < 2 => {}
+            PageOrder::OldestFirst if has_row(&end) => end = end.checked_add_micros(length).unwrap_or(end),
+            PageOrder::NewestFirst => {
+                start = start.checked_add_micros(-length).filter(has_row).unwrap_or(start);
+            }
+            _ => {}
+        }
+        TimeRange::checked(start, end).unwrap_or(span)
     }
 
     /// Rows where an answer had none: whatever it lacked may exist.

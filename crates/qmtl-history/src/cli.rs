@@ -1,6 +1,7 @@
 //! The command line: every flag, its help, and nothing else.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -251,6 +252,9 @@ pub struct SourceArgs {
     /// The product of a node on Coinbase, when it is not its symbol; may be repeated
     #[arg(long, value_name = "NODE=PRODUCT")]
     pub product: Vec<String>,
+    /// How long after its close a bar may be published; until then its absence means nothing [default: 2m]
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    pub publish_lag: Option<Duration>,
     /// Keep archives in this folder: they are fetched again only when they were revised
     #[arg(long, value_name = "DIR")]
     pub archive_folder: Option<PathBuf>,
@@ -263,6 +267,16 @@ pub struct SourceArgs {
     /// Vouch that the file's bars are one interval apart, though its closest rows lie further apart
     #[arg(long)]
     pub sparse: bool,
+}
+
+/// Reads a length of time, which may be none: `0s`, `30s`, `2m`.
+fn parse_span(text: &str) -> Result<Duration, String> {
+    if text == "0" || text == "0s" {
+        return Ok(Duration::ZERO);
+    }
+    text.parse::<Interval>()
+        .map(Interval::duration)
+        .map_err(|_| "use a span such as 0s, 30s or 2m".to_owned())
 }
 
 /// Reads the format of a file by the name of its usual extension.
@@ -490,7 +504,7 @@ pub struct WarmupArgs {
     /// The time at which to start: only bars that had closed by then [default: now]
     #[arg(long, value_name = "TIME", help_heading = WARMUP)]
     pub as_of: Option<Timestamp>,
-    /// How long to wait for missing bars [default: 60s]
+    /// How long to wait for missing bars [default: 3m]
     #[arg(long, value_name = "TIME", help_heading = WARMUP)]
     pub deadline: Option<Interval>,
     /// Count stored bars, not points of the grid, and look back over at most this many points

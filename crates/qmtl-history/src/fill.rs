@@ -66,6 +66,9 @@ impl Limits {
         if let Some(bars) = args.window_bars {
             config = config.with_window_bars(bars);
         }
+        if let Some(lag) = args.source.publish_lag {
+            config = config.with_publish_lag(lag);
+        }
         if let Some(deadline) = own.and_then(|own| own.deadline) {
             config = config.with_deadline(Duration::from_secs(deadline.as_secs().unsigned_abs()));
         }

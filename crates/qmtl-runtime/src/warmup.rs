@@ -46,10 +46,11 @@ pub struct WarmupConfig {
 }
 
 impl Default for WarmupConfig {
-    /// 60 s, not strict, the grid.
+    /// Three minutes, not strict, the grid. For two minutes after its close nobody knows whether a bar
+    /// without trades exists.
     fn default() -> Self {
         Self {
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_secs(180),
             strict: false,
             period_counts: PeriodCounts::Grid,
             world: None,

@@ -137,7 +137,7 @@ fn a_bar_beside_a_row_off_the_grid_is_asked_for_again_and_never_empty() {
     };
     inquiry.take(&reply(asked));
     let again = inquiry.ask().unwrap().unwrap();
-    assert_eq!(again, span(&key, 1, 2));
+    assert_eq!(again, span(&key, 1, 3), "up to a row");
     inquiry.take(&reply(again));
     assert_eq!(inquiry.ask().unwrap(), None);
     assert_eq!(inquiry.verdict().empty, RangeSet::new());

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
 };
@@ -16,7 +17,7 @@ use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
-use crate::shapes::{OneOrMany, Pair, Series, pair, pairs};
+use crate::shapes::{OneOrMany, Pair, Seconds, Series, pair, pairs};
 use crate::store::Store;
 use crate::text;
 
@@ -29,6 +30,8 @@ pub(crate) struct Filled {
     present: Vec<Pair>,
     known_empty: Vec<Pair>,
     missing: Vec<Pair>,
+    /// Of those, bars that their source may still publish.
+    too_young: Vec<Pair>,
     failed: Vec<FailedWindow>,
     fetch_requests: u64,
     elapsed_ms: u64,
@@ -36,6 +39,18 @@ pub(crate) struct Filled {
     rows_kept_out: u64,
     /// Fetched rows that were not written, by reason.
     rows_dropped: BTreeMap<&'static str, u64>,
+    /// Rows that stand on no point of the grid, the first ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    off_grid: Vec<OddRow>,
+    /// Rows that contradict another of the same time, the first ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    conflicts: Vec<Contradiction>,
+    /// Columns in which a stored row has NaN.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nan: Vec<NanColumn>,
+    /// Stored rows that their source has revised, and which were replaced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    revised: Vec<Contradiction>,
     retries: u64,
     retry_reasons: BTreeMap<&'static str, u64>,
     /// Where this run stored rows, by the source that gave them.
@@ -57,6 +72,41 @@ struct Given {
     ranges: Vec<Pair>,
 }
 
+/// A row off the grid: its time, and how far it stands behind the bar's opening.
+#[derive(Debug, Serialize)]
+struct OddRow {
+    ts: Seconds,
+    bar: Option<Seconds>,
+    distance_s: f64,
+}
+
+/// Two values for one time: what is stored, and what else was given.
+#[derive(Debug, Serialize)]
+struct Contradiction {
+    ts: Seconds,
+    column: String,
+    kept: String,
+    other: String,
+}
+
+impl From<&Conflict> for Contradiction {
+    fn from(conflict: &Conflict) -> Self {
+        Self {
+            ts: Seconds(conflict.ts),
+            column: conflict.column.clone(),
+            kept: conflict.kept.clone(),
+            other: conflict.other.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct NanColumn {
+    column: String,
+    rows: u64,
+    first: Seconds,
+}
+
 #[derive(Debug, Serialize)]
 struct FailedWindow {
     range: Pair,
@@ -71,6 +121,8 @@ pub(crate) struct Done {
     present: RangeSet,
     known_empty: RangeSet,
     interrupted: bool,
+    /// Rows that were replaced because their source has revised them.
+    pub(super) revised: Vec<Conflict>,
     /// How many rows took the place of stored ones, and why, when that was asked for.
     replaced: Option<(u64, String)>,
 }
@@ -80,6 +132,17 @@ pub(crate) struct Done {
 pub(crate) struct Run {
     pub(crate) done: Vec<Done>,
     pub(crate) outcome: Outcome,
+}
+
+/// How many of a list are shown to people.
+const SHOWN: usize = 10;
+
+/// Says how many of a list were not shown.
+fn more(console: &Console, all: usize) -> Result<()> {
+    match all.checked_sub(SHOWN).filter(|more| *more > 0) {
+        Some(more) => console.line(format!("    ... and {more} more; --json has them all")),
+        None => Ok(()),
+    }
 }
 
 pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
@@ -125,8 +188,8 @@ pub(super) fn print(done: &[Done], console: &Console) -> Result<()> {
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) jobs: Vec<Job>,
-    limits: Limits,
-    store: Store,
+    pub(super) limits: Limits,
+    pub(super) store: Store,
     /// Why what comes takes the place of stored rows, when it is to.
     reason: Option<String>,
 }
@@ -210,7 +273,7 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
 
 /// Waits until commits that were under way at a cancellation have ended: all revisions stand still
 /// for a while, or the time that an interrupted user has is over.
-async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, context: &Context) {
+pub(super) async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, context: &Context) {
     const PAUSE: Duration = Duration::from_millis(100);
     const PAUSES: usize = 6;
     // What is left is to say what was stored; whoever cannot wait for it need not.
@@ -232,10 +295,11 @@ async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, context: &Context) {
 }
 
 /// The exit of a run that was not interrupted.
-fn end_of(done: &[Done]) -> Outcome {
+pub(super) fn end_of(done: &[Done]) -> Outcome {
     let failed = done.iter().any(|done| !done.report.failed.is_empty());
     let gained = done.iter().any(|done| done.report.rows_written > 0 || !done.report.known_empty.is_empty());
-    let missing = done.iter().any(|done| !done.report.missing.is_empty());
+    let left_out = |done: &Done| !done.report.wanting().is_empty() || !done.report.off_grid.is_empty();
+    let missing = done.iter().any(left_out);
     match (failed, gained, missing) {
         (true, false, _) => Outcome::Failed,
         (true, true, _) | (false, _, true) => Outcome::Partial,
@@ -251,6 +315,16 @@ impl Done {
         Self { interrupted: true, ..Self::new(job, Ok(report), store).await }
     }
 
+    /// What is there after a look at bars that were revised, and nothing was filled.
+    pub(super) async fn revised(
+        job: Job,
+        revised: Vec<Conflict>,
+        store: (&dyn HistoryBackend, Timestamp),
+    ) -> Self {
+        let report = BackfillReport::new(job.key.clone(), job.range);
+        Self { revised, ..Self::new(job, Ok(report), store).await }
+    }
+
     /// Of an interrupted job, counts also what was committed when nobody waited for it any longer.
     fn count_new_rows(&mut self, before: &Coverage) {
         if self.interrupted && !self.present.is_empty() {
@@ -260,7 +334,7 @@ impl Done {
     }
 
     /// The store's coverage is the truth about what is there now.
-    async fn new(
+    pub(super) async fn new(
         job: Job,
         report: Result<BackfillReport, Error>,
         (backend, now): (&dyn HistoryBackend, Timestamp),
@@ -281,8 +355,10 @@ impl Done {
             }
         };
         report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
+        report.too_young = report.too_young.intersection(&report.missing);
         let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
-        Self { job, report, present, known_empty, interrupted: false, replaced: None }
+        let revised = Vec::new();
+        Self { job, report, present, known_empty, interrupted: false, revised, replaced: None }
     }
 
     /// The result for machines.
@@ -298,6 +374,27 @@ impl Done {
             present: pairs(&self.present, interval),
             known_empty: pairs(&self.known_empty, interval),
             missing: pairs(&report.missing, interval),
+            too_young: pairs(&report.too_young, interval),
+            off_grid: report
+                .off_grid
+                .iter()
+                .map(|row| OddRow {
+                    ts: Seconds(row.ts),
+                    bar: row.bar.map(Seconds),
+                    distance_s: row.distance().as_secs_f64(),
+                })
+                .collect(),
+            conflicts: report.conflicts.iter().map(Contradiction::from).collect(),
+            nan: report
+                .not_numbers
+                .iter()
+                .map(|nan| NanColumn {
+                    column: nan.column.clone(),
+                    rows: nan.rows,
+                    first: Seconds(nan.first),
+                })
+                .collect(),
+            revised: self.revised.iter().map(Contradiction::from).collect(),
             failed: report.failed.iter().map(failed).collect(),
             fetch_requests: report.fetch_requests,
             elapsed_ms: u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
@@ -344,8 +441,12 @@ impl Done {
             console.line(format!("  repeated     {repeated}: {}", reasons.join(", ")))?;
         }
         let missing = text::set(&report.missing, interval);
-        let style = if report.missing.is_empty() { Style::Green } else { Style::Yellow };
+        let style = if report.wanting().is_empty() { Style::Green } else { Style::Yellow };
         console.line(format!("  missing      {}", console.paint(style, &missing)))?;
+        if !report.too_young.is_empty() {
+            let young = text::counted(report.too_young.count(interval), "bar");
+            console.line(format!("    too young  {young}, which the source may still publish"))?;
+        }
         let left_out: Vec<_> = report
             .dropped
             .by_reason()
@@ -357,12 +458,32 @@ impl Done {
         if !left_out.is_empty() {
             console.line(format!("  left out     rows: {}", left_out.join(", ")))?;
         }
+        self.show_odd_rows(console)?;
         self.show_open_ends(console)
+    }
+
+    /// Rows that are not as they should be, by name.
+    fn show_odd_rows(&self, console: &Console) -> Result<()> {
+        let report = &self.report;
+        for row in report.off_grid.iter().take(SHOWN) {
+            let line = format!("{} stands {:?} behind the grid; its bar is missing", row.ts, row.distance());
+            console.line(format!("    off grid   {line}"))?;
+        }
+        more(console, report.off_grid.len())?;
+        for Conflict { ts, column, kept, other, .. } in report.conflicts.iter().take(SHOWN) {
+            console.line(format!("    conflict   {ts} {column}: {kept} is kept, {other} is left out"))?;
+        }
+        more(console, report.conflicts.len())?;
+        for nan in &report.not_numbers {
+            let rows = text::counted(nan.rows, "row");
+            let first = format!("{rows} with NaN in {}, the first at {}", nan.column, nan.first);
+            console.line(format!("  {}          {first}", console.paint(Style::Yellow, "NaN")))?;
+        }
+        Ok(())
     }
 
     /// What failed and what nobody could say.
     fn show_open_ends(&self, console: &Console) -> Result<()> {
-        const SHOWN: usize = 10;
         let interval = self.job.key.interval;
         for (range, error) in self.report.failed.iter().take(SHOWN) {
             let label = console.paint(Style::Red, "failed");
@@ -372,11 +493,11 @@ impl Done {
                 outcome::chain(error)
             ))?;
         }
-        if let Some(more) = self.report.failed.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            console.line(format!("  ... and {more} more; --json has them all"))?;
-        }
-        if self.report.failed.is_empty() && !self.report.missing.is_empty() && !self.interrupted {
-            for range in self.report.missing.iter().take(SHOWN) {
+        more(console, self.report.failed.len())?;
+        let odd = self.report.off_grid.iter().filter_map(|row| row.bars(interval)).collect();
+        let wanting = self.report.wanting().difference(&odd).on_grid(interval);
+        if self.report.failed.is_empty() && !wanting.is_empty() && !self.interrupted {
+            for range in wanting.iter().take(SHOWN) {
                 console.line(format!("    {}", text::range(range, interval)))?;
             }
             console.line("  the source has no such bars and cannot prove that there are none: they lie outside its data")?;

@@ -68,21 +68,22 @@ fn the_main_job_end_to_end() {
     check(
         first,
         &expect![[r#"
-        failed: []
-        fetch_requests: 1
-        interval: 300
-        known_empty: [[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]]
-        missing: []
-        node_id: "ADABTC"
-        not_closed: 0
-        present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
-        retries: 0
-        retry_reasons: {}
-        rows_dropped: {}
-        rows_kept_out: 0
-        rows_written: 5720
-        sources: [{"ranges":[[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]],"source":"file:ADABTC-5m.csv#be547899384923d4"}]
-    "#]],
+            failed: []
+            fetch_requests: 1
+            interval: 300
+            known_empty: [[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]]
+            missing: []
+            node_id: "ADABTC"
+            not_closed: 0
+            present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
+            retries: 0
+            retry_reasons: {}
+            rows_dropped: {}
+            rows_kept_out: 0
+            rows_written: 5720
+            sources: [{"ranges":[[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]],"source":"file:ADABTC-5m.csv#be547899384923d4"}]
+            too_young: []
+        "#]],
     );
 
     let again = scene.json(&filling("backfill"));
@@ -185,7 +186,7 @@ fn what_the_file_does_not_cover_remains_missing() {
 }
 
 #[test]
-fn a_source_that_contradicts_itself_fails_with_its_row() {
+fn a_row_off_the_grid_is_told_and_costs_no_other_row() {
     let scene = Scene::new();
     let source = scene.file("bad.csv", "ts,open,high,low,close,volume\n2024-01-01T00:00:00Z,1,2,0.5,1,9\n2024-01-01T00:01:30Z,1,2,0.5,1,9\n2024-01-01T00:02:00Z,1,2,0.5,1,9\n");
     let fill = [
@@ -200,10 +201,14 @@ fn a_source_that_contradicts_itself_fails_with_its_row() {
         "20240101-20240102",
     ];
     let run = scene.run(&[&fill[..], &["--json"]].concat());
-    assert_eq!(run.code, Some(1), "{run:?}");
-    let failed = &run.object()["failed"][0];
-    assert!(failed["error"].as_str().unwrap().contains("off the grid"), "{failed}");
-    assert_eq!(failed["range"], json!([1_704_067_200, 1_704_153_540]));
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(run.object()["rows_written"], json!(2));
+    let odd = json!([{"ts": 1_704_067_290, "bar": 1_704_067_260, "distance_s": 30.0}]);
+    assert_eq!((&run.object()["off_grid"], &run.object()["failed"]), (&odd, &json!([])));
+    let again = scene.run(&fill);
+    assert_eq!(again.code, Some(3), "it is told each time: {again:?}");
+    let line = "off grid   2024-01-01T00:01:30Z stands 30s behind the grid; its bar is missing";
+    assert!(again.stdout.contains(line), "{again:?}");
 }
 
 #[test]

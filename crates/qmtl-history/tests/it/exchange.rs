@@ -1,6 +1,6 @@
 //! Fills from exchanges through the program: the same API elsewhere, faults, chains, interruptions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -111,18 +111,21 @@ fn an_independent_server_with_the_klines_api_gives_what_is_computed_from_its_min
     assert_eq!((&filled["missing"], &filled["failed"]), (&json!([]), &json!([])));
     assert_eq!(filled["rows_written"].as_u64().unwrap(), minutes.len() as u64);
 
+    // What a page lacks is asked for once more; where a window ends in a hole, only an empty page says so.
     let asked = server.asked();
-    assert_eq!(plan["requests"], json!(asked.len()), "no request more than planned");
-    let mut known = BTreeSet::new();
+    let planned = plan["requests"].as_u64().unwrap();
+    let windows = (START / 900..=(end - 1) / 900).map(|window| (window * 900 + 899).min(end - 1));
+    let open_ends = windows.filter(|last| !minutes.contains(last)).count() as u64;
+    assert!(asked.len() as u64 <= 2 * planned + 2 * open_ends, "{} requests of {planned}", asked.len());
+    let mut times = BTreeMap::new();
     for asked in &asked {
         assert!(
             asked.limit <= 1_000 && asked.start >= START * 60_000 && asked.end < end * 60_000,
             "{asked:?}"
         );
-        for minute in asked.start / 60_000..=asked.end / 60_000 {
-            assert!(known.insert(minute), "minute {minute} is asked for twice");
-        }
+        (asked.start / 60_000..=asked.end / 60_000).for_each(|minute| *times.entry(minute).or_insert(0) += 1);
     }
+    assert!(times.iter().all(|(minute, times)| *times <= if minutes.contains(minute) { 2 } else { 3 }));
     let csv =
         scene.run(&["export", "--node", "ANY", "--interval", "1m", "--ts-format", "s", "--columns", "open"]);
     let expected: Vec<_> = minutes
@@ -162,7 +165,10 @@ fn a_store_that_lacks_one_day_asks_for_that_day_only() {
                 let asked = record.asked.unwrap();
                 assert!(asked.limit <= page, "{venue} {asked:?}");
                 for minute in asked.first.unwrap() / 60_000..=asked.last.unwrap() / 60_000 {
-                    assert!(minutes.insert(minute), "{venue} asks for minute {minute} twice");
+                    // The hole at the beginning: Binance has a row for every minute but in an outage, and is asked
+                    // once more; a page of Coinbase begins with its newest row and says nothing beyond its last.
+                    let is_hole = minute < START + 2 * DAY + 11;
+                    assert!(minutes.insert(minute) || is_hole, "{venue} asks for minute {minute} twice");
                 }
             }
             assert!(minutes.into_iter().eq(START + 2 * DAY..START + 3 * DAY), "{venue}");
@@ -185,11 +191,10 @@ fn faults_do_not_show_in_the_store_and_are_counted_by_reason() {
     let exchange = Exchange::start(config);
     let scene = Scene::new();
     let filled = scene.json(&fill("ADABTC", &exchange.source("binance"), &range(0, 9_000), &[]));
-    assert_eq!(
-        filled["retry_reasons"],
-        json!({"bad_answer": 1, "rate_limited": 1, "too_large": 1, "truncated": 1})
-    );
-    assert_eq!((&filled["retries"], &filled["rows_written"]), (&json!(4), &json!(9_000)));
+    assert_eq!(filled["retry_reasons"], json!({"rate_limited": 1, "too_large": 1, "truncated": 1}));
+    // The row off the grid came right when it was asked for again.
+    assert_eq!(filled["rows_dropped"], json!({"off_grid": 1}));
+    assert_eq!((&filled["retries"], &filled["rows_written"]), (&json!(3), &json!(9_000)));
     assert_eq!(filled["fetch_requests"], json!(exchange.klines().len()));
     assert_eq!(scene.run(&["verify"]).code, Some(0));
     exchange.stop();
@@ -332,8 +337,9 @@ fn the_forming_bar_is_not_stored() {
     let scene = Scene::new();
     // By our clock the bars have closed long ago, by the exchange's they have not.
     let run = scene.run(&fill("ADABTC", &exchange.source("binance"), &range(0, 200), &["--json"]));
-    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(run.code, Some(0), "{run:?}");
     assert_eq!(run.object()["present"], pairs(START..START + 100));
     assert_eq!(run.object()["missing"], pairs(START + 100..START + 200));
+    assert_eq!(run.object()["too_young"], run.object()["missing"]);
     exchange.stop();
 }
