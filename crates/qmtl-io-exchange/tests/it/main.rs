@@ -8,5 +8,7 @@ mod binance;
 mod coinbase;
 mod files;
 mod formats;
+mod klines;
 mod series;
+mod units;
 mod windows;
