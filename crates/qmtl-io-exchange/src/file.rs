@@ -11,6 +11,7 @@ mod ipc;
 mod lengths;
 mod one_series;
 mod parquet;
+mod set;
 mod table;
 mod time;
 mod unpack;
@@ -30,6 +31,7 @@ use qmtl_history_api::{
 };
 
 pub use config::{ColumnType, FileConfig, FileFormat};
+pub use set::FileSet;
 pub use time::TsUnit;
 
 use bytes::{FileBytes, io_error};

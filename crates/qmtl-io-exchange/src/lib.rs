@@ -23,4 +23,4 @@ pub use binance::BinanceFetcher;
 pub use coinbase::CoinbaseFetcher;
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
-pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};

@@ -10,5 +10,6 @@ mod files;
 mod formats;
 mod klines;
 mod series;
+mod sets;
 mod units;
 mod windows;
