@@ -177,19 +177,15 @@ fn a_sparse_series_needs_its_user_to_vouch_for_it() {
 #[test]
 fn limits_are_shared_and_small_ones_suffice() {
     let scene = Scene::new();
-    let source = scene.file("minutes.csv", &minutes(5_000));
+    let lists = ["a", "b", "c"].map(|node| {
+        let source = scene.file(&format!("{node}.csv"), &minutes(5_000));
+        format!("[[series]]\nnode = {node:?}\nsource = {source:?}\n")
+    });
+    scene.file("series.toml", &format!("interval = \"1m\"\n{}", lists.concat()));
     let fill = [
         "backfill",
-        "--node",
-        "a",
-        "--node",
-        "b",
-        "--node",
-        "c",
-        "--interval",
-        "1m",
-        "--source",
-        &source,
+        "--nodes",
+        "series.toml",
         "--start",
         "1704067200",
         "--end",
