@@ -112,9 +112,13 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// Reads epoch seconds (`1515560100`), a compact date (`20240101`), an ISO 8601 date
+/// Reads epoch seconds (`1515560100`), a year (`2024`), a compact date (`20240101`), an ISO 8601 date
 /// (`2024-01-01`) or date and time (`2024-01-01T00:00:00Z`, an offset or none, which is UTC;
-/// a blank instead of the `T`). Eight digits are a date: as seconds they would lie in 1970.
+/// a blank instead of the `T`).
+///
+/// Four digits are a year and eight a date: as seconds they would lie in 1970. Other numbers of fewer than nine
+/// digits are refused, except for `0`, which is the epoch; and so are numbers that are milliseconds,
+/// microseconds or nanoseconds of the years 1990 to 2100.
 impl FromStr for Timestamp {
     type Err = Error;
 
@@ -127,10 +131,18 @@ impl FromStr for Timestamp {
             Self::try_from(Utc.from_utc_datetime(&date.and_hms_opt(0, 0, 0).ok_or_else(bad)?))
         };
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            if text.len() == 8 {
-                return midnight(NaiveDate::parse_from_str(text, "%Y%m%d").map_err(|e| bad().caused_by(e))?);
-            }
-            return Self::from_secs(text.parse().map_err(|e| bad().caused_by(e))?);
+            let number: i64 = text.parse().map_err(|e| bad().caused_by(e))?;
+            return match text.len() {
+                4 => midnight(
+                    i32::try_from(number)
+                        .ok()
+                        .and_then(|year| NaiveDate::from_ymd_opt(year, 1, 1))
+                        .ok_or_else(bad)?,
+                ),
+                8 => midnight(NaiveDate::parse_from_str(text, "%Y%m%d").map_err(|e| bad().caused_by(e))?),
+                1..9 if text != "0" => Err(few_digits(text)),
+                _ => finer_than_seconds(number).map_or_else(|| Self::from_secs(number), Err),
+            };
         }
         if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
             return midnight(date);
@@ -146,6 +158,36 @@ impl FromStr for Timestamp {
         }
         Err(bad())
     }
+}
+
+/// The refusal of a number that is neither a year nor a date, and too small for epoch seconds.
+fn few_digits(text: &str) -> Error {
+    Error::invalid(
+        "so few digits are no epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 such as \
+         2024-01-01T00:00:00Z",
+    )
+    .with("value", format_args!("{text:?}"))
+}
+
+/// The refusal of a number that counts parts of a second, in which it lies in the years 1990 to 2100.
+fn finer_than_seconds(number: i64) -> Option<Error> {
+    const PLAUSIBLE_SECS: std::ops::Range<i64> = 631_152_000..4_133_980_800;
+    [("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000)].into_iter().find_map(
+        |(unit, per_second)| {
+            let secs = Some(number / per_second).filter(|secs| PLAUSIBLE_SECS.contains(secs))?;
+            let micros =
+                if per_second > MICROS { secs * MICROS } else { number * (MICROS / per_second) };
+            let meant = Timestamp::from_micros(micros).ok()?;
+            Some(
+                Error::invalid(format!(
+                    "a number of so many digits counts {unit}, and epoch seconds are wanted: divide it by {per_second}, \
+                     or write the time in ISO 8601"
+                ))
+                .with("value", number)
+                .with("probably_meant", meant),
+            )
+        },
+    )
 }
 
 /// The distance of two bars: a positive whole number of seconds, at most 3,650 days.

@@ -264,7 +264,7 @@ pub struct SourceArgs {
     /// How much a compressed file may unpack to [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_unpacked: Option<u64>,
-    /// Vouch that the file's bars are one interval apart, though its closest rows lie further apart
+    /// Vouch that the file's bars are one interval apart, though most of its rows lie further apart
     #[arg(long)]
     pub sparse: bool,
 }
@@ -554,7 +554,7 @@ pub struct PruneArgs {
     /// Which series.
     #[command(flatten)]
     pub remove: RemoveArgs,
-    /// Remove what opens before this time: ISO 8601, a date such as 20240101, or epoch seconds
+    /// Remove what opens before this time: ISO 8601, a date such as 20240101, a year, or epoch seconds
     #[arg(long, value_name = "TIME")]
     pub before: Timestamp,
 }

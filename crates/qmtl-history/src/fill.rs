@@ -15,7 +15,7 @@ use crate::cli::{BackfillArgs, FillArgs};
 use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
 use crate::series::{self, Wanted};
-use crate::source::{self, Asking, Names, Source, Venue};
+use crate::source::{self, Asking, FileSource, Names, Source, Venue};
 
 /// More windows than this need `--yes`.
 const MANY_WINDOWS: u64 = 10_000;
@@ -100,6 +100,7 @@ pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
     let wanted = series::select(&args.series, &args.source)?.ok_or_else(|| {
         Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
     })?;
+    series::told_apart(&wanted)?;
     let (span, now) = (args.range.span()?, clock.now());
     let orders = wanted
         .into_iter()
@@ -152,7 +153,8 @@ impl Order {
     /// What `source` is to call the node: a file without a symbol column has no names, which is a
     /// mistake only where no exchange is named that has.
     fn names_on(&self, source: &Source) -> Names {
-        let is_nameless = matches!(source, Source::File(file) if file.symbol_column.is_none())
+        let has_names = |files: &[FileSource]| files.iter().any(|file| file.symbol_column.is_some());
+        let is_nameless = matches!(source, Source::Files(files) if !has_names(files))
             && self.sources.iter().any(|source| matches!(source, Source::Exchange(_)));
         let symbol = self.symbol.clone().filter(|_| !is_nameless);
         Names { node: self.key.node_id.clone(), symbol, product: self.product.clone() }

@@ -8,13 +8,13 @@ use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 #[command(next_help_heading = "Range (UTC; ends are exclusive)")]
 #[non_exhaustive]
 pub struct RangeArgs {
-    /// The first bar: ISO 8601, a date such as 20240101, or epoch seconds
+    /// The first bar: ISO 8601, a date such as 20240101, a year, or epoch seconds
     #[arg(long, value_name = "TIME", conflicts_with_all = ["timerange", "last", "bars", "range"])]
     pub start: Option<Timestamp>,
     /// Where to stop; a bar that opens at this time is left out [default: now]
     #[arg(long, value_name = "TIME", conflicts_with_all = ["timerange", "last", "bars", "range"])]
     pub end: Option<Timestamp>,
-    /// 20240101-20240601 (the end is exclusive), or 20240101- up to now
+    /// 20240101-20240601 or 2023-2024 (the end is exclusive), or 20240101- up to now
     #[arg(long, value_name = "FROM-TO", allow_negative_numbers = true, value_parser = parse_timerange, conflicts_with_all = ["last", "bars", "range"])]
     pub timerange: Option<Span>,
     /// The time before now: 36h, 30d, 4w
@@ -117,7 +117,7 @@ impl Span {
     }
 }
 
-/// Reads `20240101-20240601`, `20240101-`, `-20240601`, with dates or epoch seconds.
+/// Reads `20240101-20240601`, `20240101-`, `-20240601`, with dates, years or epoch seconds.
 fn parse_timerange(text: &str) -> Result<Span> {
     let bad = || {
         Error::invalid(
@@ -166,6 +166,12 @@ mod tests {
         let whole = range("2024-01-01", "2024-06-01");
         assert_eq!(parse_timerange("20240101-20240601").unwrap(), Span::Exact(whole));
         assert_eq!(parse_timerange("1704067200-1717200000").unwrap(), Span::Exact(whole));
+        let year = range("2024-01-01", "2025-01-01");
+        assert_eq!(parse_timerange("2024-2025").unwrap(), Span::Exact(year));
+        assert_eq!(parse_timerange("20240101-2025").unwrap(), Span::Exact(year));
+        assert_eq!(parse_timerange("2024-").unwrap(), Span::Between(Some(at("2024-01-01")), None));
+        let error = parse_timerange("2024-06").unwrap_err().to_string();
+        assert!(error.starts_with("so few digits are no epoch seconds"), "{error}");
         assert_eq!(parse_timerange("20240101-").unwrap(), Span::Between(Some(at("2024-01-01")), None));
         assert_eq!(parse_timerange("-20240601").unwrap(), Span::Between(None, Some(at("2024-06-01"))));
         for bad in ["", "-", "20240101", "2024-01-01-2024-06-01", "20240101-x", "20240601-20240101"] {

@@ -1,14 +1,14 @@
 //! Which series a command is about: `--node` and `--interval`, or a TOML file that lists them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use qmtl_history_api::{Error, Interval, Result, SeriesKey};
+use qmtl_history_api::{Error, Interval, NodeId, Result, SeriesKey};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::cli::{SeriesArgs, SourceArgs, column_type, parse_bytes, parse_format, parse_unit};
-use crate::source::{self, FileSource, Place, Source};
+use crate::source::{self, FileSource, Place, Source, join};
 
 /// A series and where its missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,33 @@ pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<
     }
 }
 
+/// Refuses two nodes that would be filled from one file without anything that tells their series apart: both
+/// would get the same rows. The same node at two intervals is fine, since a file holds one of them.
+pub(crate) fn told_apart(wanted: &[Wanted]) -> Result<()> {
+    let mut owners: BTreeMap<PathBuf, &NodeId> = BTreeMap::new();
+    for Wanted { key, sources, .. } in wanted {
+        let files = sources.iter().filter_map(|source| match source {
+            Source::Files(files) => Some(files),
+            Source::Exchange(_) => None,
+        });
+        for file in files.flatten().filter(|file| file.symbol_column.is_none()) {
+            // A file that is not there is refused when it is opened.
+            let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
+            let owner = *owners.entry(path).or_insert(&key.node_id);
+            if *owner != key.node_id {
+                return Err(Error::invalid(
+                    "two nodes would get the same rows of one file; say which of its columns tells their series apart \
+                     (--symbol-column, or symbol_column in a list of series), or give each node a file of its own in a \
+                     list of series (--nodes)",
+                )
+                .with("file", file.path.display())
+                .with("nodes", format_args!("{owner}, {}", key.node_id)));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<Wanted>> {
     let interval: Interval = interval.parse().map_err(|e: Error| e.with("flag", "--interval"))?;
     let named = |flag: &'static str, pairs: &'_ [String]| {
@@ -59,7 +86,7 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
     let source = |text: &String| -> Result<Source> {
         Ok(match source::place(text, Path::new(""))? {
             Place::Exchange(exchange) => Source::Exchange(exchange),
-            Place::File(path) => Source::File(FileSource {
+            Place::File(path) => Source::Files(vec![FileSource {
                 path,
                 format: args.source_format,
                 ts_column: args.ts_column.clone(),
@@ -68,10 +95,10 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
                 vouched: args.sparse.then_some(interval),
                 column_types: args.column_type.clone(),
                 max_unpacked: args.max_unpacked,
-            }),
+            }]),
         })
     };
-    let sources = args.source.iter().map(source).collect::<Result<Vec<_>>>()?;
+    let sources = join(args.source.iter().map(source).collect::<Result<Vec<_>>>()?);
     nodes
         .iter()
         .map(|node| {
@@ -168,7 +195,8 @@ impl Entry {
             Some(Texts::One(text)) => std::slice::from_ref(text),
             Some(Texts::Many(texts)) => texts.as_slice(),
         };
-        let sources = texts.iter().map(|text| self.source(text, interval, base)).collect::<Result<_>>()?;
+        let sources = texts.iter().map(|text| self.source(text, interval, base));
+        let sources = join(sources.collect::<Result<Vec<_>>>()?);
         let Self { node, symbol, product, .. } = self;
         Ok(Wanted { key: SeriesKey::new(node, interval)?, sources, symbol, product })
     }
@@ -182,7 +210,7 @@ impl Entry {
             let named = word("column_types", Some(name), column_type).transpose()?;
             Some(named.map(|column_type| (column.clone(), column_type)))
         });
-        Ok(Source::File(FileSource {
+        Ok(Source::Files(vec![FileSource {
             path,
             format: word("source_format", self.source_format.as_deref(), parse_format)?,
             ts_column: self.ts_column.clone(),
@@ -191,7 +219,7 @@ impl Entry {
             vouched: self.sparse.then_some(interval),
             column_types: column_types.collect::<Result<_>>()?,
             max_unpacked: word("max_unpacked", self.max_unpacked.as_deref(), parse_bytes)?,
-        }))
+        }]))
     }
 }
 
@@ -229,9 +257,13 @@ mod tests {
         let wanted = parse(list, Path::new("/lists")).unwrap();
         let [first, second] = wanted.as_slice() else { panic!("two series are listed: {wanted:?}") };
         assert_eq!((first.key.to_string(), first.symbol.as_deref()), ("a:b@1m".into(), Some("AB")));
-        let [Source::File(source)] = &first.sources[..] else { panic!("{:?}", first.sources) };
+        let file = |wanted: &Wanted| match &wanted.sources[..] {
+            [Source::Files(files)] if files.len() == 1 => files[0].clone(),
+            other => panic!("one file is named: {other:?}"),
+        };
+        let source = file(first);
         assert_eq!((source.path.as_path(), source.vouched), (Path::new("/lists/all.csv"), None));
-        let [Source::File(source)] = &second.sources[..] else { panic!("{:?}", second.sources) };
+        let source = file(second);
         assert_eq!(second.key.to_string(), "c@5m");
         assert_eq!(
             (source.path.as_path(), source.vouched),
@@ -263,6 +295,51 @@ mod tests {
             (wanted[0].symbol.as_deref(), wanted[0].product.as_deref()),
             (Some("BTCUSDT"), Some("BTC-USD"))
         );
+    }
+
+    #[test]
+    fn files_next_to_each_other_are_one_source() {
+        let list = r#"
+            interval = "1h"
+            [[series]]
+            node = "a"
+            source = ["file:1.csv", "file:2.csv", "file:1.csv", "coinbase", "file:3.csv"]
+        "#;
+        let wanted = parse(list, Path::new("/x")).unwrap();
+        let names = |source: &Source| match source {
+            Source::Files(files) => files.iter().map(|file| file.path.display().to_string()).collect(),
+            Source::Exchange(_) => vec!["exchange".to_owned()],
+        };
+        let names: Vec<Vec<_>> = wanted[0].sources.iter().map(names).collect();
+        assert_eq!(names, [vec!["/x/1.csv", "/x/2.csv"], vec!["exchange"], vec!["/x/3.csv"]]);
+    }
+
+    #[test]
+    fn two_nodes_on_one_file_need_something_that_tells_them_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.csv"), "").unwrap();
+        let judge = |first: &str, second: &str| {
+            let list =
+                format!("interval = \"1m\"\n[[series]]\nnode = \"A\"\n{first}\n[[series]]\n{second}\n");
+            told_apart(&parse(&list, folder.path()).unwrap())
+        };
+        let file = "source = \"file:a.csv\"";
+        let error = judge(file, "node = \"B\"\nsource = [\"coinbase\", \"file:./../x/../a.csv\"]");
+        assert!(error.is_ok(), "no such folder, so no such file");
+        let base = folder.path().display();
+        for second in
+            ["file:./a.csv".to_owned(), format!("file:{base}/a.csv"), format!("file:{base}/./a.csv")]
+        {
+            let error =
+                judge(file, &format!("node = \"B\"\nsource = [\"coinbase\", \"{second}\"]")).unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with("two nodes would get the same rows of one file"), "{text}");
+            assert!(text.contains("a.csv, nodes: A, B)"), "{text}");
+        }
+        let with_column = format!("{file}\nsymbol_column = \"s\"");
+        assert!(judge(&with_column, &format!("node = \"B\"\n{with_column}")).is_ok());
+        assert!(judge(file, &format!("node = \"A\"\ninterval = \"5m\"\n{file}")).is_ok());
+        assert!(judge(file, "node = \"B\"\nsource = \"file:b.csv\"").is_ok());
     }
 
     #[test]

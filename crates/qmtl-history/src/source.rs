@@ -7,15 +7,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result};
-use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
 
 use crate::outcome::not_built;
 
 /// Where missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    File(FileSource),
+    /// Files of the same series, the preferred first; never empty.
+    Files(Vec<FileSource>),
     Exchange(ExchangeSource),
+}
+
+/// Sources in their order, in which files that are named next to each other are one source: what lies between
+/// two of them is known only by both.
+pub(crate) fn join(sources: impl IntoIterator<Item = Source>) -> Vec<Source> {
+    let mut joined: Vec<Source> = Vec::new();
+    for source in sources {
+        match (joined.last_mut(), source) {
+            (Some(Source::Files(files)), Source::Files(more)) => {
+                for file in more {
+                    if !files.contains(&file) {
+                        files.push(file);
+                    }
+                }
+            }
+            (_, source) => joined.push(source),
+        }
+    }
+    joined
 }
 
 /// An exchange, at its own address or another one.
@@ -150,7 +170,16 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
 )]
 pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
     match source {
-        Source::File(file) => open_file(file, names).await,
+        Source::Files(files) => {
+            let mut opened = Vec::new();
+            for file in files {
+                opened.push(open_file(file, names).await?);
+            }
+            Ok(match <[FileFetcher; 1]>::try_from(opened) {
+                Ok([file]) => Arc::new(file),
+                Err(files) => Arc::new(FileSet::new(files)?),
+            })
+        }
         #[cfg(any(feature = "binance", feature = "coinbase"))]
         Source::Exchange(exchange) => exchange::open(exchange, names, asking),
         #[cfg(not(any(feature = "binance", feature = "coinbase")))]
@@ -158,7 +187,7 @@ pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> R
     }
 }
 
-async fn open_file(source: &FileSource, names: &[Names]) -> Result<Arc<dyn DataFetcher>> {
+async fn open_file(source: &FileSource, names: &[Names]) -> Result<FileFetcher> {
     let mut config = FileConfig::new(&source.path);
     if let Some(format) = source.format {
         config = config.with_format(format);
@@ -186,7 +215,7 @@ async fn open_file(source: &FileSource, names: &[Names]) -> Result<Arc<dyn DataF
             config = config.with_symbol(node.clone(), symbol);
         }
     }
-    Ok(Arc::new(FileFetcher::open(config).await?))
+    FileFetcher::open(config).await
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@ mod columns;
 mod config;
 mod csv;
 mod frame;
+mod gaps;
 mod index;
 mod ipc;
+mod lengths;
+mod one_series;
 mod parquet;
+mod set;
 mod table;
 mod time;
 mod unpack;
@@ -15,28 +19,32 @@ mod unpack;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, PageOrder,
-    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, NodeId,
+    PageOrder, RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 
 pub use config::{ColumnType, FileConfig, FileFormat};
+pub use set::FileSet;
 pub use time::TsUnit;
 
 use bytes::{FileBytes, io_error};
+use gaps::Spacing;
 use index::Series;
 use table::{Opened, Selection};
 
 /// Serves the bars of one file, whose first scan told where they stand.
 ///
 /// A fetch reads only the blocks that overlap its range, so rows may be in any order and thousands
-/// of windows do not read the file again. Between the first and the last row of a series the
-/// absence of a row is proof. The file must not change while a fetcher is open on it.
+/// of windows do not read the file again. From the bar of the first row of a series to that of the last one
+/// the absence of a row is proof. Rows off the grid are given as they are. The file must not change while a
+/// fetcher is open on it.
 #[derive(Clone, Debug)]
 pub struct FileFetcher(Arc<Inner>);
 
@@ -46,7 +54,13 @@ struct Inner {
     stamp: Stamp,
     opened: Opened,
     source: SourceId,
+    /// A node's name was compared with the file's own, and told when they differ.
+    is_compared: AtomicBool,
 }
+
+/// How far a close time may lie from the end of a bar, in microseconds: exchanges write the last millisecond or
+/// microsecond of the bar, or the opening time of the next one.
+const CLOSE_SLACK_MICROS: u64 = 1_000;
 
 impl FileFetcher {
     /// Opens and scans a file: its times, its blocks, its columns and a hash of its content.
@@ -71,7 +85,8 @@ impl FileFetcher {
     /// From the first bar of a series to the end of its last one.
     ///
     /// Errors: `NotFound` for a symbol that the file lacks, naming similar ones; `InvalidInput`
-    /// when the file's rows lie further apart than the interval, or another one was vouched for.
+    /// when the file's name, its close times or the distances of its rows say that it holds bars of another
+    /// interval, or another one was vouched for.
     pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
         self.0.series(key).map(|(_, range)| range).map_err(|e| self.0.in_file(e))
     }
@@ -138,7 +153,8 @@ impl Inner {
             FileFormat::Parquet => parquet::open(&bytes, &config),
             FileFormat::Arrow => ipc::open(&bytes, &config),
         };
-        let inner = Self { config, stamp: Stamp::of(&metadata), opened: opened?, source };
+        let (stamp, is_compared) = (Stamp::of(&metadata), AtomicBool::new(false));
+        let inner = Self { config, stamp, opened: opened?, source, is_compared };
         inner.check_unchanged()?;
         Ok(inner)
     }
@@ -160,7 +176,11 @@ impl Inner {
     fn series(&self, key: &SeriesKey) -> Result<(String, TimeRange)> {
         let symbol = self.symbol(&key.node_id);
         match self.opened.index.series(&symbol) {
-            Some(series) => Ok((symbol, self.extent(key, &series)?)),
+            Some(series) => {
+                let extent = self.extent(key, series)?;
+                self.compare_name(&key.node_id);
+                Ok((symbol, extent))
+            }
             None => Err(Error::new(ErrorKind::NotFound, "the file has no row of this symbol")
                 .with("series", key)
                 .with("symbol", format_args!("{symbol:?}"))
@@ -186,32 +206,74 @@ impl Inner {
         known.iter().take(3).map(|(_, other)| format!("{other:?}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// From the first bar of a series to the end of its last one, unless the file's rows lie too
-    /// far apart to say anything about bars of that interval.
+    /// Tells once when the file names another symbol than the node does. It is no error, since a node may be
+    /// called anything.
+    fn compare_name(&self, node: &NodeId) {
+        let Some((column, value)) = &self.opened.sole else { return };
+        let folded = |name: &str| {
+            name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
+        };
+        let differs = || !folded(node.as_str()).contains(&folded(value));
+        if !self.is_compared.swap(true, Ordering::Relaxed) && differs() {
+            tracing::warn!(
+                file = %self.config.path.display(),
+                column,
+                value,
+                node = node.as_str(),
+                "the file names another symbol than the node it is read for"
+            );
+        }
+    }
+
+    /// From the bar of the first row of a series to the end of its last row's, unless the file says that it
+    /// holds bars of another interval.
     fn extent(&self, key: &SeriesKey, series: &Series) -> Result<TimeRange> {
         let (unit, interval) = (self.opened.unit, key.interval);
-        let spacing = series.spacing.map(|spacing| unit.distance_micros(spacing));
         let refuse = |message: String| Err(Error::invalid(message).with("series", key));
-        match (self.config.interval, spacing) {
-            (Some(vouched), _) if vouched != interval => {
+        let shown = |distance: u64| Duration::from_micros(unit.distance_micros(distance));
+        if let Some(vouched) = self.config.interval.filter(|vouched| *vouched != interval) {
+            return refuse(format!(
+                "the file is said to hold bars of {vouched} (with_interval), not of {interval}"
+            ));
+        }
+        if let Some(named) = interval_in_name(&self.config.path).filter(|named| *named != interval) {
+            return refuse(format!(
+                "the file's name says that it holds bars of {named}, not of {interval}; ask for bars of {named}, or \
+                 rename the file if that is wrong"
+            ));
+        }
+        let of_interval = interval.as_micros().unsigned_abs();
+        let is_other = |bar: &u64| unit.distance_micros(*bar).abs_diff(of_interval) > CLOSE_SLACK_MICROS;
+        if let Some(bar) = self.opened.bar.filter(is_other) {
+            return refuse(format!(
+                "from opening to close time the rows of the file last {:?}, so it does not hold bars of {interval}; \
+                 ask for the interval it holds",
+                shown(bar)
+            ));
+        }
+        match series.gaps.spacing(unit.steps(interval)) {
+            Spacing::Closer(gap) => {
                 return refuse(format!(
-                    "the file is said to hold bars of {vouched} (with_interval), not of {interval}"
+                    "most neighbouring rows of the file lie {:?} apart, so it holds bars of a shorter interval than \
+                     {interval}; ask for the interval it holds",
+                    shown(gap)
                 ));
             }
-            (None, Some(spacing)) if spacing > interval.as_micros().unsigned_abs() => {
+            Spacing::Wider(gap) if self.config.interval.is_none() => {
                 return refuse(format!(
-                    "the closest rows of the file lie {:?} apart, so it does not hold bars of {interval}; ask for \
+                    "most neighbouring rows of the file lie {:?} apart, so it does not hold bars of {interval}; ask for \
                      the interval it holds, or vouch that it is a sparse series (with_interval)",
-                    Duration::from_micros(spacing)
+                    shown(gap)
                 ));
             }
-            _ => {}
+            Spacing::Wider(_) | Spacing::Fits => {}
         }
         let instant = |value| {
             let outside = || Error::schema("a time lies outside the years 1970 to 9999").with("value", value);
             unit.instant(value).ok_or_else(outside)
         };
-        let (first, last) = (instant(series.first)?, instant(series.last)?);
+        let bar_of = |ts| interval.floor(ts).unwrap_or(ts);
+        let (first, last) = (bar_of(instant(series.first)?), bar_of(instant(series.last)?));
         TimeRange::new(first, last.checked_add_micros(interval.as_micros()).unwrap_or(Timestamp::MAX))
     }
 
@@ -242,6 +304,23 @@ impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self(metadata.len(), metadata.modified().ok())
     }
+}
+
+/// The interval in a name such as `BTCUSDT-1h-2024-01.zip` or `BTCUSDT-1h-2024-01-31.csv`.
+fn interval_in_name(path: &Path) -> Option<Interval> {
+    let name = path.file_name()?.to_string_lossy();
+    let is_number =
+        |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<_> = name.split('-').collect();
+    let before_date = |window: &[&str]| match window {
+        [interval, year, month] if is_number(year, 4) => {
+            let month = month.split('.').next().unwrap_or_default();
+            is_number(month, 2).then(|| interval.parse().ok())?
+        }
+        _ => None,
+    };
+    // What stands before the interval is the symbol.
+    parts.get(1..)?.windows(3).find_map(before_date)
 }
 
 fn format_of(config: &FileConfig) -> Result<FileFormat> {
@@ -277,4 +356,28 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
             Error::new(ErrorKind::Cancelled, "the runtime is shutting down").caused_by(e)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_tell_the_interval() {
+        for (name, interval) in [
+            ("BTCUSDT-1h-2024-01.zip", Some("1h")),
+            ("x/BTCUSDT-1m-2024-01-31.csv.gz", Some("1m")),
+            ("BTC-USD-1d-2024-01.csv", Some("1d")),
+            ("BTCUSDT-1m-2024-01.0123abcd.zip", Some("1m")),
+            ("BTCUSDT-1mo-2024-01.zip", None),
+            ("1h-2024-01.csv", None),
+            ("BTCUSDT-1h.csv", None),
+            ("BTCUSDT-1h-2024.csv", None),
+            ("candles.csv", None),
+            ("a-1h-202401-02.csv", None),
+        ] {
+            let interval = interval.map(|text| text.parse().unwrap());
+            assert_eq!(interval_in_name(Path::new(name)), interval, "{name}");
+        }
+    }
 }

@@ -23,6 +23,6 @@ pub use binance::BinanceFetcher;
 pub use coinbase::CoinbaseFetcher;
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
-pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, TsUnit};
+pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
 #[cfg(feature = "http")]
 pub use http::{Transport, TransportAnswer};

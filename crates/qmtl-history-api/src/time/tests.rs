@@ -26,6 +26,9 @@ fn timestamps_print_and_parse() {
         assert_eq!(at(text), at("2018-01-10T04:55:00Z"), "{text}");
     }
     assert_eq!(at("20240101"), at("2024-01-01"));
+    assert_eq!(at("2024"), at("2024-01-01"));
+    assert_eq!((at("1970"), at("0"), at("9999")), (Timestamp::MIN, Timestamp::MIN, at("9999-01-01")));
+    assert_eq!(at("100000000"), at("1973-03-03T09:46:40Z"));
 }
 
 #[test]
@@ -52,6 +55,35 @@ fn bad_timestamps_are_refused_by_value() {
         Timestamp::from_secs(-1).unwrap_err().to_string(),
         "timestamp is outside the years 1970 to 9999 (seconds: -1)"
     );
+}
+
+#[test]
+fn numbers_that_are_no_epoch_seconds_are_refused_with_what_to_write() {
+    for text in ["1", "60", "00", "202", "20240", "202401", "2024010"] {
+        assert_eq!(
+            text.parse::<Timestamp>().unwrap_err().to_string(),
+            format!(
+                "so few digits are no epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 \
+                 such as 2024-01-01T00:00:00Z (value: {text:?})"
+            )
+        );
+    }
+    assert!("1969".parse::<Timestamp>().is_err() && "0000".parse::<Timestamp>().is_err());
+    for (text, unit, factor, meant) in [
+        ("1704067200000", "milliseconds", 1_000, "2024-01-01T00:00:00Z"),
+        ("1704067200250", "milliseconds", 1_000, "2024-01-01T00:00:00.250Z"),
+        ("631152000000", "milliseconds", 1_000, "1990-01-01T00:00:00Z"),
+        ("1704067200000000", "microseconds", 1_000_000, "2024-01-01T00:00:00Z"),
+        ("1704067200000000000", "nanoseconds", 1_000_000_000, "2024-01-01T00:00:00Z"),
+    ] {
+        assert_eq!(
+            text.parse::<Timestamp>().unwrap_err().to_string(),
+            format!(
+                "a number of so many digits counts {unit}, and epoch seconds are wanted: divide it by {factor}, or write \
+                 the time in ISO 8601 (value: {text}, probably_meant: {meant})"
+            )
+        );
+    }
 }
 
 #[test]

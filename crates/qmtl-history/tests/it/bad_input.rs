@@ -1,5 +1,7 @@
 //! What is refused, before anything is read or written, and in which words.
 
+use serde_json::json;
+
 use super::{Run, Scene, program};
 
 /// A fill of the word `series` without its range.
@@ -238,4 +240,45 @@ fn a_series_that_the_store_lacks() {
         .fails_with(2, "an export is of one series: use --node ID --interval 5m (series: 0)");
     scene.run(&["export", "--json"]).fails_with(2, "--json and bars cannot share stdout: use --out FILE");
     scene.run(&["export", "--out", "x.xlsx"]).fails_with(2, "the extension names no format");
+}
+
+#[test]
+fn rows_of_another_series_or_unit_are_refused_with_the_remedy() {
+    let scene = Scene::new();
+    let fill = |content: &str, more: &[&str]| {
+        let source = scene.file("x.csv", content);
+        let words = [
+            "backfill",
+            "--source",
+            &source,
+            "--node",
+            "AAL",
+            "--interval",
+            "1h",
+            "--timerange",
+            "20240101-20240102",
+        ];
+        scene.run(&[&words[..], more].concat())
+    };
+    let two = "date,close,Name\n2024-01-01,1,AAL\n2024-01-01 01:00,2,AAL\n2024-01-01,3,AAPL\n2024-01-01 01:00,4,AAPL\n";
+    fill(two, &[]).fails_with(2, "say which column tells them apart (--symbol-column)");
+    let run = fill(two, &["--symbol-column", "Name", "--json"]);
+    assert_eq!((run.code, &run.object()["rows_written"]), (Some(3), &json!(2)));
+
+    let mixed = "ts,close\n1704074400,1\n1704078000000,2\n";
+    fill(mixed, &["--ts-unit", "ms"]).fails_with(1, "this value can only be seconds; leave the unit away");
+    assert_eq!(fill(mixed, &["--json"]).object()["rows_written"], 2);
+}
+
+#[test]
+fn a_year_is_a_year_and_few_digits_are_no_time() {
+    let scene = Scene::new();
+    let source = scene.file("x.csv", "ts,close\n1704067200,1\n1704070800,2\n");
+    let plan = ["plan", "--source", &source, "--node", "x", "--interval", "1h", "--start"];
+    let planned = scene.json(&[&plan[..], &["2024", "--end", "20240102"]].concat());
+    assert_eq!(planned["gaps"], json!([[1_704_067_200, 1_704_150_000]]));
+    scene.run(&[&plan[..], &["202401"]].concat()).fails_with(2, "so few digits are no epoch seconds");
+    scene
+        .run(&[&plan[..], &["1704067200000"]].concat())
+        .fails_with(2, "divide it by 1000, or write the time in ISO 8601");
 }

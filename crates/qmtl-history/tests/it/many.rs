@@ -175,21 +175,56 @@ fn a_sparse_series_needs_its_user_to_vouch_for_it() {
 }
 
 #[test]
+fn two_nodes_are_not_filled_from_one_series() {
+    let scene = Scene::new();
+    let source = scene.file("a.csv", &minutes(10));
+    let fill =
+        ["backfill", "--interval", "1m", "--start", "1704067200", "--end", "1704067800", "--source", &source];
+    let run = scene.run(&[&fill[..], &["--node", "BTCUSDT", "--node", "ETHUSDT"]].concat());
+    run.fails_with(2, "two nodes would get the same rows of one file; say which of its columns");
+    run.fails_with(2, "a.csv, nodes: BTCUSDT, ETHUSDT)");
+    assert!(!scene.path("store").exists());
+    // In a list as well, whatever the path is written like.
+    scene.file(
+        "series.toml",
+        "interval = \"1m\"\n[[series]]\nnode = \"A\"\nsource = \"file:a.csv\"\n[[series]]\nnode = \"B\"\nsource = \"file:./a.csv\"\n",
+    );
+    scene.run(&FILL).fails_with(2, "nodes: A, B)");
+}
+
+#[test]
+fn files_of_one_series_are_one_source() {
+    let scene = Scene::new();
+    let day = |name: &str, from: i64, until: i64, lacking: i64| {
+        let lines = (from..until)
+            .filter(|hour| *hour != lacking)
+            .map(|hour| format!("{},{hour}\n", 1_704_067_200 + hour * 3_600));
+        scene.file(name, &std::iter::once("ts,close\n".to_owned()).chain(lines).collect::<String>())
+    };
+    // Of each day an hour is missing: the last one, one inside, and the first one.
+    let (one, two, three) = (day("1.csv", 0, 24, 23), day("2.csv", 24, 48, 30), day("3.csv", 48, 72, 48));
+    let fill = ["backfill", "--node", "a", "--interval", "1h", "--timerange", "20240101-20240104"];
+    let sources = ["--source", &one, "--source", &two, "--source", &three];
+    let filled = scene.json(&[&fill[..], &sources].concat());
+    let hour = |hour: i64| json!([1_704_067_200 + hour * 3_600, 1_704_067_200 + hour * 3_600]);
+    assert_eq!(
+        (&filled["rows_written"], &filled["known_empty"], &filled["missing"]),
+        (&json!(69), &json!([hour(23), hour(30), hour(48)]), &json!([]))
+    );
+}
+
+#[test]
 fn limits_are_shared_and_small_ones_suffice() {
     let scene = Scene::new();
-    let source = scene.file("minutes.csv", &minutes(5_000));
+    let lists = ["a", "b", "c"].map(|node| {
+        let source = scene.file(&format!("{node}.csv"), &minutes(5_000));
+        format!("[[series]]\nnode = {node:?}\nsource = {source:?}\n")
+    });
+    scene.file("series.toml", &format!("interval = \"1m\"\n{}", lists.concat()));
     let fill = [
         "backfill",
-        "--node",
-        "a",
-        "--node",
-        "b",
-        "--node",
-        "c",
-        "--interval",
-        "1m",
-        "--source",
-        &source,
+        "--nodes",
+        "series.toml",
         "--start",
         "1704067200",
         "--end",

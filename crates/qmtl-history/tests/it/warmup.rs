@@ -96,9 +96,11 @@ fn what_is_missing_is_said_and_exits_3() {
 fn many_series_are_primed_at_once() {
     let scene = Scene::new();
     scene.file("m.csv", &minutes(300));
+    scene.file("n.csv", &minutes(300));
     scene.file(
         "list.toml",
-        "interval = \"1m\"\nsource = \"file:m.csv\"\n[[series]]\nnode = \"a:b\"\n[[series]]\nnode = \"c\"\n",
+        "interval = \"1m\"\n[[series]]\nnode = \"a:b\"\nsource = \"file:m.csv\"\n\
+         [[series]]\nnode = \"c\"\nsource = \"file:n.csv\"\n",
     );
     let primed =
         scene.json(&["warmup", "--nodes", "list.toml", "--period", "100", "--as-of", "2024-01-01T05:00:00Z"]);

@@ -1,85 +1,51 @@
-//! Which columns of a file hold the time and the symbol.
+//! Which columns of a file hold what, and under which names they come out.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use qmtl_history_api::{Error, Result, frame};
 
 use super::config::FileConfig;
+use crate::kline;
 
-/// Names of a time column, in lower case with underscores.
-const TIME_NAMES: [&str; 5] = ["ts", "timestamp", "time", "date", "open_time"];
-
-/// Names of a column that tells series apart, in lower case.
-const SYMBOL_NAMES: [&str; 4] = ["symbol", "ticker", "pair", "instrument"];
+/// Names of a time column. Case, blanks, underscores and dashes do not matter.
+const TIME_NAMES: [&str; 5] = ["ts", "timestamp", "time", "date", kline::OPEN_TIME];
 
 /// The places of the columns that are not payload.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Roles {
     pub(super) ts: usize,
     pub(super) symbol: Option<usize>,
+    /// The close time, in a file that has the columns of a kline and is read by its opening time.
+    pub(super) close_time: Option<usize>,
 }
 
-/// Sees to it that a file which is read as one series is one: a column that is named as if it told
-/// series apart must have one value throughout, or the rows of several series would be mixed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct OneSeries(Vec<Sole>);
-
-/// A column and the value that it has so far.
+/// A payload column.
 #[derive(Clone, Debug)]
-struct Sole {
-    at: usize,
-    name: String,
-    value: Option<Vec<u8>>,
+pub(super) struct Payload {
+    pub(super) at: usize,
+    /// Its name in the file.
+    pub(super) own: String,
+    /// The name under which it comes out: a usual column of a candle has one, whatever the file calls it.
+    pub(super) name: String,
 }
 
-impl OneSeries {
-    /// Nothing to see to where a symbol column was named.
-    pub(super) fn new(roles: Roles, columns: &[(usize, &str)]) -> Self {
-        let is_suspect = |(at, name): &&(usize, &str)| {
-            *at != roles.ts && SYMBOL_NAMES.contains(&name.to_ascii_lowercase().as_str())
-        };
-        let sole = |(at, name): &(usize, &str)| Sole { at: *at, name: (*name).to_owned(), value: None };
-        match roles.symbol {
-            Some(_) => Self::default(),
-            None => Self(columns.iter().filter(is_suspect).map(sole).collect()),
-        }
-    }
-
-    /// The places of the columns to look at.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().map(|sole| sole.at)
-    }
-
-    /// Looks at a row, whose fields `field` gives by place; an empty one says nothing.
-    /// `InvalidInput` at the second value.
-    pub(super) fn row<'a>(&mut self, field: impl Fn(usize) -> &'a [u8]) -> Result<()> {
-        for Sole { at, name, value: sole } in &mut self.0 {
-            match (field(*at), sole.as_deref()) {
-                (b"", _) => {}
-                (value, None) => *sole = Some(value.to_vec()),
-                (value, Some(first)) if value == first => {}
-                (value, Some(first)) => {
-                    let shown = |value: &[u8]| format!("{:?}", String::from_utf8_lossy(value));
-                    return Err(Error::invalid(
-                        "the file holds several series; say which column tells them apart (with_symbol_column)",
-                    )
-                    .with("column", name)
-                    .with("values", format_args!("{}, {}", shown(first), shown(value))));
-                }
-            }
-        }
-        Ok(())
-    }
+/// Whether a column of the file is the one that somebody names. A usual column may be named in any of its
+/// spellings.
+pub(super) fn is_called(own: &str, wanted: &str) -> bool {
+    let is_time = || TIME_NAMES.iter().any(|name| kline::fold(name) == kline::fold(own));
+    let is_usual = |name| kline::canonical(own).is_some_and(|own| kline::canonical(name) == Some(own));
+    own == wanted || is_usual(wanted) || (is_time() && kline::fold(own) == kline::fold(wanted))
 }
 
-/// Finds the time and the symbol column among columns given by place and name.
+/// Finds what the columns hold, given by name in their order.
 ///
 /// `InvalidInput` when a configured column is not there, or when not exactly one is named like a
 /// time column and none is configured; `Schema` when two columns would come out under one name.
-pub(super) fn find_roles(config: &FileConfig, columns: &[(usize, &str)]) -> Result<Roles> {
-    let seen = || columns.iter().take(20).map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
+pub(super) fn find(config: &FileConfig, columns: &[&str]) -> Result<(Roles, Vec<Payload>)> {
+    let seen = || columns.iter().take(20).copied().collect::<Vec<_>>().join(", ");
     let named = |what: &str, wanted: &str| {
-        columns.iter().find(|(_, name)| *name == wanted).map(|(at, _)| *at).ok_or_else(|| {
+        let exact = columns.iter().position(|name| *name == wanted);
+        exact.or_else(|| columns.iter().position(|name| is_called(name, wanted))).ok_or_else(|| {
             Error::invalid(format!("the file has no column of the name given for the {what}"))
                 .with("column", wanted)
                 .with("columns", seen())
@@ -95,19 +61,44 @@ pub(super) fn find_roles(config: &FileConfig, columns: &[(usize, &str)]) -> Resu
             Error::invalid("one column cannot hold both the time and the symbol").with("columns", seen())
         );
     }
-    let mut names = HashSet::from([frame::TS]);
-    match columns.iter().find(|(at, name)| *at != ts && Some(*at) != symbol && !names.insert(name)) {
-        Some((_, name)) => Err(Error::schema("two columns have one name").with("column", name)),
-        None => Ok(Roles { ts, symbol }),
+    let place = |name: &str| columns.iter().position(|own| kline::fold(own) == kline::fold(name));
+    let unread = if place(kline::OPEN_TIME) == Some(ts) { kline::UNREAD.map(place) } else { [None; 2] };
+    let [Some(close_time), Some(ignored)] = unread else {
+        let roles = Roles { ts, symbol, close_time: None };
+        return Ok((roles, payload(columns, |at| at != ts && Some(at) != symbol)?));
+    };
+    let is_payload = |at| at != ts && Some(at) != symbol && at != close_time && at != ignored;
+    Ok((Roles { ts, symbol, close_time: Some(close_time) }, payload(columns, is_payload)?))
+}
+
+/// The payload columns, each under a name of its own.
+fn payload(columns: &[&str], is_payload: impl Fn(usize) -> bool) -> Result<Vec<Payload>> {
+    let mut names = HashMap::from([(frame::TS, frame::TS)]);
+    let mut found = Vec::new();
+    for (at, own) in columns.iter().copied().enumerate().filter(|(at, _)| is_payload(*at)) {
+        let name = kline::canonical(own).unwrap_or(own);
+        match names.insert(name, own) {
+            None => found.push(Payload { at, own: own.to_owned(), name: name.to_owned() }),
+            Some(other) if other == own => {
+                return Err(Error::schema("two columns have one name").with("column", own));
+            }
+            Some(other) => {
+                return Err(Error::schema(format!(
+                    "two columns are called as {name} is; take one out of the file, or call it something else"
+                ))
+                .with("columns", format_args!("{other}, {own}")));
+            }
+        }
     }
+    Ok(found)
 }
 
 /// The only column that is named like a time column, or what to do about it.
-fn time_column(columns: &[(usize, &str)]) -> Result<usize, &'static str> {
-    let is_time = |name: &str| TIME_NAMES.contains(&name.to_ascii_lowercase().replace(' ', "_").as_str());
-    let mut found = columns.iter().filter(|(_, name)| is_time(name));
+fn time_column(columns: &[&str]) -> Result<usize, &'static str> {
+    let is_time = |name: &str| TIME_NAMES.iter().any(|known| kline::fold(known) == kline::fold(name));
+    let mut found = columns.iter().enumerate().filter(|(_, name)| is_time(name));
     match (found.next(), found.next()) {
-        (Some((at, _)), None) => Ok(*at),
+        (Some((at, _)), None) => Ok(at),
         (Some(_), Some(_)) => Err("several columns may hold the time; say which one does (with_ts_column)"),
         (None, _) => {
             Err("no column is named ts, timestamp, time, date or open_time; say which one holds the time \

@@ -13,7 +13,7 @@ use super::time::TsUnit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileFormat {
-    /// Comma-separated text: with a header, or the twelve columns of a Binance archive without one.
+    /// Comma-separated text: with a header, or the twelve columns of Binance's klines without one.
     Csv,
     /// A zip archive with one CSV file inside.
     Zip,
@@ -137,15 +137,15 @@ impl FileConfig {
     }
 
     /// The column that holds the opening time of the bars. Without this it must be the only one
-    /// named ts, timestamp, time, date or open_time (case and blanks do not matter).
+    /// named ts, timestamp, time, date or open_time (case, blanks, underscores and dashes do not matter).
     #[must_use]
     pub fn with_ts_column(mut self, name: impl Into<String>) -> Self {
         self.ts_column = Some(name.into());
         self
     }
 
-    /// The unit of an integer time column. Without this the values must prove it: exactly one unit
-    /// may put every value of the file into the years 1990 to 2100.
+    /// The unit of an integer time column. Without this each value must prove its own: exactly one unit
+    /// puts it into the years 1990 to 2100. A value that can only be of another unit is refused.
     #[must_use]
     pub fn with_ts_unit(mut self, unit: TsUnit) -> Self {
         self.ts_unit = Some(unit);
@@ -153,7 +153,7 @@ impl FileConfig {
     }
 
     /// The column that says which series a row belongs to. Without this the file is one series,
-    /// which is served to whichever node asks.
+    /// which is served to whichever node asks, and is refused where a column tells several series apart.
     #[must_use]
     pub fn with_symbol_column(mut self, name: impl Into<String>) -> Self {
         self.symbol_column = Some(name.into());
@@ -168,7 +168,7 @@ impl FileConfig {
     }
 
     /// Vouches that the file's bars are `interval` apart, so that a bar it lacks is proven not to
-    /// exist. Needed where the closest two rows lie further apart than that: a sparse series.
+    /// exist. Needed where most neighbouring rows lie further apart than that: a sparse series.
     /// Requests for another interval are refused then.
     #[must_use]
     pub fn with_interval(mut self, interval: Interval) -> Self {
@@ -176,8 +176,9 @@ impl FileConfig {
         self
     }
 
-    /// The type of a CSV column. Without this the usual columns of a candle are numbers, `trades`
-    /// an integer, and any other is a number when every value of the file is one, else text.
+    /// The type of a CSV column, which may be named as the file does or as it comes out. Without this the
+    /// usual columns of a candle are numbers, `trades` an integer, and any other is a number when every value
+    /// of the file is one, else text.
     #[must_use]
     pub fn with_column_type(mut self, name: impl Into<String>, column_type: ColumnType) -> Self {
         self.column_types.insert(name.into(), column_type);

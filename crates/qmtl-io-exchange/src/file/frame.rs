@@ -13,11 +13,13 @@ use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUni
 use qmtl_history_api::arrow_select::filter::filter;
 use qmtl_history_api::{Error, Result, frame};
 
-use super::columns::{OneSeries, Roles, find_roles};
+use super::columns::{self, Payload, Roles};
 use super::config::FileConfig;
 use super::index::{Index, IndexBuilder};
+use super::lengths::Lengths;
+use super::one_series::{Holds, OneSeries};
 use super::table::Selection;
-use super::time::{TsUnit, parse_iso, unit_of};
+use super::time::{Reading, TsUnit, parse_iso};
 
 /// How the values of the time column name instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,126 +37,106 @@ enum TimeKind {
 pub(super) struct Columns {
     schema: SchemaRef,
     roles: Roles,
-    one_series: OneSeries,
+    payload: Vec<Payload>,
     time: TimeKind,
+    /// How times are read; of text the first row tells.
+    reading: Option<Reading>,
 }
 
+/// What a scan of all rows found.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    pub(super) columns: Columns,
+    pub(super) index: Index,
+    pub(super) unit: TsUnit,
+    /// As in [`Opened`](super::table::Opened).
+    pub(super) bar: Option<u64>,
+    pub(super) sole: Option<(String, String)>,
+}
+
+/// A scan under way.
+struct Scan {
+    columns: Columns,
+    builder: IndexBuilder,
+    one_series: OneSeries,
+    lengths: Lengths,
+    /// The place of the next row in the file.
+    row: u64,
+}
+
+/// Takes a batch of a scan; `false` when it has no row and so is no block.
+type Take<'a> = dyn FnMut(&RecordBatch) -> Result<bool> + 'a;
+
 impl Columns {
-    /// Finds the time and the symbol column.
+    /// Finds what the columns hold.
     pub(super) fn new(config: &FileConfig, schema: &SchemaRef) -> Result<Self> {
         if let Some(name) = config.column_types.keys().next() {
             return Err(Error::invalid("types are declared for CSV alone; this file carries its own")
                 .with("column", name));
         }
-        let named: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).enumerate().collect();
-        let roles = find_roles(config, &named)?;
+        let named: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let (roles, payload) = columns::find(config, &named)?;
         let field = schema.field(roles.ts);
         let time = time_kind(field.data_type()).ok_or_else(|| {
             Error::schema("the time column is neither a timestamp, nor a date, an integer or text")
                 .with("column", field.name())
                 .with("type", field.data_type())
         })?;
-        match (time, config.ts_unit) {
-            (TimeKind::Typed(own), Some(declared)) if own != declared => Err(Error::invalid(format!(
-                "the time column is declared in {declared}, but its type says {own}"
-            ))
-            .with("column", field.name())),
-            (TimeKind::Text, Some(declared)) => {
-                Err(Error::invalid(format!("the time column is declared in {declared}, but holds text"))
-                    .with("column", field.name()))
+        let reading = match (time, config.ts_unit) {
+            (TimeKind::Typed(own), Some(declared)) if own != declared => {
+                return Err(Error::invalid(format!(
+                    "the time column is declared in {declared}, but its type says {own}"
+                ))
+                .with("column", field.name()));
             }
-            _ => {
-                let one_series = OneSeries::new(roles, &named);
-                Ok(Self { schema: Arc::clone(schema), roles, one_series, time })
-            }
-        }
+            (TimeKind::Typed(own), _) => Some(Reading::Unit(own)),
+            (TimeKind::Integer, _) => Some(Reading::Undecided),
+            (TimeKind::Text, _) => None,
+        };
+        Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading })
     }
 
-    /// The places of the columns that the scan reads, ascending.
-    pub(super) fn scanned(&self) -> Vec<usize> {
-        let keys = std::iter::once(self.roles.ts).chain(self.roles.symbol);
-        let mut places: Vec<_> = keys.chain(self.one_series.places()).collect();
-        places.sort_unstable();
-        places
+    /// Scans all rows, twice where their times must be read one by one. `read` hands over all batches of the
+    /// columns at the given places, in their order.
+    pub(super) fn scan(
+        self,
+        config: &FileConfig,
+        mut read: impl FnMut(Vec<usize>, &mut Take<'_>) -> Result<()>,
+    ) -> Result<Scanned> {
+        let mut run = |columns: Self| {
+            let mut scan = Scan::new(columns);
+            let places = scan.places();
+            read(places, &mut |batch| scan.take(batch, config.ts_unit)).map(|()| scan)
+        };
+        let mut scan = run(self)?;
+        if scan.columns.reading == Some(Reading::Undecided) {
+            let (min, max) = scan.builder.bounds().ok_or_else(no_row)?;
+            let name = scan.columns.name(scan.columns.roles.ts);
+            let reading =
+                Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", name))?;
+            scan.columns.reading = Some(reading);
+            if reading.is_by_row() {
+                scan = run(scan.columns)?;
+            }
+        }
+        let Scan { columns, builder, one_series, lengths, .. } = scan;
+        let index = builder.finish();
+        let unit = columns.reading.ok_or_else(no_row)?.unit();
+        index.bounds().ok_or_else(no_row)?;
+        Ok(Scanned { columns, index, unit, bar: lengths.usual(), sole: one_series.finish()? })
     }
 
     fn name(&self, at: usize) -> &str {
         self.schema.field(at).name()
     }
 
-    /// Adds the rows of `batch` to the index; `first_row` is the place of its first row in the file.
-    pub(super) fn index(
-        &mut self,
-        builder: &mut IndexBuilder,
-        batch: &RecordBatch,
-        first_row: u64,
-    ) -> Result<()> {
-        let times = self.times(batch, first_row)?;
-        let Some(symbols) = self.symbols(batch)? else {
-            self.check_one_series(batch)?;
-            let id = builder.id("")?;
-            times.values().iter().for_each(|time| builder.row(id, *time));
-            return Ok(());
-        };
-        let mut last = None;
-        for (row, time) in times.values().iter().enumerate() {
-            let symbol = symbols.value(row);
-            let id = match last {
-                Some((known, id)) if known == symbol => id,
-                _ => builder.id(symbol)?,
-            };
-            last = Some((symbol, id));
-            builder.row(id, *time);
-        }
-        Ok(())
-    }
-
-    /// Looks at the columns of a batch that must have one value throughout.
-    fn check_one_series(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mut columns = HashMap::new();
-        for at in self.one_series.places() {
-            let name = self.name(at);
-            // What no text can be made of tells no series apart.
-            if let Some(values) = batch.column_by_name(name).and_then(|column| text(column, name).ok()) {
-                columns.insert(at, values);
-            }
-        }
-        if columns.is_empty() {
-            return Ok(());
-        }
-        let value = |at: usize, row: usize| {
-            columns
-                .get(&at)
-                .filter(|values| values.is_valid(row))
-                .map_or(&b""[..], |values| values.value(row).as_bytes())
-        };
-        (0..batch.num_rows()).try_for_each(|row| self.one_series.row(|at| value(at, row)))
-    }
-
-    /// The unit of the time column, once the whole file was seen.
-    pub(super) fn unit(&self, config: &FileConfig, index: &Index) -> Result<TsUnit> {
-        let (min, max) = index.bounds().ok_or_else(|| Error::schema("the file has columns and no row"))?;
-        match self.time {
-            TimeKind::Typed(unit) => Ok(unit),
-            TimeKind::Text => Ok(TsUnit::Microsecond),
-            TimeKind::Integer => {
-                unit_of(config.ts_unit, min, max).map_err(|e| e.with("column", self.name(self.roles.ts)))
-            }
-        }
-    }
-
     /// The schema of [`Columns::select`].
     pub(super) fn output(&self, unit: TsUnit) -> SchemaRef {
         let ts = Field::new(frame::TS, DataType::Timestamp(unit.arrow(), Some("UTC".into())), false);
-        let payload = self.payload().map(|at| {
-            let field = self.schema.field(at);
-            Field::new(field.name(), field.data_type().clone(), true)
+        let payload = self.payload.iter().map(|Payload { at, name, .. }| {
+            Field::new(name, self.schema.field(*at).data_type().clone(), true)
         });
         Arc::new(Schema::new(std::iter::once(ts).chain(payload).collect::<Vec<_>>()))
-    }
-
-    fn payload(&self) -> impl Iterator<Item = usize> {
-        (0..self.schema.fields().len()).filter(|at| *at != self.roles.ts && Some(*at) != self.roles.symbol)
     }
 
     /// The selected rows of a batch of all columns.
@@ -175,8 +157,8 @@ impl Columns {
         let kept = times.values().iter().zip(wanted.values()).filter(|(_, wanted)| *wanted);
         let mut columns = vec![unit.column(kept.map(|(time, _)| *time).collect())];
         let is_whole = columns[0].len() == batch.num_rows();
-        for at in self.payload() {
-            let column = batch.column(at);
+        for Payload { at, .. } in &self.payload {
+            let column = batch.column(*at);
             columns.push(if is_whole {
                 Arc::clone(column)
             } else {
@@ -190,30 +172,44 @@ impl Columns {
     /// The time column as integers of the file's unit.
     fn times(&self, batch: &RecordBatch, first_row: u64) -> Result<Int64Array> {
         let name = self.name(self.roles.ts);
-        let fault = |message: &str, row: usize| {
-            Error::schema(message).with("column", name).with("row", first_row + row as u64)
-        };
         let column = batch
             .column_by_name(name)
             .ok_or_else(|| Error::unexpected("a block lacks the time column").with("column", name))?;
+        let place = |error: Error, row: usize| error.with("column", name).with("row", first_row + row as u64);
         if let Some(row) = column.logical_nulls().and_then(|nulls| nulls.iter().position(|valid| !valid)) {
-            return Err(fault("a row has no time", row));
+            return Err(place(Error::schema("a row has no time"), row));
         }
-        if self.time == TimeKind::Text {
-            let text = text(column, name)?;
-            let parse = |row: usize| {
-                parse_iso(text.value(row)).ok_or_else(|| {
-                    fault("a time is not an ISO 8601 date or date and time", row)
-                        .with("value", format_args!("{:?}", text.value(row)))
-                })
+        let reading = self.reading.unwrap_or(Reading::Undecided);
+        if self.time != TimeKind::Text {
+            let integers = integers(column, name)?;
+            if !reading.is_by_row() {
+                return Ok(integers);
+            }
+            let read = |(row, value): (usize, &i64)| {
+                reading.integer(*value).map_err(|e| place(e, row).with("value", value))
             };
-            return (0..text.len()).map(parse).collect::<Result<Vec<_>>>().map(Int64Array::from);
+            return integers
+                .values()
+                .iter()
+                .enumerate()
+                .map(read)
+                .collect::<Result<Vec<_>>>()
+                .map(Into::into);
         }
-        let integers = match column.data_type() {
-            DataType::Date32 | DataType::Date64 => cast(column, &MILLISECONDS, name)?,
-            _ => Arc::clone(column),
+        let text = text(column, name)?;
+        let read = |row: usize| {
+            let value = text.value(row).trim_ascii();
+            let time = match reading {
+                Reading::Iso => parse_iso(value)
+                    .ok_or_else(|| Error::schema("a time is not an ISO 8601 date or date and time")),
+                reading => value
+                    .parse()
+                    .map_err(|_| Error::schema("a time is not an integer, although the first one is"))
+                    .and_then(|value| reading.integer(value)),
+            };
+            time.map_err(|e| place(e, row).with("value", format_args!("{:?}", text.value(row))))
         };
-        Ok(cast(&integers, &DataType::Int64, name)?.as_primitive::<Int64Type>().clone())
+        (0..text.len()).map(read).collect::<Result<Vec<_>>>().map(Int64Array::from)
     }
 
     /// The symbol column as text; a null is the empty symbol.
@@ -232,6 +228,132 @@ impl Columns {
     }
 }
 
+impl Scan {
+    fn new(columns: Columns) -> Self {
+        let suspects = columns.payload.iter().map(|Payload { at, own, .. }| {
+            let holds = match columns.schema.field(*at).data_type() {
+                kind if time_kind(kind) == Some(TimeKind::Text) => Holds::Text,
+                kind if kind.is_integer() => Holds::Anything,
+                _ => Holds::Other,
+            };
+            (*at, own.as_str(), holds)
+        });
+        let one_series = match columns.roles.symbol {
+            Some(_) => OneSeries::default(),
+            None => OneSeries::new("row", suspects),
+        };
+        Self { columns, builder: IndexBuilder::default(), one_series, lengths: Lengths::default(), row: 0 }
+    }
+
+    /// The places of the columns that the scan reads, ascending.
+    fn places(&self) -> Vec<usize> {
+        let Roles { ts, symbol, close_time } = self.columns.roles;
+        let mut places: Vec<_> =
+            [Some(ts), symbol, close_time].into_iter().flatten().chain(self.one_series.places()).collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// Adds the rows of a batch; `false` when it has none.
+    fn take(&mut self, batch: &RecordBatch, declared: Option<TsUnit>) -> Result<bool> {
+        if batch.num_rows() == 0 {
+            return Ok(false);
+        }
+        self.decide(batch, declared)?;
+        let times = self.columns.times(batch, self.row)?;
+        self.add_lengths(batch, &times)?;
+        match self.columns.symbols(batch)? {
+            None => {
+                self.look_for_series(batch, &times)?;
+                let id = self.builder.id("")?;
+                times.values().iter().for_each(|time| self.builder.row(id, *time));
+            }
+            Some(symbols) => {
+                let mut last = None;
+                for (row, time) in times.values().iter().enumerate() {
+                    let symbol = symbols.value(row);
+                    let id = match last {
+                        Some((known, id)) if known == symbol => id,
+                        _ => self.builder.id(symbol)?,
+                    };
+                    last = Some((symbol, id));
+                    self.builder.row(id, *time);
+                }
+            }
+        }
+        self.row += batch.num_rows() as u64;
+        Ok(self.builder.end_block())
+    }
+
+    /// Decides by its first row whether text holds integers.
+    fn decide(&mut self, batch: &RecordBatch, declared: Option<TsUnit>) -> Result<()> {
+        let name = self.columns.name(self.columns.roles.ts);
+        let (None, Some(column)) = (self.columns.reading, batch.column_by_name(name)) else { return Ok(()) };
+        let first = text(&column.slice(0, 1), name)?;
+        let is_integer = first.is_valid(0) && first.value(0).trim_ascii().parse::<i64>().is_ok();
+        match declared {
+            Some(declared) if !is_integer => {
+                Err(Error::invalid(format!("the time column is declared in {declared}, but holds text"))
+                    .with("column", name))
+            }
+            _ => {
+                self.columns.reading = Some(if is_integer { Reading::Undecided } else { Reading::Iso });
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds the lengths of klines whose close time is of the type of their opening time.
+    fn add_lengths(&mut self, batch: &RecordBatch, times: &Int64Array) -> Result<()> {
+        let Some(at) = self.columns.roles.close_time else { return Ok(()) };
+        let (ts, name) = (self.columns.roles.ts, self.columns.name(at));
+        let is_same = self.columns.schema.field(at).data_type() == self.columns.schema.field(ts).data_type();
+        let (Some(column), true) =
+            (batch.column_by_name(name), is_same && self.columns.time != TimeKind::Text)
+        else {
+            return Ok(());
+        };
+        let reading = self.columns.reading.unwrap_or(Reading::Undecided);
+        for (row, (open, close)) in times.values().iter().zip(&integers(column, name)?).enumerate() {
+            let end = close.and_then(|close| reading.integer(close.checked_add(1)?).ok());
+            // A row without a close time says nothing.
+            if let Some(end) = end {
+                self.lengths.add(*open, end, self.row + row as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the columns of a batch that may tell series apart.
+    fn look_for_series(&mut self, batch: &RecordBatch, times: &Int64Array) -> Result<()> {
+        let mut columns = HashMap::new();
+        for at in self.one_series.places() {
+            let name = self.columns.name(at);
+            // What no text can be made of tells no series apart.
+            if let Some(values) = batch.column_by_name(name).and_then(|column| text(column, name).ok()) {
+                columns.insert(at, values);
+            }
+        }
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let value = |at: usize, row: usize| {
+            columns
+                .get(&at)
+                .filter(|values| values.is_valid(row))
+                .map_or(&b""[..], |values| values.value(row).as_bytes())
+        };
+        for (row, time) in times.values().iter().enumerate() {
+            self.one_series.row(*time, self.row + row as u64, |at| value(at, row))?;
+        }
+        Ok(())
+    }
+}
+
+fn no_row() -> Error {
+    Error::schema("the file has columns and no row")
+}
+
 /// What dates are read as: both of Arrow's date types are whole milliseconds.
 const MILLISECONDS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
@@ -247,6 +369,15 @@ fn time_kind(data_type: &DataType) -> Option<TimeKind> {
 
 fn text(column: &ArrayRef, name: &str) -> Result<StringArray> {
     Ok(cast(column, &DataType::Utf8, name)?.as_string::<i32>().clone())
+}
+
+/// A column of integers, timestamps or dates as integers.
+fn integers(column: &ArrayRef, name: &str) -> Result<Int64Array> {
+    let integers = match column.data_type() {
+        DataType::Date32 | DataType::Date64 => cast(column, &MILLISECONDS, name)?,
+        _ => Arc::clone(column),
+    };
+    Ok(cast(&integers, &DataType::Int64, name)?.as_primitive::<Int64Type>().clone())
 }
 
 /// Casts without loss: a value that does not fit is an error.

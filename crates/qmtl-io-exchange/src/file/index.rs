@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use qmtl_history_api::{Error, Result};
 
+use super::gaps::Gaps;
+
 /// The most series that one file may hold.
 const MAX_SERIES: usize = 1 << 16;
 
@@ -26,15 +28,15 @@ struct Zone {
 }
 
 /// The times of one series.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Series {
     /// The earliest.
     pub(super) first: i64,
     /// The latest.
     pub(super) last: i64,
-    /// The smallest distance of two different times that was seen: exact where rows are sorted
-    /// inside each block or blocks do not overlap, otherwise never too small.
-    pub(super) spacing: Option<u64>,
+    /// The distances of neighbouring times that were seen: exact where blocks do not overlap, otherwise
+    /// never too small.
+    pub(super) gaps: Gaps,
     /// The times of the last block that has rows of the series.
     recent: (i64, i64),
 }
@@ -42,12 +44,12 @@ pub(super) struct Series {
 impl Index {
     /// The earliest and the latest time of the file.
     pub(super) fn bounds(&self) -> Option<(i64, i64)> {
-        Some((self.zones.iter().map(|z| z.min).min()?, self.zones.iter().map(|z| z.max).max()?))
+        bounds(&self.zones)
     }
 
     /// The series called `symbol`.
-    pub(super) fn series(&self, symbol: &str) -> Option<Series> {
-        self.ids.get(symbol).map(|id| self.series[*id])
+    pub(super) fn series(&self, symbol: &str) -> Option<&Series> {
+        self.ids.get(symbol).map(|id| &self.series[*id])
     }
 
     /// The names of all series.
@@ -111,19 +113,38 @@ impl IndexBuilder {
             zone.max = zone.max.max(max);
             zone.members.resize(zone.members.len().max(id / 64 + 1), 0);
             zone.members[id / 64] |= 1 << (id % 64);
-            let within =
-                run.windows(2).map(|pair| pair[1].1.abs_diff(pair[0].1)).filter(|gap| *gap > 0).min();
             // Ids are given in order of first appearance, but a block is sorted by id.
-            let known = self.series.len();
-            self.series.resize(
-                known.max(id + 1),
-                Series { first: i64::MAX, last: i64::MIN, spacing: None, recent: (i64::MAX, i64::MIN) },
-            );
-            self.series[id].absorb(min, max, within);
+            while self.series.len() <= id {
+                self.series.push(Series {
+                    first: i64::MAX,
+                    last: i64::MIN,
+                    gaps: Gaps::default(),
+                    recent: (i64::MAX, i64::MIN),
+                });
+            }
+            let series = &mut self.series[id];
+            // Neighbouring distances are mostly equal, so that they are counted before they are added.
+            let (mut last, mut times) = (0, 0);
+            for gap in run.windows(2).map(|pair| pair[1].1.abs_diff(pair[0].1)).filter(|gap| *gap > 0) {
+                if gap != last && times > 0 {
+                    series.gaps.add(last, times);
+                    times = 0;
+                }
+                (last, times) = (gap, times + 1);
+            }
+            if times > 0 {
+                series.gaps.add(last, times);
+            }
+            series.absorb(min, max);
         }
         self.zones.push(zone);
         self.block.clear();
         true
+    }
+
+    /// The earliest and the latest time of all blocks that were ended.
+    pub(super) fn bounds(&self) -> Option<(i64, i64)> {
+        bounds(&self.zones)
     }
 
     /// The index of all blocks that were ended.
@@ -132,20 +153,19 @@ impl IndexBuilder {
     }
 }
 
+fn bounds(zones: &[Zone]) -> Option<(i64, i64)> {
+    Some((zones.iter().map(|zone| zone.min).min()?, zones.iter().map(|zone| zone.max).max()?))
+}
+
 impl Series {
-    /// Adds the rows of one more block.
-    fn absorb(&mut self, min: i64, max: i64, within: Option<u64>) {
+    /// Adds the ends of one more block, and its distance from the block before.
+    fn absorb(&mut self, min: i64, max: i64) {
         let (earlier, later) = self.recent;
-        let across = if earlier > later {
-            None
-        } else if min > later {
-            Some(min.abs_diff(later))
-        } else if max < earlier {
-            Some(earlier.abs_diff(max))
-        } else {
-            None
-        };
-        self.spacing = [self.spacing, within, across].into_iter().flatten().min();
+        if earlier <= later && min > later {
+            self.gaps.add(min.abs_diff(later), 1);
+        } else if earlier <= later && max < earlier {
+            self.gaps.add(earlier.abs_diff(max), 1);
+        }
         self.first = self.first.min(min);
         self.last = self.last.max(max);
         self.recent = (min, max);

@@ -15,8 +15,7 @@ use qmtl_history_api::{Error, Result};
 
 use super::bytes::{FileBytes, corrupt, io_error};
 use super::config::FileConfig;
-use super::frame::Columns;
-use super::index::IndexBuilder;
+use super::frame::{Columns, Scanned};
 use super::table::{Opened, Selection, Table};
 use super::time::TsUnit;
 use super::unpack::rewrite;
@@ -54,20 +53,21 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     } else {
         IpcFile::open(&rewritten(bytes, config.max_unpacked_bytes)?)?
     };
-    let mut columns = Columns::new(config, &file.schema)?;
-    let (mut builder, mut first_row) = (IndexBuilder::default(), 0);
-    for block in std::mem::take(&mut file.batches) {
-        let batch = file.decode(&block)?;
-        columns.index(&mut builder, &batch, first_row)?;
-        first_row += batch.num_rows() as u64;
-        if builder.end_block() {
-            file.batches.push(block);
+    let batches = std::mem::take(&mut file.batches);
+    let mut blocks = Vec::new();
+    let scanned = Columns::new(config, &file.schema)?.scan(config, |_, take| {
+        blocks.clear();
+        for block in &batches {
+            if take(&file.decode(block)?)? {
+                blocks.push(*block);
+            }
         }
-    }
-    let index = builder.finish();
-    let unit = columns.unit(config, &index)?;
+        Ok(())
+    })?;
+    file.batches = blocks;
+    let Scanned { columns, index, unit, bar, sole } = scanned;
     let output = columns.output(unit);
-    Ok(Opened { table: Arc::new(IpcTable { file, columns, unit, output }), index, unit })
+    Ok(Opened { table: Arc::new(IpcTable { file, columns, unit, output }), index, unit, bar, sole })
 }
 
 /// An IPC stream as a file.

@@ -13,8 +13,7 @@ use qmtl_history_api::{Error, Result};
 
 use super::bytes::{FileBytes, corrupt};
 use super::config::FileConfig;
-use super::frame::Columns;
-use super::index::IndexBuilder;
+use super::frame::{Columns, Scanned};
 use super::table::{Opened, Selection, Table};
 use super::time::TsUnit;
 
@@ -49,26 +48,27 @@ struct ParquetFile {
 /// Reads the footer and the time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let file = ParquetFile::open(bytes)?;
-    let mut columns = Columns::new(config, file.metadata.schema())?;
-    let (mut builder, mut extents, mut first_row) = (IndexBuilder::default(), Vec::new(), 0);
-    for group in 0..file.metadata.metadata().num_row_groups() {
-        let scanned = ProjectionMask::roots(file.metadata.parquet_schema(), columns.scanned());
-        let mut skip = 0;
-        for batch in file.group(group).with_projection(scanned).build().map_err(unreadable)? {
-            let batch = batch.map_err(unreadable)?;
-            columns.index(&mut builder, &batch, first_row)?;
-            let rows = batch.num_rows();
-            if builder.end_block() {
-                extents.push(Extent { group, skip, rows });
+    let mut extents = Vec::new();
+    let scanned = Columns::new(config, file.metadata.schema())?.scan(config, |places, take| {
+        extents.clear();
+        for group in 0..file.metadata.metadata().num_row_groups() {
+            let mask = ProjectionMask::roots(file.metadata.parquet_schema(), places.iter().copied());
+            let mut skip = 0;
+            for batch in file.group(group).with_projection(mask).build().map_err(unreadable)? {
+                let batch = batch.map_err(unreadable)?;
+                let rows = batch.num_rows();
+                if take(&batch)? {
+                    extents.push(Extent { group, skip, rows });
+                }
+                skip += rows;
             }
-            skip += rows;
-            first_row += rows as u64;
         }
-    }
-    let index = builder.finish();
-    let unit = columns.unit(config, &index)?;
+        Ok(())
+    })?;
+    let Scanned { columns, index, unit, bar, sole } = scanned;
     let output = columns.output(unit);
-    Ok(Opened { table: Arc::new(ParquetTable { file, columns, extents, unit, output }), index, unit })
+    let table = Arc::new(ParquetTable { file, columns, extents, unit, output });
+    Ok(Opened { table, index, unit, bar, sole })
 }
 
 impl ParquetFile {

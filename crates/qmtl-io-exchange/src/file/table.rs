@@ -35,4 +35,8 @@ pub(super) struct Opened {
     pub(super) table: Arc<dyn Table>,
     pub(super) index: Index,
     pub(super) unit: TsUnit,
+    /// How long its bars say that they last, in its unit: klines alone say so.
+    pub(super) bar: Option<u64>,
+    /// The only value of a column that is named as if it told series apart, and that column.
+    pub(super) sole: Option<(String, String)>,
 }

@@ -10,10 +10,10 @@ use qmtl_history_api::arrow_array::types::{
 };
 use qmtl_history_api::arrow_array::{ArrayRef, PrimitiveArray, types::ArrowTimestampType};
 use qmtl_history_api::arrow_schema::TimeUnit;
-use qmtl_history_api::{Error, Result, TimeRange, Timestamp};
+use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 
 /// 1990-01-01T00:00:00Z and 2101-01-01T00:00:00Z in seconds: between them lie the values by which
-/// a file proves its unit. A factor of a thousand lies between units, and less than ten between
+/// a value proves its unit. A factor of a thousand lies between units, and less than ten between
 /// these two, so no value can fit two units.
 const PLAUSIBLE_SECS: Range<i64> = 631_152_000..4_133_980_800;
 
@@ -53,6 +53,16 @@ impl TsUnit {
         }
     }
 
+    /// The values of this unit in the years 1990 to 2100.
+    fn plausible(self) -> Range<i64> {
+        PLAUSIBLE_SECS.start * self.per_second()..PLAUSIBLE_SECS.end * self.per_second()
+    }
+
+    /// The only unit that puts `value` into the years 1990 to 2100.
+    fn of(value: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|unit| unit.plausible().contains(&value))
+    }
+
     /// The instant `value` of this unit, rounded down to a microsecond; `None` outside 1970 to 9999.
     pub(super) fn instant(self, value: i64) -> Option<Timestamp> {
         let micros = match self {
@@ -73,6 +83,11 @@ impl TsUnit {
             }
         };
         bound(range.start())..bound(range.end())
+    }
+
+    /// The length of an interval in this unit.
+    pub(super) fn steps(self, interval: Interval) -> u64 {
+        (interval.as_secs() * self.per_second()).unsigned_abs()
     }
 
     /// A distance of two values in microseconds, rounded up.
@@ -118,29 +133,133 @@ impl TsUnit {
     }
 }
 
-/// The unit of integers from `min` to `max`: proven by them, or declared and not disproven.
-pub(super) fn unit_of(declared: Option<TsUnit>, min: i64, max: i64) -> Result<TsUnit> {
-    let plausible = |unit: &TsUnit| {
-        let scale = unit.per_second();
-        PLAUSIBLE_SECS.contains(&min.div_euclid(scale)) && PLAUSIBLE_SECS.contains(&max.div_euclid(scale))
-    };
-    let proven = TsUnit::ALL.into_iter().find(plausible);
-    let fault = |message: String| Error::schema(message).with("smallest", min).with("largest", max);
-    match (declared, proven) {
-        (None, Some(unit)) => Ok(unit),
-        (None, None) => Err(fault(
-            "the unit of the time column cannot be proven: no unit puts every value into the years 1990 to 2100; \
-             declare seconds, milliseconds, microseconds or nanoseconds (with_ts_unit), or write ISO 8601 text"
-                .into(),
-        )),
-        (Some(unit), Some(other)) if unit != other => {
-            Err(fault(format!("the time column is declared in {unit}, but its values can only be {other}")))
+/// The .NET ticks (100 ns since the start of the year 1) of the years 1990 to 2100. As nanoseconds since 1970
+/// they would lie between November 1989 and the end of 1990.
+const PLAUSIBLE_TICKS: Range<i64> = ticks(PLAUSIBLE_SECS.start)..ticks(PLAUSIBLE_SECS.end);
+
+/// Seconds from the start of the year 1 to the epoch.
+const YEAR_ONE_SECS: i64 = 62_135_596_800;
+
+const TICKS_PER_SECOND: i64 = 10_000_000;
+
+const fn ticks(epoch_secs: i64) -> i64 {
+    (epoch_secs + YEAR_ONE_SECS) * TICKS_PER_SECOND
+}
+
+/// How the values of a time column are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Integers as they stand: the unit is told by the smallest and the largest of a file.
+    Undecided,
+    /// Integers that all count one unit, as they stand.
+    Unit(TsUnit),
+    /// Integers of which each must be looked at, because the smallest and the largest do not tell that all
+    /// count one unit. They come out in `unit`.
+    Each { declared: Option<TsUnit>, unit: TsUnit },
+    /// Integers of eight digits that are dates, such as 20240108. They come out in microseconds.
+    Dates,
+    /// ISO 8601 text. It comes out in microseconds.
+    Iso,
+}
+
+impl Reading {
+    /// How integers from `min` to `max` are read: by a unit that is declared or proven where these two
+    /// suffice to say so, otherwise one by one.
+    ///
+    /// `InvalidInput` where a unit is declared of what can only be dates.
+    pub(super) fn of_integers(declared: Option<TsUnit>, min: i64, max: i64) -> Result<Self> {
+        let are_dates = date(min).is_some() && date(max).is_some();
+        match declared {
+            Some(unit) if are_dates => Err(Error::invalid(format!(
+                "the time column is declared in {unit}, but holds dates such as {min}; leave the unit away \
+                 (with_ts_unit)"
+            ))
+            .with("smallest", min)
+            .with("largest", max)),
+            Some(unit) => {
+                let is_other = |other: &TsUnit| {
+                    *other != unit && min < other.plausible().end && max >= other.plausible().start
+                };
+                let is_sure = unit.instant(min).is_some()
+                    && unit.instant(max).is_some()
+                    && !TsUnit::ALL.iter().any(is_other);
+                Ok(if is_sure { Self::Unit(unit) } else { Self::Each { declared, unit } })
+            }
+            None if are_dates => Ok(Self::Dates),
+            None => Ok(match (TsUnit::of(min), TsUnit::of(max)) {
+                (Some(unit), Some(other))
+                    if unit == other
+                        && !PLAUSIBLE_TICKS.contains(&min)
+                        && !PLAUSIBLE_TICKS.contains(&max) =>
+                {
+                    Self::Unit(unit)
+                }
+                // The largest value has the finest unit.
+                (_, finest) => Self::Each { declared, unit: finest.unwrap_or(TsUnit::Nanosecond) },
+            }),
         }
-        (Some(unit), _) => match (unit.instant(min), unit.instant(max)) {
-            (Some(_), Some(_)) => Ok(unit),
-            _ => Err(fault(format!("the time column is declared in {unit}, but leaves the years 1970 to 9999"))),
-        },
     }
+
+    /// Whether values must be read anew after the file was read with [`Reading::Undecided`].
+    pub(super) fn is_by_row(self) -> bool {
+        matches!(self, Self::Each { .. } | Self::Dates)
+    }
+
+    /// The unit of the times that come out.
+    pub(super) fn unit(self) -> TsUnit {
+        match self {
+            Self::Unit(unit) | Self::Each { unit, .. } => unit,
+            Self::Undecided | Self::Dates | Self::Iso => TsUnit::Microsecond,
+        }
+    }
+
+    /// The time that an integer names, in the unit of this reading. Whoever knows its line, column and value
+    /// adds them to the error.
+    pub(super) fn integer(self, value: i64) -> Result<i64> {
+        match self {
+            Self::Undecided | Self::Unit(_) | Self::Iso => Ok(value),
+            Self::Dates => date(value).ok_or_else(|| {
+                Error::schema(
+                    "a time is no date of eight digits such as 20240108, although others are; correct it, or write \
+                     ISO 8601 text",
+                )
+            }),
+            Self::Each { declared: Some(unit), .. } => match TsUnit::of(value) {
+                Some(other) if other != unit => Err(Error::schema(format!(
+                    "the time column is declared in {unit}, but this value can only be {other}; leave the unit away, \
+                     so that each value is read by its own (with_ts_unit)"
+                ))),
+                _ if unit.instant(value).is_some() => Ok(value),
+                _ => Err(Error::schema(format!(
+                    "the time column is declared in {unit}, but this value leaves the years 1970 to 9999"
+                ))),
+            },
+            Self::Each { declared: None, .. } if PLAUSIBLE_TICKS.contains(&value) => {
+                let text = |ts: Option<Timestamp>| ts.map_or_else(String::new, |ts| ts.to_string());
+                let micros = (value - YEAR_ONE_SECS * TICKS_PER_SECOND) / 10;
+                Err(Error::invalid(
+                    "a time may count nanoseconds since 1970 or .NET ticks since the year 1; if it counts nanoseconds, \
+                     say so (with_ts_unit), otherwise write ISO 8601 text",
+                )
+                .with("as_nanoseconds", text(TsUnit::Nanosecond.instant(value)))
+                .with("as_ticks", text(Timestamp::from_micros(micros).ok())))
+            }
+            Self::Each { declared: None, unit } => match TsUnit::of(value) {
+                Some(own) => Ok(value * (unit.per_second() / own.per_second())),
+                None => Err(Error::schema(
+                    "the unit of a time cannot be proven: no unit puts it into the years 1990 to 2100; correct it, \
+                     declare seconds, milliseconds, microseconds or nanoseconds (with_ts_unit), or write ISO 8601 text",
+                )),
+            },
+        }
+    }
+}
+
+/// Microseconds of a date of eight digits, such as 20240108; `None` for any other number.
+fn date(value: i64) -> Option<i64> {
+    // Only eight digits are read as a date.
+    let digits = (10_000_000..100_000_000).contains(&value).then(|| value.to_string())?;
+    digits.parse::<Timestamp>().ok().map(Timestamp::as_micros)
 }
 
 /// Microseconds of an ISO 8601 date or date and time; `None` for anything else, for instants

@@ -126,11 +126,11 @@ async fn times() {
     )
     .await;
     check(
-        &file("a.csv", "ts,close\n1704067200,1\n1704067260000,2\n"),
+        &file("a.csv", "ts,close\n1704067200,1\n17040672,2\n"),
         schema,
-        "the unit of the time column cannot be proven: no unit puts every value into the years 1990 to 2100; declare \
-         seconds, milliseconds, microseconds or nanoseconds (with_ts_unit), or write ISO 8601 text \
-         (smallest: 1704067200, largest: 1704067260000, column: ts, file: FILE)",
+        "the unit of a time cannot be proven: no unit puts it into the years 1990 to 2100; correct it, declare seconds, \
+         milliseconds, microseconds or nanoseconds (with_ts_unit), or write ISO 8601 text \
+         (line: 3, column: ts, value: \"17040672\", file: FILE)",
     )
     .await;
     let iso = file("a.csv", "date,close\n2024-01-01,1\n");
@@ -167,13 +167,10 @@ async fn columnar_times() {
         "the time column is neither a timestamp, nor a date, an integer or text (column: ts, type: Boolean, file: FILE)",
     )
     .await;
-    let mixed = with(Arc::new(Int64Array::from(vec![BASE, BASE * 1_000])));
-    let error = refused(file("a.parquet", parquet(&mixed, 9)).config()).await;
-    assert!(error.to_string().starts_with("the unit of the time column cannot be proven"), "{error}");
-    assert!(
-        error.to_string().contains("(smallest: 1704067200, largest: 1704067200000, column: ts, file: "),
-        "{error}"
-    );
+    let unproven = with(Arc::new(Int64Array::from(vec![BASE, 60])));
+    let error = refused(file("a.parquet", parquet(&unproven, 9)).config()).await;
+    assert!(error.to_string().starts_with("the unit of a time cannot be proven"), "{error}");
+    assert!(error.to_string().contains("(column: ts, row: 1, value: 60, file: "), "{error}");
     let typed = file("a.parquet", parquet(&with(Arc::new(Int64Array::from(vec![BASE, BASE + 60]))), 9));
     check_config(
         &typed,
@@ -295,16 +292,12 @@ async fn numbers_that_are_no_doubles() {
     }
     let inexact = "a whole number is none that a double holds exactly; declare the column as Int64, or as Utf8 if \
                    its values need more than 64 bits (with_column_type)";
-    for value in [
-        "9007199254740993",
-        "-9007199254740993",
-        " 009007199254740993",
-        "9223372036854775807",
-        "18446744073709551617",
-    ] {
+    for value in ["9007199254740993", "-9007199254740993", "9223372036854775807", "18446744073709551617"] {
         check_double("volume", value, inexact).await;
         check_double("extra", value, inexact).await;
     }
+    // Zeros before an id are part of it, so that only a column of a candle is a number with them.
+    check_double("volume", " 009007199254740993", inexact).await;
 }
 
 #[tokio::test]

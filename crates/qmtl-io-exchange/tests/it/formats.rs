@@ -15,6 +15,8 @@ use qmtl_history_api::arrow_array::{
     Array, ArrayRef, Date32Array, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampNanosecondArray,
 };
+use qmtl_history_api::arrow_cast::{CastOptions, cast_with_options};
+use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{DataFetcher, FetchRequest, frame};
 use qmtl_io_exchange::{ColumnType, FileFetcher, FileFormat, TsUnit};
 use zip::ZipWriter;
@@ -54,6 +56,51 @@ fn ipc_stream(batches: &[RecordBatch]) -> Vec<u8> {
     let mut writer = StreamWriter::try_new(Vec::new(), &batches[0].schema()).unwrap();
     batches.iter().for_each(|batch| writer.write(batch).unwrap());
     writer.into_inner().unwrap()
+}
+
+pub(crate) fn gzipped(content: &[u8]) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(content).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// A table of text, to be written in every format.
+pub(crate) struct Table<'a> {
+    pub(crate) header: Vec<&'a str>,
+    pub(crate) rows: Vec<Vec<&'a str>>,
+}
+
+impl Table<'_> {
+    /// The table as CSV, gzip, zip, Parquet and Arrow. Columns of the last two are integers or doubles where all
+    /// their values are, otherwise text.
+    pub(crate) fn files(&self) -> Vec<TestFile> {
+        let lines = std::iter::once(&self.header).chain(&self.rows).map(|line| line.join(",") + "\n");
+        let text: String = lines.collect();
+        let columns = self.header.iter().enumerate().map(|(at, name)| {
+            let values: Vec<_> =
+                self.rows.iter().map(|row| Some(row[at]).filter(|value| !value.is_empty())).collect();
+            let has_zeros = values
+                .iter()
+                .flatten()
+                .any(|value| value.len() > 1 && value.starts_with('0') && !value.contains('.'));
+            let text: ArrayRef = Arc::new(StringArray::from(values));
+            let strict = CastOptions { safe: false, ..CastOptions::default() };
+            let number = [DataType::Int64, DataType::Float64]
+                .iter()
+                .find_map(|kind| cast_with_options(&text, kind, &strict).ok().filter(|_| !has_zeros));
+            (*name, number.unwrap_or(text))
+        });
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))
+                .unwrap();
+        vec![
+            file("a.csv", &text),
+            file("a.csv.gz", gzipped(text.as_bytes())),
+            file("a.zip", zipped(&[("a.csv", text.as_bytes())])),
+            file("a.parquet", parquet(&batch, 3)),
+            file("a.arrow", ipc_file(&[batch.slice(0, 1), batch.slice(1, batch.num_rows() - 1)], None)),
+        ]
+    }
 }
 
 fn batch(ts: ArrayRef) -> RecordBatch {
@@ -103,9 +150,7 @@ async fn csv_in_every_dress() {
         zipped(&[("a/", b""), ("a/a.csv", CANDLES.as_bytes()), ("__MACOSX/._a.csv", b"x")]),
     ))
     .await;
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(CANDLES.as_bytes()).unwrap();
-    assert_candles(file("a.csv.gz", gzip.finish().unwrap())).await;
+    assert_candles(file("a.csv.gz", gzipped(CANDLES.as_bytes()))).await;
     for name in ["timestamp", "time", "Date", "open_time", "Open time"] {
         assert_candles(file("a.csv", CANDLES.replacen("ts", name, 1))).await;
     }

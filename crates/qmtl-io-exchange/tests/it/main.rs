@@ -8,5 +8,8 @@ mod binance;
 mod coinbase;
 mod files;
 mod formats;
+mod klines;
 mod series;
+mod sets;
+mod units;
 mod windows;

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::{Float64Type, TimestampSecondType};
 use qmtl_history_api::arrow_array::{Float64Array, RecordBatch, StringArray};
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, NodeId, Timestamp, frame};
 use qmtl_io_exchange::FileFetcher;
 
-use crate::files::{file, key, range, rows};
-use crate::formats::{ipc_file, parquet};
+use crate::files::{TestFile, file, key, range, rows};
+use crate::formats::{Table, ipc_file, parquet};
 
 const BASE: i64 = 1_704_067_200;
 const TWO: &str = "time,symbol,close\n\
@@ -47,7 +49,8 @@ async fn a_symbol_column_tells_series_apart() {
 
 #[tokio::test]
 async fn several_series_are_never_read_as_one() {
-    let several = "the file holds several series; say which column tells them apart (with_symbol_column)";
+    let several = "the file holds several series; say which column tells them apart (with_symbol_column), or take \
+                   this one out of the file if it does not";
     let two = file("two.csv", TWO);
     let error = FileFetcher::open(two.config()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -87,6 +90,69 @@ async fn several_series_are_never_read_as_one() {
 }
 
 #[tokio::test]
+async fn what_tells_series_apart_may_be_called_anything() {
+    let days = ["2024-03-11", "2024-03-12", "2024-03-13", "2024-03-14"];
+    let after = |one: &'static str, other: &'static str| {
+        days.map(|day| (day, one)).into_iter().chain(days.map(|day| (day, other)))
+    };
+    let beside: Vec<_> = days.iter().flat_map(|day| [(*day, "AAPL"), (*day, "AAL")]).collect();
+    let blocks = [(days[0], "ESH4"), (days[1], "ESH4"), (days[2], "ESM4"), (days[3], "ESM4")];
+    let zeros = [(days[0], "000001"), (days[1], "000001"), (days[2], "600519"), (days[3], "600519")];
+    for (column, rows, values) in [
+        ("which", after("AAL", "AAPL").collect(), "\"AAL\", \"AAPL\""),
+        ("which", beside, "\"AAPL\", \"AAL\""),
+        ("which", blocks.to_vec(), "\"ESH4\", \"ESM4\""),
+        ("which", zeros.to_vec(), "\"000001\", \"600519\""),
+        ("which", after("10107", "14593").collect(), "\"10107\", \"14593\""),
+        ("ts_code", vec![(days[0], "a"), (days[1], "b")], "\"a\", \"b\""),
+    ] {
+        let lines: Vec<_> = rows.iter().map(|(day, value)| vec![*day, "1.5", *value]).collect();
+        let table = Table { header: vec!["date", "close", column], rows: lines };
+        for written in table.files() {
+            let error = FileFetcher::open(written.config()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("say which column tells them apart (with_symbol_column)"), "{text}");
+            assert!(text.contains(&format!("(column: {column}, values: {values}, ")), "{text}");
+            // The remedy works.
+            let config = written.config().with_symbol_column(column);
+            let fetcher = FileFetcher::open(config).await.unwrap();
+            let node = rows[0].1;
+            let count = rows.iter().filter(|(_, value)| *value == node).count();
+            let window = range(BASE, BASE + 100 * 86_400);
+            assert_eq!(self::rows(&fetcher, &key(node, "1d"), window).await.unwrap().num_rows(), count);
+        }
+    }
+}
+
+#[tokio::test]
+async fn text_that_varies_is_payload() {
+    let notes = ["ok", "late", "", "ok", "late", "ok", "halted", "ok"];
+    let rows = notes.iter().enumerate().map(|(row, note)| (BASE + 60 * i64::try_from(row).unwrap(), *note));
+    let lines: Vec<_> =
+        rows.map(|(time, note)| vec![time.to_string(), "1.5".into(), note.to_owned()]).collect();
+    let lines = lines.iter().map(|line| line.iter().map(String::as_str).collect()).collect();
+    let table = Table { header: vec!["ts", "close", "note"], rows: lines };
+    for written in table.files() {
+        let found = rows_of(&written).await;
+        let found: Vec<_> = found["note"].as_string::<i32>().iter().map(Option::unwrap_or_default).collect();
+        assert_eq!(found, notes);
+    }
+}
+
+async fn rows_of(written: &TestFile) -> RecordBatch {
+    rows(&written.open().await, &key("X", "1m"), range(BASE, BASE + 6_000)).await.unwrap()
+}
+
+#[tokio::test]
+async fn digits_with_zeros_before_them_are_text() {
+    let ids = file("a.csv", "ts,close,id\n1704067200,1,000001\n1704067260,02,000001\n");
+    let found = rows_of(&ids).await;
+    assert_eq!(found["id"].as_string::<i32>().value(1), "000001");
+    assert_eq!(found["close"].as_primitive::<Float64Type>().value(1), 2.0, "a price may have them");
+}
+
+#[tokio::test]
 async fn without_a_symbol_column_any_node_is_served() {
     let two = file("a.csv", "ts,close\n1704067200,1\n1704067260,2\n");
     let fetcher = two.open().await;
@@ -105,7 +171,7 @@ async fn an_interval_finer_than_the_file_is_refused_unless_vouched_for() {
     assert_eq!(
         error.to_string(),
         format!(
-            "the closest rows of the file lie 300s apart, so it does not hold bars of 1m; ask for the interval \
+            "most neighbouring rows of the file lie 300s apart, so it does not hold bars of 1m; ask for the interval \
              it holds, or vouch that it is a sparse series (with_interval) (series: X@1m, file: {})",
             five.path.display()
         )
@@ -124,15 +190,71 @@ async fn an_interval_finer_than_the_file_is_refused_unless_vouched_for() {
 }
 
 #[tokio::test]
-async fn a_coarser_interval_fails_on_the_first_row_off_its_grid() {
-    let two = file("a.csv", "ts,close\n1704067200,1\n1704067260,2\n");
-    let fetcher = two.open().await;
-    let error = rows(&fetcher, &key("X", "5m"), range(BASE, BASE + 600)).await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a row is off the grid (series: X@5m, column: ts, row: 1, value: 2024-01-01T00:01:00Z, hint: the bar around \
-         it opens at 2024-01-01T00:00:00Z)"
-    );
+async fn an_interval_coarser_than_the_file_is_refused_also_when_vouched_for() {
+    let minutes: String = (0..30).map(|row| format!("{},{row}\n", BASE + row * 60)).collect();
+    let one = file("a.csv", format!("ts,close\n{minutes}"));
+    let vouched = one.config().with_interval("5m".parse().unwrap());
+    for config in [one.config(), vouched] {
+        let fetcher = FileFetcher::open(config).await.unwrap();
+        let error = rows(&fetcher, &key("X", "5m"), range(BASE, BASE + 600)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "most neighbouring rows of the file lie 60s apart, so it holds bars of a shorter interval than 5m; ask \
+                 for the interval it holds (series: X@5m, file: {})",
+                one.path.display()
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn rows_off_the_grid_are_given_as_they_are() {
+    let odd = |row: i64| if row == 300 { 7 } else { 0 };
+    let minutes: String = (0..600).map(|row| format!("{},{row}\n", BASE + row * 60 + odd(row))).collect();
+    let written = file("a.csv", format!("ts,close\n{minutes}"));
+    let fetcher = written.open().await;
+    let (key, window) = (key("X", "1m"), range(BASE, BASE + 36_000));
+    let answer = fetcher.fetch(&FetchRequest::new(key.clone(), window)).await.unwrap();
+    let found = answer.batches.collect().await.unwrap();
+    assert_eq!(found.num_rows(), 600);
+    assert_eq!(found.column(0).as_primitive::<TimestampSecondType>().value(300), BASE + 18_007);
+
+    // The extent begins and ends with the bars in which the first and the last row stand.
+    let odd = file("a.csv", format!("ts,close\n{},1\n{},2\n{},3\n", BASE + 7, BASE + 60, BASE + 130));
+    assert_eq!(odd.open().await.range(&key).unwrap(), range(BASE, BASE + 180));
+}
+
+#[tokio::test]
+async fn a_few_rows_elsewhere_do_not_make_a_shorter_interval() {
+    let mut times: Vec<_> = (0..100).map(|row| BASE + row * 300).collect();
+    times.push(BASE + 360);
+    let text: String = times.iter().map(|time| format!("{time},1\n")).collect();
+    let fetcher = file("a.csv", format!("ts,close\n{text}")).open().await;
+    let error = fetcher.range(&key("X", "1m")).unwrap_err().to_string();
+    assert!(error.starts_with("most neighbouring rows of the file lie 300s apart"), "{error}");
+    assert!(fetcher.range(&key("X", "5m")).is_ok());
+}
+
+#[tokio::test]
+async fn a_name_says_which_interval_a_file_holds() {
+    let hours = "ts,close\n1704067200,1\n1704070800,2\n";
+    let named = file("BTCUSDT-1h-2024-01.csv", hours);
+    let vouched = named.config().with_interval("1m".parse().unwrap());
+    for config in [named.config(), vouched] {
+        let fetcher = FileFetcher::open(config).await.unwrap();
+        let error = fetcher.range(&key("BTCUSDT", "1m")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "the file's name says that it holds bars of 1h, not of 1m; ask for bars of 1h, or rename the file if \
+                 that is wrong (series: BTCUSDT@1m, file: {})",
+                named.path.display()
+            )
+        );
+    }
+    assert!(named.open().await.range(&key("BTCUSDT", "1h")).is_ok());
 }
 
 #[tokio::test]

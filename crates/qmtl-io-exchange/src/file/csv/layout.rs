@@ -6,8 +6,10 @@ use qmtl_history_api::{Error, Result};
 use super::MAX_LINE_BYTES;
 use super::split::{Record, SplitFault, Splitter};
 use crate::file::bytes::{FileBytes, io_error};
-use crate::file::columns::{OneSeries, Roles, find_roles};
+use crate::file::columns::{self, Payload};
 use crate::file::config::{ColumnType, FileConfig};
+use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
+use crate::file::time::Reading;
 use crate::kline;
 
 /// The mark that some editors put before UTF-8 text.
@@ -19,6 +21,8 @@ pub(super) struct Column {
     /// Its place in a line.
     pub(super) at: usize,
     /// Its name in the header.
+    pub(super) own: String,
+    /// Its name in what is read.
     pub(super) name: String,
     /// Its type; `None` until the scan has seen whether all its values are numbers.
     pub(super) column_type: Option<ColumnType>,
@@ -47,8 +51,12 @@ pub(super) struct Layout {
     pub(super) payload: Vec<Column>,
     /// What shows that all rows are of one series.
     pub(super) one_series: OneSeries,
-    /// Whether the time column holds integers; otherwise it holds ISO 8601 text.
-    pub(super) integer_time: bool,
+    /// How the time column is read.
+    pub(super) reading: Reading,
+    /// The place of the close time of klines.
+    pub(super) close_time: Option<usize>,
+    /// Whether the columns are told by their number alone, so that each row must prove to be a kline.
+    pub(super) is_bare: bool,
     /// The byte and the line at which the first row starts.
     pub(super) data_start: u64,
     pub(super) data_line: u64,
@@ -70,23 +78,50 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
     let first = records.next().map_err(|e| bad_line(e, 1))?;
     let first = first.ok_or_else(|| Error::schema("the file is empty"))?;
     let is_archive = (0..first.len()).all(|at| number(first.field(at)).is_some());
-    let names = if is_archive { archive_names(&first)? } else { header_names(&first)? };
+    let names = if is_archive { bare_names(&first)? } else { header_names(&first)? };
     let (start, line) = if is_archive { (0, 1) } else { (records.position, records.line) };
     let mut rows = row_splitter.records(&text[start..], line, at_end);
     let row = rows.next().map_err(|e| bad_line(e, line))?;
     let row = row.ok_or_else(|| Error::schema("the file has a header and no row"))?;
-    let (roles, one_series, payload) = columns(config, &names)?;
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let is_called = |wanted: &&String| names.iter().any(|own| columns::is_called(own, wanted));
+    if let Some(name) = config.column_types.keys().find(|name| !is_called(name)) {
+        return Err(
+            Error::invalid("a type is declared for a column that the file lacks").with("column", name)
+        );
+    }
+    let (roles, payload) = columns::find(config, &names)?;
+    let payload: Vec<_> = payload.into_iter().map(|column| typed(config, column)).collect();
+    let one_series = match roles.symbol {
+        Some(_) => OneSeries::default(),
+        None => one_series(&payload),
+    };
+    let has_integers = roles.ts < row.len() && integer(row.field(roles.ts)).is_some();
     Ok(Layout {
         width: names.len(),
         ts: roles.ts,
-        ts_name: names[roles.ts].clone().unwrap_or_default(),
+        ts_name: names[roles.ts].to_owned(),
         symbol: roles.symbol,
         payload,
         one_series,
-        integer_time: roles.ts < row.len() && integer(row.field(roles.ts)).is_some(),
+        reading: if has_integers { Reading::Undecided } else { Reading::Iso },
+        close_time: roles.close_time,
+        is_bare: is_archive,
         data_start: (head.len() - text.len() + start) as u64,
         data_line: line,
     })
+}
+
+fn one_series(payload: &[Column]) -> OneSeries {
+    let suspects = payload.iter().map(|Column { at, own, column_type, .. }| {
+        let holds = match column_type {
+            Some(ColumnType::Utf8) => Holds::Text,
+            Some(ColumnType::Float64) => Holds::Other,
+            Some(ColumnType::Int64) | None => Holds::Anything,
+        };
+        (*at, own.as_str(), holds)
+    });
+    OneSeries::new("line", suspects)
 }
 
 /// A decimal number, blanks around it ignored: the nearest double.
@@ -99,7 +134,12 @@ pub(super) fn integer(field: &[u8]) -> Option<i64> {
     lexical_core::parse(field.trim_ascii()).ok()
 }
 
-fn archive_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
+/// Whether a field of a column of no known type is a number; digits with zeros before them are a name.
+pub(super) fn reads_as_number(field: &[u8]) -> bool {
+    number(field).is_some() && !has_leading_zeros(field.trim_ascii())
+}
+
+fn bare_names(first: &Record<'_>) -> Result<Vec<String>> {
     if first.len() != kline::FIELDS.len() {
         return Err(Error::schema(
             "the first line has numbers alone, so there is no header; only the 12 columns of a Binance archive are \
@@ -107,46 +147,33 @@ fn archive_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
         )
         .with("columns", first.len()));
     }
-    Ok(kline::FIELDS.iter().map(|name| name.map(str::to_owned)).collect())
+    let mut unread = kline::UNREAD.into_iter();
+    Ok(kline::FIELDS.iter().filter_map(|name| name.or_else(|| unread.next())).map(str::to_owned).collect())
 }
 
-fn header_names(first: &Record<'_>) -> Result<Vec<Option<String>>> {
+fn header_names(first: &Record<'_>) -> Result<Vec<String>> {
     let bad =
         |message: &str, at: usize| Error::schema(message).with("line", first.line).with("column", at + 1);
     (0..first.len())
         .map(|at| match std::str::from_utf8(first.field(at)).map(str::trim) {
             Ok("") => Err(bad("a column has no name", at)),
-            Ok(name) => Ok(Some(name.to_owned())),
+            Ok(name) => Ok(name.to_owned()),
             Err(_) => Err(bad("the header is not UTF-8", at)),
         })
         .collect()
 }
 
-/// The time, the symbol and the payload columns.
-fn columns(config: &FileConfig, names: &[Option<String>]) -> Result<(Roles, OneSeries, Vec<Column>)> {
-    let known: Vec<_> =
-        names.iter().enumerate().filter_map(|(at, name)| Some((at, name.as_deref()?))).collect();
-    let is_absent = |name: &&String| known.iter().all(|(_, other)| other != name);
-    if let Some(name) = config.column_types.keys().find(is_absent) {
-        return Err(
-            Error::invalid("a type is declared for a column that the file lacks").with("column", name)
-        );
-    }
-    let roles = find_roles(config, &known)?;
-    let one_series = OneSeries::new(roles, &known);
-    let payload = known.into_iter().filter(|(at, _)| *at != roles.ts && Some(*at) != roles.symbol);
-    let column = |(at, name): (usize, &str)| {
-        let column_type = config.column_types.get(name).copied().or_else(|| usual_type(name));
-        Column { at, name: name.to_owned(), column_type }
+/// A column with its type: declared, else that of a column which every candle file has. There, text in place of
+/// a number is an error and not a reason to read the column as text.
+fn typed(config: &FileConfig, Payload { at, own, name }: Payload) -> Column {
+    let types = &config.column_types;
+    let called =
+        || types.iter().find(|(wanted, _)| columns::is_called(&own, wanted)).map(|(_, declared)| *declared);
+    let declared = types.get(&own).copied().or_else(called);
+    let usual = || match kline::payload_type(&name)? {
+        DataType::Int64 => Some(ColumnType::Int64),
+        _ => Some(ColumnType::Float64),
     };
-    Ok((roles, one_series, payload.map(column).collect()))
-}
-
-/// The type of a column that every candle file has, whatever the case of its name: there, text in
-/// place of a number is an error and not a reason to read the column as text.
-fn usual_type(name: &str) -> Option<ColumnType> {
-    kline::payload_type(&name.to_ascii_lowercase()).map(|data_type| match data_type {
-        DataType::Int64 => ColumnType::Int64,
-        _ => ColumnType::Float64,
-    })
+    let column_type = declared.or_else(usual);
+    Column { at, own, name, column_type }
 }

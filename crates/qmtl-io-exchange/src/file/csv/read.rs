@@ -103,7 +103,7 @@ fn bad_value(record: &Record<'_>, column: &Column, fault: ValueFault) -> Error {
     };
     Error::schema(message)
         .with("line", record.line)
-        .with("column", &column.name)
+        .with("column", &column.own)
         .with("value", record.quote(column.at))
 }
 

@@ -21,14 +21,18 @@ fn index(blocks: &[Vec<(usize, i64)>]) -> (Index, Vec<usize>) {
 
 #[test]
 fn spacing_is_exact_inside_blocks_and_across_their_borders() {
-    let spacing = |blocks: &[Vec<(usize, i64)>]| index(blocks).0.series("0").unwrap().spacing;
-    assert_eq!(spacing(&[vec![(0, 300)]]), None);
-    assert_eq!(spacing(&[vec![(0, 300), (0, 300)]]), None);
-    assert_eq!(spacing(&[vec![(0, 900), (0, 300), (0, 600)]]), Some(300));
-    assert_eq!(spacing(&[vec![(0, 0), (0, 300)], vec![(0, 360), (0, 660)]]), Some(60));
-    assert_eq!(spacing(&[vec![(0, 660), (0, 360)], vec![(0, 300), (0, 0)]]), Some(60));
+    let gaps = |blocks: &[Vec<(usize, i64)>]| {
+        let index = index(blocks).0;
+        let gaps = &index.series("0").unwrap().gaps;
+        (gaps.most_frequent(), gaps.total())
+    };
+    assert_eq!(gaps(&[vec![(0, 300)]]), (None, 0));
+    assert_eq!(gaps(&[vec![(0, 300), (0, 300)]]), (None, 0));
+    assert_eq!(gaps(&[vec![(0, 900), (0, 300), (0, 600)]]), (Some((300, 2)), 2));
+    assert_eq!(gaps(&[vec![(0, 0), (0, 300)], vec![(0, 360), (0, 420)]]), (Some((60, 2)), 3));
+    assert_eq!(gaps(&[vec![(0, 420), (0, 360)], vec![(0, 300), (0, 0)]]), (Some((60, 2)), 3));
     // Other series between do not count, nor does their distance.
-    assert_eq!(spacing(&[vec![(0, 0), (1, 1), (0, 300)], vec![(1, 2)], vec![(0, 600)]]), Some(300));
+    assert_eq!(gaps(&[vec![(0, 0), (1, 1), (0, 300)], vec![(1, 2)], vec![(0, 600)]]), (Some((300, 2)), 2));
 }
 
 #[test]
@@ -76,10 +80,14 @@ proptest! {
                 None => prop_assert!(times.is_empty()),
                 Some(series) => {
                     prop_assert_eq!((series.first, series.last), (times[0], times[times.len() - 1]));
-                    let exact = times.windows(2).map(|pair| pair[1].abs_diff(pair[0])).min();
-                    prop_assert!(series.spacing.is_none_or(|seen| Some(seen) >= exact));
+                    let exact: Vec<_> = times.windows(2).map(|pair| pair[1].abs_diff(pair[0])).collect();
+                    let (seen, least) = (series.gaps.most_frequent(), exact.iter().min());
+                    prop_assert!(seen.is_none_or(|(gap, _)| Some(&gap) >= least));
                     if blocks.len() == 1 {
-                        prop_assert_eq!(series.spacing, exact);
+                        let total = exact.len() as u64;
+                        prop_assert!(series.gaps.total() <= total);
+                        let most = seen.map_or(0, |(gap, _)| exact.iter().filter(|own| **own == gap).count());
+                        prop_assert!(exact.iter().all(|gap| exact.iter().filter(|own| *own == gap).count() <= most));
                     }
                 }
             }

@@ -1,0 +1,119 @@
+//! How far the rows of a series lie apart, and what that says about the length of its bars.
+
+/// The most distances that are told apart.
+const KEPT: usize = 24;
+
+/// Distances of neighbouring rows with how often each occurs. Of more than 24 different ones the frequent
+/// ones are kept, so that memory is bounded.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gaps(Vec<(u64, u64)>);
+
+/// What distances say about bars of a length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spacing {
+    /// The rows may be such bars.
+    Fits,
+    /// Most rows lie closer together, so far apart.
+    Closer(u64),
+    /// Rows lie further apart; this is the closest distance that is usual.
+    Wider(u64),
+}
+
+impl Gaps {
+    /// Adds a distance that occurs `times` times.
+    pub(super) fn add(&mut self, gap: u64, times: u64) {
+        if let Some((_, count)) = self.0.iter_mut().find(|(known, _)| *known == gap) {
+            *count += times;
+        } else if self.0.len() < KEPT {
+            self.0.push((gap, times));
+        } else {
+            // The rule of Misra and Gries: what occurs more often than one time in 24 stays.
+            let least = self.0.iter().map(|(_, count)| *count).min().map_or(times, |least| least.min(times));
+            self.0.iter_mut().for_each(|(_, count)| *count -= least);
+            self.0.retain(|(_, count)| *count > 0);
+            if times > least {
+                self.0.push((gap, times - least));
+            }
+        }
+    }
+
+    /// The distance that occurs most, the smallest of those where several do, and how often it does.
+    pub(super) fn most_frequent(&self) -> Option<(u64, u64)> {
+        self.0.iter().copied().max_by_key(|(gap, count)| (*count, std::cmp::Reverse(*gap)))
+    }
+
+    /// How often distances occur that are remembered.
+    pub(super) fn total(&self) -> u64 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Whether the rows may be bars of this length. A few rows that stand elsewhere decide nothing, and nor do
+    /// distances that are off by a hundredth, such as those of rows that are stamped some milliseconds late.
+    pub(super) fn spacing(&self, length: u64) -> Spacing {
+        let Some((usual, most)) = self.most_frequent() else { return Spacing::Fits };
+        let is_shorter = |gap: u64| gap.saturating_mul(100) < length.saturating_mul(99);
+        let is_longer = |gap: u64| gap.saturating_mul(100) > length.saturating_mul(101);
+        let count = |is: &dyn Fn(u64) -> bool| {
+            self.0.iter().filter(|(gap, _)| is(*gap)).map(|(_, count)| count).sum::<u64>()
+        };
+        let is_tied = self.0.iter().any(|(gap, count)| *count == most && !is_shorter(*gap));
+        if (is_shorter(usual) && !is_tied) || count(&is_shorter) * 2 > self.total() {
+            let shorter = Self(self.0.iter().copied().filter(|(gap, _)| is_shorter(*gap)).collect());
+            return shorter.most_frequent().map_or(Spacing::Fits, |(gap, _)| Spacing::Closer(gap));
+        }
+        let near = count(&|gap| !is_longer(gap));
+        if is_longer(usual) && (near < 2 || near * 20 < self.total()) {
+            return Spacing::Wider(usual);
+        }
+        Spacing::Fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gaps(of: &[(u64, u64)]) -> Gaps {
+        let mut gaps = Gaps::default();
+        of.iter().for_each(|(gap, times)| gaps.add(*gap, *times));
+        gaps
+    }
+
+    #[test]
+    fn rows_tell_which_bars_they_may_be() {
+        for (of, length, expected) in [
+            (&[(60, 30)][..], 60, Spacing::Fits),
+            (&[(60, 30)], 300, Spacing::Closer(60)),
+            (&[(300, 30)], 60, Spacing::Wider(300)),
+            // Weekends, and hours of a day's trading.
+            (&[(86_400, 200), (259_200, 50)], 86_400, Spacing::Fits),
+            // One row of 600 seven seconds late, and rows that are late by milliseconds.
+            (&[(60, 597), (67, 1), (53, 1)], 60, Spacing::Fits),
+            (&[(53, 1), (67, 1)], 60, Spacing::Fits),
+            (&[(28_799_983, 40), (28_800_017, 40), (28_800_004, 7)], 28_800_000, Spacing::Fits),
+            // A minute's row between those of five minutes.
+            (&[(300, 597), (60, 1), (240, 1)], 60, Spacing::Wider(300)),
+            // A sparse series: some rows are neighbours.
+            (&[(60, 1), (120, 1), (180, 1)], 60, Spacing::Fits),
+            (&[(60, 4), (120, 5), (180, 3), (240, 6)], 60, Spacing::Fits),
+            (&[(60, 1), (120, 1), (420, 1)], 300, Spacing::Closer(60)),
+            // Bars of a minute for the greater part, and many holes.
+            (&[(60, 40), (120, 20), (600, 20), (1_200, 20)], 300, Spacing::Closer(60)),
+            (&[], 60, Spacing::Fits),
+        ] {
+            assert_eq!(gaps(of).spacing(length), expected, "{of:?} as {length}");
+        }
+    }
+
+    #[test]
+    fn the_frequent_distance_is_found_among_many_rare_ones() {
+        let mut gaps = Gaps::default();
+        for rare in 0..10_000 {
+            gaps.add(1_000 + rare, 1);
+            gaps.add(60, 1);
+            assert!(gaps.0.len() <= KEPT);
+        }
+        assert_eq!(gaps.most_frequent().map(|(gap, _)| gap), Some(60));
+        assert_eq!(gaps.spacing(300), Spacing::Closer(60));
+    }
+}
