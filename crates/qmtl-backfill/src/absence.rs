@@ -125,7 +125,9 @@ impl Inquiry {
         self.too_young = self.too_young.union(&silent.difference(&old));
 
         let claimed = old.intersection(&reply.proven);
-        let mut again = doubtful.difference(&self.doubted);
+        // What was read whole says the same again.
+        let is_worth_asking = self.profile.order != PageOrder::Unpaged;
+        let mut again = if is_worth_asking { doubtful.difference(&self.doubted) } else { RangeSet::new() };
         self.doubted = self.doubted.union(&doubtful);
         if self.profile.gapless {
             again = again.union(&claimed.difference(&self.lacking));

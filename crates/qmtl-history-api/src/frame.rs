@@ -173,7 +173,7 @@ impl Dropped {
 
 /// A row that stands on no point of the grid. Its bar is missing, and the absence of a row at its bar
 /// means nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct OffGrid {
     /// The time of the row, rounded to a microsecond.

@@ -84,8 +84,8 @@ fn a_hole_of_a_gapless_source_takes_two_answers() {
     let (verdict, _, requests) = ask(profile, &set(0..100), 500, |_, rows| rows, &bars);
     assert_eq!(
         (points(&verdict.unwrap().empty), requests),
-        ([20, 21, 22, 23, 24, 60].into(), 3),
-        "the second page ends before its last bar"
+        ([20, 21, 22, 23, 24, 60].into(), 2),
+        "the second page ends with the row behind the last hole"
     );
     // The second answer has what the first one lacked: all is found, and nothing is believed.
     let forgetful =
@@ -101,7 +101,7 @@ fn a_source_that_gives_the_ends_alone_proves_nothing_and_is_not_asked_for_ever()
         ask(oldest().with_gapless(true), &set(0..100), 500, ends, &(0..100).collect());
     let verdict = verdict.unwrap();
     assert_eq!((verdict.empty.len(), verdict.too_young.len()), (0, 0));
-    assert!(!verdict.contradicted.is_empty() && got.len() > 30 && requests <= 20, "{requests}");
+    assert!(!verdict.contradicted.is_empty() && got.len() > 15 && requests <= 20, "{requests}");
     let one = |_, rows: Vec<u32>| rows.into_iter().take(1).collect();
     let (verdict, ..) = ask(oldest(), &set(0..100), 500, one, &(0..100).collect());
     assert!(verdict.unwrap_err().to_string().starts_with("the source's answers do not come to an end"));

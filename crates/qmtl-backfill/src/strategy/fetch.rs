@@ -349,13 +349,13 @@ impl Job<'_> {
         let Drained { batches, proven, reason, versions, as_of } = drained.map_err(told)?;
 
         let now = self.clock.now();
-        let Normalized { rows, dropped, off_grid, conflicts, span, .. } =
+        let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
+        dropped.off_grid = answer.notes.off_grid(&off_grid);
         let rows = batch::named_as_stored(&rows, &self.columns);
         answer.dropped.add(dropped);
         metrics::rows_dropped(dropped);
         answer.notes.conflicts(&conflicts);
-        answer.notes.off_grid(&off_grid);
         self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: rows.num_rows() as u64 });
         let present = frame::row_runs(self.key, &rows)?;
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
@@ -363,7 +363,8 @@ impl Job<'_> {
             part.spacing.take(&present, self.key.interval);
             if let Some(bars) = part.spacing.contradiction(source.profile.gapless) {
                 return Err(told(Error::schema(
-                    "the source's rows are bars of a longer interval: all of them lie a multiple of it apart",
+                    "the source's rows are bars of a longer interval, a multiple of which all of them lie apart; ask for \
+                     bars of that interval",
                 )
                 .with("series", self.key)
                 .with("bars_apart", bars)));

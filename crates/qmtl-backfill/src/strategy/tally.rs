@@ -122,7 +122,9 @@ impl Tally {
         self.notes.sort();
         let Notes { mut off_grid, conflicts, not_numbers } = self.notes;
         // A later answer may have had the bar as it should be.
+        let listed = off_grid.len();
         off_grid.retain(|row| row.bar.is_none_or(|bar| !after.present().contains(bar)));
+        report.dropped.off_grid = report.dropped.off_grid.saturating_sub((listed - off_grid.len()) as u64);
         (report.off_grid, report.conflicts, report.not_numbers) = (off_grid, conflicts, not_numbers);
         let empty = self.empty.iter().fold(RangeSet::new(), |all, empty| all.union(empty));
         report.known_empty = empty.difference(after.present());

@@ -453,7 +453,7 @@ impl Done {
             .into_iter()
             .chain([("stored already", report.rows_kept_out)])
             .filter(|(_, rows)| *rows > 0)
-            .map(|(reason, rows)| format!("{} {reason}", text::count(rows)))
+            .map(|(reason, rows)| format!("{} {}", text::count(rows), reason.replace('_', " ")))
             .collect();
         if !left_out.is_empty() {
             console.line(format!("  left out     rows: {}", left_out.join(", ")))?;
