@@ -164,6 +164,7 @@ pub(crate) fn integration(flags: &flags::Integration) -> Result<bool> {
         "fallback",
         "http",
         "legacy",
+        "proofs",
         "recorder",
         "reliability",
         "runtime",

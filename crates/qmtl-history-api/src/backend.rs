@@ -171,7 +171,7 @@ pub trait HistoryBackend: Debug + Send + Sync + 'static {
     /// Stores a canonical batch and the request's proofs (`H-WRITE-01` … `H-WRITE-09`).
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt>;
 
-    /// What is stored and proven of a range (`H-COV-01` … `H-COV-06`).
+    /// What is stored and proven of a range (`H-COV-01` … `H-COV-07`).
     async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage>;
 
     /// Every series of the store, in no promised order (`H-SER-01`, `H-SER-02`).

@@ -110,6 +110,12 @@ faults! {
     SourcesAreOne breaks "H-COV-06";
     /// An older answer of a source stays where a newer one overlaps it.
     FirstAnswerStays breaks "H-COV-06";
+    /// All proofs are taken for ones by the present rule.
+    LosesRules breaks "H-COV-07";
+    /// Every proof looks as if nothing had confirmed it.
+    LosesConfirmations breaks "H-COV-07";
+    /// The latest date wins, whatever clock it is from.
+    LatestDateWins breaks "H-COV-07";
     /// Every series is listed twice.
     ListsTwice breaks "H-SER-01";
     /// Series that have proofs alone are not listed.

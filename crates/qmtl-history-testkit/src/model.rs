@@ -32,6 +32,8 @@ type Row = [Option<u64>; 2];
 /// One write, and the range at which the store is looked at after it.
 #[derive(Clone, Debug)]
 struct Step {
+    /// Seconds since the step before.
+    pause: u64,
     replace: bool,
     /// Indices into [`COLUMNS`], in the order of the batch; what is not here is null.
     columns: Vec<usize>,
@@ -40,12 +42,23 @@ struct Step {
     look: Look,
 }
 
-/// Who proved a range of slots empty, and why.
+/// Who proved a range of slots empty, why, and by which rule.
 #[derive(Clone, Debug)]
 struct Proof {
     source: &'static str,
     reason: &'static str,
+    rule: u32,
+    /// Dated ten days ahead, by a clock that is wrong.
+    is_ahead: bool,
     slots: std::ops::Range<u32>,
+}
+
+impl Proof {
+    /// The date that it bears when it is given at `now`.
+    fn answered_at(&self, now: Timestamp) -> Timestamp {
+        let days = if self.is_ahead { 10 } else { 0 };
+        now.checked_add(Duration::from_secs(days * 86_400)).expect("near 2024")
+    }
 }
 
 /// A range of slots, its ends moved by some microseconds.
@@ -65,30 +78,77 @@ fn step(nan: bool) -> impl Strategy<Value = Step> {
     let value = prop::sample::select(values).prop_map(|value| value.map(f64::to_bits));
     let row = [value.clone(), value];
     let columns = prop::sample::select(vec![vec![0, 1], vec![1, 0], vec![0], vec![1]]);
-    let proof =
-        (prop::sample::select(vec!["x", "y"]), prop::sample::select(vec!["no row", "closed"]), slots())
-            .prop_map(|(source, reason, slots)| Proof { source, reason, slots });
+    let proof = (
+        prop::sample::select(vec!["x", "y", "z#1", "z#2"]),
+        prop::sample::select(vec!["no row", "closed"]),
+        prop::sample::select(vec![1, EmptyProof::RULE, EmptyProof::RULE]),
+        prop::bool::weighted(0.2),
+        slots(),
+    )
+        .prop_map(|(source, reason, rule, is_ahead, slots)| Proof {
+            source,
+            reason,
+            rule,
+            is_ahead,
+            slots,
+        });
     let look = (slots(), -1..=1_i64).prop_map(|(slots, shift)| Look { slots, shift });
     (
+        prop::sample::select(vec![60, 3_600, 7_200]),
         any::<bool>(),
         columns,
         prop::collection::btree_map(0..SLOTS, row, 0..8),
         prop::collection::vec(proof, 0..3),
         look,
     )
-        .prop_map(|(replace, columns, rows, proofs, look)| Step { replace, columns, rows, proofs, look })
+        .prop_map(|(pause, replace, columns, rows, proofs, look)| Step {
+            pause,
+            replace,
+            columns,
+            rows,
+            proofs,
+            look,
+        })
+}
+
+/// What one source proved of one slot.
+#[derive(Clone, Copy, Debug)]
+struct Proven {
+    source: &'static str,
+    reason: &'static str,
+    answered_at: Timestamp,
+    rule: u32,
+    confirmed: u32,
+}
+
+impl Proven {
+    /// What counts once `newer` has been written too.
+    fn followed_by(self, newer: Self) -> Self {
+        let is_trusted = |proven: &Self| proven.rule >= EmptyProof::RULE || proven.source.contains('#');
+        let lead = self.answered_at.as_secs() - newer.answered_at.as_secs();
+        match (is_trusted(&self), is_trusted(&newer)) {
+            (true, false) => self,
+            (true, true) | (false, false) if (1..=300).contains(&lead) => self,
+            (false, _) => newer,
+            (true, true) if self.source != newer.source || lead > 300 => newer,
+            (true, true) => {
+                let believed = (0..self.confirmed).fold(3_600, |secs, _| (secs * 2).min(86_400));
+                Self { confirmed: self.confirmed + u32::from(-lead >= believed), ..newer }
+            }
+        }
+    }
 }
 
 /// The naive model: every slot by itself, every proof of every slot by itself.
 #[derive(Debug, Default)]
 struct Naive {
     rows: BTreeMap<u32, Row>,
-    /// By slot and source: the reason, and when the newest answer came.
-    empty: BTreeMap<(u32, &'static str), (&'static str, Timestamp)>,
+    /// By slot and source, whatever its version.
+    empty: BTreeMap<(u32, &'static str), Proven>,
 }
 
 impl Naive {
-    fn write(&mut self, step: &Step, answered_at: Timestamp) -> WriteReceipt {
+    fn write(&mut self, step: &Step, now: Timestamp) -> WriteReceipt {
         let mut receipt = WriteReceipt::default();
         for (slot, row) in &step.rows {
             let given = [0, 1].map(|column| row[column].filter(|_| step.columns.contains(&column)));
@@ -104,8 +164,14 @@ impl Naive {
             self.empty.retain(|(empty, _), _| empty != slot);
         }
         for proof in &step.proofs {
+            let Proof { source, reason, rule, .. } = *proof;
+            let newer = Proven { source, reason, answered_at: proof.answered_at(now), rule, confirmed: 0 };
+            let name = source.split('#').next().unwrap_or(source);
             for slot in proof.slots.clone().filter(|slot| !self.rows.contains_key(slot)) {
-                self.empty.insert((slot, proof.source), (proof.reason, answered_at));
+                self.empty
+                    .entry((slot, name))
+                    .and_modify(|proven| *proven = proven.followed_by(newer))
+                    .or_insert(newer);
             }
         }
         receipt
@@ -117,8 +183,17 @@ impl Naive {
 struct Facts {
     rows: BTreeMap<Timestamp, Row>,
     present: RangeSet,
-    /// By point and source: the reason, and the time of an answer that will expire.
-    empty: BTreeMap<(Timestamp, String), (String, Option<Timestamp>)>,
+    /// By point and source.
+    empty: BTreeMap<(Timestamp, String), Told>,
+}
+
+/// What a proof says of a point.
+#[derive(Debug, PartialEq)]
+struct Told {
+    reason: String,
+    rule: u32,
+    /// Of an answer that will expire: its time, and how often it was confirmed.
+    fades: Option<(Timestamp, u32)>,
 }
 
 /// One case: a series of the store under test, the same one in memory, and the naive model.
@@ -127,6 +202,7 @@ struct Case {
     memory: Probe,
     naive: Naive,
     stride: u32,
+    now: Timestamp,
 }
 
 impl Case {
@@ -139,14 +215,6 @@ impl Case {
         TimeRange::new(moved(slots.start), moved(slots.end)).expect("slots ascend")
     }
 
-    /// Answers come one after the other, when half of the bars are old enough to be settled.
-    fn answered_at(&self, step: usize) -> Timestamp {
-        let minutes = u64::try_from(step).expect("a few steps");
-        self.at(SLOTS / 2)
-            .checked_add(EmptyProof::SETTLED_AFTER + Duration::from_secs(minutes * 60 + 30))
-            .expect("near 2024")
-    }
-
     fn batch(&self, step: &Step) -> RecordBatch {
         let points: Vec<_> = step.rows.keys().map(|slot| self.at(*slot)).collect();
         let column = |index: usize| -> ArrayRef {
@@ -155,11 +223,12 @@ impl Case {
         batch(&points, step.columns.iter().map(|index| (COLUMNS[*index], column(*index))))
     }
 
-    fn request(&self, step: &Step, answered_at: Timestamp) -> WriteRequest {
+    fn request(&self, step: &Step) -> WriteRequest {
         let policy = if step.replace { OnConflict::Replace } else { OnConflict::KeepExisting };
         step.proofs.iter().fold(self.subject.request(policy), |request, proof| {
-            let ranges = self.range(&proof.slots, 0).into();
-            request.with_empty(EmptyProof::new(source(proof.source), ranges, proof.reason, answered_at))
+            let (ranges, answered_at) = (self.range(&proof.slots, 0).into(), proof.answered_at(self.now));
+            let given = EmptyProof::new(source(proof.source), ranges, proof.reason, answered_at);
+            request.with_empty(given.with_rule(proof.rule))
         })
     }
 
@@ -175,10 +244,12 @@ impl Case {
             .collect();
         let present = RangeSet::from_sorted_points(rows.keys().copied(), self.subject.key.interval);
         let empty = self.naive.empty.iter().filter(|((slot, _), _)| inside(slot));
-        let empty = empty.map(|((slot, id), (reason, answered_at))| {
-            let proof = EmptyProof::new(source(id), RangeSet::new(), *reason, *answered_at);
-            let fades = proof.expires_at(self.at(*slot)).map(|_| *answered_at);
-            ((self.at(*slot), (*id).to_owned()), ((*reason).to_owned(), fades))
+        let empty = empty.map(|((slot, _), proven)| {
+            let point = self.at(*slot);
+            let settles = proven.answered_at.since(point) > EmptyProof::SETTLED_AFTER;
+            let fades = (!settles).then_some((proven.answered_at, proven.confirmed));
+            let told = Told { reason: proven.reason.to_owned(), rule: proven.rule, fades };
+            ((point, proven.source.to_owned()), told)
         });
         Facts { rows, present, empty: empty.collect() }
     }
@@ -189,8 +260,9 @@ impl Case {
         let mut empty = BTreeMap::new();
         for slot in (0..SLOTS).map(|slot| self.at(slot)).filter(|ts| range.contains(*ts)) {
             for proof in coverage.known_empty().iter().filter(|proof| proof.ranges.contains(slot)) {
-                let fades = proof.expires_at(slot).map(|_| proof.answered_at);
-                empty.insert((slot, proof.source.to_string()), (proof.reason.clone(), fades));
+                let fades = proof.expires_at(slot).map(|_| (proof.answered_at, proof.confirmed));
+                let told = Told { reason: proof.reason.clone(), rule: proof.rule, fades };
+                empty.insert((slot, proof.source.to_string()), told);
             }
         }
         let present = coverage.present().on_grid(store.key.interval);
@@ -198,10 +270,10 @@ impl Case {
     }
 
     async fn play(&mut self, number: usize, step: &Step) {
-        let answered_at = self.answered_at(number);
+        self.now = self.now.checked_add(Duration::from_secs(step.pause)).expect("near 2024");
         let before = (self.expected(TimeRange::ALL), self.subject.revision().await);
-        let (rows, request) = (self.batch(step), self.request(step, answered_at));
-        let receipt = self.naive.write(step, answered_at);
+        let (rows, request) = (self.batch(step), self.request(step));
+        let receipt = self.naive.write(step, self.now);
         assert_eq!(self.memory.write(&request, rows.clone()).await, receipt, "in memory, step {number}");
         assert_eq!(self.subject.write(&request, rows).await, receipt, "step {number}");
         if before.0 != self.expected(TimeRange::ALL) {
@@ -221,11 +293,11 @@ impl Case {
         }
     }
 
-    /// Where each source proved something for each reason, between the slots too.
-    fn proven(&self, coverage: &Coverage) -> BTreeMap<(String, String), RangeSet> {
+    /// Where each source proved something for each reason by each rule, between the slots too.
+    fn proven(&self, coverage: &Coverage) -> BTreeMap<(String, String, u32), RangeSet> {
         coverage.known_empty().iter().fold(BTreeMap::new(), |mut all, proof| {
             let ranges: &mut RangeSet =
-                all.entry((proof.source.to_string(), proof.reason.clone())).or_default();
+                all.entry((proof.source.to_string(), proof.reason.clone(), proof.rule)).or_default();
             *ranges = ranges.union(&proof.ranges.on_grid(self.subject.key.interval));
             all
         })
@@ -270,11 +342,14 @@ pub async fn model_random_operations(subject: &Subject) {
 async fn play(subject: &Subject, node: &str, stride: u32, steps: &[Step]) {
     let probe = subject.probe(node, "1m");
     let memory = Subject::new(MemoryBackend::new()).probe(node, "1m");
-    let mut case = Case { subject: probe, memory, naive: Naive::default(), stride };
+    // Answers come one after the other, at first when half of the bars are old enough to be settled.
+    let now = probe.bar(SLOTS / 2 * stride);
+    let now = now.checked_add(EmptyProof::SETTLED_AFTER + Duration::from_secs(30)).expect("near 2024");
+    let mut case = Case { subject: probe, memory, naive: Naive::default(), stride, now };
     // Both columns exist from the start, so that a store that adds none later can play too.
     let rows = BTreeMap::from([(SLOTS / 2, [Some(1), Some(2)])]);
     let look = Look { slots: 0..SLOTS, shift: 0 };
-    let first = Step { replace: false, columns: vec![0, 1], rows, proofs: Vec::new(), look };
+    let first = Step { pause: 0, replace: false, columns: vec![0, 1], rows, proofs: Vec::new(), look };
     for (number, step) in std::iter::once(&first).chain(steps).enumerate() {
         case.play(number, step).await;
     }

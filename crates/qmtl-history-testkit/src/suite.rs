@@ -186,6 +186,9 @@ macro_rules! backend_conformance {
             h_cov_05_never_written_is_empty
             h_cov_06_sources_live_side_by_side
             h_cov_06_the_newer_answer_counts
+            h_cov_07_rule_and_confirmations_are_kept
+            h_cov_07_a_date_ahead_yields
+            h_cov_07_an_older_rule_never_replaces_a_newer_one
             h_ser_01_lists_every_series_once
             h_ser_02_alike_ids_do_not_touch
             h_ser_02_intervals_do_not_touch

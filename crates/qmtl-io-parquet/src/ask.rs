@@ -10,7 +10,6 @@ use qmtl_history_api::{
 use crate::backend::StoredPartition;
 use crate::layout::{self, Partition};
 use crate::store::Store;
-use crate::write::is_same_answer;
 
 impl Store {
     pub(crate) fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
@@ -22,7 +21,7 @@ impl Store {
             let coverage = known.coverage().within(range);
             present.extend(coverage.present().iter());
             for proof in coverage.known_empty() {
-                match proofs.iter_mut().find(|known| is_same_answer(known, proof)) {
+                match proofs.iter_mut().find(|known| known.is_same_answer(proof)) {
                     Some(known) => known.ranges.extend(proof.ranges.iter()),
                     None => proofs.push(proof.clone()),
                 }

@@ -96,8 +96,24 @@ struct JsonProof {
     reason: String,
     /// Microseconds since the epoch.
     answered_at: i64,
+    /// The version of the rule that decided. Builds that knew one rule did not write it.
+    #[serde(default = "first_rule")]
+    rule: u32,
+    /// How many later answers said the same of bars that were still young.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    confirmed: u32,
     /// Alternately microseconds outside and inside of the proof, from the partition's start.
     ranges: Vec<u64>,
+}
+
+/// The rule of a proof that names none.
+fn first_rule() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Checksums of a file's column chunks.
@@ -144,6 +160,8 @@ impl Footer {
             source: proof.source.as_str().to_owned(),
             reason: proof.reason.clone(),
             answered_at: proof.answered_at.as_micros(),
+            rule: proof.rule,
+            confirmed: proof.confirmed,
             ranges: steps(&proof.ranges, from, 1),
         });
         let is_told = match self.kind {
@@ -201,12 +219,13 @@ impl Footer {
         let mut coverage = Coverage::of_present(present);
         let inherits = json.kind == Kind::Delta && json.known_empty.is_none();
         for proof in json.known_empty.unwrap_or_default() {
-            coverage.add_empty(&EmptyProof::new(
+            let stored = EmptyProof::new(
                 SourceId::new(&proof.source).map_err(|_| nonsense("source"))?,
                 ranges(&proof.ranges, span, 1).ok_or_else(|| nonsense("ranges"))?,
                 proof.reason,
                 Timestamp::from_micros(proof.answered_at).map_err(|_| nonsense("answered_at"))?,
-            ));
+            );
+            coverage.add_empty(&stored.with_rule(proof.rule).with_confirmed(proof.confirmed));
         }
         let built_on =
             (json.built_on > 0).then(|| Link { seq: json.built_on, id: json.parent.unwrap_or_default() });

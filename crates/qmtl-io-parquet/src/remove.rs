@@ -1,6 +1,6 @@
 //! Removing on purpose: old rows of a series, and proofs of emptiness that are no longer believed.
 
-use qmtl_history_api::{Coverage, EmptyProof, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use qmtl_history_api::{Coverage, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 use crate::commit::Edit;
 use crate::layout::{Partition, SeriesFolder};
@@ -44,8 +44,7 @@ impl Store {
                 let is_meant = source.is_none_or(|source| source.name() == proof.source.name());
                 let ranges =
                     if is_meant { proof.ranges.difference(&range.into()) } else { proof.ranges.clone() };
-                let (source, reason) = (proof.source.clone(), proof.reason.clone());
-                kept.add_empty(&EmptyProof::new(source, ranges, reason, proof.answered_at));
+                kept.add_empty(&proof.about(ranges));
             }
             kept
         })

@@ -42,13 +42,9 @@ pub(crate) fn cut(request: &WriteRequest, rows: &RecordBatch) -> Result<BTreeMap
             for partition in Partition::over(interval, range) {
                 let part = parts.entry(partition).or_default();
                 let within = range.intersect(partition.range());
-                match part.empty.last_mut().filter(|last| is_same_answer(last, proof)) {
+                match part.empty.last_mut().filter(|last| last.is_same_answer(proof)) {
                     Some(last) => last.ranges.extend(within),
-                    None => {
-                        let (source, reason) = (proof.source.clone(), proof.reason.clone());
-                        let ranges = within.into_iter().collect();
-                        part.empty.push(EmptyProof::new(source, ranges, reason, proof.answered_at));
-                    }
+                    None => part.empty.push(proof.about(within.into_iter().collect())),
                 }
                 if parts.len() > MAX_PARTITIONS {
                     return Err(Error::invalid(
@@ -82,11 +78,6 @@ pub(crate) fn stores_rows(
         }
     }
     Ok(false)
-}
-
-/// Whether two proofs are parts of one answer.
-pub(crate) fn is_same_answer(a: &EmptyProof, b: &EmptyProof) -> bool {
-    (&a.source, &a.reason, a.answered_at) == (&b.source, &b.reason, b.answered_at)
 }
 
 /// Writes one part: exact whoever else writes, since the next number goes to one writer alone and

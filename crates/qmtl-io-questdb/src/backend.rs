@@ -6,7 +6,7 @@ use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Clock, Coverage, HistoryBackend, NodeId, ReadRequest, Result,
-    SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait,
+    SeriesKey, SourceId, TimeRange, WriteReceipt, WriteRequest, async_trait,
 };
 use qmtl_observe::TokioClock;
 
@@ -49,6 +49,21 @@ impl QuestDbBackend {
     #[must_use]
     pub fn table_of(&self, node_id: &NodeId) -> String {
         naming::table(&self.store.config, node_id)
+    }
+
+    /// Forgets proofs of emptiness in a range, those of one source and all its versions or of every
+    /// source, so that a fill asks again; with `dry_run` it only says how many. The bars that were
+    /// known to be empty, each counted for each source that said so.
+    ///
+    /// QuestDB deletes no rows: the log of proofs gets one that revokes them.
+    pub async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+        source: Option<&SourceId>,
+        dry_run: bool,
+    ) -> Result<u64> {
+        self.store.forget_empty(key, (range, source), dry_run).await
     }
 
     /// Where the server is.

@@ -48,6 +48,7 @@ pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
         ("cancelled by user", ErrorKind::Cancelled, None),
         ("connection", ErrorKind::Unavailable, None),
         ("cast error", ErrorKind::Schema, None),
+        ("Invalid column", ErrorKind::Schema, None),
         ("column type mismatch", ErrorKind::Schema, None),
     ];
     RULES
@@ -141,6 +142,7 @@ mod tests {
             ("table busy [reason=insert]", ErrorKind::Unavailable),
             ("could not lock 'x'", ErrorKind::Unavailable),
             ("invalid username/password", ErrorKind::InvalidInput),
+            ("Invalid column: rule", ErrorKind::Schema),
             ("unexpected token", ErrorKind::Unexpected),
         ] {
             assert_eq!(classify(message).0, kind, "{message}");

@@ -1,4 +1,4 @@
-//! What is known of rows and of their absence: `H-COV-01` to `H-COV-06`.
+//! What is known of rows and of their absence: `H-COV-01` to `H-COV-07`.
 
 use std::time::Duration;
 
@@ -223,4 +223,74 @@ pub async fn h_cov_06_the_newer_answer_counts(subject: &Subject) {
     }
     let versions = by_source(&btc, &["v#1", "v#2"]).await;
     assert_eq!(versions, [RangeSet::new(), btc.span(0, 20).into()], "a newer version replaces an older one");
+}
+
+/// `H-COV-07`: a proof keeps the version of its rule and how often it was confirmed. An answer that
+/// repeats one which has expired confirms it; one that comes earlier does not, nor does a look.
+pub async fn h_cov_07_rule_and_confirmations_are_kept(subject: &Subject) {
+    let btc = subject.btc();
+    let after = |secs: u64| btc.bar(20).checked_add(Duration::from_secs(secs)).expect("near 2024");
+    let given = proof("a", btc.span(0, 10), after(0)).with_rule(1).with_confirmed(2);
+    btc.prove(given.clone()).await;
+    let answer = |bars: TimeRange, secs| proof("b", bars, after(secs));
+    for (end, secs) in [(15, 0), (15, 3_599), (10, 7_199)] {
+        btc.prove(answer(btc.span(0, end), secs)).await;
+    }
+    let expected = [given, answer(btc.span(10, 15), 3_599), answer(btc.span(0, 10), 7_199).with_confirmed(1)];
+    for handle in [Some(subject.backend()), subject.reopened().await].into_iter().flatten() {
+        let seen = btc.through(&handle);
+        // A write elsewhere may make a store put down anew what it knows.
+        seen.keep(seen.rows([(30, 1.0)])).await;
+        for _ in 0..2 {
+            assert_eq!(seen.coverage(TimeRange::ALL).await.known_empty(), expected);
+        }
+    }
+    // For two hours now, and then it is confirmed again.
+    btc.prove(answer(btc.span(0, 10), 7_199 + 7_199)).await;
+    btc.prove(answer(btc.span(0, 10), 7_199 + 7_199 + 7_200)).await;
+    let coverage = btc.coverage(TimeRange::ALL).await;
+    let twice =
+        coverage.known_empty().iter().find(|proof| proof.confirmed == 2 && proof.source == source("b"));
+    assert_eq!(twice.map(|proof| known(&proof.ranges, &btc)), Some(btc.span(0, 10).into()), "{coverage:?}");
+}
+
+/// `H-COV-07`: a proof that is dated far after an answer that is written later yields to it, since
+/// its clock was wrong; where clocks differ by minutes the later date counts.
+pub async fn h_cov_07_a_date_ahead_yields(subject: &Subject) {
+    let btc = subject.btc();
+    let after = |secs: u64| btc.bar(20).checked_add(Duration::from_secs(secs)).expect("near 2024");
+    btc.prove(proof("a", btc.span(0, 20), later())).await;
+    btc.prove(proof("a", btc.span(5, 10), after(0))).await;
+    btc.prove(proof("b", btc.span(0, 20), after(300))).await;
+    btc.prove(proof("b", btc.span(5, 10), after(0))).await;
+    let ahead: RangeSet = [btc.span(0, 5), btc.span(10, 20)].into_iter().collect();
+    let expected = [
+        proof("a", btc.span(5, 10), after(0)),
+        proof("a", ahead, later()),
+        proof("b", btc.span(0, 20), after(300)),
+    ];
+    assert_eq!(btc.coverage(TimeRange::ALL).await.known_empty(), expected);
+}
+
+/// `H-COV-07`: what was decided by an older rule never replaces what was decided by a newer one, and
+/// yields to it whatever its date.
+pub async fn h_cov_07_an_older_rule_never_replaces_a_newer_one(subject: &Subject) {
+    let btc = subject.btc();
+    let after = |secs: u64| later().checked_add(Duration::from_secs(secs)).expect("2033");
+    btc.prove(proof("a", btc.span(5, 15), after(0))).await;
+    btc.prove(proof("a", btc.span(0, 20), after(0)).with_rule(1)).await;
+    btc.prove(proof("a", btc.span(10, 20), after(60)).with_rule(1)).await;
+    btc.prove(proof("b", btc.span(0, 20), after(60)).with_rule(1)).await;
+    btc.prove(proof("b", btc.span(5, 15), after(0))).await;
+    let coverage = btc.coverage(TimeRange::ALL).await;
+    let by_rule = |id: &str, rule: u32| {
+        let proofs = coverage.known_empty().iter();
+        let proofs = proofs.filter(|proof| proof.source == source(id) && proof.rule == rule);
+        known(&proofs.fold(RangeSet::new(), |all, proof| all.union(&proof.ranges)), &btc)
+    };
+    for id in ["a", "b"] {
+        assert_eq!(by_rule(id, EmptyProof::RULE), btc.span(5, 15).into(), "{id}: {coverage:?}");
+        let around = [btc.span(0, 5), btc.span(15, 20)].into_iter().collect();
+        assert_eq!(by_rule(id, 1), around, "{id}: {coverage:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use qmtl_history_api::ErrorKind;
+use qmtl_history_testkit::fixtures::proof;
 
 use super::*;
 
@@ -32,6 +33,10 @@ fn footer(coverage: Coverage) -> Footer {
     }
 }
 
+fn decoded(text: &str) -> Footer {
+    Footer::decode(text, Path::new(PATH)).unwrap().0
+}
+
 fn refused(text: &str) -> String {
     let error = Footer::decode(text, Path::new(PATH)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -42,12 +47,7 @@ fn refused(text: &str) -> String {
 #[test]
 fn the_text_is_compact_and_says_what_the_file_is() {
     let mut coverage = Coverage::of_present([bars(2, 5), bars(7, 8)].into_iter().collect());
-    coverage.add_empty(&EmptyProof::new(
-        SourceId::new("file:a.csv").unwrap(),
-        bars(5, 7).into(),
-        "no row",
-        "2024-06-01".parse().unwrap(),
-    ));
+    coverage.add_empty(&proof("file:a.csv", bars(5, 7), "2024-06-01".parse().unwrap()));
     let chunks = vec![vec!["001122aa".to_owned()]];
     let text = footer(coverage).encode(chunks.clone()).unwrap();
     assert_eq!(
@@ -55,8 +55,8 @@ fn the_text_is_compact_and_says_what_the_file_is() {
         concat!(
             r#"{"format":3,"kind":"full","node_id":"blake3:ab/../\"x\" 🦀","interval":"1m","#,
             r#""partition":"20231231T052000Z","seq":3,"built_on":2,"parent":"0123456789abcdef","rows":4,"present":[2,3,2,1],"#,
-            r#""known_empty":[{"source":"file:a.csv","reason":"no row","answered_at":1717200000000000,"#,
-            r#""ranges":[300000000,120000000]}],"chunks":[["001122aa"]]}"#
+            r#""known_empty":[{"source":"file:a.csv","reason":"no row in the answer","answered_at":1717200000000000,"#,
+            r#""rule":2,"ranges":[300000000,120000000]}],"chunks":[["001122aa"]]}"#
         )
     );
     let checksums = Checksums { kind: Checksum::Crc32, chunks };
@@ -65,6 +65,22 @@ fn the_text_is_compact_and_says_what_the_file_is() {
     let older = text.replacen(r#""format":3"#, r#""format":2"#, 1);
     assert_eq!(Footer::decode(&older, Path::new(PATH)).unwrap().1.kind, Checksum::Blake3);
     assert_eq!(Checksum::Crc32.of(b"123456789"), "cbf43926");
+}
+
+#[test]
+fn a_proof_says_by_which_rule_and_how_often_confirmed_and_older_ones_say_neither() {
+    let mut coverage = Coverage::default();
+    let young = proof("x", bars(20, 30), bars(40, 50).end()).with_rule(3).with_confirmed(2);
+    coverage.add_empty(&young);
+    let text = footer(coverage.clone()).encode(Vec::new()).unwrap();
+    assert!(text.contains(r#","rule":3,"confirmed":2,"ranges""#), "{text}");
+    assert_eq!(decoded(&text).coverage, coverage);
+    let older = text.replace(r#""rule":3,"confirmed":2,"#, "");
+    let first = young.with_rule(1).with_confirmed(0);
+    assert_eq!(decoded(&older).coverage.known_empty(), [first]);
+    // So an older build passes over what it does not know.
+    let later = text.replace(r#""rule":3,"#, r#""rule":3,"weight":[1],"#);
+    assert_eq!(decoded(&later).coverage, coverage);
 }
 
 #[test]
@@ -112,32 +128,40 @@ fn the_last_bar_before_the_end_of_time_can_be_stored() {
         ..footer(coverage)
     };
     let text = footer.encode(Vec::new()).unwrap();
-    assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().0, footer);
+    assert_eq!(decoded(&text), footer);
 }
 
 proptest! {
     #[test]
     fn what_is_written_is_read(
         present in proptest::collection::vec((0i64..50_000, 1i64..500), 0..40),
-        proofs in proptest::collection::vec((0i64..50_000, 1i64..500, 0i64..3_000_000_000_000_000, 0..3u8), 0..8),
+        proofs in proptest::collection::vec(
+            (0i64..50_000, 1i64..500, 0i64..3_000_000_000_000_000, 0..3u8, (1..3u32, 0..3u32)),
+            0..8,
+        ),
     ) {
         let clip = |from: i64, length: i64| bars(from, (from + length).min(50_000));
         let mut coverage = Coverage::of_present(present.into_iter().map(|(from, n)| clip(from, n)).collect());
-        for (from, n, answered_at, source) in proofs {
+        for (from, n, answered_at, source, (rule, confirmed)) in proofs {
             // Proofs need not lie on the grid, and the end of what is settled seldom does.
             let range = clip(from, n);
             let shifted = range.start().checked_add_micros(answered_at % 60_000_000).unwrap();
             let range = TimeRange::checked(shifted, range.end()).unwrap_or(range);
-            coverage.add_empty(&EmptyProof::new(
-                SourceId::new(format!("s{source}")).unwrap(),
-                range.into(),
-                "no row",
-                Timestamp::from_micros(answered_at).unwrap(),
-            ));
+            // Half of them at the end of the partition, so that some repeat others about young bars.
+            let answered_at = match answered_at % 2 {
+                0 => bars(0, 50_000).end().checked_add_micros(answered_at % 7_200_000_000).unwrap(),
+                _ => Timestamp::from_micros(answered_at).unwrap(),
+            };
+            let proof = proof(&format!("s{source}"), range, answered_at);
+            coverage.add_empty(&proof.with_rule(rule).with_confirmed(confirmed));
         }
         let footer = footer(coverage);
         let text = footer.encode(Vec::new()).unwrap();
-        prop_assert_eq!(Footer::decode(&text, Path::new(PATH)).unwrap().0, footer);
+        // Reading puts the proofs of a ledger together again, which confirms none of them.
+        prop_assert_eq!(&decoded(&text), &footer);
+        let mut folded = footer.coverage.clone();
+        folded.merge(&footer.coverage);
+        prop_assert_eq!(folded, footer.coverage);
     }
 
     #[test]

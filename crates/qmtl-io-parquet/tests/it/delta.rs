@@ -169,6 +169,33 @@ async fn proofs_beside_a_delta_are_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_proofs_say_survives_deltas_folds_and_forgetting() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path()).await;
+    store.write_rows(&write(), numbered(0, 3_000)).await.unwrap();
+    // Over two partitions and beside a delta, about young bars; twice confirmed, once by an older rule.
+    let answered_at = bar(&key(), 60_000);
+    let given = [
+        proof("a", span(&key(), 49_990, 50_010), answered_at).with_confirmed(2),
+        proof("b", span(&key(), 49_990, 50_010), answered_at).with_rule(1),
+    ];
+    let request = given.iter().fold(write(), |request, proof| request.with_empty(proof.clone()));
+    store.write_rows(&request, numbered(3_000, 3_001)).await.unwrap();
+    for (first, end) in [(3_001, 3_010), (49_000, 49_001), (50_100, 50_101), (3_010, 3_900)] {
+        store.write_rows(&write(), numbered(first, end)).await.unwrap();
+        for store in [&store, &open(folder.path()).await] {
+            assert_eq!(store.coverage(&key(), TimeRange::ALL).await.unwrap().known_empty(), given);
+        }
+    }
+    store.forget_empty(&key(), span(&key(), 50_000, 50_003), Some(&source("a")), false).await.unwrap();
+    let left = RangeSet::from(span(&key(), 49_990, 50_010)).difference(&span(&key(), 50_000, 50_003).into());
+    let expected = [given[0].about(left), given[1].clone()];
+    for store in [&store, &open(folder.path()).await] {
+        assert_eq!(store.coverage(&key(), TimeRange::ALL).await.unwrap().known_empty(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pruning_removes_exactly_what_is_before() {
     let folder = TempDir::new().unwrap();
     let store = open(folder.path()).await;

@@ -1,5 +1,6 @@
 //! Stores that earlier builds wrote, kept as files: each build reads them and writes on.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,10 @@ async fn a_golden_store_is_read_and_written_on() {
         let expected: &[&str] =
             if format == 1 { &["file:golden.parquet"] } else { &["binance", "file:a.csv"] };
         assert_eq!(sources, expected, "format {format}");
+        // These stores are older than the second rule, which a proof names.
+        let rules: BTreeSet<_> =
+            coverage.known_empty().iter().map(|proof| (proof.rule, proof.confirmed)).collect();
+        assert_eq!(rules, BTreeSet::from([(1, 0)]), "format {format}");
         let rows = store.read_all(&ReadRequest::new(key(), TimeRange::ALL)).await.unwrap();
         let expected: Vec<_> = [(48_800, 48_900, 1), (49_000, 51_500, 1), (51_510, 51_520, 2)]
             .into_iter()

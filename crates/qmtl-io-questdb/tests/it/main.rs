@@ -7,6 +7,7 @@ mod facts;
 mod fallback;
 mod http;
 mod legacy;
+mod proofs;
 mod proxy;
 mod recorder;
 mod reliability;

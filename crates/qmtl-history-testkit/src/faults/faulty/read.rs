@@ -88,6 +88,13 @@ impl Faulty {
                     coverage.add_present(&runs.within(range));
                 }
             }
+            Fault::LosesConfirmations => {
+                let known = coverage.clone();
+                coverage = Coverage::of_present(known.present().clone());
+                for proof in known.known_empty() {
+                    coverage.add_empty(&proof.clone().with_confirmed(0));
+                }
+            }
             Fault::UnknownSeriesFails if self.inner.revision(key).await?.is_none() => {
                 return Err(Error::new(ErrorKind::NotFound, "no such series").with("series", key));
             }

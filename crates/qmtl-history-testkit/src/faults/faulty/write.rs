@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    HistoryBackend, OnConflict, Result, SourceId, TimeRange, Timestamp, WriteReceipt, WriteRequest, frame,
+    EmptyProof, HistoryBackend, OnConflict, Result, SourceId, TimeRange, Timestamp, WriteReceipt,
+    WriteRequest, frame,
 };
 
 use super::{Count, Fault, Faulty, until};
@@ -28,6 +29,15 @@ impl Faulty {
                     let known = self.inner.coverage(&given.key, TimeRange::ALL).await?;
                     for old in known.known_empty().iter().filter(|old| old.source == proof.source) {
                         proof.ranges = proof.ranges.difference(&old.ranges);
+                    }
+                }
+                Fault::LosesRules => proof.rule = EmptyProof::RULE,
+                Fault::LatestDateWins => {
+                    let known = self.inner.coverage(&given.key, TimeRange::ALL).await?;
+                    for old in known.known_empty().iter().filter(|old| old.source == proof.source) {
+                        if old.answered_at > proof.answered_at {
+                            proof.ranges = proof.ranges.difference(&old.ranges);
+                        }
                     }
                 }
                 _ => {}
