@@ -230,6 +230,16 @@ pub struct NotNumbers {
     pub first: Timestamp,
 }
 
+impl NotNumbers {
+    /// The rows in which `column` has NaN, given its values and the times of the rows; `None` without any.
+    #[must_use]
+    pub fn of(column: &str, values: &[f64], times: impl Fn(usize) -> Timestamp) -> Option<Self> {
+        let first = values.iter().position(|value| value.is_nan())?;
+        let rows = values[first..].iter().filter(|value| value.is_nan()).count() as u64;
+        Some(Self { column: column.to_owned(), rows, first: times(first) })
+    }
+}
+
 /// Conflicts that [`normalize`] names; all are counted.
 const CONFLICTS_NAMED: usize = 20;
 

@@ -1,5 +1,6 @@
 //! The shapes of `--json`: times are epoch seconds, ranges inclusive pairs `[first, last]` of bars.
 
+use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{EmptyProof, Error, Interval, RangeSet, SeriesKey, TimeRange, Timestamp};
 use serde::{Serialize, Serializer};
 
@@ -45,6 +46,20 @@ pub(crate) struct Series {
 impl From<&SeriesKey> for Series {
     fn from(key: &SeriesKey) -> Self {
         Self { node_id: key.node_id.as_str().to_owned(), interval: key.interval.as_secs() }
+    }
+}
+
+/// A column in which some rows have NaN.
+#[derive(Debug, Serialize)]
+pub(crate) struct NanColumn {
+    column: String,
+    rows: u64,
+    first: Seconds,
+}
+
+impl From<&NotNumbers> for NanColumn {
+    fn from(nan: &NotNumbers) -> Self {
+        Self { column: nan.column.clone(), rows: nan.rows, first: Seconds(nan.first) }
     }
 }
 

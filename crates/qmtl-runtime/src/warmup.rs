@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{
     BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet, Result,
     SeriesKey, TimeRange, Timestamp,
@@ -106,6 +107,8 @@ pub struct InputReport {
     pub known_empty: RangeSet,
     /// Bars of the window that are neither in the cache nor proven not to exist.
     pub missing: RangeSet,
+    /// Columns in which a bar of the cache has NaN.
+    pub not_numbers: Vec<NotNumbers>,
     /// Whether the period is there.
     pub ready: bool,
     /// How long it took.
@@ -177,6 +180,7 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
             bars: cache.len(),
             first: cache.oldest(),
             last: cache.watermark(),
+            not_numbers: cache.view().not_numbers(),
             ready: if by_rows { cache.len() >= period } else { missing.is_empty() },
             known_empty,
             missing,

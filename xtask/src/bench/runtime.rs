@@ -91,13 +91,16 @@ fn warm_up() -> Result<Row> {
         let ts = FIRST_BAR + row * 60;
         writeln!(candles, "{ts},{row}.5,{row}.9,{row}.1,{row}.7,{row}")?;
     }
-    fs::write(folder.join("candles.csv"), candles)?;
-    let list = |head: &str| {
-        let series = (0..SERIES).map(|node| format!("[[series]]\nnode = \"node-{node}\"\n"));
-        format!("interval = \"1m\"\n{head}{}", series.collect::<String>())
+    // A file names no series, so each has its own.
+    let list = |source: fn(u64) -> String| {
+        let series = (0..SERIES).map(|node| format!("[[series]]\nnode = \"node-{node}\"\n{}", source(node)));
+        format!("interval = \"1m\"\n{}", series.collect::<String>())
     };
-    fs::write(folder.join("sourced.toml"), list("source = \"file:candles.csv\"\n"))?;
-    fs::write(folder.join("stored.toml"), list(""))?;
+    for node in 0..SERIES {
+        fs::write(folder.join(format!("node-{node}.csv")), &candles)?;
+    }
+    fs::write(folder.join("sourced.toml"), list(|node| format!("source = \"file:node-{node}.csv\"\n")))?;
+    fs::write(folder.join("stored.toml"), list(|_| String::new()))?;
     let program = |words: &[&str]| {
         let mut command = Command::new(target().join("release/qmtl-history"));
         command.current_dir(&folder).args(["--store", "store", "--json", "--quiet"]).args(words);

@@ -17,7 +17,7 @@ use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
-use crate::shapes::{OneOrMany, Pair, Seconds, Series, pair, pairs};
+use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pair, pairs};
 use crate::store::Store;
 use crate::text;
 
@@ -98,13 +98,6 @@ impl From<&Conflict> for Contradiction {
             other: conflict.other.clone(),
         }
     }
-}
-
-#[derive(Debug, Serialize)]
-struct NanColumn {
-    column: String,
-    rows: u64,
-    first: Seconds,
 }
 
 #[derive(Debug, Serialize)]
@@ -385,15 +378,7 @@ impl Done {
                 })
                 .collect(),
             conflicts: report.conflicts.iter().map(Contradiction::from).collect(),
-            nan: report
-                .not_numbers
-                .iter()
-                .map(|nan| NanColumn {
-                    column: nan.column.clone(),
-                    rows: nan.rows,
-                    first: Seconds(nan.first),
-                })
-                .collect(),
+            nan: report.not_numbers.iter().map(NanColumn::from).collect(),
             revised: self.revised.iter().map(Contradiction::from).collect(),
             failed: report.failed.iter().map(failed).collect(),
             fetch_requests: report.fetch_requests,
@@ -475,9 +460,8 @@ impl Done {
         }
         more(console, report.conflicts.len())?;
         for nan in &report.not_numbers {
-            let rows = text::counted(nan.rows, "row");
-            let first = format!("{rows} with NaN in {}, the first at {}", nan.column, nan.first);
-            console.line(format!("  {}          {first}", console.paint(Style::Yellow, "NaN")))?;
+            let (label, told) = (console.paint(Style::Yellow, "NaN"), text::not_numbers(nan));
+            console.line(format!("  {label}          {told}"))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
 use crate::range::RangeArgs;
 use crate::series;
-use crate::shapes::{OneOrMany, Pair, Seconds, Series, pairs};
+use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pairs};
 use crate::store::Store;
 use crate::text;
 
@@ -42,6 +42,9 @@ struct Primed {
     average: Option<f64>,
     known_empty: Vec<Pair>,
     missing: Vec<Pair>,
+    /// Columns in which a bar of the cache has NaN.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nan: Vec<NanColumn>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -228,6 +231,7 @@ impl Done {
             average: self.average,
             known_empty: pairs(&report.known_empty, interval),
             missing: pairs(&report.missing, interval),
+            nan: report.not_numbers.iter().map(NanColumn::from).collect(),
             error: self.error.as_ref().map(outcome::chain),
         }
     }
@@ -253,6 +257,10 @@ impl Done {
         }
         console.line(format!("  known empty   {}", text::set(&report.known_empty, interval)))?;
         console.line(format!("  missing       {}", text::set(&report.missing, interval)))?;
+        for nan in &report.not_numbers {
+            let (label, told) = (console.paint(Style::Yellow, "NaN"), text::not_numbers(nan));
+            console.line(format!("  {label}           {told}"))?;
+        }
         match &self.error {
             Some(error) => console.line(format!(
                 "  {}         {}",

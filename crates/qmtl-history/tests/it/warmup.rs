@@ -122,3 +122,19 @@ fn a_wrong_wish_is_refused_before_anything_is_done() {
     assert_eq!(column.code, Some(3), "{column:?}");
     assert!(column.stdout.contains("the cache has no such column"), "{column:?}");
 }
+
+#[test]
+fn nan_is_told_where_it_is_stored_and_where_a_warm_up_meets_it() {
+    let scene = Scene::new();
+    let rows = "ts,open,high,low,close,volume\n1704067200,1,2,0.5,1.5,9\n1704067260,1,2,0.5,NaN,9\n1704067320,1,2,0.5,1.5,9\n";
+    let source = scene.file("odd.csv", rows);
+    let words = ["backfill", "--node", "x", "--interval", "1m", "--source", &source];
+    let filled = scene.run(&[&words[..], &["--timerange", "1704067200-1704067380", "--json"]].concat());
+    assert_eq!(filled.object()["nan"], json!([{"column": "close", "rows": 1, "first": 1_704_067_260}]));
+    let words = ["warmup", "--node", "x", "--interval", "1m", "--period", "3", "--as-of", "1704067380"];
+    let primed = scene.run(&words);
+    assert!(
+        primed.stdout.contains("NaN           1 row with NaN in close, the first at 2024-01-01T00:01:00Z")
+    );
+    assert_eq!(scene.run(&[&words[..], &["--json"]].concat()).object()["nan"], filled.object()["nan"]);
+}

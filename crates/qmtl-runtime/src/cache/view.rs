@@ -7,6 +7,7 @@ use std::ops::Range;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{Error, ErrorKind, Result, Timestamp, arrow_array, arrow_schema, frame};
 
 use super::NodeCache;
@@ -106,6 +107,19 @@ impl<'a> CacheView<'a> {
                 .with("series", self.cache.key())
                 .caused_by(e)
         })
+    }
+
+    /// The columns of doubles in which a row has NaN: whatever is computed from those is NaN too.
+    #[must_use]
+    pub fn not_numbers(&self) -> Vec<NotNumbers> {
+        let fields = self.cache.schema().map_or_else(arrow_schema::Fields::empty, |s| s.fields().clone());
+        let doubles = fields
+            .iter()
+            .enumerate()
+            .filter_map(|(at, field)| Some((field.name(), self.cache.rows.doubles(at, &self.rows)?)));
+        doubles
+            .filter_map(|(name, values)| NotNumbers::of(name, values, |row| self.timestamps()[row]))
+            .collect()
     }
 
     fn index_of(&self, name: &str) -> Result<usize> {
