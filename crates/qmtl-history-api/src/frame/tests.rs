@@ -1,16 +1,17 @@
 //! Normalisation against a naive model, and every refusal with its message.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow_array::types::Float64Type;
 use arrow_array::{
-    Float64Array, Int64Array, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    ArrayRef, Float64Array, Int64Array, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
     TimestampSecondArray,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::Interval;
+use crate::{Interval, TimeRange};
 
 fn key() -> SeriesKey {
     SeriesKey::new("BTC", Interval::MINUTE).unwrap()

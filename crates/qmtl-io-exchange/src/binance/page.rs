@@ -51,8 +51,8 @@ pub(super) struct Page {
 /// Reads the rows that answer for `asked`.
 ///
 /// Rows out of order, twice, off the grid, or beside some that were asked for come as they are: bringing
-/// them into form is the reader's business. What cannot be an answer at all is a passing failure; bars of
-/// another interval than was asked for are, because the row itself says how long its bar is.
+/// them into form is the reader's business. What cannot be an answer at all is a passing failure, bars of
+/// another interval than was asked for a lasting one.
 pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
     let rows: Vec<Row<'_>> = parse(answer)?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
@@ -60,6 +60,7 @@ pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result
     for (at, row) in rows.iter().enumerate() {
         times.push(opening(key, asked, row).map_err(|error| bad(error.with("row", at)))?);
     }
+    check_lengths(key, &rows, &times)?;
     let inside = || times.iter().copied().filter(|ts| asked.contains(*ts));
     let span = inside().min().zip(inside().max());
     if let (None, Some(first)) = (span, times.first()) {
@@ -121,8 +122,7 @@ fn refusal(code: i64, msg: &str) -> Failure {
     }
 }
 
-/// When a row's bar opens; `Schema` when its time is in another unit or far from `asked`, or when the bar is
-/// of another length.
+/// When a row's bar opens; `Schema` when its time is in another unit or far from `asked`.
 fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp> {
     let (opens, closes) = (row.0, row.6);
     let fault = |message: &str| Error::schema(message).with("column", "open_time").with("value", opens);
@@ -138,12 +138,27 @@ fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp
     let Some(ts) = ts.filter(|_| !is_other_unit && !is_far) else {
         return Err(fault("a row's time is not one in milliseconds, as this API counts"));
     };
-    // A bar that opens off the grid may be cut short: the first one after a halt.
-    if key.interval.is_on_grid(ts) && length != interval.saturating_mul(1_000) {
-        let error = fault("a row is a bar of another interval than was asked for");
-        return Err(error.with("close_time", closes).with("length_ms", length));
-    }
     Ok(ts)
+}
+
+/// Fails, for good, when a row says of itself that its bar is of another length than was asked for: the
+/// server would say the same again. A bar that opens off the grid may be cut short, the first one after a
+/// halt.
+fn check_lengths(key: &SeriesKey, rows: &[Row<'_>], times: &[Timestamp]) -> Result<(), Failure> {
+    let wanted = key.interval.as_secs().saturating_mul(1_000);
+    let length = |row: &Row<'_>| row.6.saturating_sub(row.0).saturating_add(1);
+    let mut bars = rows.iter().zip(times).enumerate();
+    match bars.find(|(_, (row, ts))| key.interval.is_on_grid(**ts) && length(row) != wanted) {
+        Some((at, (row, _))) => Err(Failure::lasting(
+            Error::schema("a row is a bar of another interval than was asked for")
+                .with("series", key)
+                .with("row", at)
+                .with("column", "close_time")
+                .with("value", row.6)
+                .with("length_ms", length(row)),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn millis(value: i64) -> Result<Timestamp> {

@@ -63,7 +63,6 @@ fn rows_out_of_order_twice_or_beside_the_request_are_left_to_the_reader() {
 fn what_cannot_be_an_answer_names_series_column_and_row() {
     let huge = row(FIRST).replace("5.4", &format!("1{}", "0".repeat(400)));
     let cases = [
-        (row(FIRST).replace("1704067259999", "1704067499999"), "another interval", "open_time"),
         (row(FIRST / 1_000), "not one in milliseconds", "open_time"),
         (row(FIRST * 1_000), "not one in milliseconds", "open_time"),
         (row(i64::MAX - 60_000), "not one in milliseconds", "open_time"),
@@ -78,6 +77,15 @@ fn what_cannot_be_an_answer_names_series_column_and_row() {
         assert!(text.contains(message) && text.contains("series: ADABTC@1m"), "{text}");
         assert!(text.contains(&format!("column: {column}")) && text.contains("row: 1"), "{text}");
     }
+}
+
+#[test]
+fn a_bar_of_another_length_is_refused_and_not_asked_for_again() {
+    let five_minutes = row(FIRST + 60_000).replace("1704067319999", "1704067619999");
+    let failure = page_of(&[row(FIRST), five_minutes]).unwrap_err();
+    let text = failure.error.to_string();
+    assert_eq!((failure.error.kind(), failure.reason), (ErrorKind::Schema, None));
+    assert!(text.contains("a bar of another interval") && text.contains("length_ms: 300000"), "{text}");
 }
 
 #[test]

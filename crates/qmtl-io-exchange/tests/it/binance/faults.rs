@@ -107,7 +107,6 @@ async fn what_retries_do_not_help_against_is_exhausted_and_says_why() {
         (Fault::Bomb, ErrorKind::Unavailable, "larger than any right one (cap_bytes: 4194304"),
         (Fault::Truncated, ErrorKind::Unavailable, "broke off"),
         (Fault::NotAdvancing, ErrorKind::Schema, "the page does not advance"),
-        (Fault::WrongInterval, ErrorKind::Schema, "a bar of another interval than was asked for"),
         (Fault::WrongTimeUnit, ErrorKind::Schema, "not one in milliseconds"),
         (Fault::HugeNumbers, ErrorKind::Schema, "column: open"),
         (Fault::GarbageJson, ErrorKind::Unavailable, "not what Binance's API sends"),
