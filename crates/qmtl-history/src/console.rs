@@ -101,13 +101,6 @@ impl Console {
         }
     }
 
-    /// The same console without progress and notes.
-    #[must_use]
-    pub(crate) fn hushed(&self) -> Self {
-        let progress = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        Self { quiet: true, progress, ..self.clone() }
-    }
-
     /// Whether results are printed as JSON.
     #[must_use]
     pub(crate) fn is_json(&self) -> bool {

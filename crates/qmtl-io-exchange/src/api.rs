@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::config::ExchangeConfig;
-use crate::http::{Answer, Call, Failure, HttpClient, Reason, StatusCode, Url};
+use crate::http::{Answer, Call, Failure, HttpClient, Reason, Url};
 
 /// Who is asked, and how.
 #[derive(Debug)]
