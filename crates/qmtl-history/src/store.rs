@@ -8,10 +8,27 @@ use std::time::Duration;
 use qmtl_history_api::{
     Error, ErrorKind, HistoryBackend, Interval, SeriesKey, SourceId, TimeRange, Timestamp,
 };
-use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, Removed, StoredPartition};
+use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, StoredPartition};
+use serde::Serialize;
 
 use crate::outcome::{Failure, Result};
 use crate::replace::Replacing;
+
+/// What was removed from a series, or would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Removed {
+    pub(crate) rows: u64,
+    /// Bars that were known to be empty, each counted for each source that said so.
+    pub(crate) empty_bars: u64,
+    /// Partitions with a change; a server tells of none.
+    partitions: Option<u64>,
+}
+
+impl From<qmtl_io_parquet::Removed> for Removed {
+    fn from(removed: qmtl_io_parquet::Removed) -> Self {
+        Self { rows: removed.rows, empty_bars: removed.empty_bars, partitions: Some(removed.partitions) }
+    }
+}
 
 /// A store that is open.
 #[derive(Debug)]
@@ -20,6 +37,8 @@ pub(crate) struct Store {
     backend: Arc<dyn HistoryBackend>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
+    #[cfg(feature = "questdb")]
+    server: Option<qmtl_io_questdb::QuestDbBackend>,
 }
 
 impl Store {
@@ -57,7 +76,13 @@ impl Store {
         })?;
         let backend = Arc::new(backend);
         let files = Some(Arc::clone(&backend));
-        Ok(Self { shown: root.display().to_string(), backend, files })
+        Ok(Self {
+            shown: root.display().to_string(),
+            backend,
+            files,
+            #[cfg(feature = "questdb")]
+            server: None,
+        })
     }
 
     /// The store as its user named it, without secrets.
@@ -122,7 +147,8 @@ impl Store {
         before: Timestamp,
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_files("way to prune bars; its own retention does that")?.prune(key, before, dry_run).await
+        let files = self.as_files("way to prune bars; its own retention does that")?;
+        Ok(files.prune(key, before, dry_run).await?.into())
     }
 
     /// Forgets proofs of emptiness in a range, of one source or of all.
@@ -132,7 +158,13 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_files("way to forget proofs")?.forget_empty(key, range, source, dry_run).await
+        #[cfg(feature = "questdb")]
+        if let Some(server) = &self.server {
+            let empty_bars = server.forget_empty(key, range, source, dry_run).await?;
+            return Ok(Removed { rows: 0, empty_bars, partitions: None });
+        }
+        let files = self.as_files("way to forget proofs")?;
+        Ok(files.forget_empty(key, range, source, dry_run).await?.into())
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
@@ -186,7 +218,12 @@ async fn questdb(dsn: &str) -> Result<Store> {
 
     let backend =
         QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
-    Ok(Store { shown: backend.config().to_string(), backend: Arc::new(backend), files: None })
+    Ok(Store {
+        shown: backend.config().to_string(),
+        backend: Arc::new(backend.clone()),
+        files: None,
+        server: Some(backend),
+    })
 }
 
 #[cfg(not(feature = "questdb"))]
