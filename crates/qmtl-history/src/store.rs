@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::outcome::{Failure, Result};
 use crate::replace::Replacing;
+use crate::text;
 
 /// What was removed from a series, or would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,6 +35,7 @@ impl From<qmtl_io_parquet::Removed> for Removed {
 #[derive(Debug)]
 pub(crate) struct Store {
     shown: String,
+    typed: String,
     backend: Arc<dyn HistoryBackend>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
@@ -58,10 +60,11 @@ impl Store {
     }
 
     async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
-        match place(name)? {
-            Place::Files(root) => Self::files_at(root, create, grace).await,
-            Place::QuestDb(dsn) => questdb(&dsn).await,
-        }
+        let store = match place(name)? {
+            Place::Files(root) => Self::files_at(root, create, grace).await?,
+            Place::QuestDb(dsn) => questdb(&dsn).await?,
+        };
+        Ok(Self { typed: name.map(typed).unwrap_or_default(), ..store })
     }
 
     async fn files_at(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
@@ -78,6 +81,7 @@ impl Store {
         let files = Some(Arc::clone(&backend));
         Ok(Self {
             shown: root.display().to_string(),
+            typed: String::new(),
             backend,
             files,
             #[cfg(feature = "questdb")]
@@ -88,6 +92,11 @@ impl Store {
     /// The store as its user named it, without secrets.
     pub(crate) fn shown(&self) -> String {
         self.shown.clone()
+    }
+
+    /// The option of a command that names the store, to be typed into a shell.
+    pub(crate) fn typed(&self) -> &str {
+        &self.typed
     }
 
     /// Whether the store consists of files.
@@ -181,6 +190,15 @@ impl Deref for Store {
     }
 }
 
+/// The option that names a store so. An address with a password is not repeated: the variable names it.
+fn typed(name: &str) -> String {
+    let authority = name.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    match authority {
+        Some(authority) if authority.contains('@') => "--store \"$QMTL_HISTORY_STORE\"".to_owned(),
+        _ => text::option("--store", name),
+    }
+}
+
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
@@ -220,6 +238,7 @@ async fn questdb(dsn: &str) -> Result<Store> {
         QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
     Ok(Store {
         shown: backend.config().to_string(),
+        typed: String::new(),
         backend: Arc::new(backend.clone()),
         files: None,
         server: Some(backend),
@@ -249,6 +268,15 @@ mod tests {
         }
         let dsn = "questdb://admin:quest@host/qdb";
         assert_eq!(place(Some(dsn)).unwrap(), Place::QuestDb(dsn.to_owned()));
+    }
+
+    #[test]
+    fn a_store_is_named_again_as_a_shell_takes_it_and_without_its_secrets() {
+        assert_eq!(typed("./my history"), "--store './my history'");
+        assert_eq!(typed("-x"), "--store=-x");
+        assert_eq!(typed("s3://bucket/a@b"), "--store s3://bucket/a@b");
+        assert_eq!(typed("questdb://host:8812/qdb?prefix=x"), "--store 'questdb://host:8812/qdb?prefix=x'");
+        assert_eq!(typed("questdb://admin:quest@host/qdb"), "--store \"$QMTL_HISTORY_STORE\"");
     }
 
     #[test]

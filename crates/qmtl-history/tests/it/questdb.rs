@@ -4,6 +4,7 @@ use qmtl_history_testkit::told;
 use serde_json::{Value, json};
 
 use super::elsewhere::{SERIES, SOURCE, run, says_the_same_as_a_folder};
+use super::proofs::{doubtful, is_told_and_mended, prove};
 use super::{SPAN, Scene};
 
 /// An empty store on the server of `cargo xtask integration`.
@@ -61,6 +62,17 @@ fn proofs_are_forgotten_as_on_a_folder() {
         .fails_with(1, "the store has no such series");
     run(&server, &words("prune", &["--before", "20180115"])).fails_with(2, "no way to prune bars");
     run("questdb://admin:quest@127.0.0.1:1/qdb", &words("forget-empty", &[])).fails_with(4, "127.0.0.1:1");
+}
+
+#[test]
+fn a_proof_that_counts_nowhere_is_told_with_a_command_that_mends_it() {
+    let Some(server) = server("doubt") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = qmtl_io_questdb::QuestDbConfig::from_dsn(&server).unwrap();
+        prove(&qmtl_io_questdb::QuestDbBackend::connect(config).await.unwrap(), doubtful()).await;
+    });
+    is_told_and_mended(|words| run(&server, words), &server);
 }
 
 /// Signals are those of Unix.
