@@ -128,3 +128,38 @@ fn coverage_says_which_proofs_count_and_until_when() {
         assert!(people.contains(line), "{line}: {people}");
     }
 }
+
+/// The bars of inclusive pairs.
+fn count(pairs: &Value, interval: i64) -> i64 {
+    let pairs = pairs.as_array().unwrap().iter();
+    pairs.map(|pair| (pair[1].as_i64().unwrap() - pair[0].as_i64().unwrap()) / interval + 1).sum()
+}
+
+/// Each file proves what lies between its own rows, which the others do not know of.
+#[test]
+fn files_that_are_filled_from_one_after_the_other_count_no_bar_twice() {
+    let scene = Scene::new();
+    let fill = |source: &str| {
+        let words = ["backfill", "--node", "x", "--interval", "1h", "--timerange", "20240101-20240104"];
+        let run = scene.run(&[&words[..], &["--source", source, "--json"]].concat());
+        assert_eq!(run.code, Some(3), "what another file would have to say stays missing: {run:?}");
+        run.object()
+    };
+    for day in 0..3_i64 {
+        // Each day lacks an hour of its own in the middle, and the first one of the others.
+        let hours = (0..24).filter(|hour| *hour != 10 + day && (*hour > 0 || day == 0));
+        let rows = hours.map(|hour| format!("{},1\n", START + (day * 24 + hour) * 3_600));
+        let source = scene.file(&format!("{day}.csv"), &format!("ts,close\n{}", rows.collect::<String>()));
+        let said = fill(&source);
+        let counted = ["present", "known_empty", "missing"].map(|state| count(&said[state], 3_600));
+        assert_eq!(counted.iter().sum::<i64>(), 72, "day {day}: {counted:?}");
+        // The hour that this file proves is known; those that only the files before it proved are missing.
+        assert_eq!(counted[1], 1, "day {day}: {counted:?}");
+
+        let range = ["coverage", "--node", "x", "--interval", "1h", "--timerange", "20240101-20240104"];
+        let known = scene.json(&range);
+        let counted = ["present", "known_empty", "missing"].map(|state| count(&known[state], 3_600));
+        assert_eq!(counted.iter().sum::<i64>(), 72, "day {day}: {counted:?}");
+        assert_eq!(counted[1], day + 1, "what any file proved: {counted:?}");
+    }
+}
