@@ -126,7 +126,7 @@ Examples:
   qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet
   qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close --last 7d")]
     Export(ExportArgs),
-    /// Read every bar and check it: coverage, order, grid, NaN, high and low; exits 1 with the findings
+    /// Read every bar and check it: coverage, order, grid, NaN, high and low, proofs; exits 1 with the findings
     #[command(after_help = "\
 Examples:
   qmtl-history verify --store ./history

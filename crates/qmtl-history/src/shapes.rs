@@ -71,17 +71,25 @@ pub(crate) struct Proof {
     answered_at: Seconds,
     /// When the proof of its newest bar ends; null is never.
     expires_at: Option<Seconds>,
+    rule: u32,
+    /// How many later answers said the same.
+    confirmed: u32,
+    /// Whether it counts now, for a part of its bars at least.
+    believed: bool,
     ranges: Vec<Pair>,
 }
 
 impl Proof {
-    pub(crate) fn new(proof: &EmptyProof, interval: Interval) -> Self {
+    pub(crate) fn new(proof: &EmptyProof, interval: Interval, now: Timestamp) -> Self {
         let newest = proof.ranges.span().and_then(|span| span.bounds(interval)).map(|(_, last)| last);
         Self {
             source: proof.source.to_string(),
             reason: proof.reason.clone(),
             answered_at: Seconds(proof.answered_at),
             expires_at: newest.and_then(|ts| proof.expires_at(ts)).map(Seconds),
+            rule: proof.rule,
+            confirmed: proof.confirmed,
+            believed: !proof.valid_at(now).is_empty(),
             ranges: pairs(&proof.ranges, interval),
         }
     }

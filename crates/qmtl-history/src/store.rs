@@ -8,18 +8,39 @@ use std::time::Duration;
 use qmtl_history_api::{
     Error, ErrorKind, HistoryBackend, Interval, SeriesKey, SourceId, TimeRange, Timestamp,
 };
-use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, Removed, StoredPartition};
+use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, StoredPartition};
+use serde::Serialize;
 
 use crate::outcome::{Failure, Result};
 use crate::replace::Replacing;
+use crate::text;
+
+/// What was removed from a series, or would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Removed {
+    pub(crate) rows: u64,
+    /// Bars that were known to be empty, each counted for each source that said so.
+    pub(crate) empty_bars: u64,
+    /// Partitions with a change; a server tells of none.
+    partitions: Option<u64>,
+}
+
+impl From<qmtl_io_parquet::Removed> for Removed {
+    fn from(removed: qmtl_io_parquet::Removed) -> Self {
+        Self { rows: removed.rows, empty_bars: removed.empty_bars, partitions: Some(removed.partitions) }
+    }
+}
 
 /// A store that is open.
 #[derive(Debug)]
 pub(crate) struct Store {
     shown: String,
+    typed: String,
     backend: Arc<dyn HistoryBackend>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
+    #[cfg(feature = "questdb")]
+    server: Option<qmtl_io_questdb::QuestDbBackend>,
 }
 
 impl Store {
@@ -39,10 +60,11 @@ impl Store {
     }
 
     async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
-        match place(name)? {
-            Place::Files(root) => Self::files_at(root, create, grace).await,
-            Place::QuestDb(dsn) => questdb(&dsn).await,
-        }
+        let store = match place(name)? {
+            Place::Files(root) => Self::files_at(root, create, grace).await?,
+            Place::QuestDb(dsn) => questdb(&dsn).await?,
+        };
+        Ok(Self { typed: name.map(typed).unwrap_or_default(), ..store })
     }
 
     async fn files_at(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
@@ -57,12 +79,24 @@ impl Store {
         })?;
         let backend = Arc::new(backend);
         let files = Some(Arc::clone(&backend));
-        Ok(Self { shown: root.display().to_string(), backend, files })
+        Ok(Self {
+            shown: root.display().to_string(),
+            typed: String::new(),
+            backend,
+            files,
+            #[cfg(feature = "questdb")]
+            server: None,
+        })
     }
 
     /// The store as its user named it, without secrets.
     pub(crate) fn shown(&self) -> String {
         self.shown.clone()
+    }
+
+    /// The option of a command that names the store, to be typed into a shell.
+    pub(crate) fn typed(&self) -> &str {
+        &self.typed
     }
 
     /// Whether the store consists of files.
@@ -122,7 +156,8 @@ impl Store {
         before: Timestamp,
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_files("way to prune bars; its own retention does that")?.prune(key, before, dry_run).await
+        let files = self.as_files("way to prune bars; its own retention does that")?;
+        Ok(files.prune(key, before, dry_run).await?.into())
     }
 
     /// Forgets proofs of emptiness in a range, of one source or of all.
@@ -132,7 +167,13 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<Removed, Error> {
-        self.as_files("way to forget proofs")?.forget_empty(key, range, source, dry_run).await
+        #[cfg(feature = "questdb")]
+        if let Some(server) = &self.server {
+            let empty_bars = server.forget_empty(key, range, source, dry_run).await?;
+            return Ok(Removed { rows: 0, empty_bars, partitions: None });
+        }
+        let files = self.as_files("way to forget proofs")?;
+        Ok(files.forget_empty(key, range, source, dry_run).await?.into())
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
@@ -146,6 +187,15 @@ impl Deref for Store {
 
     fn deref(&self) -> &Self::Target {
         &*self.backend
+    }
+}
+
+/// The option that names a store so. An address with a password is not repeated: the variable names it.
+fn typed(name: &str) -> String {
+    let authority = name.split_once("://").and_then(|(_, rest)| rest.split('/').next());
+    match authority {
+        Some(authority) if authority.contains('@') => "--store \"$QMTL_HISTORY_STORE\"".to_owned(),
+        _ => text::option("--store", name),
     }
 }
 
@@ -186,7 +236,13 @@ async fn questdb(dsn: &str) -> Result<Store> {
 
     let backend =
         QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
-    Ok(Store { shown: backend.config().to_string(), backend: Arc::new(backend), files: None })
+    Ok(Store {
+        shown: backend.config().to_string(),
+        typed: String::new(),
+        backend: Arc::new(backend.clone()),
+        files: None,
+        server: Some(backend),
+    })
 }
 
 #[cfg(not(feature = "questdb"))]
@@ -212,6 +268,15 @@ mod tests {
         }
         let dsn = "questdb://admin:quest@host/qdb";
         assert_eq!(place(Some(dsn)).unwrap(), Place::QuestDb(dsn.to_owned()));
+    }
+
+    #[test]
+    fn a_store_is_named_again_as_a_shell_takes_it_and_without_its_secrets() {
+        assert_eq!(typed("./my history"), "--store './my history'");
+        assert_eq!(typed("-x"), "--store=-x");
+        assert_eq!(typed("s3://bucket/a@b"), "--store s3://bucket/a@b");
+        assert_eq!(typed("questdb://host:8812/qdb?prefix=x"), "--store 'questdb://host:8812/qdb?prefix=x'");
+        assert_eq!(typed("questdb://admin:quest@host/qdb"), "--store \"$QMTL_HISTORY_STORE\"");
     }
 
     #[test]

@@ -56,6 +56,22 @@ pub(crate) fn range(range: TimeRange, interval: Interval) -> String {
     format!("{first}..={last}")
 }
 
+/// A word as a shell takes it.
+pub(crate) fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// An option with its value as a shell takes it: `--node BTC`, `--node=-x`.
+pub(crate) fn option(name: &str, value: &str) -> String {
+    let between = if value.starts_with('-') { '=' } else { ' ' };
+    format!("{name}{between}{}", shell_word(value))
+}
+
 /// A set in a few words: `5,720 bars in 6 ranges`.
 pub(crate) fn set(set: &RangeSet, interval: Interval) -> String {
     let ranges = u64::try_from(set.len()).unwrap_or(u64::MAX);
@@ -97,6 +113,14 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!((counted(1, "bar"), counted(2, "bar")), ("1 bar".into(), "2 bars".into()));
         assert_eq!([0, 1_023, 1_536, 10 << 20].map(bytes), ["0 B", "1023 B", "1.5 KB", "10.0 MB"]);
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        assert_eq!(shell_word("/tmp/a-b"), "/tmp/a-b");
+        assert_eq!(shell_word("it's $x"), r"'it'\''s $x'");
+        assert_eq!(option("--node", "ohlcv:BTC/USDT"), "--node ohlcv:BTC/USDT");
+        assert_eq!(option("--node", "-x y"), "--node='-x y'");
     }
 
     #[test]

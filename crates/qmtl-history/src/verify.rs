@@ -1,5 +1,6 @@
 //! The checks of `verify`: every row of a series is read, and what the store claims is compared with it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::cast::AsArray;
@@ -8,8 +9,11 @@ use qmtl_history_api::arrow_array::{Array, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_cast::cast;
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{
-    Coverage, Error, HistoryBackend, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, frame,
+    Coverage, EmptyProof, Error, HistoryBackend, RangeSet, ReadRequest, Result, SeriesKey, TimeRange,
+    Timestamp, frame,
 };
+
+use crate::text;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,18 @@ pub(crate) struct Finding {
     pub(crate) message: String,
 }
 
+/// How a series is checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    /// Which bars.
+    pub(crate) range: TimeRange,
+    /// How many findings are kept.
+    pub(crate) keep: usize,
+    pub(crate) now: Timestamp,
+    /// The option of a command that names the store.
+    pub(crate) store: &'a str,
+}
+
 /// What came of a series.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Verdict {
@@ -33,8 +49,10 @@ pub(crate) struct Verdict {
     pub(crate) rows: u64,
     /// All findings, of which [`Verdict::findings`] holds the first.
     pub(crate) found: u64,
-    /// The first findings, in the order of the rows, those about coverage last.
+    /// The first findings, in the order of the rows, those about coverage and proofs last.
     pub(crate) findings: Vec<Finding>,
+    /// What the next fill mends by itself.
+    pub(crate) notes: Vec<Finding>,
     /// Whether the series could not be read to its end, which the last finding is about.
     pub(crate) unread: bool,
 }
@@ -42,19 +60,14 @@ pub(crate) struct Verdict {
 /// How often a series is read anew because somebody wrote to it meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// Checks the bars of a series inside `range` and keeps at most `keep` findings.
+/// Checks the bars of a series, and what was proven of it.
 ///
 /// What cannot be read is a finding too, so that one damaged series does not hide the others.
-pub(crate) async fn verify(
-    backend: &dyn HistoryBackend,
-    key: &SeriesKey,
-    range: TimeRange,
-    keep: usize,
-) -> Verdict {
+pub(crate) async fn verify(backend: &dyn HistoryBackend, key: &SeriesKey, terms: Terms<'_>) -> Verdict {
     let mut attempt = 1;
     loop {
-        let mut scan = Scan::new(key, keep);
-        match scan.all(backend, range).await {
+        let mut scan = Scan::new(key, terms);
+        match scan.all(backend).await {
             Ok(was_still) if was_still || attempt == ATTEMPTS => return scan.verdict,
             Ok(_) => attempt += 1,
             Err(error) => {
@@ -92,27 +105,28 @@ impl Finding {
 /// One pass over the rows of a series.
 struct Scan<'a> {
     key: &'a SeriesKey,
-    keep: usize,
+    terms: Terms<'a>,
     verdict: Verdict,
     present: RangeSet,
     newest: Option<Timestamp>,
 }
 
 impl<'a> Scan<'a> {
-    fn new(key: &'a SeriesKey, keep: usize) -> Self {
-        Self { key, keep, verdict: Verdict::default(), present: RangeSet::new(), newest: None }
+    fn new(key: &'a SeriesKey, terms: Terms<'a>) -> Self {
+        Self { key, terms, verdict: Verdict::default(), present: RangeSet::new(), newest: None }
     }
 
     fn report(&mut self, finding: Finding) {
         self.verdict.found += 1;
-        if self.verdict.findings.len() < self.keep {
+        if self.verdict.findings.len() < self.terms.keep {
             self.verdict.findings.push(finding);
         }
     }
 
     /// Reads and compares everything; false when there is a finding that somebody who wrote
     /// meanwhile may have caused.
-    async fn all(&mut self, backend: &dyn HistoryBackend, range: TimeRange) -> Result<bool> {
+    async fn all(&mut self, backend: &dyn HistoryBackend) -> Result<bool> {
+        let range = self.terms.range;
         let before = backend.revision(self.key).await?;
         let coverage = backend.coverage(self.key, range).await?;
         let mut rows = backend.read_range(&ReadRequest::new(self.key.clone(), range)).await?;
@@ -127,6 +141,7 @@ impl<'a> Scan<'a> {
             self.verdict.rows += batch.num_rows() as u64;
         }
         self.compare(&coverage);
+        self.doubt(&coverage);
         Ok(self.verdict.found == 0 || backend.revision(self.key).await? == before)
     }
 
@@ -182,7 +197,57 @@ impl<'a> Scan<'a> {
             }
         }
     }
+
+    /// What sources proved and nobody believes, by source: a finding where a clock was wrong, a note
+    /// where an older rule decided, since the next fill asks once more.
+    fn doubt(&mut self, coverage: &Coverage) {
+        let mut doubtful: BTreeMap<(&str, &str), EmptyProof> = BTreeMap::new();
+        for proof in coverage.known_empty() {
+            let check = match (proof.is_ahead_of(self.terms.now), proof.is_by_trusted_rule()) {
+                (true, _) => FUTURE,
+                (false, false) => OLDER_RULE,
+                (false, true) => continue,
+            };
+            let all = doubtful.entry((check, proof.source.name())).or_insert_with(|| proof.clone());
+            all.ranges = all.ranges.union(&proof.ranges);
+            all.answered_at = all.answered_at.max(proof.answered_at);
+        }
+        for ((check, source), proof) in doubtful {
+            let interval = self.key.interval;
+            let Some(span) = proof.ranges.span().filter(|span| span.count(interval) > 0) else { continue };
+            let (bars, range) =
+                (text::counted(proof.ranges.count(interval), "bar"), text::range(span, interval));
+            let forget = format!(
+                "qmtl-history forget-empty {} {} {} {} {}",
+                self.terms.store,
+                text::option("--node", self.key.node_id.as_str()),
+                text::option("--interval", &interval.to_string()),
+                text::option("--range", &range),
+                text::option("--from", proof.source.as_str()),
+            );
+            let message = if check == FUTURE {
+                format!(
+                    "what {source} proved of {bars} is dated {}, after now: a clock was wrong, and it counts \
+                     nowhere; forget it: {forget}",
+                    proof.answered_at
+                )
+            } else {
+                format!(
+                    "what {source} proved of {bars} was decided by an older rule and counts nowhere; run the \
+                     backfill again, which asks once more, or forget it: {forget}"
+                )
+            };
+            let ts = span.bounds(interval).map(|(first, _)| first);
+            let finding = Finding { check, ts, column: None, value: Some(range), message };
+            if check == FUTURE { self.report(finding) } else { self.verdict.notes.push(finding) }
+        }
+    }
 }
+
+/// The check that no clock dated a proof after now.
+const FUTURE: &str = "proof_from_the_future";
+/// The check that proofs were decided by the rule of now.
+const OLDER_RULE: &str = "proof_of_an_older_rule";
 
 /// NaN and infinities of every column of doubles.
 fn numbers(batch: &RecordBatch) -> Vec<Finding> {

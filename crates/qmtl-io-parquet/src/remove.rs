@@ -38,6 +38,8 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<Removed> {
+        // A range is the bars that open inside of it: nothing is left between two of them.
+        let Some(range) = range.on_grid(key.interval) else { return Ok(Removed::default()) };
         self.remove(key, range, dry_run, &|coverage| {
             let mut kept = Coverage::of_present(coverage.present().clone());
             for proof in coverage.known_empty() {

@@ -184,6 +184,8 @@ impl Store {
         (range, source): (TimeRange, Option<&SourceId>),
         dry_run: bool,
     ) -> Result<u64> {
+        // A range is the bars that open inside of it.
+        let Some(range) = range.on_grid(key.interval) else { return Ok(0) };
         let _turn = self.turn(key).await;
         let count = |coverage: &Coverage| -> u64 {
             let meant = coverage.known_empty().iter().filter(|proof| is_meant(source, proof));

@@ -349,7 +349,9 @@ impl Done {
         };
         report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
         report.too_young = report.too_young.intersection(&report.missing);
-        let (present, known_empty) = (coverage.present().clone(), coverage.empty_by_any(now));
+        // What one source proved and another one that is asked now did not is missing, and counted so.
+        let known_empty = coverage.empty_by_any(now).difference(&report.missing);
+        let present = coverage.present().clone();
         let revised = Vec::new();
         Self { job, report, present, known_empty, interrupted: false, revised, replaced: None }
     }

@@ -1,6 +1,6 @@
 //! `coverage`: where rows are, where sources proved that there are none, what is missing.
 
-use qmtl_history_api::{Coverage, RangeSet, TimeRange, Timestamp};
+use qmtl_history_api::{Coverage, EmptyProof, RangeSet, TimeRange, Timestamp};
 use serde::Serialize;
 
 use super::{Asked, Context, Target, entry, tell_damaged};
@@ -34,6 +34,7 @@ pub(crate) struct View {
     missing: RangeSet,
     /// The range that it is about, `None` for a series of which nothing is known.
     span: Option<TimeRange>,
+    now: Timestamp,
 }
 
 /// How many ranges are listed for people.
@@ -84,19 +85,20 @@ impl View {
         let span = if target.range == TimeRange::ALL { known.span() } else { Some(target.range) };
         let missing =
             span.map_or_else(RangeSet::new, RangeSet::from).difference(&known).on_grid(target.key.interval);
-        Self { target, coverage, known_empty, missing, span }
+        Self { target, coverage, known_empty, missing, span, now }
     }
 
     /// The result for machines.
     pub(crate) fn result(&self) -> Covered {
         let interval = self.target.key.interval;
+        let proofs = self.coverage.known_empty().iter();
         Covered {
             series: Series::from(&self.target.key),
             present: pairs(self.coverage.present(), interval),
             known_empty: pairs(&self.known_empty, interval),
             missing: pairs(&self.missing, interval),
             rows: self.coverage.present().count(interval),
-            proofs: self.coverage.known_empty().iter().map(|proof| Proof::new(proof, interval)).collect(),
+            proofs: proofs.map(|proof| Proof::new(proof, interval, self.now)).collect(),
         }
     }
 
@@ -114,9 +116,10 @@ impl View {
         for proof in self.coverage.known_empty() {
             let bars = text::set(&proof.ranges, interval);
             let what = format!(
-                "{}: {bars}, answered {}",
+                "{}: {bars}, answered {}{}",
                 proof.source,
-                proof.answered_at.to_datetime().date_naive()
+                proof.answered_at.to_datetime().date_naive(),
+                standing(proof, self.now)
             );
             console.line(format!("               {}", console.paint(Style::Dim, &what)))?;
         }
@@ -165,5 +168,18 @@ impl View {
         };
         let look = if console.is_rich() { Look::Rich } else { Look::Ascii };
         strip.lines(look, months).iter().try_for_each(|line| console.line(format!("  {line}")))
+    }
+}
+
+/// Why a proof does not count now, behind what it says.
+fn standing(proof: &EmptyProof, now: Timestamp) -> &'static str {
+    if proof.is_ahead_of(now) {
+        ", counts nowhere: dated after now"
+    } else if !proof.is_by_trusted_rule() {
+        ", counts nowhere: decided by an older rule"
+    } else if proof.valid_at(now).is_empty() {
+        ", expired"
+    } else {
+        ""
     }
 }

@@ -214,15 +214,9 @@ async fn as_tour(stage: &Stage, context: &Context) -> Result<Outcome> {
 fn typed(stage: &Stage, command: &str, why: &str, console: &Console) -> Result<()> {
     console.line("")?;
     console.line(console.paint(Style::Dim, &format!("# {why}")))?;
-    let words: Vec<_> = stage.words(command).into_iter().map(|word| shell_word(&word)).collect();
+    let words: Vec<_> = stage.words(command).into_iter().map(|word| text::shell_word(&word)).collect();
     let line = format!("$ qmtl-history {}", words.join(" "));
     console.line(console.paint(Style::Bold, &line.replace(" --source", " \\\n      --source")))
-}
-
-/// A word as a shell takes it.
-fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 fn farewell(stage: &Stage, console: &Console) -> Result<()> {
@@ -242,7 +236,7 @@ fn farewell(stage: &Stage, console: &Console) -> Result<()> {
     if stage.kept {
         console.line(format!(
             "The store is kept: qmtl-history ls --store {}",
-            shell_word(&stage.store.display().to_string())
+            text::shell_word(&stage.store.display().to_string())
         ))
     } else {
         console
@@ -325,11 +319,5 @@ mod tests {
         assert_eq!(sparkline(&[0.0, 1.0, 2.0, 8.0], 4), "▁▂▃█");
         assert_eq!(sparkline(&[1.0, 1.0], 4), "▁▁");
         assert_eq!(sparkline(&[], 4), "");
-    }
-
-    #[test]
-    fn words_are_quoted_for_the_shell() {
-        assert_eq!(shell_word("/tmp/a-b"), "/tmp/a-b");
-        assert_eq!(shell_word("it's $x"), r"'it'\''s $x'");
     }
 }

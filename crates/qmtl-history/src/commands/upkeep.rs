@@ -8,7 +8,7 @@ use crate::cli::{ForgetArgs, GcArgs, PruneArgs, ReadArgs, RemoveArgs};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::range::RangeArgs;
 use crate::shapes::{Entry, OneOrMany, Series};
-use crate::store::Store;
+use crate::store::{Removed, Store};
 use crate::text;
 
 /// The result of `gc` for one series.
@@ -23,12 +23,11 @@ struct Collected {
 
 /// The result of `prune` and `forget-empty` for one series.
 #[derive(Debug, Serialize)]
-struct Removed {
+struct Gone {
     #[serde(flatten)]
     series: Series,
-    rows: u64,
-    empty_bars: u64,
-    partitions: u64,
+    #[serde(flatten)]
+    removed: Removed,
     dry_run: bool,
 }
 
@@ -82,7 +81,7 @@ fn named_or_all(args: &RemoveArgs) -> Result<()> {
     Err(Failure::from(error).hint("--dry-run shows what would go"))
 }
 
-fn told(key: &SeriesKey, removed: qmtl_io_parquet::Removed, dry_run: bool) -> (String, Removed) {
+fn told(key: &SeriesKey, removed: Removed, dry_run: bool) -> (String, Gone) {
     let verb = if dry_run { "would remove" } else { "removed" };
     let line = format!(
         "{verb} {} and proofs that {} empty",
@@ -93,14 +92,7 @@ fn told(key: &SeriesKey, removed: qmtl_io_parquet::Removed, dry_run: bool) -> (S
             format!("{} bars are", text::count(removed.empty_bars))
         }
     );
-    let shape = Removed {
-        series: Series::from(key),
-        rows: removed.rows,
-        empty_bars: removed.empty_bars,
-        partitions: removed.partitions,
-        dry_run,
-    };
-    (line, shape)
+    (line, Gone { series: Series::from(key), removed, dry_run })
 }
 
 /// Does `work` for each series and prints what came of it.

@@ -8,7 +8,7 @@ use crate::console::{Console, Style};
 use crate::outcome::{self, Outcome, Result};
 use crate::shapes::{Entry, OneOrMany, Seconds, Series};
 use crate::text;
-use crate::verify::{Finding, Verdict, verify};
+use crate::verify::{Finding, Terms, Verdict, verify};
 
 /// The result for one series.
 #[derive(Debug, Serialize)]
@@ -19,6 +19,8 @@ struct Verified {
     /// All findings; `findings` lists the first `--max-findings` of them.
     found: u64,
     findings: Vec<FindingShape>,
+    /// What the next fill mends by itself.
+    notes: Vec<FindingShape>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,11 +51,13 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
     let mut verdicts = Vec::new();
     for target in targets.list {
         must_exist(&*store, &target.key).await?;
-        let mut verdict = verify(&*store, &target.key, target.range, args.max_findings).await;
+        let (keep, now) = (args.max_findings, context.clock.now());
+        let terms = Terms { range: target.range, keep, now, store: store.typed() };
+        let mut verdict = verify(&*store, &target.key, terms).await;
         if verdict.unread
             && let Ok(damaged) = store.damaged_files(&target.key).await
         {
-            verdict.tell_files(&damaged, args.max_findings);
+            verdict.tell_files(&damaged, keep);
         }
         if !context.console.is_json() {
             outcome::read_or_not(show(&target, &verdict, &context.console))?;
@@ -73,6 +77,7 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
                 rows: verdict.rows,
                 found: verdict.found,
                 findings: verdict.findings.iter().map(FindingShape::from).collect(),
+                notes: verdict.notes.iter().map(FindingShape::from).collect(),
             })
         });
         outcome::read_or_not(
@@ -82,16 +87,25 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
     Ok(if clean { Outcome::Done } else { Outcome::Failed })
 }
 
-/// A line for a clean series; for another its findings: time, column, value, what is wrong.
+/// A line for a clean series; for another its findings: time, column, value, what is wrong. Then notes.
 fn show(target: &Target, verdict: &Verdict, console: &Console) -> Result<()> {
     let rows = text::counted(verdict.rows, "row");
     if verdict.found == 0 {
         let ok = console.paint(Style::Green, "ok");
-        return console.line(format!("{ok}      {}  {rows}", target.key));
+        console.line(format!("{ok}      {}  {rows}", target.key))?;
+    } else {
+        let wrong = console.paint(Style::Red, "wrong");
+        let found = text::counted(verdict.found, "finding");
+        console.line(format!("{wrong}   {}  {rows}, {found}", target.key))?;
+        show_findings(verdict, console)?;
     }
-    let wrong = console.paint(Style::Red, "wrong");
-    let found = text::counted(verdict.found, "finding");
-    console.line(format!("{wrong}   {}  {rows}, {found}", target.key))?;
+    verdict.notes.iter().try_for_each(|note| {
+        let label = console.paint(Style::Yellow, "note");
+        console.line(format!("  {label}  {}", note.message))
+    })
+}
+
+fn show_findings(verdict: &Verdict, console: &Console) -> Result<()> {
     let cells: Vec<_> = verdict
         .findings
         .iter()

@@ -58,6 +58,11 @@ fn minutes(start: i64, end: i64) -> RangeSet {
     TimeRange::new(at_minute(start), at_minute(end)).unwrap().into()
 }
 
+/// An hour after the epoch.
+fn terms(keep: usize) -> Terms<'static> {
+    Terms { range: TimeRange::ALL, keep, now: at_minute(60), store: "--store ./history" }
+}
+
 type Candle = [Option<f64>; 4];
 const SOUND: Candle = [Some(2.0), Some(3.0), Some(1.0), Some(2.5)];
 
@@ -72,7 +77,7 @@ fn candles(points: &[i64], rows: &[Candle]) -> RecordBatch {
 }
 
 async fn check(batches: Vec<Result<RecordBatch>>, coverage: Coverage) -> Verdict {
-    verify(&Shows(batches, coverage), &key(), TimeRange::ALL, 50).await
+    verify(&Shows(batches, coverage), &key(), terms(50)).await
 }
 
 /// The findings as `check ts column value`, `-` for what a finding has not.
@@ -90,7 +95,7 @@ fn told(verdict: &Verdict) -> Vec<String> {
 async fn a_sound_series_has_no_finding() {
     let batches = vec![Ok(candles(&[60, 120], &[SOUND; 2])), Ok(candles(&[240], &[[None; 4]]))];
     let mut coverage = Coverage::of_present(minutes(1, 3).union(&minutes(4, 5)));
-    let proof = EmptyProof::new(SourceId::new("x").unwrap(), minutes(3, 4), "none", at_minute(99));
+    let proof = EmptyProof::new(SourceId::new("x").unwrap(), minutes(3, 4), "none", at_minute(59));
     coverage.add_empty(&proof);
     let verdict = check(batches, coverage).await;
     assert_eq!((verdict.rows, told(&verdict)), (3, vec![]));
@@ -170,6 +175,46 @@ async fn a_file_that_cannot_be_read_is_a_finding_and_coverage_is_not_blamed() {
 async fn all_findings_are_counted_and_the_first_ones_kept() {
     let batch = candles(&[60, 120, 180], &[[Some(f64::NAN); 4]; 3]);
     let store = Shows(vec![Ok(batch)], Coverage::of_present(minutes(1, 4)));
-    let verdict = verify(&store, &key(), TimeRange::ALL, 2).await;
+    let verdict = verify(&store, &key(), terms(2)).await;
     assert_eq!((verdict.found, verdict.findings.len()), (12, 2));
+}
+
+#[tokio::test]
+async fn a_proof_dated_after_now_is_found_and_one_of_an_older_rule_noted_once_a_source() {
+    let proof = |source: &str, from, answered_at| {
+        EmptyProof::new(
+            SourceId::new(source).unwrap(),
+            minutes(from, from + 2),
+            "none",
+            at_minute(answered_at),
+        )
+    };
+    let mut coverage = Coverage::default();
+    for proof in [
+        proof("binance", 1, 65),
+        proof("binance", 3, 66),
+        proof("binance", 8, 90),
+        proof("coin base", 1, 50).with_rule(1),
+        proof("coin base", 5, 51).with_rule(1),
+        // What names its content is believed whatever rule decided.
+        proof("file:x.csv#1", 1, 50).with_rule(1),
+    ] {
+        coverage.add_empty(&proof);
+    }
+    let verdict = check(Vec::new(), coverage).await;
+    assert_eq!(told(&verdict), ["proof_from_the_future 180 - 1970-01-01T00:03:00Z..=1970-01-01T00:09:00Z"]);
+    assert_eq!(
+        verdict.findings[0].message,
+        "what binance proved of 4 bars is dated 1970-01-01T01:30:00Z, after now: a clock was wrong, and it counts \
+         nowhere; forget it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
+         --range 1970-01-01T00:03:00Z..=1970-01-01T00:09:00Z --from binance"
+    );
+    let [note] = verdict.notes.as_slice() else { panic!("{:?}", verdict.notes) };
+    assert_eq!((note.check, note.ts), ("proof_of_an_older_rule", Some(at_minute(1))));
+    assert_eq!(
+        note.message,
+        "what coin base proved of 4 bars was decided by an older rule and counts nowhere; run the backfill again, \
+         which asks once more, or forget it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
+         --range 1970-01-01T00:01:00Z..=1970-01-01T00:06:00Z --from 'coin base'"
+    );
 }

@@ -102,7 +102,7 @@ fn the_main_job_end_to_end() {
         missing: []
         node_id: "ADABTC"
         present: [[1515560100,1516010700],[1516011300,1516011900],[1516012500,1516014300],[1516015800,1516016400],[1516017000,1516017300],[1516027500,1517287800]]
-        proofs: [{"expires_at":null,"ranges":[[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]],"reason":"no row between the first and the last one of file:ADABTC-5m.csv#be547899384923d4","source":"file:ADABTC-5m.csv#be547899384923d4"}]
+        proofs: [{"believed":true,"confirmed":0,"expires_at":null,"ranges":[[1516011000,1516011000],[1516012200,1516012200],[1516014600,1516015500],[1516016700,1516016700],[1516017600,1516027200]],"reason":"no row between the first and the last one of file:ADABTC-5m.csv#be547899384923d4","rule":2,"source":"file:ADABTC-5m.csv#be547899384923d4"}]
         rows: 5720
     "#]],
     );
@@ -241,6 +241,7 @@ fn verify_reads_every_bar_and_finds_what_is_wrong() {
             found: 3
             interval: 60
             node_id: "wild"
+            notes: []
             rows: 3
         "#]],
     );

@@ -14,6 +14,7 @@ mod klines_server;
 mod many;
 mod names;
 mod output;
+mod proofs;
 #[cfg(feature = "questdb")]
 mod questdb;
 mod signals;

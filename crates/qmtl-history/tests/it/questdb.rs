@@ -4,6 +4,7 @@ use qmtl_history_testkit::told;
 use serde_json::{Value, json};
 
 use super::elsewhere::{SERIES, SOURCE, run, says_the_same_as_a_folder};
+use super::proofs::{doubtful, is_told_and_mended, prove};
 use super::{SPAN, Scene};
 
 /// An empty store on the server of `cargo xtask integration`.
@@ -29,6 +30,49 @@ fn what_only_files_have_is_said() {
     let files = run(&server, &[&["files"], &SERIES[..]].concat());
     assert_ne!(files.code, Some(0));
     assert!(files.stderr.contains("a store on a server has no files"), "{files:?}");
+}
+
+#[test]
+fn proofs_are_forgotten_as_on_a_folder() {
+    let Some(server) = server("forget") else { return };
+    let words = |command: &'static str, more: &[&'static str]| [&[command], &SERIES[..], more].concat();
+    let said = |words: &[&str]| {
+        let run = run(&server, &[words, &["--json"]].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.object()
+    };
+    let fill = [&words("backfill", &["--source", SOURCE])[..], &SPAN[..]].concat();
+    assert_eq!(said(&fill)["rows_written"], 5_720);
+    let told = said(&words("forget-empty", &["--dry-run"]));
+    assert_eq!(
+        (&told["rows"], &told["empty_bars"], &told["partitions"], &told["dry_run"]),
+        (&json!(0), &json!(40), &Value::Null, &json!(true))
+    );
+    assert_eq!(said(&words("forget-empty", &["--from", "binance"]))["empty_bars"], 0);
+    assert_eq!(said(&fill)["fetch_requests"], 0, "nothing was forgotten yet");
+    assert_eq!(said(&words("forget-empty", &["--from", "file:ADABTC-5m.csv"]))["empty_bars"], 40);
+    assert_eq!(said(&words("forget-empty", &[]))["empty_bars"], 0);
+    assert_eq!(said(&words("coverage", &[]))["known_empty"], json!([]));
+    let again = said(&fill);
+    assert_eq!((&again["rows_written"], again["fetch_requests"].as_u64() > Some(0)), (&json!(0), true));
+    assert_eq!(said(&words("forget-empty", &["--dry-run"]))["empty_bars"], 40, "the proofs are back");
+
+    run(&server, &["forget-empty"]).fails_with(2, "no series is named");
+    run(&server, &["forget-empty", "--node", "nobody", "--interval", "5m"])
+        .fails_with(1, "the store has no such series");
+    run(&server, &words("prune", &["--before", "20180115"])).fails_with(2, "no way to prune bars");
+    run("questdb://admin:quest@127.0.0.1:1/qdb", &words("forget-empty", &[])).fails_with(4, "127.0.0.1:1");
+}
+
+#[test]
+fn a_proof_that_counts_nowhere_is_told_with_a_command_that_mends_it() {
+    let Some(server) = server("doubt") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = qmtl_io_questdb::QuestDbConfig::from_dsn(&server).unwrap();
+        prove(&qmtl_io_questdb::QuestDbBackend::connect(config).await.unwrap(), doubtful()).await;
+    });
+    is_told_and_mended(|words| run(&server, words), &server);
 }
 
 /// Signals are those of Unix.

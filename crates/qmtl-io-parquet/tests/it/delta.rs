@@ -188,7 +188,11 @@ async fn what_proofs_say_survives_deltas_folds_and_forgetting() {
         }
     }
     store.forget_empty(&key(), span(&key(), 50_000, 50_003), Some(&source("a")), false).await.unwrap();
-    let left = RangeSet::from(span(&key(), 49_990, 50_010)).difference(&span(&key(), 50_000, 50_003).into());
+    // Bars are forgotten whole, wherever between two of them the range begins and ends.
+    let moved = |index| bar(&key(), index).checked_add_micros(-1).unwrap();
+    let range = TimeRange::new(moved(50_003), moved(50_004)).unwrap();
+    assert_eq!(store.forget_empty(&key(), range, Some(&source("a")), false).await.unwrap().empty_bars, 1);
+    let left = RangeSet::from(span(&key(), 49_990, 50_010)).difference(&span(&key(), 50_000, 50_004).into());
     let expected = [given[0].about(left), given[1].clone()];
     for store in [&store, &open(folder.path()).await] {
         assert_eq!(store.coverage(&key(), TimeRange::ALL).await.unwrap().known_empty(), expected);
