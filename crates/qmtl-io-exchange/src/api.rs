@@ -39,8 +39,8 @@ impl Api {
             _ => SourceId::new(format!("{name}:{}", base.authority())),
         }?;
         let limits = config.limits(weight_header);
-        let http = HttpClient::new(&base, source.clone(), limits, Arc::clone(&config.clock))?;
-        let http = http.with_transport(config.transport.clone());
+        let (clock, transport) = (Arc::clone(&config.clock), config.transport.clone());
+        let http = HttpClient::new(&base, source.clone(), limits, clock, transport)?;
         Ok(Self { config, http, source, base })
     }
 

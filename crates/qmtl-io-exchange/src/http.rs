@@ -83,25 +83,24 @@ pub(crate) type Read<'a, T> = dyn Fn(&Answer) -> Result<T, Failure> + Sync + 'a;
 /// A client of one host.
 #[derive(Debug)]
 pub(crate) struct HttpClient {
-    client: Client,
+    carrier: Carrier,
     clock: Arc<dyn Clock>,
     limits: HttpLimits,
     limiter: Arc<Limiter>,
     source: SourceId,
-    /// Carries requests instead of the network.
-    transport: Option<Arc<dyn Transport>>,
     retries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-impl HttpClient {
-    /// A client of `base`'s host; all clients of a host share its weight.
-    pub(crate) fn new(
-        base: &Url,
-        source: SourceId,
-        limits: HttpLimits,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
-        let host = base.host_str().unwrap_or_default();
+/// What carries requests.
+#[derive(Debug)]
+enum Carrier {
+    Network(Client),
+    Given(Arc<dyn Transport>),
+}
+
+impl Carrier {
+    /// The network, which needs the system's certificates.
+    fn network(host: &str, limits: &HttpLimits) -> Result<Self> {
         let builder = Client::builder()
             .tls_backend_preconfigured(tls()?)
             .connect_timeout(limits.connect_timeout)
@@ -112,16 +111,29 @@ impl HttpClient {
         let builder = if is_here { builder.no_proxy() } else { builder };
         let client =
             builder.build().map_err(|e| Error::unexpected("cannot set up an HTTP client").caused_by(e))?;
+        Ok(Self::Network(client))
+    }
+}
+
+impl HttpClient {
+    /// A client of `base`'s host, whose requests `transport` carries instead of the network when there is
+    /// one; all clients of a host share its weight.
+    pub(crate) fn new(
+        base: &Url,
+        source: SourceId,
+        limits: HttpLimits,
+        clock: Arc<dyn Clock>,
+        transport: Option<Arc<dyn Transport>>,
+    ) -> Result<Self> {
+        let host = base.host_str().unwrap_or_default();
+        let carrier = match transport {
+            Some(transport) => Carrier::Given(transport),
+            None => Carrier::network(host, &limits)?,
+        };
         let port = base.port_or_known_default().unwrap_or_default();
         let (weight, rate) = (limits.weight_per_minute, limits.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
-        Ok(Self { client, clock, limits, limiter, source, transport: None, retries: Mutex::default() })
-    }
-
-    /// Hands requests to `transport` instead of the network.
-    pub(crate) fn with_transport(mut self, transport: Option<Arc<dyn Transport>>) -> Self {
-        self.transport = transport;
-        self
+        Ok(Self { carrier, clock, limits, limiter, source, retries: Mutex::default() })
     }
 
     /// Repetitions so far, by reason.
@@ -210,16 +222,19 @@ impl HttpClient {
     }
 
     async fn exchange(&self, call: &Call) -> Result<Answer, Failure> {
-        if let Some(transport) = &self.transport {
-            let TransportAnswer { status, headers, body } =
-                transport.get(call.url.as_str()).await.map_err(|e| {
-                    let error = Error::unavailable("the source cannot be reached").caused_by(e);
-                    Failure::passing(Reason::Connection, error)
-                })?;
-            self.look_at(status, &headers)?;
-            return Ok(Answer { status, date: date(&headers), body });
-        }
-        let response = self.client.get(call.url.clone()).send().await.map_err(no_answer)?;
+        let client = match &self.carrier {
+            Carrier::Network(client) => client,
+            Carrier::Given(transport) => {
+                let TransportAnswer { status, headers, body } =
+                    transport.get(call.url.as_str()).await.map_err(|e| {
+                        let error = Error::unavailable("the source cannot be reached").caused_by(e);
+                        Failure::passing(Reason::Connection, error)
+                    })?;
+                self.look_at(status, &headers)?;
+                return Ok(Answer { status, date: date(&headers), body });
+            }
+        };
+        let response = client.get(call.url.clone()).send().await.map_err(no_answer)?;
         let status = response.status();
         self.look_at(status, response.headers())?;
         let date = date(response.headers());
