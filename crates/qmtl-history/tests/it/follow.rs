@@ -62,3 +62,38 @@ fn a_followed_series_stays_current_through_an_outage() {
     assert_eq!(scene.run(&["verify"]).code, Some(0));
     runtime.block_on(sim.stop());
 }
+
+#[test]
+fn bars_that_are_published_late_are_stored_and_never_called_empty() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let now = TokioClock::new().now().as_secs();
+    let bars = Candle::random_walk((now - 60) * 1_000, Interval::parse("1s").unwrap(), 3_600, 9);
+    let market = Market::new("ADABTC", "1s", bars).unwrap().with_product("ADABTC");
+    let late = SimConfig::new([market]).with_publish_delay(std::time::Duration::from_secs(3));
+    let sim = runtime.block_on(SimExchange::start(late)).unwrap();
+    let source = format!("binance+{}", sim.base_url());
+    let (scene, start) = (Scene::new(), (now - 30).to_string());
+    let words = ["backfill", "--follow", "--json", "--node", "ADABTC", "--interval", "1s", "--start", &start];
+    let mut child = scene
+        .command(&[&words[..], &["--source", &source, "--deadline", "5m"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut rounds = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(|line| -> Value { serde_json::from_str(&line.unwrap()).unwrap() });
+    let first = rounds.next().unwrap();
+    assert!(!first["too_young"].as_array().unwrap().is_empty(), "the newest bars are still to come: {first}");
+    for _ in 0..4 {
+        let round = rounds.next().unwrap();
+        assert!(round["rows_written"].as_u64().unwrap() > 0 && round["known_empty"] == serde_json::json!([]));
+    }
+    assert_eq!(interrupt(child).code, Some(130));
+    let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
+    let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();
+    let covered = covered.get(0).unwrap_or(&covered);
+    assert_eq!(covered["present"].as_array().unwrap().len(), 1, "{covered}");
+    assert_eq!(covered["proofs"], serde_json::json!([]));
+    runtime.block_on(sim.stop());
+}
