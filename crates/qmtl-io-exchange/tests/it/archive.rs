@@ -7,7 +7,7 @@ use qmtl_backfill::FetcherBackfillStrategy;
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::{
-    DataFetcher, ErrorKind, FetchRequest, Interval, RangeSet, SeriesKey, TimeRange, Timestamp,
+    DataFetcher, ErrorKind, FetchRequest, HistoryBackend, Interval, RangeSet, SeriesKey, TimeRange, Timestamp,
 };
 use qmtl_io_exchange::{ArchiveFetcher, BinanceFetcher, ExchangeConfig};
 use qmtl_io_memory::MemoryBackend;
@@ -216,4 +216,31 @@ async fn what_has_no_archives_is_refused_before_anything_is_asked() {
     let key = SeriesKey::new("NOSUCH", Interval::MINUTE).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key, days(0, 1))).await.unwrap();
     assert!(fetched.proven.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_ends_when_the_file_that_it_is_from_is_revised() {
+    let (sim, backend) = (SimExchange::start(config()).await.unwrap(), MemoryBackend::new());
+    // Each time by a process of its own, which has looked at no file yet.
+    let fill = async || {
+        sim.clear_requests();
+        let archive = Arc::new(ArchiveFetcher::new(archives(&sim)).unwrap());
+        let report = fill_by(FetcherBackfillStrategy::new(archive, clock()), &backend).await;
+        (report.rows_written, files(&sim).into_iter().filter(|name| name.ends_with(".zip")).count())
+    };
+    assert_eq!(fill().await, (5 * 1_440 - 1_541, 5));
+    let hole = LISTED + 17 * MINUTE;
+    let known = backend.coverage(&key(), days(0, 5)).await.unwrap();
+    let proof = known.known_empty().iter().find(|proof| proof.ranges.contains(at(hole))).unwrap().clone();
+    assert!(proof.source.version().unwrap().starts_with("2024-01-01-"), "{}", proof.source);
+    assert_eq!(fill().await, (0, 0), "what the files say is known");
+
+    // The exchange has found the bar, and puts it into the file of the first day.
+    sim.revise("ADABTC", "1m", vec![Candle::new(hole, [7.5; 4], 1.0)]).unwrap();
+    assert_eq!(fill().await, (1, 1));
+    let known = backend.coverage(&key(), days(0, 5)).await.unwrap();
+    assert!(
+        known.present().contains(at(hole))
+            && known.known_empty().iter().all(|old| old.source != proof.source)
+    );
 }
