@@ -243,13 +243,12 @@ impl Inner {
         let first = page.span.map(|(first, _)| first);
         known.by = known.by.into_iter().chain(first).min();
         if known.is_unknown_at(from) {
-            let before = TimeRange::checked(Timestamp::MIN, from);
-            let after = TimeRange::checked(asked.end(), known.by.unwrap_or(open));
-            known.at = self.first_of(series, before).await?.or(first);
-            if known.at.is_none() {
-                known.at = self.first_of(series, after).await?.or(known.by);
-            }
-            known.by = known.at;
+            // Up to a bar that is known: the page may have left out the first ones, and this answer has one at
+            // least, so that an empty one is none.
+            let next = known.by.and_then(|by| series.request.key.interval.next(by));
+            let look = TimeRange::checked(Timestamp::MIN, next.unwrap_or(open));
+            known.at = self.first_of(series, look).await?;
+            known.by = known.by.into_iter().chain(known.at).min();
         }
         let listed = known.at.or(known.by);
         let proven = listed.and_then(|listed| TimeRange::checked(from.max(listed), asked.end()));
