@@ -16,7 +16,7 @@ use arrow_array::{Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use normalize::{Dropped, Normalized, normalize};
-pub use odd::{Conflict, NotNumbers, OffGrid, differences, not_numbers};
+pub use odd::{Conflict, NotNumbers, OffGrid, differences, is_price, not_numbers};
 
 use crate::{Error, RangeSet, Result, SeriesKey, Timestamp};
 

@@ -6,9 +6,9 @@ use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{Interval, RangeSet, TimeRange};
 use unicode_width::UnicodeWidthStr;
 
-/// `3 rows with NaN in close, the first at 2024-01-01T00:00:00Z`.
+/// `3 rows with NaN or null in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {
-    format!("{} with NaN in {}, the first at {}", counted(nan.rows, "row"), nan.column, nan.first)
+    format!("{} with NaN or null in {}, the first at {}", counted(nan.rows, "row"), nan.column, nan.first)
 }
 
 /// `1234567` as `1,234,567`.

@@ -67,7 +67,7 @@ impl Dropped {
 }
 
 /// Conflicts that [`normalize`] names; all are counted.
-const CONFLICTS_NAMED: usize = 20;
+const CONFLICTS_NAMED: usize = 1_000;
 
 /// What [`normalize`] made of a source's rows.
 #[derive(Clone, Debug)]

@@ -59,13 +59,14 @@ pub struct Conflict {
     pub other: String,
 }
 
-/// A column of floating-point numbers in which some values are none.
+/// A column in which some values are no numbers: NaN in any column of floating-point numbers, and null in
+/// one of prices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotNumbers {
     /// The column.
     pub column: String,
-    /// Rows with NaN there.
+    /// Rows with NaN or null there.
     pub rows: u64,
     /// The first of them.
     pub first: Timestamp,
@@ -118,30 +119,46 @@ pub fn differences(old: &RecordBatch, new: &RecordBatch) -> Result<Vec<Conflict>
     Ok(found)
 }
 
-/// Where in the rows of a canonical batch a floating-point number is none, by column.
+/// Whether a column of this name holds prices, of which every bar has one.
+#[must_use]
+pub fn is_price(column: &str) -> bool {
+    ["open", "high", "low", "close"].iter().any(|price| column.eq_ignore_ascii_case(price))
+}
+
+/// Where in the rows of a canonical batch a number is none, by column: see [`NotNumbers`].
 #[must_use]
 pub fn not_numbers(rows: &RecordBatch) -> Vec<NotNumbers> {
     let Ok(ts) = timestamps(rows) else { return Vec::new() };
-    let nan_at = |column: &ArrayRef| -> Vec<usize> {
-        match column.data_type() {
-            DataType::Float64 => positions(column.as_primitive::<Float64Type>().iter(), f64::is_nan),
-            DataType::Float32 => positions(column.as_primitive::<Float32Type>().iter(), f32::is_nan),
-            _ => Vec::new(),
-        }
-    };
     let schema = rows.schema();
     let columns = schema.fields().iter().zip(rows.columns());
     columns
         .filter_map(|(field, column)| {
-            let at = nan_at(column);
-            let first = Timestamp::from_micros(ts.value(*at.first()?)).ok()?;
-            Some(NotNumbers { column: field.name().clone(), rows: at.len() as u64, first })
+            let is_none = none_at(field.name(), column)?;
+            let mut rows = (0..column.len()).filter(|row| is_none(*row));
+            let first = Timestamp::from_micros(ts.value(rows.next()?)).ok()?;
+            Some(NotNumbers { column: field.name().clone(), rows: 1 + rows.count() as u64, first })
         })
         .collect()
 }
 
-fn positions<T>(values: impl Iterator<Item = Option<T>>, is: fn(T) -> bool) -> Vec<usize> {
-    values.enumerate().filter_map(|(at, value)| value.is_some_and(is).then_some(at)).collect()
+/// Tells of a row of a column whether its number is none; `None` for a column that has all of them.
+fn none_at<'a>(name: &str, column: &'a ArrayRef) -> Option<Box<dyn Fn(usize) -> bool + 'a>> {
+    let counts_nulls = is_price(name) && column.null_count() > 0;
+    let is_null = move |row: usize| counts_nulls && column.is_null(row);
+    match column.data_type() {
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>().values();
+            let has_nan = values.iter().any(|value| value.is_nan());
+            let is_nan = move |row: usize| values[row].is_nan() && column.is_valid(row);
+            (has_nan || counts_nulls).then(|| Box::new(move |row| is_nan(row) || is_null(row)) as _)
+        }
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>().values();
+            let is_nan = move |row: usize| values[row].is_nan() && column.is_valid(row);
+            Some(Box::new(move |row| is_nan(row) || is_null(row)))
+        }
+        _ => counts_nulls.then(|| Box::new(is_null) as _),
+    }
 }
 
 /// How two rows of `batch` contradict each other in the column at `column`.

@@ -144,6 +144,13 @@ fn values_that_are_no_numbers_are_told_by_column() {
     let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
     let [nan] = &not_numbers(&normal.rows)[..] else { panic!("one column has them") };
     assert_eq!((&*nan.column, nan.rows, nan.first.as_secs()), ("close", 2, BASE + 60));
+    // A price that is null is none either; a volume may be.
+    let nulls = || Arc::new(Float64Array::from(vec![Some(1.0), None])) as ArrayRef;
+    let ts = Arc::new(TimestampSecondArray::from(vec![BASE, BASE + 60]));
+    let given = batch(vec![("ts", ts), ("Open", nulls()), ("volume", nulls())]);
+    let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
+    let [null] = &not_numbers(&normal.rows)[..] else { panic!("one column has them") };
+    assert_eq!((&*null.column, null.rows, null.first.as_secs()), ("Open", 1, BASE + 60));
 }
 
 #[test]

@@ -486,7 +486,10 @@ impl Done {
             for range in wanting.iter().take(SHOWN) {
                 console.line(format!("    {}", text::range(range, interval)))?;
             }
-            console.line("  the source has no such bars and cannot prove that there are none: they lie outside its data")?;
+            console.line(
+                "  no source gave these bars or proved that there are none, and the next run asks for them again; \
+                 docs/known-empty.md says what is proof",
+            )?;
         }
         Ok(())
     }

@@ -79,8 +79,9 @@ async fn take_in(
         tracing::info!(series = %job.key, %at, column, before = row.kept, after = row.other, "a bar was revised");
     }
     let Some(filled) = filled else {
-        let done = Done::revised(job, revised, (&*open.store, context.clock.now())).await;
-        tell(&done, context)?;
+        if !revised.is_empty() {
+            tell(&Done::revised(job, revised, (&*open.store, context.clock.now())).await, context)?;
+        }
         return Ok(Outcome::Done);
     };
     tell_failure(told, &job.key, failure_of(filled.as_ref()), context);
@@ -106,7 +107,8 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
         0 => String::new(),
         count => format!(", {} revised", text::counted(count as u64, "bar")),
     };
-    let line = format!("{}  {rows}{empty}{revised}, up to {}", done.job.key, done.job.range.end());
+    let newest = done.job.range.bounds(interval).map_or(done.job.range.end(), |(_, last)| last);
+    let line = format!("{}  {rows}{empty}{revised}, up to {newest}", done.job.key);
     outcome::read_or_not(console.line(line))?;
     for row in &done.revised {
         let line =

@@ -1,6 +1,8 @@
 //! `gc`, `prune` and `forget-empty`: what removes from a store, each with a dry run.
 
-use qmtl_history_api::{Error, SeriesKey, SourceId};
+use std::collections::BTreeSet;
+
+use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, SourceId};
 use serde::Serialize;
 
 use super::{Asked, Context, Target, must_exist, tell_damaged};
@@ -66,10 +68,26 @@ pub(crate) async fn forget_empty(args: &ForgetArgs, context: &Context) -> Result
     let store = context.store().await?;
     for_each(asked, (&store, context), async |target: &Target| {
         let dry_run = args.remove.dry_run;
+        if let Some(source) = source.as_ref().filter(|_| !args.remove.all) {
+            must_have_proofs(&store, target, source).await?;
+        }
         let removed = store.forget_empty(&target.key, (target.range, source.as_ref()), dry_run).await?;
         Ok(told(&target.key, removed, dry_run))
     })
     .await
+}
+
+/// A source that has proven nothing is spelled wrong; the error says which ones have.
+async fn must_have_proofs(store: &Store, target: &Target, source: &SourceId) -> Result<(), Error> {
+    let coverage = store.coverage(&target.key, target.range).await?;
+    let names: BTreeSet<_> = coverage.known_empty().iter().map(|proof| proof.source.name()).collect();
+    if names.is_empty() || names.contains(source.name()) {
+        return Ok(());
+    }
+    let names: Vec<_> = names.into_iter().collect();
+    Err(Error::new(ErrorKind::NotFound, "no proof of this source is stored; name one that has some (--from)")
+        .with("from", source)
+        .with("sources", names.join(", ")))
 }
 
 /// What removes rows or proofs is told which series it is about.

@@ -109,17 +109,21 @@ impl<'a> CacheView<'a> {
         })
     }
 
-    /// The columns of doubles in which a row has NaN: whatever is computed from those is NaN too.
+    /// The columns of doubles in which a row has NaN, and those of prices in which one is null: whatever is
+    /// computed from those is NaN too.
     #[must_use]
     pub fn not_numbers(&self) -> Vec<NotNumbers> {
         let fields = self.cache.schema().map_or_else(arrow_schema::Fields::empty, |s| s.fields().clone());
-        let doubles = fields
-            .iter()
-            .enumerate()
-            .filter_map(|(at, field)| Some((field.name(), self.cache.rows.doubles(at, &self.rows)?)));
-        doubles
-            .filter_map(|(name, values)| NotNumbers::of(name, values, |row| self.timestamps()[row]))
-            .collect()
+        let told = |(at, field): (usize, &arrow_schema::FieldRef)| {
+            let name = field.name();
+            let values = match self.cache.rows.doubles(at, &self.rows) {
+                Some(values) => Cow::Borrowed(values),
+                None if frame::is_price(name) => self.f64_or_nan(name).ok()?,
+                None => return None,
+            };
+            NotNumbers::of(name, &values, |row| self.timestamps()[row])
+        };
+        fields.iter().enumerate().filter_map(told).collect()
     }
 
     fn index_of(&self, name: &str) -> Result<usize> {
