@@ -353,6 +353,8 @@ impl Job<'_> {
             self.normalize(range, as_of, &batches).map_err(told)?;
         dropped.off_grid = answer.notes.off_grid(&off_grid);
         let rows = batch::named_as_stored(&rows, &self.columns);
+        // Where most rows stand on another grid, what lacks on ours means nothing.
+        let proven = if off_grid.len() > rows.num_rows() { RangeSet::new() } else { proven };
         answer.dropped.add(dropped);
         metrics::rows_dropped(dropped);
         answer.notes.conflicts(&conflicts);

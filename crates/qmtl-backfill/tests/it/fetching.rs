@@ -242,6 +242,22 @@ async fn a_row_off_the_grid_costs_its_own_bar_alone_and_is_listed() {
 }
 
 #[tokio::test]
+async fn rows_of_another_grid_prove_nothing_on_ours() {
+    let store = Store::new();
+    let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
+        let rows = runs([(0, 5), (12, 17)]).within(request.range);
+        let late = rows.points(request.key.interval).map(|ts| ts.checked_add_micros(30_000_000).unwrap());
+        fixtures::bars_at(&late.collect::<Vec<_>>())
+    }));
+    let filling = Filling::new().with_config(|config| config.with_window_bars(20));
+    let report = filling.run(&fetcher, &store, span(0, 20)).await;
+    assert_eq!(
+        (report.off_grid.len(), report.known_empty, report.missing),
+        (10, RangeSet::new(), runs([(0, 20)]))
+    );
+}
+
+#[tokio::test]
 async fn bars_of_a_longer_interval_are_not_stored_as_short_ones() {
     let store = Store::new();
     let fifth: RangeSet = (0..200).map(|index| span(index * 5, index * 5 + 1)).collect();
