@@ -16,7 +16,8 @@ use crate::plan;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Reread {
-    /// The bars that the source has given as final: at least its publish lag after their close.
+    /// The bars that the source has given as final: at least its publish lag after their close. What it did
+    /// not give is not among them.
     pub checked: RangeSet,
     /// The rows that differed and were replaced, with the first column that did: `kept` is what was
     /// stored, `other` what is stored now.
@@ -57,7 +58,7 @@ impl FetcherBackfillStrategy {
                 let write = WriteRequest::new(key.clone()).with_on_conflict(OnConflict::Replace);
                 backend.write_rows(&write, newer).await?;
             }
-            reread.checked = reread.checked.union(&due);
+            reread.checked = reread.checked.union(&frame::row_runs(key, &rows)?);
             reread.revised.extend(revised);
         }
         Ok(reread)
