@@ -281,7 +281,7 @@ impl World {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let is_small = seed >= PARQUET_SEEDS;
-        let faulty = if is_small { 6..14 } else { 12..36 };
+        let faulty = if is_small { 6..12 } else { 8..26 };
         let calm = moved(begin(), rng.i64(faulty) * MINUTE);
         let mut world = Self {
             seed,
@@ -471,9 +471,9 @@ impl World {
         let settled = calm + 5 * MINUTE + longest;
         let rested = settled + rng.i64(150..330) * MINUTE;
         self.end = moved(begin(), rested + 5 * MINUTE + longest);
-        match rng.u32(0..20) {
-            0..10 => self.stand_still(settled, rested, rng.bool()),
-            10..19 => {
+        match rng.u32(0..50) {
+            0..24 => self.stand_still(settled, rested, rng.bool()),
+            24..49 => {
                 self.off = TimeRange::checked(moved(begin(), settled), moved(begin(), rested));
             }
             // It follows all the time.
