@@ -201,8 +201,6 @@ struct Due {
     fill: Option<TimeRange>,
     /// What to look at again.
     again: Vec<(SourceId, RangeSet)>,
-    /// Bars of then need not be looked at any more when their source has lost them.
-    given_up: Option<TimeRange>,
 }
 
 impl Followed {
@@ -233,9 +231,7 @@ impl Followed {
             .filter_map(|(source, bars)| Some((source.clone(), bars.within(settled?))))
             .filter(|(_, bars)| !bars.is_empty())
             .collect();
-        let given_up = now.checked_sub(self.settles_after() + REREAD_FOR);
-        let given_up = given_up.and_then(|end| TimeRange::checked(Timestamp::MIN, end));
-        (fill.is_some() || !again.is_empty()).then(|| Due { key: self.key.clone(), fill, again, given_up })
+        (fill.is_some() || !again.is_empty()).then(|| Due { key: self.key.clone(), fill, again })
     }
 
     /// Fills and looks again; when it has looked, also tells what need not be looked at any more.
@@ -250,8 +246,10 @@ impl Followed {
             match self.strategy.reread(&self.key, (source, bars), backend).await {
                 Ok(reread) => {
                     revised.extend(reread.revised);
-                    let lost = due.given_up.map(|past| bars.within(past)).unwrap_or_default();
-                    let done = reread.checked.union(&lost);
+                    // A source that has lost a bar is not asked for it for ever.
+                    let past = reread.as_of.and_then(|as_of| as_of.checked_sub(self.settles_after() + REREAD_FOR));
+                    let past = past.and_then(|past| TimeRange::checked(Timestamp::MIN, past));
+                    let done = past.map(|past| bars.within(past)).unwrap_or_default().union(&reread.checked);
                     looked_at.iter_mut().for_each(|all| all.push((source.clone(), done.clone())));
                 }
                 // It is looked at with the next round.

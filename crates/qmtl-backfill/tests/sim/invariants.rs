@@ -20,7 +20,9 @@ pub(crate) enum Invariant {
     /// Once faults have stopped, every bar of the wanted range that the exchange has and that is older than
     /// its publish lag is stored, and in its final version.
     ///
-    /// Exempt from the second part is what a process stored and did not live to read again.
+    /// Exempt from the second part is what a process stored and did not live to read again, and what a store
+    /// kept of a write that it said had failed, when it did not tell what it has at the end of that round
+    /// either: nobody then knows that there is a row to read again.
     NothingLost,
     /// No proof that is believed is about a bar that the exchange has or will have. It is checked after
     /// every round, by our clock of then and by the true time.

@@ -24,7 +24,7 @@ use crate::invariants::{self, Believed, Finding, Invariant, Violation};
 use crate::log::Log;
 use crate::naive::NaiveFollower;
 use crate::store::{self, Store, at_once};
-use crate::world::{Fault, Kind, LAG, World, begin, moved};
+use crate::world::{Fault, Kind, LAG, Version, World, begin, moved};
 
 /// A pause between two rounds beyond the close and the time that requests take: the longest after a round
 /// that failed, and some slack.
@@ -32,17 +32,19 @@ const PAUSE: Duration = Duration::from_secs(75);
 /// From the calm on, the time in which a process gets over what it met.
 const OVER_IT: Duration = Duration::from_secs(180);
 
+/// Puts something in the place of something.
+pub(crate) type Wrap<T> = Box<dyn Fn(Arc<T>) -> Arc<T> + Send + Sync>;
+
 /// How the process under test works; [`Rules::default`] is as it should.
-#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// What stands between strategy and fetcher.
-    pub(crate) fetcher: fn(Arc<dyn DataFetcher>) -> Arc<dyn DataFetcher>,
+    pub(crate) fetcher: Wrap<dyn DataFetcher>,
     /// What stands between fetcher and exchange.
-    pub(crate) transport: fn(Arc<dyn Transport>) -> Arc<dyn Transport>,
+    pub(crate) transport: Wrap<dyn Transport>,
     /// What stands between strategy and store.
-    pub(crate) backend: fn(Arc<dyn HistoryBackend>) -> Arc<dyn HistoryBackend>,
+    pub(crate) backend: Wrap<dyn HistoryBackend>,
     /// How it follows; `None` is by a loop that trusts its wall clock.
-    pub(crate) follow: Option<fn() -> FollowConfig>,
+    pub(crate) follow: Option<FollowConfig>,
     /// Which proofs whoever reads the store believes.
     pub(crate) believed: Believed,
 }
@@ -50,10 +52,10 @@ pub(crate) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            fetcher: |fetcher| fetcher,
-            transport: |transport| transport,
-            backend: |backend| backend,
-            follow: Some(FollowConfig::default),
+            fetcher: Box::new(|fetcher| fetcher),
+            transport: Box::new(|transport| transport),
+            backend: Box::new(|backend| backend),
+            follow: Some(FollowConfig::default()),
             believed: EmptyProof::valid_at,
         }
     }
@@ -366,9 +368,11 @@ impl<'a> Run<'a> {
                 self.figures.most_by_planned = self.figures.most_by_planned.max(requests.div_ceil(planned));
             }
         }
-        self.count_steady(at, requests, is_calm && planned <= 2)?;
+        self.count_steady(at, requests, is_calm && planned <= 3)?;
         self.check_silence(at)?;
         self.check_proofs(at)?;
+        let key = self.series[at].exchange.market().key.clone();
+        self.store.round_ends(&key, stored.unknown > before.stored.unknown);
         self.look(at);
         Ok(())
     }
@@ -381,13 +385,15 @@ impl<'a> Run<'a> {
         self.series[at].seen = seen;
     }
 
-    /// Counts requests and closes where a series is followed and nothing is wrong, and nothing lacks but the
-    /// newest bars.
+    /// Counts requests and closes where a series is followed and nothing is wrong, and nothing lacks before
+    /// its first row, which would be asked for in every round.
     fn count_steady(&mut self, at: usize, requests: u64, is_calm: bool) -> Result<(), Violation> {
         let now = self.clock.truth();
         let series = &mut self.series[at];
-        let (since, interval) = (series.seen.at, series.exchange.market().interval());
+        let market = series.exchange.market();
+        let (since, interval) = (series.seen.at, market.interval());
         let steady_from = self.world.calm.checked_add(OVER_IT).unwrap_or(Timestamp::MAX);
+        let is_calm = is_calm && market.has(market.start);
         let is_steady = is_calm && since >= steady_from && now.since(since) <= interval.duration() + PAUSE;
         if !is_steady {
             return Ok(());
@@ -473,6 +479,9 @@ impl<'a> Run<'a> {
         // Bars that were stored early are looked at again once they are settled, if their process lives.
         let may_be_first = |bar: Timestamp| {
             let Some((life, at)) = kept.stored.get(&bar) else { return false };
+            if kept.untold.contains(bar) {
+                return true;
+            }
             let by = market.close(bar).max(world.calm).max(*at).checked_add(settled);
             by.is_none_or(|by| lives.get(*life).is_none_or(|ended| *ended < by))
         };
@@ -481,10 +490,15 @@ impl<'a> Run<'a> {
         let empty = coverage.map(|coverage| coverage.empty_by_any(self.world.end).count(market.interval()));
         let (bars, empty) = (rows.num_rows() as u64, empty.unwrap_or_default());
         self.log.note((bars, empty));
-        let micros = qmtl_history_api::frame::timestamps(&rows).map(|ts| ts.values().to_vec());
-        self.log.note(micros.unwrap_or_default());
+        let micros = qmtl_history_api::frame::timestamps(&rows).map(|ts| ts.values().to_vec()).unwrap_or_default();
+        let is_first = |at: usize, bar: Timestamp| {
+            let (first, last) = market.published(bar);
+            first != last && store::version_of(market, &rows, at, bar) == Some(Version::First)
+        };
+        let bars_of = micros.iter().filter_map(|micros| Timestamp::from_micros(*micros).ok());
+        let first = bars_of.enumerate().filter(|(at, bar)| is_first(*at, *bar)).count();
+        self.log.note(micros);
         self.log.note(rows.column_by_name("volume").map(|column| format!("{column:?}")));
-        let first = kept.stored.keys().filter(|bar| may_be_first(**bar)).count();
         self.figures.exempt += first as u64;
         self.figures.bars += bars;
         self.figures.empty += empty;
@@ -567,8 +581,8 @@ enum Followed {
 
 impl Followed {
     fn new(rules: &Rules, clock: &Arc<dyn Clock>) -> Self {
-        match rules.follow {
-            Some(config) => Self::Real(Follower::new(Arc::clone(clock), config()), Vec::new()),
+        match &rules.follow {
+            Some(config) => Self::Real(Follower::new(Arc::clone(clock), config.clone()), Vec::new()),
             None => Self::Naive(NaiveFollower::new(Arc::clone(clock))),
         }
     }

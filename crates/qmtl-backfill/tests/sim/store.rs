@@ -65,6 +65,10 @@ pub(crate) struct Kept {
     pub(crate) by_others: RangeSet,
     /// In which life, and when by the true time, the process stored a bar.
     pub(crate) stored: BTreeMap<Timestamp, (usize, Timestamp)>,
+    /// Bars that came to stand there by a write that failed, since the last look.
+    unacknowledged: RangeSet,
+    /// Bars of such writes of which the store did not tell either that it has them.
+    pub(crate) untold: RangeSet,
     /// The answers about what is stored since the last look at them, with their ranges and our times.
     pub(crate) told: Vec<(TimeRange, Coverage, Timestamp)>,
 }
@@ -130,6 +134,16 @@ impl Store {
         self.state().series.get_mut(key).map(|kept| std::mem::take(&mut kept.told)).unwrap_or_default()
     }
 
+    /// Ends a round, in which the store told at the end what it has or `was_dumb`.
+    pub(crate) fn round_ends(&self, key: &SeriesKey, was_dumb: bool) {
+        let mut state = self.state();
+        let Some(kept) = state.series.get_mut(key) else { return };
+        let unacknowledged = std::mem::take(&mut kept.unacknowledged);
+        if was_dumb {
+            kept.untold = kept.untold.union(&unacknowledged);
+        }
+    }
+
     /// Steps, and takes some time at times; says which of `faults` strikes.
     async fn call(&self, faults: &[Fault]) -> Option<Fault> {
         self.process.step(self.clock.truth()).await;
@@ -169,7 +183,7 @@ impl Store {
     }
 
     /// Writes to the backend and keeps in mind what came to stand there.
-    async fn store(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+    async fn store(&self, request: &WriteRequest, rows: RecordBatch, is_told: bool) -> Result<WriteReceipt> {
         let key = &request.key;
         let runs = frame::row_runs(key, &rows)?;
         let inner = self.inner();
@@ -188,7 +202,11 @@ impl Store {
         let life = state.life;
         let kept = state.series.entry(key.clone()).or_default();
         kept.own += receipt.rows_written;
-        for bar in runs.difference(&before).points(key.interval) {
+        let new = runs.difference(&before);
+        if !is_told {
+            kept.unacknowledged = kept.unacknowledged.union(&new);
+        }
+        for bar in new.points(key.interval) {
             kept.stored.insert(bar, (life, now));
         }
         Ok(receipt)
@@ -224,16 +242,16 @@ impl HistoryBackend for Store {
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         let faults = [Fault::WriteFails, Fault::WriteTorn, Fault::WriteUnacknowledged];
         let done = match self.call(&faults).await {
-            None => self.store(request, rows).await,
+            None => self.store(request, rows, true).await,
             Some(fault) => {
                 match fault {
                     Fault::WriteTorn => {
                         let half = rows.slice(0, rows.num_rows() / 2);
                         let plain = WriteRequest::new(request.key.clone()).with_on_conflict(request.on_conflict);
-                        self.store(&plain, half).await?;
+                        self.store(&plain, half, false).await?;
                     }
                     Fault::WriteUnacknowledged => {
-                        self.store(request, rows).await?;
+                        self.store(request, rows, false).await?;
                     }
                     _ => {}
                 }

@@ -404,26 +404,28 @@ impl World {
         self.troubles.push(trouble);
     }
 
-    /// Forgets the faults for which `is_kept` says no.
-    pub(crate) fn retain(&mut self, is_kept: impl Fn(Fault) -> bool) {
-        self.troubles.retain(|trouble| is_kept(trouble.fault));
+    /// Leaves these faults alone to happen, all the time until the calm. `false` when they do not suit the
+    /// exchanges of this world.
+    pub(crate) fn only(&mut self, faults: &[Fault]) -> bool {
+        let mut rng = Rng::with_seed(self.seed ^ 0x0017);
         for market in &mut self.markets {
-            market.late.retain(|trouble| is_kept(trouble.fault));
-            market.revised.retain(|trouble| is_kept(trouble.fault));
+            market.late.clear();
+            market.revised.clear();
         }
-        if !is_kept(Step) {
-            self.steps.clear();
+        self.troubles.clear();
+        self.steps.clear();
+        self.crashes.clear();
+        self.drift = 0;
+        // What lies beyond the calm is the rest, not a fault.
+        self.standstills.retain(|still| still.during.start() >= self.calm);
+        let during = TimeRange::checked(moved(begin(), -2 * MINUTE), self.calm);
+        for fault in faults {
+            let drawn = self.draw_trouble(*fault, &mut rng);
+            let trouble = Trouble { during: during.unwrap_or(drawn.during), chance: drawn.chance.max(0.6), ..drawn };
+            self.add(trouble);
         }
-        if !is_kept(Pause) {
-            // What is beyond the calm is the rest, not a fault.
-            self.standstills.retain(|still| still.during.start() >= self.calm);
-        }
-        if !is_kept(Crash) {
-            self.crashes.clear();
-        }
-        if !is_kept(Drift) {
-            self.drift = 0;
-        }
+        let is_gapless = |market: &Market| market.kind == Kind::Binance;
+        self.markets.iter().all(is_gapless) || !faults.iter().any(|fault| OF_GAPLESS.contains(fault))
     }
 
     fn draw_process(&mut self, rng: &mut Rng) {
