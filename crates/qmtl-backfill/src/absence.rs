@@ -9,7 +9,8 @@
 //! - A source that sends rows for bars without trades is asked a second time for what it lacks, and only
 //!   what both answers lack is empty. Of other sources one answer suffices.
 //! - Nothing is said of a bar that its source may still publish, nor of one beside a row off the grid.
-//! - A source of which one answer lacked what another one had proves nothing of these bars.
+//! - A source of which one answer lacked what another one had proves nothing of these bars; so it is when that was
+//!   a bar that nobody wanted, because it is stored.
 
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub struct Inquiry {
     found: RangeSet,
     /// What an answer lacked, although it would have been in it.
     lacking: RangeSet,
+    /// The same with the bars that are not wanted.
+    silent: RangeSet,
     /// What the answers lacked as often as it takes.
     empty: RangeSet,
     too_young: RangeSet,
@@ -86,6 +89,7 @@ impl Inquiry {
             requests: 0,
             found: RangeSet::new(),
             lacking: RangeSet::new(),
+            silent: RangeSet::new(),
             empty: RangeSet::new(),
             too_young: RangeSet::new(),
             doubted: RangeSet::new(),
@@ -114,7 +118,8 @@ impl Inquiry {
         self.dated = Some(self.dated.map_or(reply.dated, |dated| dated.min(reply.dated)));
         let asked = self.wanted.within(reply.asked);
         let found = reply.present.intersection(&asked);
-        self.contradict(&found);
+        let told = reply.present.union(&reply.doubtful);
+        self.contradict(&told);
         self.found = self.found.union(&found);
         self.too_young = self.too_young.difference(&found);
 
@@ -123,6 +128,9 @@ impl Inquiry {
         let silent = asked.intersection(&answered).difference(&self.found).difference(&doubtful);
         let old = self.published_by(reply.dated, &silent);
         self.too_young = self.too_young.union(&silent.difference(&old));
+
+        let silent = answered.difference(&told).within(reply.asked).intersection(&reply.proven);
+        self.silent = self.silent.union(&self.published_by(reply.dated, &silent));
 
         let claimed = old.intersection(&reply.proven);
         // What was read whole says the same again.
@@ -174,10 +182,11 @@ impl Inquiry {
     }
 
     /// Rows where an answer had none: whatever it lacked may exist.
-    fn contradict(&mut self, found: &RangeSet) {
-        if !found.intersection(&self.lacking).is_empty() {
+    fn contradict(&mut self, told: &RangeSet) {
+        if !told.intersection(&self.silent).is_empty() {
             self.contradictions += 1;
             self.lacking = RangeSet::new();
+            self.silent = RangeSet::new();
             self.empty = RangeSet::new();
         }
     }

@@ -22,6 +22,9 @@ const STEP: Duration = Duration::from_secs(5);
 /// The shortest time between two second looks at bars that were stored early.
 const REREAD_EVERY: Duration = Duration::from_secs(30);
 
+/// How long after it has settled a bar is looked at again when its source does not have it any more.
+const REREAD_FOR: Duration = Duration::from_secs(3_600);
+
 /// How a [`Follower`] follows; the defaults suit most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -243,7 +246,11 @@ impl Followed {
             match self.strategy.reread(&self.key, (source, bars), backend).await {
                 Ok(reread) => {
                     revised.extend(reread.revised);
-                    looked_at.iter_mut().for_each(|all| all.push((source.clone(), reread.checked.clone())));
+                    // A source that has lost a bar is not asked for it for ever.
+                    let past = reread.as_of.and_then(|as_of| as_of.checked_sub(self.settles_after() + REREAD_FOR));
+                    let past = past.and_then(|past| TimeRange::checked(Timestamp::MIN, past));
+                    let done = past.map(|past| bars.within(past)).unwrap_or_default().union(&reread.checked);
+                    looked_at.iter_mut().for_each(|all| all.push((source.clone(), done.clone())));
                 }
                 // It is looked at with the next round.
                 Err(error) => tracing::debug!(series = %self.key, error = error.chain(), "no second look"),
@@ -278,8 +285,10 @@ impl Followed {
         backend: &dyn HistoryBackend,
     ) {
         let interval = self.key.interval;
+        // A clock that is ahead takes every bar for an old one; the source's own may know better.
+        let seen = report.answered_at.map_or(now, |at| at.min(now));
         let early =
-            now.checked_sub(self.settles_after()).and_then(|bar| TimeRange::checked(bar, Timestamp::MAX));
+            seen.checked_sub(self.settles_after()).and_then(|bar| TimeRange::checked(bar, Timestamp::MAX));
         for (source, bars) in &report.filled {
             let bars = early.map_or_else(|| bars.clone(), |early| bars.within(early)).on_grid(interval);
             match self.early.iter_mut().find(|(own, _)| own == source) {

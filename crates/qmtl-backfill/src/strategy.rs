@@ -290,6 +290,9 @@ impl FetcherBackfillStrategy {
         let now = self.clock.now();
         report.missing = after.missing(request.range, key.interval, &self.sources(), now);
         report.too_young = report.too_young.intersection(&report.missing);
+        // Of several sources another one may still have the bar; and an answer that is dated by a clock far
+        // behind is believed for no time at all.
+        report.known_empty = report.known_empty.difference(&report.missing);
         metrics::known_empty_bars(key, after.empty_by_any(now).count(key.interval));
         let wanted = request.range.count(key.interval);
         let settled = wanted - report.missing.count(key.interval);

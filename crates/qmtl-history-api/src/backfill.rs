@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::frame::{Conflict, Dropped, NotNumbers, OffGrid};
-use crate::{Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, TimeRange};
+use crate::{Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What must be complete: the grid points of one series inside a range.
 ///
@@ -80,6 +80,9 @@ pub struct BackfillReport {
     pub not_numbers: Vec<NotNumbers>,
     /// The windows that failed, each with its reason, ascending.
     pub failed: Vec<(TimeRange, Error)>,
+    /// When the first answer of a source was given: the earlier of its own clock and ours. Bars that closed
+    /// little before may still be revised. `None` when nobody answered.
+    pub answered_at: Option<Timestamp>,
     /// Requests made to sources, retries included.
     pub fetch_requests: u64,
     /// How many of them were retries.
@@ -108,6 +111,7 @@ impl BackfillReport {
             conflicts: Vec::new(),
             not_numbers: Vec::new(),
             failed: Vec::new(),
+            answered_at: None,
             fetch_requests: 0,
             retries: 0,
             retry_reasons: BTreeMap::new(),

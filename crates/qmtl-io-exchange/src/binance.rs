@@ -123,6 +123,13 @@ struct Series {
     interval: &'static str,
 }
 
+impl Series {
+    /// The bar of a row at `time`, which may stand beside the grid: what is asked for begins on it.
+    fn bar_of(&self, time: Timestamp) -> Timestamp {
+        self.request.key.interval.floor(time).unwrap_or(time)
+    }
+}
+
 impl BinanceFetcher {
     /// A fetcher of these settings; it asks nothing yet.
     ///
@@ -240,7 +247,7 @@ impl Inner {
             known = listing.lock().await;
             page
         };
-        let first = page.span.map(|(first, _)| first);
+        let first = page.span.map(|(first, _)| series.bar_of(first));
         known.by = known.by.into_iter().chain(first).min();
         if known.is_unknown_at(from) {
             // Up to a bar that is known: the page may have left out the first ones, and this answer has one at
@@ -261,7 +268,7 @@ impl Inner {
         let Some(range) = range else { return Ok(None) };
         let call = self.klines(series, range, 1);
         let read = |answer: &Answer| page::read(&series.request.key, range, answer);
-        Ok(self.api.http.get(&call, &read).await?.span.map(|(first, _)| first))
+        Ok(self.api.http.get(&call, &read).await?.span.map(|(first, _)| series.bar_of(first)))
     }
 
     /// Asks for the first rows of `asked`, whose ends are on the grid.

@@ -38,6 +38,8 @@ pub(super) struct Answer {
     pub(super) notes: Notes,
     /// Bars that no source had and that one of them may still publish.
     pub(super) too_young: RangeSet,
+    /// The date of the earliest answer.
+    pub(super) dated: Option<Timestamp>,
     /// Why bars of the window were not told of by a source that was to be asked for them.
     pub(super) error: Option<Error>,
     /// Held until the rows are stored or given up.
@@ -66,7 +68,7 @@ impl Answer {
     fn new(window: Window, share: Share) -> Self {
         let (rows, parts) = (Vec::new(), Vec::new());
         let (dropped, notes, too_young) = (Dropped::default(), Notes::default(), RangeSet::new());
-        Self { window, rows, bytes: 0, parts, dropped, notes, too_young, error: None, share }
+        Self { window, rows, bytes: 0, parts, dropped, notes, too_young, dated: None, error: None, share }
     }
 
     /// Gives up everything that was fetched.
@@ -374,6 +376,7 @@ impl Job<'_> {
         }
         let doubtful = off_grid.iter().filter_map(|row| row.bars(self.key.interval)).collect();
         let dated = as_of.map_or(now, |as_of| as_of.min(now));
+        answer.dated = answer.dated.into_iter().chain([dated]).min();
         let reply = Reply { asked: range, present, doubtful, span, proven, dated };
         Ok(Page { reply, rows, reason, versions })
     }

@@ -16,8 +16,11 @@ use crate::plan;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Reread {
-    /// The bars that the source has given as final: at least its publish lag after their close.
+    /// The bars that the source has given as final: at least its publish lag after their close. What it did
+    /// not give is not among them.
     pub checked: RangeSet,
+    /// When it answered, by the earlier of its clock and ours; `None` when it was not asked.
+    pub as_of: Option<Timestamp>,
     /// The rows that differed and were replaced, with the first column that did: `kept` is what was
     /// stored, `other` what is stored now.
     pub revised: Vec<Conflict>,
@@ -43,7 +46,11 @@ impl FetcherBackfillStrategy {
         let mut reread = Reread::default();
         for piece in plan::pieces(bars, key.interval, fetcher.limits().max_rows) {
             let Some(range) = piece.span() else { continue };
-            let (rows, final_by) = self.final_rows(key, &**fetcher, range).await?;
+            let (rows, as_of) = self.rows_now(key, &**fetcher, range).await?;
+            reread.as_of = reread.as_of.into_iter().chain([as_of]).min();
+            let wait = key.interval.duration() + self.config.profile_of(&**fetcher).publish_lag;
+            let final_by = as_of.checked_sub(wait).and_then(|opening| opening.checked_add_micros(1));
+            let final_by = final_by.unwrap_or(Timestamp::MIN);
             let due = TimeRange::checked(Timestamp::MIN, final_by)
                 .map_or_else(RangeSet::new, |due| piece.within(due));
             let rows = batch::within(&rows, &due)?;
@@ -57,14 +64,14 @@ impl FetcherBackfillStrategy {
                 let write = WriteRequest::new(key.clone()).with_on_conflict(OnConflict::Replace);
                 backend.write_rows(&write, newer).await?;
             }
-            reread.checked = reread.checked.union(&due);
+            reread.checked = reread.checked.union(&frame::row_runs(key, &rows)?);
             reread.revised.extend(revised);
         }
         Ok(reread)
     }
 
-    /// The rows of `range` as the source has them now, and up to which opening time bars are final.
-    async fn final_rows(
+    /// The rows of `range` as the source has them now, and when that is.
+    async fn rows_now(
         &self,
         key: &SeriesKey,
         fetcher: &dyn DataFetcher,
@@ -77,11 +84,8 @@ impl FetcherBackfillStrategy {
             batches.push(batch?);
         }
         let now = self.clock.now();
-        let now = fetched.as_of.map_or(now, |as_of| as_of.min(now));
-        let wait = key.interval.duration() + self.config.profile_of(fetcher).publish_lag;
-        let final_by = now.checked_sub(wait).and_then(|opening| opening.checked_add_micros(1));
         let rows = frame::normalize(key, range, &batches)?.rows;
-        Ok((rows, final_by.unwrap_or(Timestamp::MIN)))
+        Ok((rows, fetched.as_of.map_or(now, |as_of| as_of.min(now))))
     }
 }
 

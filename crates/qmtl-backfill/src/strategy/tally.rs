@@ -19,6 +19,8 @@ pub(super) struct Tally {
     notes: Notes,
     /// Bars that a source may still publish.
     too_young: RangeSet,
+    /// The date of the earliest answer.
+    dated: Option<Timestamp>,
     /// Where rows were stored, by source.
     filled: Vec<RangeSet>,
     /// Where there is no row, by source.
@@ -49,6 +51,7 @@ impl Tally {
             dropped: Dropped::default(),
             notes: Notes::default(),
             too_young: RangeSet::new(),
+            dated: None,
             filled: none.clone(),
             empty: none.clone(),
             unsure: none,
@@ -62,6 +65,7 @@ impl Tally {
         self.dropped.add(answer.dropped);
         self.notes.add(&answer.notes);
         self.too_young = self.too_young.union(&answer.too_young);
+        self.dated = self.dated.into_iter().chain(answer.dated).min();
     }
 
     pub(super) fn written(&mut self, receipt: WriteReceipt) {
@@ -119,6 +123,7 @@ impl Tally {
         report.rows_kept_out = self.kept_out;
         report.dropped = self.dropped;
         report.too_young = self.too_young;
+        report.answered_at = self.dated;
         self.notes.sort();
         let Notes { mut off_grid, conflicts, not_numbers } = self.notes;
         // A later answer may have had the bar as it should be.

@@ -129,12 +129,26 @@ async fn where_the_series_is_known_to_have_begun_its_listing_is_not_looked_for()
     assert_eq!(asked[1].1, Some(70), "{range} {asked:?}");
 }
 
-/// A server with ten bars, which forgets the first one in its first page.
-#[derive(Debug, Default)]
-struct Forgetful(AtomicBool);
+/// A server with ten bars, the first of which opens so many milliseconds late, and which forgets it in its first
+/// page when that is still to come.
+#[derive(Debug)]
+struct Odd {
+    late: i64,
+    forgets: AtomicBool,
+}
+
+impl Odd {
+    fn fetcher(host: &str, late: i64, forgets: bool) -> BinanceFetcher {
+        let settings = ExchangeConfig::binance()
+            .with_base_url(format!("http://{host}.invalid"))
+            .with_transport(Arc::new(Self { late, forgets: AtomicBool::new(forgets) }))
+            .with_clock(clock());
+        BinanceFetcher::new(settings).unwrap()
+    }
+}
 
 #[async_trait]
-impl Transport for Forgetful {
+impl Transport for Odd {
     async fn get(&self, url: &str) -> std::io::Result<TransportAnswer> {
         if url.contains("time") && !url.contains("klines") {
             return Ok(TransportAnswer::new(200, format!("{{\"serverTime\":{NOW}}}")));
@@ -144,12 +158,13 @@ impl Transport for Forgetful {
             value.split('&').next().unwrap().parse::<i64>().unwrap()
         };
         let asked = number("startTime=")..=number("endTime=");
-        let bars = (0..10).map(|bar| LISTED + bar * MINUTE).filter(|bar| asked.contains(bar));
-        let forgotten = usize::from(!self.0.swap(true, Ordering::Relaxed));
+        let first = [LISTED + self.late].into_iter().chain((1..10).map(|bar| LISTED + bar * MINUTE));
+        let bars = first.filter(|bar| asked.contains(bar));
+        let forgotten = usize::from(self.forgets.swap(false, Ordering::Relaxed));
         let bars = bars.skip(forgotten).take(usize::try_from(number("limit=")).unwrap());
         let rows: Vec<_> = bars
             .map(|bar| {
-                let close = bar + MINUTE - 1;
+                let close = bar - bar % MINUTE + MINUTE - 1;
                 format!("[{bar},\"1\",\"1\",\"1\",\"1\",\"1\",{close},\"1\",1,\"1\",\"1\",\"0\"]")
             })
             .collect();
@@ -159,17 +174,24 @@ impl Transport for Forgetful {
 
 #[tokio::test]
 async fn a_page_that_leaves_out_the_first_bar_of_all_does_not_make_the_second_one_the_listing() {
-    let settings = ExchangeConfig::binance()
-        .with_base_url("http://forgetful.invalid")
-        .with_transport(Arc::new(Forgetful::default()))
-        .with_clock(clock());
-    let fetcher = BinanceFetcher::new(settings).unwrap();
+    let fetcher = Odd::fetcher("forgetful", 0, true);
     let range = TimeRange::new(at(LISTED - 5 * MINUTE), at(LISTED + 10 * MINUTE)).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     assert_eq!(fetched.proven.span().unwrap().start(), at(LISTED));
     assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 9);
     let again = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     assert_eq!(again.batches.collect().await.unwrap().num_rows(), 10);
+}
+
+#[tokio::test]
+async fn what_is_asked_begins_on_the_grid_where_the_first_row_of_all_does_not() {
+    let fetcher = Odd::fetcher("beside", 7_000, false);
+    let range = TimeRange::new(at(LISTED - 5 * MINUTE), at(LISTED + 2 * MINUTE)).unwrap();
+    for _ in 0..2 {
+        let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
+        assert_eq!(fetched.proven.span().unwrap().start(), at(LISTED));
+        assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 2);
+    }
 }
 
 #[tokio::test]
