@@ -126,6 +126,8 @@ impl Inquiry {
         let answered = self.answered(reply);
         let doubtful = reply.doubtful.intersection(&asked).difference(&self.found);
         let silent = asked.intersection(&answered).difference(&self.found).difference(&doubtful);
+        // A row that was off the grid once may have been meant for its bar, whatever is said later.
+        let silent = silent.difference(&self.doubted);
         let old = self.published_by(reply.dated, &silent);
         self.too_young = self.too_young.union(&silent.difference(&old));
 
@@ -135,7 +137,11 @@ impl Inquiry {
         let claimed = old.intersection(&reply.proven);
         // What was read whole says the same again.
         let is_worth_asking = self.profile.order != PageOrder::Unpaged;
-        let mut again = if is_worth_asking { doubtful.difference(&self.doubted) } else { RangeSet::new() };
+        let mut again = RangeSet::new();
+        if is_worth_asking && !doubtful.difference(&self.doubted).is_empty() {
+            // From the bar on in which the row stands, or it would not be seen again.
+            again = reply.doubtful.intersection(&asked);
+        }
         self.doubted = self.doubted.union(&doubtful);
         if self.profile.gapless {
             again = again.union(&claimed.difference(&self.lacking));

@@ -247,7 +247,8 @@ impl Followed {
                 Ok(reread) => {
                     revised.extend(reread.revised);
                     // A source that has lost a bar is not asked for it for ever.
-                    let past = reread.as_of.and_then(|as_of| as_of.checked_sub(self.settles_after() + REREAD_FOR));
+                    let past =
+                        reread.as_of.and_then(|as_of| as_of.checked_sub(self.settles_after() + REREAD_FOR));
                     let past = past.and_then(|past| TimeRange::checked(Timestamp::MIN, past));
                     let done = past.map(|past| bars.within(past)).unwrap_or_default().union(&reread.checked);
                     looked_at.iter_mut().for_each(|all| all.push((source.clone(), done.clone())));

@@ -2,9 +2,36 @@
 
 use std::time::Duration;
 
-use qmtl_history_api::frame::NotNumbers;
+use qmtl_history_api::frame::{NotNumbers, OffGrid};
 use qmtl_history_api::{Interval, RangeSet, TimeRange};
 use unicode_width::UnicodeWidthStr;
+
+/// `2024-01-01T00:01:07Z, 7s after 00:01:00Z`, or before the next point of the grid where that is nearer.
+pub(crate) fn off_grid(row: &OffGrid, interval: Interval) -> String {
+    let next = interval.next(row.ts).map(|next| (next, next.since(row.ts)));
+    let before = row.bar.map(|bar| (bar, row.distance()));
+    let (point, distance, side) = match (before, next) {
+        (Some((_, after)), Some((next, ahead))) if ahead < after => (next, ahead, "before"),
+        (Some((bar, after)), _) => (bar, after, "after"),
+        (None, Some((next, ahead))) => (next, ahead, "before"),
+        (None, None) => return row.ts.to_string(),
+    };
+    format!("{}, {} {side} {point}; it is not stored", row.ts, span(distance))
+}
+
+/// A length of time as people write it, to the millisecond: `28m 14.789s`, `7s`.
+fn span(length: Duration) -> String {
+    let (minutes, seconds) = (length.as_secs() / 60, length.as_secs() % 60);
+    let seconds = match length.subsec_millis() {
+        0 => format!("{seconds}s"),
+        millis => format!("{seconds}.{millis:03}s"),
+    };
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m {seconds}"),
+        (hours, minutes) => format!("{hours}h {minutes}m {seconds}"),
+    }
+}
 
 /// `3 rows with NaN or null in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {

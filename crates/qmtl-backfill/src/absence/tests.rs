@@ -148,6 +148,34 @@ fn a_bar_beside_a_row_off_the_grid_is_asked_for_again_and_never_empty() {
 }
 
 #[test]
+fn a_row_just_before_the_grid_keeps_the_bar_after_it_from_being_called_empty() {
+    let key = key("BTC", "1m");
+    let mut inquiry = Inquiry::new(set(0..100), Interval::MINUTE, oldest().with_gapless(true));
+    let odd = bar(&key, 60).checked_add_micros(-7_000_000).unwrap();
+    let mut asked = Vec::new();
+    while let Some(range) = inquiry.ask().unwrap() {
+        asked.push(points(&range.into()));
+        let present = set((0..100).filter(|index| *index != 60)).within(range);
+        let doubtful = if range.contains(odd) { set([59, 60]) } else { RangeSet::new() };
+        let span =
+            present.span().map(|span| (span.start(), span.end().checked_add_micros(-60_000_000).unwrap()));
+        inquiry.take(&Reply {
+            asked: range,
+            present,
+            doubtful,
+            span,
+            proven: range.into(),
+            dated: bar(&key, 500),
+        });
+    }
+    assert!(
+        asked.len() == 2 && asked[1].contains(&59),
+        "it is asked for where the row would come again: {asked:?}"
+    );
+    assert_eq!(inquiry.verdict().empty, RangeSet::new());
+}
+
+#[test]
 fn bars_of_a_longer_interval_are_told_from_a_market_without_trades() {
     let spacing = |bars: &[u32], gapless| {
         let mut spacing = Spacing::default();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::frame::{self, Dropped, Normalized};
+use qmtl_history_api::frame::{self, Dropped, Normalized, OffGrid};
 use qmtl_history_api::{
     EmptyProof, Error, ErrorKind, FetchRequest, Fetched, PageOrder, ProgressEvent, RangeSet, Result,
     SeriesKey, SourceId, TimeRange, Timestamp,
@@ -58,6 +58,8 @@ pub(super) struct Part {
     answered: RangeSet,
     /// How far its rows lie apart.
     spacing: Spacing,
+    /// Its rows that stand on no point of the grid.
+    pub(super) off_grid: Vec<OffGrid>,
     rows: Vec<RecordBatch>,
     /// Rows that came after these, in many small batches.
     loose: Vec<RecordBatch>,
@@ -128,10 +130,18 @@ impl Part {
             proofs: Vec::new(),
             answered: RangeSet::new(),
             spacing: Spacing::default(),
+            off_grid: Vec::new(),
             rows: Vec::new(),
             loose: Vec::new(),
             bytes: 0,
         }
+    }
+
+    /// Takes in the rows off the grid of an answer about `asked`. One that came before is one, and one that does
+    /// not come again was a mistake of the answer before.
+    fn take_off_grid(&mut self, asked: TimeRange, rows: &[OffGrid]) {
+        self.off_grid.retain(|known| !asked.contains(known.ts));
+        self.off_grid.extend(rows);
     }
 
     /// Adds rows that come after all others.
@@ -353,7 +363,8 @@ impl Job<'_> {
         let now = self.clock.now();
         let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
-        dropped.off_grid = answer.notes.off_grid(&off_grid);
+        // Counted once the source has said all that it has to say.
+        dropped.off_grid = 0;
         let rows = batch::named_as_stored(&rows, &self.columns);
         // Where most rows stand on another grid, what lacks on ours means nothing.
         let proven = if off_grid.len() > rows.num_rows() { RangeSet::new() } else { proven };
@@ -363,6 +374,7 @@ impl Job<'_> {
         self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: rows.num_rows() as u64 });
         let present = frame::row_runs(self.key, &rows)?;
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
+        part.take_off_grid(range, &off_grid);
         if source.profile.order != PageOrder::Unpaged {
             part.spacing.take(&present, self.key.interval);
             if let Some(bars) = part.spacing.contradiction(source.profile.gapless) {

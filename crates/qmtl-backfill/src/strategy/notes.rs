@@ -1,7 +1,5 @@
 //! What is odd about the rows of a run, a little of each kind, to be told by name.
 
-use std::collections::HashSet;
-
 use qmtl_history_api::frame::{Conflict, NotNumbers, OffGrid};
 
 /// How many of each kind are kept; all are counted elsewhere.
@@ -16,17 +14,10 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// Adds rows off the grid; one that came twice is one. The number of those that are new.
-    pub(super) fn off_grid(&mut self, rows: &[OffGrid]) -> u64 {
-        let known: HashSet<_> = self.off_grid.iter().copied().collect();
-        let mut new = 0;
-        for row in rows.iter().filter(|row| !known.contains(*row)) {
-            new += 1;
-            if self.off_grid.len() < KEPT {
-                self.off_grid.push(*row);
-            }
-        }
-        new
+    /// Adds rows off the grid.
+    pub(super) fn off_grid(&mut self, rows: &[OffGrid]) {
+        let room = KEPT.saturating_sub(self.off_grid.len());
+        self.off_grid.extend(rows.iter().take(room));
     }
 
     /// Adds conflicts.

@@ -64,6 +64,10 @@ impl Tally {
     pub(super) fn noticed(&mut self, answer: &Answer) {
         self.dropped.add(answer.dropped);
         self.notes.add(&answer.notes);
+        for part in &answer.parts {
+            self.dropped.off_grid += part.off_grid.len() as u64;
+            self.notes.off_grid(&part.off_grid);
+        }
         self.too_young = self.too_young.union(&answer.too_young);
         self.dated = self.dated.into_iter().chain(answer.dated).min();
     }
@@ -125,11 +129,7 @@ impl Tally {
         report.too_young = self.too_young;
         report.answered_at = self.dated;
         self.notes.sort();
-        let Notes { mut off_grid, conflicts, not_numbers } = self.notes;
-        // A later answer may have had the bar as it should be.
-        let listed = off_grid.len();
-        off_grid.retain(|row| row.bar.is_none_or(|bar| !after.present().contains(bar)));
-        report.dropped.off_grid = report.dropped.off_grid.saturating_sub((listed - off_grid.len()) as u64);
+        let Notes { off_grid, conflicts, not_numbers } = self.notes;
         (report.off_grid, report.conflicts, report.not_numbers) = (off_grid, conflicts, not_numbers);
         let empty = self.empty.iter().fold(RangeSet::new(), |all, empty| all.union(empty));
         report.known_empty = empty.difference(after.present());

@@ -125,8 +125,14 @@ impl Exchange {
     /// Which fault of those that keep an answer from coming strikes this request.
     fn failure(&self, now: Timestamp) -> Option<Trouble> {
         let mut state = self.state();
-        let failures =
-            [Fault::ServerErrors, Fault::Refused, Fault::Silent, Fault::RateLimited, Fault::Garbage, Fault::Slow];
+        let failures = [
+            Fault::ServerErrors,
+            Fault::Refused,
+            Fault::Silent,
+            Fault::RateLimited,
+            Fault::Garbage,
+            Fault::Slow,
+        ];
         let mut active = self.world.at(now).filter(|trouble| failures.contains(&trouble.fault));
         active.find(|trouble| state.rng.f64() < trouble.chance).copied()
     }
@@ -148,10 +154,9 @@ impl Exchange {
                 Kind::Binance => {
                     TransportAnswer::new(200, format!("{{\"serverTime\":{}}}", time.as_micros() / 1_000))
                 }
-                Kind::Coinbase => TransportAnswer::new(
-                    200,
-                    format!("{{\"iso\":\"{time}\",\"epoch\":{}}}", time.as_secs()),
-                ),
+                Kind::Coinbase => {
+                    TransportAnswer::new(200, format!("{{\"iso\":\"{time}\",\"epoch\":{}}}", time.as_secs()))
+                }
             },
             Asked::Page(range, limit) => self.page((*range, *limit), now),
         };
@@ -253,12 +258,9 @@ impl Exchange {
                     let [open, highest, lowest, _, sum] = last.values;
                     last.values = [open, highest.max(high), lowest.min(low), close, sum + volume];
                 }
-                None => longer.push(Row {
-                    opens,
-                    closes: moved(opens, length - 1),
-                    values: row.values,
-                    is: None,
-                }),
+                None => {
+                    longer.push(Row { opens, closes: moved(opens, length - 1), values: row.values, is: None })
+                }
             }
         }
         longer
@@ -378,7 +380,9 @@ fn left_out(kind: Kind, whole: &[(Timestamp, Version)], rows: &[Row]) -> Vec<Tim
 /// Rows as the API writes them.
 fn text(kind: Kind, rows: &[Row]) -> String {
     let mut text = String::from("[");
-    for (number, Row { opens, closes, values: [open, high, low, close, volume], .. }) in rows.iter().enumerate() {
+    for (number, Row { opens, closes, values: [open, high, low, close, volume], .. }) in
+        rows.iter().enumerate()
+    {
         let comma = if number == 0 { "" } else { "," };
         let written = match kind {
             Kind::Binance => {

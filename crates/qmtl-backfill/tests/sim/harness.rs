@@ -49,7 +49,8 @@ impl Chosen {
     }
 
     fn has(&self, name: &str) -> bool {
-        let is_meant = |given: &String| if self.is_exact { name == given } else { name.contains(given.as_str()) };
+        let is_meant =
+            |given: &String| if self.is_exact { name == given } else { name.contains(given.as_str()) };
         !self.only_ignored
             && (self.names.is_empty() || self.names.iter().any(is_meant))
             && !self.skipped.iter().any(is_meant)

@@ -60,8 +60,7 @@ pub(crate) fn nothing_invented(exchange: &Exchange, kept: &Kept, rows: &RecordBa
     for (at, bar) in times(rows).into_iter().enumerate() {
         let version = store::version_of(market, rows, at, bar).filter(|_| market.has(bar));
         let is_right = version.is_some_and(|version| {
-            exchange.has_served(bar, version)
-                || (version == Version::Final && kept.by_others.contains(bar))
+            exchange.has_served(bar, version) || (version == Version::Final && kept.by_others.contains(bar))
         });
         if !is_right {
             return Err(format!("the row of {bar} is {version:?} and was never given so after its close"));
@@ -86,7 +85,9 @@ pub(crate) fn nothing_lost(
         let (first, last) = market.published(bar);
         let is_final = first == last || store::version_of(market, rows, at, bar) == Some(Version::Final);
         if !is_final && !may_be_first(bar) {
-            return Err(format!("the bar of {bar} is stored in its first version, which was revised at {last}"));
+            return Err(format!(
+                "the bar of {bar} is stored in its first version, which was revised at {last}"
+            ));
         }
     }
     Ok(())
@@ -105,7 +106,10 @@ pub(crate) fn proofs_hold(
     for proof in coverage.known_empty().iter().filter(|proof| source.covers(&proof.source)) {
         let empty = believed(proof, now);
         if let Some(bar) = empty.points(market.interval()).find(|bar| market.has(*bar)) {
-            return Err(format!("the bar of {bar} is believed to be absent, by an answer of {}", proof.answered_at));
+            return Err(format!(
+                "the bar of {bar} is believed to be absent, by an answer of {}",
+                proof.answered_at
+            ));
         }
     }
     Ok(())
@@ -146,7 +150,8 @@ pub(crate) fn counts_add_up(
     }
     let adds_up = |(_, coverage, now): &(TimeRange, Coverage, Timestamp)| {
         let present = coverage.present().within(wanted).on_grid(interval);
-        let empty = coverage.empty_by_all(std::slice::from_ref(source), *now).within(wanted).on_grid(interval);
+        let empty =
+            coverage.empty_by_all(std::slice::from_ref(source), *now).within(wanted).on_grid(interval);
         let sum = [&present, &empty, &report.missing].map(|set| set.count(interval)).iter().sum::<u64>();
         let all = present.union(&empty).union(&report.missing);
         sum == wanted.count(interval) && all.count(interval) == sum

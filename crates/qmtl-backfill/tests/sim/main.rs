@@ -82,9 +82,11 @@ fn main() -> ExitCode {
         }),
         Test::new("a run is a function of its seed", repeated),
     ];
-    tests.extend(mutations::ALL.iter().map(|mutation| {
-        Test::new(format!("mutation: {}", mutation.name), || seen(mutation))
-    }));
+    tests.extend(
+        mutations::ALL
+            .iter()
+            .map(|mutation| Test::new(format!("mutation: {}", mutation.name), || seen(mutation))),
+    );
     harness::run(&tests, env::args().skip(1))
 }
 
@@ -103,7 +105,8 @@ fn batch(first: u64, runs: u64) -> Result<(), String> {
             if seed >= first + runs {
                 break;
             }
-            let done = catch_unwind(AssertUnwindSafe(|| run::run(&World::draw(seed), &Rules::default(), false)));
+            let done =
+                catch_unwind(AssertUnwindSafe(|| run::run(&World::draw(seed), &Rules::default(), false)));
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             let broken = match done {
                 Ok(Outcome { figures, violation, .. }) => {

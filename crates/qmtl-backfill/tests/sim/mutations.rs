@@ -7,8 +7,9 @@ use std::time::Duration;
 use qmtl_backfill::FollowConfig;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, DataFetcher, EmptyProof, FetchLimits, FetchRequest, Fetched,
-    HistoryBackend, PageOrder, RangeSet, ReadRequest, Result, SeriesKey, SourceId, SourceProfile, TimeRange, WriteReceipt, WriteRequest, async_trait,
+    BatchStream, BoxStream, Capabilities, Coverage, DataFetcher, EmptyProof, FetchLimits, FetchRequest,
+    Fetched, HistoryBackend, PageOrder, RangeSet, ReadRequest, Result, SeriesKey, SourceId, SourceProfile,
+    TimeRange, WriteReceipt, WriteRequest, async_trait,
 };
 use qmtl_io_exchange::{Transport, TransportAnswer};
 use serde_json::Value;
@@ -99,7 +100,9 @@ pub(crate) const ALL: &[Mutation] = &[
         name: "believes proofs from the future",
         trips: Invariant::ProofsHold,
         rules: || Rules {
-            believed: |proof, now| if proof.is_ahead_of(now) { proof.ranges.clone() } else { RangeSet::new() },
+            believed: |proof, now| {
+                if proof.is_ahead_of(now) { proof.ranges.clone() } else { RangeSet::new() }
+            },
             ..claims(|profile| profile, undated)
         },
         world: |world| clock_is_set(world, 20 * DAY, &[Fault::Late]),
@@ -164,10 +167,7 @@ struct Claims {
 }
 
 fn claims(profile: fn(SourceProfile) -> SourceProfile, answer: fn(Fetched) -> Fetched) -> Rules {
-    Rules {
-        fetcher: Box::new(move |inner| Arc::new(Claims { inner, profile, answer })),
-        ..Rules::default()
-    }
+    Rules { fetcher: Box::new(move |inner| Arc::new(Claims { inner, profile, answer })), ..Rules::default() }
 }
 
 fn kept(answer: Fetched) -> Fetched {

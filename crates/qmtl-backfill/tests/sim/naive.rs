@@ -43,7 +43,8 @@ impl NaiveFollower {
         let Some(own) = self.series.iter_mut().find(|own| own.key == report.key) else { return };
         let settled = now.checked_sub(GRACE).unwrap_or(Timestamp::MIN);
         let close = own.key.interval.next(settled).and_then(|close| close.checked_add(GRACE));
-        let lacks = !report.failed.is_empty() || report.missing.span().is_some_and(|span| span.end() >= report.wanted.end());
+        let lacks = !report.failed.is_empty()
+            || report.missing.span().is_some_and(|span| span.end() >= report.wanted.end());
         let again = now.checked_add(if lacks { GRACE * 10 } else { Duration::MAX });
         own.due = again.into_iter().chain(close).min().unwrap_or(Timestamp::MAX);
     }

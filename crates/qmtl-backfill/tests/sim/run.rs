@@ -280,12 +280,15 @@ impl<'a> Run<'a> {
     async fn live(&mut self) -> Result<(), Violation> {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let backend = Arc::clone(&self.backend);
-        let strategies: Vec<_> = self.series.iter().map(|series| {
-            let mut config = BackfillConfig::default();
-            config.window_bars = self.world.window_bars;
-            FetcherBackfillStrategy::new(self.strategy(series), Arc::clone(&clock)).with_config(config)
-        })
-        .collect();
+        let strategies: Vec<_> = self
+            .series
+            .iter()
+            .map(|series| {
+                let mut config = BackfillConfig::default();
+                config.window_bars = self.world.window_bars;
+                FetcherBackfillStrategy::new(self.strategy(series), Arc::clone(&clock)).with_config(config)
+            })
+            .collect();
         let mut followed = Followed::new(self.rules, &clock);
         for (series, strategy) in self.series.iter().zip(&strategies) {
             followed.follow(series.exchange.market(), strategy.clone());
@@ -351,18 +354,28 @@ impl<'a> Run<'a> {
                     Kind::Coinbase => 300,
                 });
                 let planner = Planner::new(market.interval(), vec![series.source.clone()], limits);
-                let planner = self.world.window_bars.iter().fold(planner, |planner, bars| planner.with_window_bars(*bars));
+                let planner = self
+                    .world
+                    .window_bars
+                    .iter()
+                    .fold(planner, |planner, bars| planner.with_window_bars(*bars));
                 planned = planner.plan(*wanted, coverage, *now).map_or(0, |plan| plan.request_count());
             }
         }
-        let is_calm = asked.faulty == before.asked.faulty && failures == 0 && told.filled.as_ref().is_none_or(|filled| filled.is_ok());
+        let is_calm = asked.faulty == before.asked.faulty
+            && failures == 0
+            && told.filled.as_ref().is_none_or(|filled| filled.is_ok());
         if is_calm {
             let to_begin = match market.kind {
                 Kind::Binance => 2 * planned * 8,
                 Kind::Coinbase => 12,
             };
             let most = invariants::most_requests(planned, 1, to_begin);
-            let enough = if requests > most { Err(format!("{requests} requests, {planned} were planned and {most} are the most")) } else { Ok(()) };
+            let enough = if requests > most {
+                Err(format!("{requests} requests, {planned} were planned and {most} are the most"))
+            } else {
+                Ok(())
+            };
             self.found(Invariant::RequestsBounded, enough)?;
             if planned > 0 {
                 self.figures.most_by_planned = self.figures.most_by_planned.max(requests.div_ceil(planned));
@@ -398,19 +411,22 @@ impl<'a> Run<'a> {
         if !is_steady {
             return Ok(());
         }
-        let closes = TimeRange::checked(moved(since, 1), moved(now, 1)).map_or(0, |range| range.count(interval));
+        let closes =
+            TimeRange::checked(moved(since, 1), moved(now, 1)).map_or(0, |range| range.count(interval));
         series.steady.closes += closes;
         series.steady.requests += requests;
         let Steady { requests, closes } = series.steady;
         let most = invariants::MOST_PER_CLOSE * (closes + 1);
-        let enough = if requests > most { Err(format!("{requests} requests in {closes} closes")) } else { Ok(()) };
+        let enough =
+            if requests > most { Err(format!("{requests} requests in {closes} closes")) } else { Ok(()) };
         self.found(Invariant::RequestsBounded, enough)
     }
 
     /// The time that the requests of all series, and the store, have taken so far.
     fn took(&self) -> Duration {
         let asked: Duration = self.series.iter().map(|series| series.exchange.counts().took).sum();
-        let stored = self.series.iter().map(|series| self.store.counts(&series.exchange.market().key).took).max();
+        let stored =
+            self.series.iter().map(|series| self.store.counts(&series.exchange.market().key).took).max();
         asked + stored.unwrap_or_default()
     }
 
@@ -423,7 +439,8 @@ impl<'a> Run<'a> {
         let stood = self.world.standstills.iter().filter_map(|still| still.during.intersect(silent));
         let stood: Duration = stood.map(|stood| stood.end().since(stood.start())).sum();
         // Before the beginning of the series by our clock nothing is wanted.
-        let mut cuts: Vec<_> = self.world.steps.iter().map(|(at, _)| *at).filter(|at| silent.contains(*at)).collect();
+        let mut cuts: Vec<_> =
+            self.world.steps.iter().map(|(at, _)| *at).filter(|at| silent.contains(*at)).collect();
         cuts.insert(0, since);
         cuts.push(now);
         let first_close = market.close(market.start);
@@ -434,7 +451,11 @@ impl<'a> Run<'a> {
         let busy = self.took().saturating_sub(series.seen.took);
         let most = market.interval().duration() + PAUSE + stood + early + busy;
         let heard = if now.since(since) > most {
-            Err(format!("nothing was heard of {} for {:?}, {most:?} are the most", market.key, now.since(since)))
+            Err(format!(
+                "nothing was heard of {} for {:?}, {most:?} are the most",
+                market.key,
+                now.since(since)
+            ))
         } else {
             Ok(())
         };
@@ -473,7 +494,8 @@ impl<'a> Run<'a> {
         let market = series.exchange.market();
         let kept = self.store.kept(&market.key);
         let settled = market.interval().duration() + LAG + PAUSE;
-        let end = self.world.end.checked_sub(settled).and_then(|end| end.checked_sub(market.interval().duration()));
+        let end =
+            self.world.end.checked_sub(settled).and_then(|end| end.checked_sub(market.interval().duration()));
         let due = end.and_then(|end| TimeRange::checked(market.start, end));
         let (world, lives) = (&self.world, &self.lives);
         // Bars that were stored early are looked at again once they are settled, if their process lives.
@@ -490,7 +512,8 @@ impl<'a> Run<'a> {
         let empty = coverage.map(|coverage| coverage.empty_by_any(self.world.end).count(market.interval()));
         let (bars, empty) = (rows.num_rows() as u64, empty.unwrap_or_default());
         self.log.note((bars, empty));
-        let micros = qmtl_history_api::frame::timestamps(&rows).map(|ts| ts.values().to_vec()).unwrap_or_default();
+        let micros =
+            qmtl_history_api::frame::timestamps(&rows).map(|ts| ts.values().to_vec()).unwrap_or_default();
         let is_first = |at: usize, bar: Timestamp| {
             let (first, last) = market.published(bar);
             first != last && store::version_of(market, &rows, at, bar) == Some(Version::First)
@@ -536,7 +559,9 @@ impl<'a> Run<'a> {
         }
         let markets = self.series.iter().map(|series| series.exchange.market());
         for market in markets {
-            let bars = TimeRange::checked(market.start, self.world.calm).into_iter().flat_map(|range| market.bars(range));
+            let bars = TimeRange::checked(market.start, self.world.calm)
+                .into_iter()
+                .flat_map(|range| market.bars(range));
             for bar in bars {
                 let (first, last) = market.published(bar);
                 if first.since(market.close(bar)) >= Duration::from_secs(3) {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use qmtl_history_api::arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch};
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, HistoryBackend, HistoryBackendExt, RangeSet,
-    ReadRequest, Result, SeriesKey, TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait, frame,
+    BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, HistoryBackend, HistoryBackendExt,
+    RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait,
+    frame,
 };
 use qmtl_history_testkit::fixtures::{self, OHLCV};
 
@@ -193,7 +194,11 @@ impl Store {
         };
         self.log.note((key.node_id.as_str(), rows.num_rows(), request.empty.len()));
         self.log.event(self.clock.truth(), || {
-            let proofs: Vec<_> = request.empty.iter().map(|proof| format!("{:?} at {}", proof.ranges, proof.answered_at)).collect();
+            let proofs: Vec<_> = request
+                .empty
+                .iter()
+                .map(|proof| format!("{:?} at {}", proof.ranges, proof.answered_at))
+                .collect();
             format!("write {key} {:?} {runs:?} empty {proofs:?}", request.on_conflict)
         });
         let receipt = at_once(inner.write_rows(request, rows))?;
@@ -247,7 +252,8 @@ impl HistoryBackend for Store {
                 match fault {
                     Fault::WriteTorn => {
                         let half = rows.slice(0, rows.num_rows() / 2);
-                        let plain = WriteRequest::new(request.key.clone()).with_on_conflict(request.on_conflict);
+                        let plain =
+                            WriteRequest::new(request.key.clone()).with_on_conflict(request.on_conflict);
                         self.store(&plain, half, false).await?;
                     }
                     Fault::WriteUnacknowledged => {

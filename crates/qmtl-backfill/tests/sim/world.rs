@@ -95,8 +95,19 @@ use Fault::{
 
 /// Faults of any exchange.
 const OF_EXCHANGES: [Fault; 13] = [
-    Late, Revised, ShortPages, Partial, OffGrid, ServerErrors, Refused, Silent, RateLimited, Garbage, Slow,
-    WrongTime, NoTime,
+    Late,
+    Revised,
+    ShortPages,
+    Partial,
+    OffGrid,
+    ServerErrors,
+    Refused,
+    Silent,
+    RateLimited,
+    Garbage,
+    Slow,
+    WrongTime,
+    NoTime,
 ];
 /// Faults of an exchange that has a row for every bar: of others nobody could tell them from the truth.
 const OF_GAPLESS: [Fault; 5] = [RandomPart, EndsOnly, EmptyPages, WrongInterval, Sparser];
@@ -181,15 +192,16 @@ impl Market {
     pub(crate) fn published(&self, bar: Timestamp) -> (Timestamp, Timestamp) {
         let close = self.close(bar);
         let strikes = |troubles: &[Trouble], question| {
-            troubles.iter().find(|trouble| {
-                trouble.during.contains(close) && self.share(bar, question) < trouble.chance
-            })
-            .map(|trouble| trouble.amount)
+            troubles
+                .iter()
+                .find(|trouble| trouble.during.contains(close) && self.share(bar, question) < trouble.chance)
+                .map(|trouble| trouble.amount)
         };
         let micros = |range: i64, question| {
             i64::try_from(self.chance(bar, question) % range.unsigned_abs().max(1)).unwrap_or(0)
         };
-        let first = strikes(&self.late, 2).map_or(micros(2 * SECOND, 3), |longest| micros(longest * SECOND, 4));
+        let first =
+            strikes(&self.late, 2).map_or(micros(2 * SECOND, 3), |longest| micros(longest * SECOND, 4));
         let last = match strikes(&self.revised, 5) {
             Some(longest) => first.max(micros(longest * SECOND, 6)),
             None => first,
@@ -421,7 +433,8 @@ impl World {
         let during = TimeRange::checked(moved(begin(), -2 * MINUTE), self.calm);
         for fault in faults {
             let drawn = self.draw_trouble(*fault, &mut rng);
-            let trouble = Trouble { during: during.unwrap_or(drawn.during), chance: drawn.chance.max(0.6), ..drawn };
+            let trouble =
+                Trouble { during: during.unwrap_or(drawn.during), chance: drawn.chance.max(0.6), ..drawn };
             self.add(trouble);
         }
         let is_gapless = |market: &Market| market.kind == Kind::Binance;
@@ -431,11 +444,13 @@ impl World {
     fn draw_process(&mut self, rng: &mut Rng) {
         let faulty = self.calm.as_micros() - begin().as_micros();
         if rng.u32(0..3) == 0 {
-            let sign = if self.ours_may_be_ahead { *rng.choice(&[1, -1]).expect("there are two") } else { -1 };
+            let sign =
+                if self.ours_may_be_ahead { *rng.choice(&[1, -1]).expect("there are two") } else { -1 };
             self.drift = sign * rng.i64(1..300);
         }
         if rng.u32(0..2) == 0 {
-            let sign = if self.ours_may_be_ahead { *rng.choice(&[1, -1]).expect("there are two") } else { -1 };
+            let sign =
+                if self.ours_may_be_ahead { *rng.choice(&[1, -1]).expect("there are two") } else { -1 };
             let (from, by) = (rng.i64(-MINUTE..faulty - MINUTE), sign * draw_shift(rng));
             self.set_clock(from, from + rng.i64(1..=faulty - from), by);
         }
@@ -445,11 +460,12 @@ impl World {
             self.stand_still(from, to, rng.bool());
         }
         if rng.u32(0..2) == 0 {
-            self.crashes = (0..rng.usize(1..4)).map(|_| {
-                // Many in the first fill, some later.
-                if rng.bool() { rng.u64(0..40) } else { rng.u64(40..600) }
-            })
-            .collect();
+            self.crashes = (0..rng.usize(1..4))
+                .map(|_| {
+                    // Many in the first fill, some later.
+                    if rng.bool() { rng.u64(0..40) } else { rng.u64(40..600) }
+                })
+                .collect();
         }
     }
 
@@ -498,7 +514,8 @@ impl World {
     /// What our monotonic clock shows at `time`.
     pub(crate) fn monotonic(&self, time: Timestamp) -> Duration {
         let stood = self.standstills.iter().filter(|still| still.stops_clock);
-        let stood: Duration = stood.map(|still| time.min(still.during.end()).since(still.during.start())).sum();
+        let stood: Duration =
+            stood.map(|still| time.min(still.during.end()).since(still.during.start())).sum();
         time.since(begin()) - stood
     }
 

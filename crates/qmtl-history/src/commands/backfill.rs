@@ -451,10 +451,9 @@ impl Done {
 
     /// Rows that are not as they should be, by name.
     fn show_odd_rows(&self, console: &Console) -> Result<()> {
-        let report = &self.report;
+        let (report, interval) = (&self.report, self.job.key.interval);
         for row in report.off_grid.iter().take(SHOWN) {
-            let line = format!("{} stands {:?} behind the grid; its bar is missing", row.ts, row.distance());
-            console.line(format!("    off grid   {line}"))?;
+            console.line(format!("    off grid   {}", text::off_grid(row, interval)))?;
         }
         more(console, report.off_grid.len())?;
         for Conflict { ts, column, kept, other, .. } in report.conflicts.iter().take(SHOWN) {

@@ -207,7 +207,7 @@ fn a_row_off_the_grid_is_told_and_costs_no_other_row() {
     assert_eq!((&run.object()["off_grid"], &run.object()["failed"]), (&odd, &json!([])));
     let again = scene.run(&fill);
     assert_eq!(again.code, Some(3), "it is told each time: {again:?}");
-    let line = "off grid   2024-01-01T00:01:30Z stands 30s behind the grid; its bar is missing";
+    let line = "off grid   2024-01-01T00:01:30Z, 30s after 2024-01-01T00:01:00Z; it is not stored";
     assert!(again.stdout.contains(line), "{again:?}");
 }
 
