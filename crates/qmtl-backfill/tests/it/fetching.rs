@@ -55,6 +55,21 @@ async fn a_young_hole_is_asked_for_again_only_when_its_proof_has_expired() {
 }
 
 #[tokio::test]
+async fn a_hole_that_is_believed_for_no_time_at_all_is_missing_and_nothing_else() {
+    let source = source("behind");
+    let fetcher = fetcher_fn(source, |request: FetchRequest| async move {
+        let rows = sparse_bars(&request.key, &runs([(0, 4), (6, 10)]).within(request.range));
+        // The answer is dated by the source's clock, which is an hour behind.
+        let as_of = bar(&btc(), 200).checked_sub(Duration::from_secs(3_600));
+        Ok(Fetched::from_batch(rows).with_proven(request.range.into(), "no row").with_as_of(as_of))
+    })
+    .with_profile(SourceProfile::new(PageOrder::Unpaged));
+    let filling = Filling::new().with_clock(&ManualClock::new(bar(&btc(), 200)));
+    let report = filling.run(&Arc::new(fetcher), &Store::new(), span(0, 10)).await;
+    assert_eq!((report.missing, report.known_empty), (runs([(4, 6)]), RangeSet::new()));
+}
+
+#[tokio::test]
 async fn one_sources_proof_does_not_keep_another_from_being_asked() {
     let store = Store::new();
     let poor = Arc::new(FakeFetcher::new("poor").with_bars_in(RangeSet::new()));
@@ -97,12 +112,14 @@ async fn the_servers_clock_dates_an_answer_when_it_is_behind_ours_and_closes_its
     let filling = Filling::new().with_clock(&ManualClock::new(ours));
     let report = filling.run(&fetcher, &store, span(0, 20)).await;
     assert_eq!(store.present(&btc()).await, runs([(0, 3), (6, 7)]), "bar 7 is open at the source");
-    assert_eq!((report.dropped.forming, &report.known_empty), (1, &runs([(3, 5)])));
+    // By our clock the proof has expired already: its bars are missing, and are counted as nothing else.
+    assert_eq!((report.dropped.forming, &report.known_empty), (1, &RangeSet::new()));
+    assert_eq!(report.missing, runs([(3, 6), (7, 20)]));
     assert_eq!(report.too_young.intersection(&runs([(5, 6)])), runs([(5, 6)]));
     let [proof] = &store.coverage(&btc(), TimeRange::ALL).await.unwrap().known_empty().to_vec()[..] else {
         panic!("one answer is one proof")
     };
-    assert_eq!(proof.answered_at, theirs);
+    assert_eq!((proof.answered_at, &proof.ranges), (theirs, &runs([(3, 5)])));
 }
 
 #[tokio::test]
