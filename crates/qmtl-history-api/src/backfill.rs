@@ -64,7 +64,8 @@ pub struct BackfillReport {
     pub dropped: Dropped,
     /// Where this run stored rows, by the source that gave them.
     pub filled: Vec<(SourceId, RangeSet)>,
-    /// Where this run learned that there is no row.
+    /// Where this run learned that there is no row, without what is missing for all that: another source may
+    /// have it, or the proof was given too long ago by our clock.
     pub known_empty: RangeSet,
     /// What is still missing at the end: failed, not proven, or not closed yet.
     pub missing: RangeSet,

@@ -6,6 +6,7 @@ mod cached;
 mod chain;
 mod convergence;
 mod fetching;
+mod following;
 mod live;
 mod observation;
 mod provider;

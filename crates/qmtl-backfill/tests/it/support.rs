@@ -59,6 +59,11 @@ impl Store {
         self.inner.write_rows(&WriteRequest::new(key.clone()), rows).await.unwrap();
     }
 
+    /// Every row.
+    pub(crate) async fn rows(&self, key: &SeriesKey) -> RecordBatch {
+        self.inner.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap()
+    }
+
     /// Where rows really stand.
     pub(crate) async fn present(&self, key: &SeriesKey) -> RangeSet {
         self.inner.scan_present(key, TimeRange::ALL).await.unwrap()

@@ -1,0 +1,108 @@
+//! Bars that were stored early are read again, by whose clock it may be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qmtl_backfill::{FetcherBackfillStrategy, FollowConfig, Follower, Round};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillRequest, BatchStream, Clock, DataFetcher, FetchRequest, Fetched,
+    NoProgress, PageOrder, RangeSet, Result, SourceId, SourceProfile, Timestamp, async_trait,
+};
+use qmtl_history_testkit::fixtures::{self, ManualClock, bar, bars, rows_within, source, sparse_bars};
+
+use crate::support::{Store, btc, runs, span};
+
+/// A source that publishes each bar at its close and revises it a minute later, and whose clock is behind ours.
+#[derive(Debug)]
+struct Revising {
+    ours: ManualClock,
+    behind: Duration,
+    /// Bars that it has lost once they are final.
+    lost: RangeSet,
+}
+
+impl Revising {
+    fn now(&self) -> Timestamp {
+        self.ours.now().checked_sub(self.behind).unwrap()
+    }
+
+    fn rows(&self, request: &FetchRequest) -> RecordBatch {
+        let (now, length) = (self.now(), request.key.interval.as_micros());
+        let is_over = |ts: &Timestamp, micros: i64| ts.checked_add_micros(length + micros).unwrap() <= now;
+        let points = request.range.points(request.key.interval);
+        let closed: Vec<_> = points.filter(|ts| is_over(ts, 0)).collect();
+        let (old, young): (Vec<_>, Vec<_>) = closed.into_iter().partition(|ts| is_over(ts, 60_000_000));
+        let final_bars = RangeSet::from_sorted_points(old, request.key.interval).difference(&self.lost);
+        // A first version has the values of another bar.
+        let first = fixtures::bars_at(&young);
+        let other = bars(&request.key, bar(&request.key, 5_000), young.len());
+        let mut columns = other.columns().to_vec();
+        columns[0] = Arc::clone(first.column(0));
+        let first = RecordBatch::try_new(first.schema(), columns).unwrap();
+        let rows = [sparse_bars(&request.key, &final_bars), first];
+        qmtl_history_api::arrow_select::concat::concat_batches(&rows[0].schema(), &rows).unwrap()
+    }
+}
+
+#[async_trait]
+impl DataFetcher for Revising {
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        let rows = self.rows(request);
+        let fetched = Fetched::new(BatchStream::from_batches(rows.schema(), vec![rows]));
+        Ok(fetched.with_as_of(Some(self.now())))
+    }
+
+    fn source_id(&self) -> SourceId {
+        source("revising")
+    }
+
+    fn limits(&self) -> qmtl_history_api::FetchLimits {
+        qmtl_history_api::FetchLimits::none().with_max_rows(1_000)
+    }
+
+    fn profile(&self) -> SourceProfile {
+        SourceProfile::new(PageOrder::OldestFirst)
+    }
+}
+
+fn strategy(clock: &ManualClock, behind: Duration, lost: RangeSet) -> FetcherBackfillStrategy {
+    let source = Revising { ours: clock.clone(), behind, lost };
+    FetcherBackfillStrategy::new(Arc::new(source), Arc::new(clock.clone()))
+}
+
+#[tokio::test]
+async fn a_bar_that_only_a_clock_that_is_ahead_takes_for_an_old_one_is_read_again() {
+    let behind = Duration::from_secs(600);
+    let clock = ManualClock::skipping_sleep(bar(&btc(), 20).checked_add(Duration::from_secs(1)).unwrap());
+    let (store, strategy) = (Store::new(), strategy(&clock, behind, RangeSet::new()));
+    let mut follower = Follower::new(Arc::new(clock.clone()), FollowConfig::default());
+    follower.follow(btc(), bar(&btc(), 0), strategy.clone());
+    let request = BackfillRequest::new(btc(), span(0, 20));
+    let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
+    assert_eq!(
+        (report.rows_written, report.answered_at),
+        (10, bar(&btc(), 10).checked_add_micros(1_000_000))
+    );
+    follower.take_in(&report, &store).await;
+    let mut revised = Vec::new();
+    while clock.now() < bar(&btc(), 30) {
+        let rounds: Vec<Round> = follower.next(&store).await;
+        revised.extend(rounds.into_iter().flat_map(|round| round.revised).map(|row| row.ts));
+    }
+    assert_eq!(revised[0], bar(&btc(), 9), "the last minute's bar was stored in its first version");
+    let settled = span(0, 15);
+    let stored = store.rows(&btc()).await;
+    assert_eq!(rows_within(&stored, settled), sparse_bars(&btc(), &settled.into()));
+}
+
+#[tokio::test]
+async fn a_second_look_leaves_what_the_source_does_not_give() {
+    let clock = ManualClock::new(bar(&btc(), 20));
+    let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, runs([(3, 5)])));
+    store.seed(&btc(), bars(&btc(), bar(&btc(), 0), 10)).await;
+    let all = RangeSet::from(span(0, 20));
+    let reread = strategy.reread(&btc(), (&source("revising"), &all), &store).await.unwrap();
+    assert_eq!((reread.checked, reread.revised.len()), (runs([(0, 3), (5, 18)]), 0));
+    assert_eq!(reread.as_of, Some(bar(&btc(), 20)));
+}
