@@ -9,7 +9,7 @@ use qmtl_history_api::{
 
 use crate::exchange::Exchange;
 use crate::store::{self, Kept};
-use crate::world::{Market, Version};
+use crate::world::{Kind, Market, Version};
 
 /// The invariants, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,17 +176,27 @@ pub(crate) fn rows_add_up(
     }
 }
 
-/// The most requests of a round that met no fault, of which `planned` were planned and `reread` bars were due
-/// to be read again: each planned request is a page and what it takes to believe its end (the rest of it, and
-/// both once more where every bar should have a row), and each of these may read the server's clock before;
-/// and so many more as it takes to learn when a series began.
-pub(crate) fn most_requests(planned: u64, reread: u64, to_begin: u64) -> u64 {
-    planned * 8 + reread.min(1) * 4 + if planned > 0 { to_begin } else { 0 }
+/// The most requests of a round that met no fault:
+///
+/// - 4 pages for each that was `planned`: the page, what lies beyond its last row, and both once more where every
+///   bar should have a row;
+/// - 1 page for bars that are read again;
+/// - with each page one look at the server's clock;
+/// - on Binance with each page but the last kind one look for the listing, as long as there is none;
+/// - on Coinbase 11 looks back for a first bar, in pages that lie farther and farther back.
+pub(crate) fn most_requests(kind: Kind, planned: u64) -> u64 {
+    let pages = 4 * planned;
+    let to_begin = match kind {
+        Kind::Binance => pages,
+        Kind::Coinbase => 11 * planned.min(1),
+    };
+    2 * (pages + 1) + to_begin
 }
 
-/// The most requests of a series that is followed, for each of its closes: five times a page and the time,
-/// twice as many where the newest bar lacks, and a page and the time to read bars again.
-pub(crate) const MOST_PER_CLOSE: u64 = 24;
+/// The most requests of a series that is followed, for each of its closes, on the average of a while in which
+/// nothing is wrong: a page and the time for each of five questions after a close, and twice that much for what
+/// is asked a second time and read again.
+pub(crate) const MOST_PER_CLOSE: u64 = 16;
 
 fn times(rows: &RecordBatch) -> Vec<Timestamp> {
     let micros = frame::timestamps(rows).map(|ts| ts.values().to_vec()).unwrap_or_default();

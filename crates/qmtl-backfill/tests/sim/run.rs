@@ -366,11 +366,7 @@ impl<'a> Run<'a> {
             && failures == 0
             && told.filled.as_ref().is_none_or(|filled| filled.is_ok());
         if is_calm {
-            let to_begin = match market.kind {
-                Kind::Binance => 2 * planned * 8,
-                Kind::Coinbase => 12,
-            };
-            let most = invariants::most_requests(planned, 1, to_begin);
+            let most = invariants::most_requests(market.kind, planned);
             let enough = if requests > most {
                 Err(format!("{requests} requests, {planned} were planned and {most} are the most"))
             } else {

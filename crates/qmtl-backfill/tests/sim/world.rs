@@ -88,9 +88,9 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    CoverageFails, Crash, Drift, EmptyPages, EndsOnly, Garbage, Late, NoTime, OffGrid, OtherWriter, Partial,
-    Pause, RandomPart, RateLimited, ReadFails, Refused, Revised, ServerErrors, ShortPages, Silent, Slow,
-    Sparser, Step, StoreSlow, WriteFails, WriteTorn, WriteUnacknowledged, WrongInterval, WrongTime,
+    CoverageFails, EmptyPages, EndsOnly, Garbage, Late, NoTime, OffGrid, OtherWriter, Partial, RandomPart,
+    RateLimited, ReadFails, Refused, Revised, ServerErrors, ShortPages, Silent, Slow, Sparser, StoreSlow,
+    WriteFails, WriteTorn, WriteUnacknowledged, WrongInterval, WrongTime,
 };
 
 /// Faults of any exchange.
@@ -487,7 +487,7 @@ impl World {
         // An outage may have left a pause of minutes before the next try.
         let longest = self.markets.iter().map(|market| market.interval().as_micros()).max().unwrap_or(MINUTE);
         let settled = calm + 5 * MINUTE + longest;
-        let rested = settled + rng.i64(150..330) * MINUTE;
+        let rested = settled + rng.i64(100..240) * MINUTE;
         self.end = moved(begin(), rested + 5 * MINUTE + longest);
         match rng.u32(0..50) {
             0..24 => self.stand_still(settled, rested, rng.bool()),
