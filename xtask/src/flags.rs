@@ -24,6 +24,13 @@ xflags::xflags! {
             /// Stops it.
             cmd down {}
         }
+        /// Runs the simulation of fills and follows at length, and writes its figures to docs/simulation.md.
+        cmd soak {
+            /// Runs over memory; 100,000 unless said.
+            optional --runs number: u64
+            /// Runs over Parquet; a hundredth of those over memory unless said.
+            optional --parquet-runs number: u64
+        }
         /// Measures, beside peers where they can be installed, and prints one table.
         cmd bench {
             /// Only rows whose name contains this.

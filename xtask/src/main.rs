@@ -1,4 +1,4 @@
-//! Every check of this repository: `cargo xtask test`, `tidy`, `bench`. CI calls nothing else.
+//! Every check of this repository: `cargo xtask test`, `tidy`, `soak`, `bench`. CI calls nothing else.
 
 #![expect(clippy::print_stdout, reason = "a command-line program talks on stdout")]
 
@@ -8,6 +8,7 @@ mod process;
 mod questdb;
 mod s3;
 mod server;
+mod soak;
 mod test;
 mod tidy;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         XtaskCmd::Tidy(_) => tidy::run(),
         XtaskCmd::Integration(flags) => questdb::integration(flags),
         XtaskCmd::Questdb(flags) => questdb::by_hand(flags),
+        XtaskCmd::Soak(flags) => soak::run(flags),
         XtaskCmd::Bench(flags) => bench::run(flags),
     };
     match done {

@@ -60,6 +60,8 @@ const WORLDS_OF_A_MUTATION: u64 = 50;
 const REPEATED: u64 = 20;
 /// Failures of a batch that are told.
 const TOLD: usize = 10;
+/// Of a long batch it is told how far it is after so many runs.
+const STRIDE: u64 = 5_000;
 
 fn main() -> ExitCode {
     if let Some(seed) = number("QMTL_SIM_SEED") {
@@ -107,6 +109,9 @@ fn batch(first: u64, runs: u64) -> Result<(), String> {
             }
             let done =
                 catch_unwind(AssertUnwindSafe(|| run::run(&World::draw(seed), &Rules::default(), false)));
+            if (seed - first + 1).is_multiple_of(STRIDE) {
+                println!("  {} of {runs} runs", seed - first + 1);
+            }
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             let broken = match done {
                 Ok(Outcome { figures, violation, .. }) => {

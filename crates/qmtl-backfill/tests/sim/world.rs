@@ -293,7 +293,7 @@ impl World {
     pub(crate) fn draw(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let is_small = seed >= PARQUET_SEEDS;
-        let faulty = if is_small { 6..12 } else { 8..26 };
+        let faulty = if is_small { 5..10 } else { 6..20 };
         let calm = moved(begin(), rng.i64(faulty) * MINUTE);
         let mut world = Self {
             seed,
