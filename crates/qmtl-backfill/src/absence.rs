@@ -72,7 +72,7 @@ pub struct Inquiry {
     empty: RangeSet,
     too_young: RangeSet,
     /// Bars beside a row off the grid, which were asked for again.
-    doubted: RangeSet,
+    doubts: Vec<TimeRange>,
     contradictions: u32,
     dated: Option<Timestamp>,
 }
@@ -92,7 +92,7 @@ impl Inquiry {
             silent: RangeSet::new(),
             empty: RangeSet::new(),
             too_young: RangeSet::new(),
-            doubted: RangeSet::new(),
+            doubts: Vec::new(),
             contradictions: 0,
             dated: None,
         }
@@ -124,10 +124,13 @@ impl Inquiry {
         self.too_young = self.too_young.difference(&found);
 
         let answered = self.answered(reply);
-        let doubtful = reply.doubtful.intersection(&asked).difference(&self.found);
-        let silent = asked.intersection(&answered).difference(&self.found).difference(&doubtful);
-        // A row that was off the grid once may have been meant for its bar, whatever is said later.
-        let silent = silent.difference(&self.doubted);
+        let doubtful = reply.doubtful.within(reply.asked);
+        let is_new_doubt = !doubtful.difference(&self.doubted()).is_empty();
+        // A row that was off the grid once may have been meant for its bar, unless an answer in which it would
+        // stand again has another row instead, or none.
+        self.doubts.retain(|doubt| !reply.asked.contains_range(*doubt) || doubtful.contains_range(*doubt));
+        self.doubts.extend(doubtful.iter());
+        let silent = asked.intersection(&answered).difference(&self.found).difference(&self.doubted());
         let old = self.published_by(reply.dated, &silent);
         self.too_young = self.too_young.union(&silent.difference(&old));
 
@@ -135,14 +138,10 @@ impl Inquiry {
         self.silent = self.silent.union(&self.published_by(reply.dated, &silent));
 
         let claimed = old.intersection(&reply.proven);
-        // What was read whole says the same again.
-        let is_worth_asking = self.profile.order != PageOrder::Unpaged;
-        let mut again = RangeSet::new();
-        if is_worth_asking && !doubtful.difference(&self.doubted).is_empty() {
-            // From the bar on in which the row stands, or it would not be seen again.
-            again = reply.doubtful.intersection(&asked);
-        }
-        self.doubted = self.doubted.union(&doubtful);
+        // From the bar on in which the row stands, or it would not be seen again. What was read whole says the
+        // same again.
+        let is_worth_asking = is_new_doubt && self.profile.order != PageOrder::Unpaged;
+        let mut again = if is_worth_asking { doubtful } else { RangeSet::new() };
         if self.profile.gapless {
             again = again.union(&claimed.difference(&self.lacking));
             self.empty = self.empty.union(&claimed.intersection(&self.lacking));
@@ -167,6 +166,10 @@ impl Inquiry {
                 self.to_ask.extend(rest.span());
             }
         }
+    }
+
+    fn doubted(&self) -> RangeSet {
+        self.doubts.iter().copied().collect()
     }
 
     /// `span` with the row behind it, in the source's own order, so that a page of it has an end that says

@@ -289,6 +289,9 @@ impl FetcherBackfillStrategy {
         };
         let now = self.clock.now();
         report.missing = after.missing(request.range, key.interval, &self.sources(), now);
+        // What closed days ago by our clock is not young, whatever time it is at its source.
+        let young = now.checked_sub(YOUNG_FOR).and_then(|from| TimeRange::checked(from, Timestamp::MAX));
+        report.too_young = young.map_or_else(RangeSet::new, |young| report.too_young.within(young));
         report.too_young = report.too_young.intersection(&report.missing);
         // Of several sources another one may still have the bar; and an answer that is dated by a clock far
         // behind is believed for no time at all.
@@ -301,6 +304,9 @@ impl FetcherBackfillStrategy {
         Ok(report)
     }
 }
+
+/// How long a bar may be called too young: longer than two clocks that are right may differ.
+const YOUNG_FOR: Duration = Duration::from_secs(86_400);
 
 /// Bytes that a row is taken for before the first rows have come: a bar of `ts` and seven doubles.
 const FIRST_ROW_BYTES: u64 = 64;

@@ -367,7 +367,8 @@ impl Job<'_> {
         dropped.off_grid = 0;
         let rows = batch::named_as_stored(&rows, &self.columns);
         // Where most rows stand on another grid, what lacks on ours means nothing.
-        let proven = if off_grid.len() > rows.num_rows() { RangeSet::new() } else { proven };
+        let is_other_grid = off_grid.len() > rows.num_rows().max(2);
+        let proven = if is_other_grid { RangeSet::new() } else { proven };
         answer.dropped.add(dropped);
         metrics::rows_dropped(dropped);
         answer.notes.conflicts(&conflicts);

@@ -115,7 +115,7 @@ async fn the_servers_clock_dates_an_answer_when_it_is_behind_ours_and_closes_its
     // By our clock the proof has expired already: its bars are missing, and are counted as nothing else.
     assert_eq!((report.dropped.forming, &report.known_empty), (1, &RangeSet::new()));
     assert_eq!(report.missing, runs([(3, 6), (7, 20)]));
-    assert_eq!(report.too_young.intersection(&runs([(5, 6)])), runs([(5, 6)]));
+    assert!(report.too_young.is_empty(), "by our clock they closed weeks ago");
     let [proof] = &store.coverage(&btc(), TimeRange::ALL).await.unwrap().known_empty().to_vec()[..] else {
         panic!("one answer is one proof")
     };

@@ -114,6 +114,8 @@ pub(crate) struct Done {
     present: RangeSet,
     known_empty: RangeSet,
     interrupted: bool,
+    /// When this was made.
+    now: Timestamp,
     /// Rows that were replaced because their source has revised them.
     pub(super) revised: Vec<Conflict>,
     /// How many rows took the place of stored ones, and why, when that was asked for.
@@ -126,6 +128,9 @@ pub(crate) struct Run {
     pub(crate) done: Vec<Done>,
     pub(crate) outcome: Outcome,
 }
+
+/// A source's clock that is so far behind ours is worth a word.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);
 
 /// How many of a list are shown to people.
 const SHOWN: usize = 10;
@@ -353,7 +358,7 @@ impl Done {
         let known_empty = coverage.empty_by_any(now).difference(&report.missing);
         let present = coverage.present().clone();
         let revised = Vec::new();
-        Self { job, report, present, known_empty, interrupted: false, revised, replaced: None }
+        Self { job, report, present, known_empty, interrupted: false, now, revised, replaced: None }
     }
 
     /// The result for machines.
@@ -484,6 +489,10 @@ impl Done {
         if self.report.failed.is_empty() && !wanting.is_empty() && !self.interrupted {
             for range in wanting.iter().take(SHOWN) {
                 console.line(format!("    {}", text::range(range, interval)))?;
+            }
+            if let Some(then) = self.report.answered_at.filter(|then| self.now.since(*then) > CLOCKS_DIFFER) {
+                let clocks = format!("it is {then} by the source's clock and {} by ours", self.now);
+                return console.line(format!("  {clocks}: what has closed by ours alone is not asked for"));
             }
             console.line(
                 "  no source gave these bars or proved that there are none, and the next run asks for them again; \

@@ -337,9 +337,11 @@ fn the_forming_bar_is_not_stored() {
     let scene = Scene::new();
     // By our clock the bars have closed long ago, by the exchange's they have not.
     let run = scene.run(&fill("ADABTC", &exchange.source("binance"), &range(0, 200), &["--json"]));
-    assert_eq!(run.code, Some(0), "{run:?}");
+    assert_eq!(run.code, Some(3), "{run:?}");
     assert_eq!(run.object()["present"], pairs(START..START + 100));
     assert_eq!(run.object()["missing"], pairs(START + 100..START + 200));
-    assert_eq!(run.object()["too_young"], run.object()["missing"]);
+    assert_eq!(run.object()["too_young"], json!([]), "they closed years ago by our clock");
+    let told = scene.run(&fill("ADABTC", &exchange.source("binance"), &range(0, 200), &[])).stdout;
+    assert!(told.contains("by the source's clock and") && told.contains("is not asked for"), "{told}");
     exchange.stop();
 }

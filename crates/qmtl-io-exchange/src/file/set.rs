@@ -1,6 +1,7 @@
 //! Several files of one series as one source.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,8 +9,8 @@ use qmtl_history_api::arrow_array::{RecordBatch, RecordBatchOptions, new_null_ar
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet,
-    Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, PageOrder,
+    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 
 use super::FileFetcher;
@@ -35,10 +36,12 @@ impl FileSet {
     /// Its id does not depend on their order. Its name is that of the file whose name comes first, so that a set
     /// to which later days are added remains the same source in another version.
     ///
-    /// Errors: `InvalidInput` when there is no file; `Schema` when two files have a column of one name and
+    /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or
+    /// in their names (`BTCUSDT-1h-2024-01.csv`), and no symbol column was given; `Schema` when two files have a column of one name and
     /// different types, naming both.
     pub fn new(files: impl IntoIterator<Item = FileFetcher>) -> Result<Self> {
         let files: Arc<[_]> = files.into_iter().collect();
+        are_one_series(&files)?;
         let (schema, source) = (joined_schema(&files)?, joined_id(&files)?);
         Ok(Self { files, schema, source })
     }
@@ -98,6 +101,41 @@ impl DataFetcher for FileSet {
     fn profile(&self) -> SourceProfile {
         SourceProfile::new(PageOrder::Unpaged)
     }
+}
+
+/// Fails when two files without a symbol column name different symbols: their rows would become one series.
+fn are_one_series(files: &[FileFetcher]) -> Result<()> {
+    let named = files.iter().filter(|file| file.0.config.symbol_column.is_none());
+    let mut first: [Option<(String, &FileFetcher)>; 2] = [None, None];
+    for file in named {
+        let path = &file.0.config.path;
+        let in_column = file.0.opened.sole.as_ref().map(|(_, value)| value.clone());
+        for (known, symbol) in first.iter_mut().zip([in_column, symbol_in_name(path)]) {
+            let Some(symbol) = symbol else { continue };
+            match known {
+                Some((other, of)) if !other.eq_ignore_ascii_case(&symbol) => {
+                    return Err(Error::invalid(
+                        "files of different symbols are named for one series; name one symbol's files, or the column \
+                         that tells them apart (with_symbol_column)",
+                    )
+                    .with("symbols", format_args!("{other}, {symbol}"))
+                    .with("files", format_args!("{}, {}", of.0.config.path.display(), path.display())));
+                }
+                Some(_) => {}
+                None => *known = Some((symbol, file)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The symbol in a name of the form `BTCUSDT-1h.csv` or `BTCUSDT-1h-2024-01.zip`.
+fn symbol_in_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let mut parts = name.split('.').next()?.split('-');
+    let symbol = parts.next()?;
+    parts.next()?.parse::<Interval>().ok()?;
+    (!symbol.is_empty()).then(|| symbol.to_owned())
 }
 
 /// What files prove that reach so far: what is inside each, and short holes between neighbours.
@@ -194,6 +232,17 @@ mod tests {
         let mut set = RangeSet::new();
         set.extend(proven_by(extents.iter().map(|(start, end)| range(*start, *end)).collect()));
         set
+    }
+
+    #[test]
+    fn a_name_tells_its_symbol_where_it_has_an_interval() {
+        let symbol = |name: &str| symbol_in_name(Path::new(name));
+        assert_eq!(symbol("/x/BTCUSDT-1h-2024-01.zip").as_deref(), Some("BTCUSDT"));
+        assert_eq!(symbol("ETHUSDT-5m.csv.gz").as_deref(), Some("ETHUSDT"));
+        assert_eq!(
+            [symbol("2024-01-01.csv"), symbol("a-b.csv"), symbol("-1h.csv"), symbol("day1.csv")],
+            [None, None, None, None]
+        );
     }
 
     #[test]
