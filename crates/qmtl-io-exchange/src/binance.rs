@@ -257,7 +257,10 @@ impl Inner {
             known.at = self.first_of(series, look).await?;
             known.by = known.by.into_iter().chain(known.at).min();
         }
-        let listed = known.at.or(known.by);
+        // The first bar of all exists, whatever pages lack.
+        let exists = known.at.filter(|at| first.is_none_or(|first| first > *at));
+        let after = exists.and_then(|at| series.request.key.interval.next(at));
+        let listed = after.or(known.at).or(known.by);
         let proven = listed.and_then(|listed| TimeRange::checked(from.max(listed), asked.end()));
         Ok(Some(Begun { page, proven }))
     }
