@@ -3,7 +3,7 @@
 mod names;
 mod shelf;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,6 +62,9 @@ struct Inner {
     shelf: Arc<Shelf>,
     files: StdMutex<HashMap<String, Slot>>,
     revised: StdMutex<Vec<Revision>>,
+    /// Paths of months whose files were revised since something was proven by them: what they say now is to
+    /// be read, also for a few bars.
+    months: StdMutex<BTreeSet<String>>,
 }
 
 /// What is known of a file; the lock is held by who asks for it.
@@ -110,8 +113,8 @@ impl ArchiveFetcher {
     fn keeping(config: ExchangeConfig, folder: Option<&Path>) -> Result<Self> {
         let api = Api::open(config, "binance-archive", &OWN_HOSTS, None)?;
         let shelf = Arc::new(Shelf::new(folder)?);
-        let (files, revised) = (StdMutex::default(), StdMutex::default());
-        Ok(Self(Arc::new(Inner { api, shelf, files, revised })))
+        let (files, revised, months) = (StdMutex::default(), StdMutex::default(), StdMutex::default());
+        Ok(Self(Arc::new(Inner { api, shelf, files, revised, months })))
     }
 
     /// How many requests were repeated so far, by reason, as
@@ -191,7 +194,13 @@ impl DataFetcher for ArchiveFetcher {
         let Some(period) = Period::of_date(date) else { return true };
         let path = period.path(&symbol, interval);
         match self.0.current_sum(request, &path).await {
-            Ok(sum) => sum.is_some_and(|sum| sum.starts_with(sha256)),
+            Ok(sum) => {
+                let is_current = sum.is_some_and(|sum| sum.starts_with(sha256));
+                if !is_current && period.is_month() {
+                    self.0.lock_months().insert(path);
+                }
+                is_current
+            }
             Err(error) => {
                 tracing::debug!(path, error = error.chain(), "a file's checksum cannot be looked up");
                 true
@@ -233,6 +242,12 @@ impl Inner {
         let now = self.api.config.clock.now();
         let mut there = Vec::new();
         for period in names::files(request.range, now) {
+            let revised =
+                period.month().filter(|month| self.lock_months().contains(&month.path(symbol, interval)));
+            let period = revised.unwrap_or(period);
+            if there.last().is_some_and(|(last, _)| *last == period) {
+                continue;
+            }
             if let Some(file) = self.file(request, &period.path(symbol, interval)).await? {
                 there.push((period, file));
                 continue;
@@ -345,6 +360,10 @@ impl Inner {
         // A day with few trades may have no two neighbouring bars.
         let config = FileConfig::new(at).with_format(FileFormat::Zip).with_interval(request.key.interval);
         Ok(Open { sha256, rows: FileFetcher::open(config).await? })
+    }
+
+    fn lock_months(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.months.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_revised(&self) -> MutexGuard<'_, Vec<Revision>> {

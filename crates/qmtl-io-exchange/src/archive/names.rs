@@ -43,6 +43,11 @@ impl Period {
         period.filter(|period| period.date == date)
     }
 
+    /// The month in which it begins.
+    pub(super) fn month(&self) -> Option<Self> {
+        Self::month_of(self.range.start())
+    }
+
     pub(super) fn day_before(&self) -> Option<Self> {
         self.range.start().checked_add_micros(-1).and_then(Self::day_of)
     }

@@ -7,7 +7,8 @@ use qmtl_backfill::FetcherBackfillStrategy;
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::{
-    DataFetcher, ErrorKind, FetchRequest, HistoryBackend, Interval, RangeSet, SeriesKey, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillRequest, DataFetcher, ErrorKind, FetchRequest, HistoryBackend, Interval,
+    NoProgress, RangeSet, SeriesKey, TimeRange, Timestamp,
 };
 use qmtl_io_exchange::{ArchiveFetcher, BinanceFetcher, ExchangeConfig};
 use qmtl_io_memory::MemoryBackend;
@@ -243,4 +244,37 @@ async fn a_proof_ends_when_the_file_that_it_is_from_is_revised() {
         known.present().contains(at(hole))
             && known.known_empty().iter().all(|old| old.source != proof.source)
     );
+}
+
+#[tokio::test]
+async fn a_month_that_was_revised_is_read_again_for_the_bars_that_it_lacked() {
+    let (sim, key, range) = across_the_year().await;
+    let hole = range.start().as_micros() / 1_000 + 20 * DAY;
+    let lacking =
+        Market::new("ADABTC", "1h", sim_candles(&range)).unwrap().with_hole(hole..hole + 60 * MINUTE);
+    let now = range.end().as_micros() / 1_000 + 1;
+    let config = SimConfig::new([lacking]).with_clock(SimClock::Frozen(now));
+    let revised = SimExchange::start(config).await.unwrap();
+    drop(sim);
+    let backend = MemoryBackend::new();
+    let january: TimeRange =
+        TimeRange::new("2025-01-01".parse().unwrap(), "2025-02-01".parse::<Timestamp>().unwrap()).unwrap();
+    let fill = async || {
+        let fetcher = ArchiveFetcher::new(at_the_end(archives(&revised), range).with_retries(0)).unwrap();
+        let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher), Arc::new(Hurried(range.end(), 20)));
+        let request = BackfillRequest::new(key.clone(), january);
+        strategy.ensure_range(&request, &backend, &NoProgress).await.unwrap()
+    };
+    let report = fill().await;
+    assert_eq!((report.rows_written, report.known_empty.count(key.interval)), (31 * 24 - 1, 1));
+    revised.revise("ADABTC", "1h", vec![Candle::new(hole, [7.5; 4], 1.0)]).unwrap();
+    let report = fill().await;
+    assert_eq!((report.rows_written, report.is_complete()), (1, true), "{:?}", report.failed);
+    let read: Vec<_> = files(&revised).into_iter().filter(|name| name.ends_with(".zip")).collect();
+    assert_eq!(read, ["ADABTC-1h-2025-01.zip"; 2]);
+}
+
+fn sim_candles(range: &TimeRange) -> Vec<Candle> {
+    let hour = qmtl_sim_exchange::Interval::parse("1h").unwrap();
+    Candle::random_walk(range.start().as_micros() / 1_000, hour, 70 * 24, 3)
 }
