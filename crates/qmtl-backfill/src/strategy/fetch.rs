@@ -378,7 +378,12 @@ impl Job<'_> {
         part.take_off_grid(range, &off_grid);
         if source.profile.order != PageOrder::Unpaged {
             part.spacing.take(&present, self.key.interval);
-            if let Some(bars) = part.spacing.contradiction(source.profile.gapless) {
+            // Each page by itself as well: a right one beside it does not make it right.
+            let mut own = Spacing::default();
+            own.take(&present, self.key.interval);
+            let apart =
+                [own, part.spacing].iter().find_map(|seen| seen.contradiction(source.profile.gapless));
+            if let Some(bars) = apart {
                 return Err(told(Error::schema(
                     "the source's rows are bars of a longer interval, a multiple of which all of them lie apart; ask for \
                      bars of that interval",
