@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, NoProgress, RangeSet,
-    Result, SeriesKey, SourceId, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, NoProgress, ProgressSink,
+    RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp,
 };
 
 use crate::FetcherBackfillStrategy;
@@ -95,6 +95,7 @@ pub struct Follower {
     clock: Arc<dyn Clock>,
     config: FollowConfig,
     series: Vec<Followed>,
+    progress: Arc<dyn ProgressSink>,
     /// Both clocks, when they were last compared.
     seen: (Timestamp, Duration),
 }
@@ -116,7 +117,14 @@ impl Follower {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, config: FollowConfig) -> Self {
         let seen = (clock.now(), clock.monotonic());
-        Self { clock, config, series: Vec::new(), seen }
+        Self { clock, config, series: Vec::new(), progress: Arc::new(NoProgress), seen }
+    }
+
+    /// Tells `progress` what the fills do, retries above all: a round is over only when they are.
+    #[must_use]
+    pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
+        self.progress = progress;
+        self
     }
 
     /// Keeps `key` current from `start` on.
@@ -150,11 +158,11 @@ impl Follower {
                 self.clock.sleep(wait.max(Duration::from_millis(10))).await;
                 continue;
             }
-            let series = &self.series;
+            let (series, progress) = (&self.series, &self.progress);
             let done: Vec<_> = stream::iter(rounds.drain(..))
                 .map(|due| async move {
                     let own = series.iter().find(|own| own.key == due.key).expect("it is one of them");
-                    own.run(due, backend).await
+                    own.run(due, (backend, &**progress)).await
                 })
                 .buffer_unordered(self.config.at_once)
                 .collect()
@@ -238,7 +246,7 @@ impl Followed {
     async fn run(
         &self,
         due: Due,
-        backend: &dyn HistoryBackend,
+        (backend, progress): (&dyn HistoryBackend, &dyn ProgressSink),
     ) -> (Round, Option<Vec<(SourceId, RangeSet)>>) {
         let mut revised = Vec::new();
         let mut looked_at = (!due.again.is_empty()).then(Vec::new);
@@ -260,7 +268,7 @@ impl Followed {
         let filled = match due.fill {
             Some(range) => {
                 let request = BackfillRequest::new(self.key.clone(), range);
-                Some(self.strategy.ensure_range(&request, backend, &NoProgress).await)
+                Some(self.strategy.ensure_range(&request, backend, progress).await)
             }
             None => None,
         };

@@ -1,21 +1,72 @@
 //! `backfill --follow`: fills, then stays current as bars close, through outages, and says what it does.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
-use qmtl_history_api::{BackfillReport, Error, SeriesKey};
+use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
 use crate::cli::BackfillArgs;
+use crate::console::Console;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
 use crate::text;
 
-/// What was last told of each series' failure, so that an outage is told once.
-type Told = HashMap<SeriesKey, String>;
+/// What was last told of each series' failure, so that an outage is told once, and when it begins: a request
+/// is repeated for minutes before its round has failed.
+#[derive(Debug)]
+struct Outages {
+    console: Console,
+    told: Mutex<HashMap<SeriesKey, String>>,
+}
+
+impl Outages {
+    /// Tells of a failure unless that was told already.
+    fn begin(&self, key: &SeriesKey, message: &str, told: &str) {
+        let mut known = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.get(key).map(String::as_str) != Some(message) {
+            known.insert(key.clone(), message.to_owned());
+            self.console.warn(format!("{key}: {told}; it is tried again"));
+        }
+    }
+
+    /// Tells that a failure is over, if one was told of.
+    fn end(&self, key: &SeriesKey) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some() {
+            self.console.note(format!("{key}: it works again"));
+        }
+    }
+
+    /// Takes in how a round ended.
+    fn take_in(&self, key: &SeriesKey, filled: Result<&BackfillReport, &Error>) {
+        let failure = match filled {
+            Ok(report) => report.failed.first().map(|(_, error)| error),
+            Err(error) => Some(error),
+        };
+        match failure {
+            Some(error) => self.begin(key, error.message(), &outcome::chain(error)),
+            None => self.end(key),
+        }
+    }
+}
+
+impl ProgressSink for Outages {
+    fn on_event(&self, key: &SeriesKey, event: &ProgressEvent) {
+        // Once is no outage.
+        if let ProgressEvent::Retrying { attempt: 2.., reason, .. } = event
+            && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+        {
+            self.begin(
+                key,
+                reason,
+                &format!("the source does not answer as it should ({})", reason.replace('_', " ")),
+            );
+        }
+    }
+}
 
 /// Fills, then goes round until an interruption or the deadline.
 pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> Result<Outcome> {
@@ -29,14 +80,15 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         return Ok(last);
     }
     let config = FollowConfig::default().with_at_once(open.limits.at_once);
-    let mut follower = Follower::new(Arc::clone(clock), config);
+    let outages = Arc::new(Outages { console: context.console.clone(), told: Mutex::default() });
+    let progress = Arc::<Outages>::clone(&outages);
+    let mut follower = Follower::new(Arc::clone(clock), config).with_progress(progress);
     for job in &open.jobs {
         follower.follow(job.key.clone(), job.range.start(), job.strategy.clone());
     }
-    let mut told = Told::new();
     for done in &first.done {
         follower.take_in(&done.report, &*open.store).await;
-        tell_failure(&mut told, &done.job.key, failure_of(Ok(&done.report)), context);
+        outages.take_in(&done.job.key, Ok(&done.report));
     }
     context.console.note("following; Ctrl-C ends it");
     loop {
@@ -59,7 +111,7 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         };
         for round in rounds {
             if let Some(job) = open.jobs.iter().find(|job| job.key == round.key) {
-                last = take_in(job, round, (&open, &mut told), context).await?;
+                last = take_in(job, round, (&open, &outages), context).await?;
             }
         }
     }
@@ -69,7 +121,7 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
 async fn take_in(
     job: &Job,
     round: Round,
-    (open, told): (&Open, &mut Told),
+    (open, outages): (&Open, &Outages),
     context: &Context,
 ) -> Result<Outcome> {
     let Round { range, filled, revised, .. } = round;
@@ -84,7 +136,7 @@ async fn take_in(
         }
         return Ok(Outcome::Done);
     };
-    tell_failure(told, &job.key, failure_of(filled.as_ref()), context);
+    outages.take_in(&job.key, filled.as_ref());
     let mut done = Done::new(job, filled, (&*open.store, context.clock.now())).await;
     done.revised = revised;
     let has_news = done.report.rows_written > 0 || !done.report.known_empty.is_empty();
@@ -116,29 +168,4 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
         outcome::read_or_not(console.line(line))?;
     }
     Ok(())
-}
-
-/// Why a round failed, if it did.
-fn failure_of(filled: Result<&BackfillReport, &Error>) -> Option<Error> {
-    match filled {
-        Ok(report) => report.failed.first().map(|(_, error)| error.clone()),
-        Err(error) => Some(error.clone()),
-    }
-}
-
-/// Tells of an outage when it begins and when it is over.
-fn tell_failure(told: &mut Told, key: &SeriesKey, failure: Option<Error>, context: &Context) {
-    match failure {
-        Some(error) => {
-            let message = error.message().to_owned();
-            if told.insert(key.clone(), message.clone()) != Some(message) {
-                context.console.warn(format!("{key}: {}; it is tried again", outcome::chain(&error)));
-            }
-        }
-        None => {
-            if told.remove(key).is_some() {
-                context.console.note(format!("{key}: it works again"));
-            }
-        }
-    }
 }
