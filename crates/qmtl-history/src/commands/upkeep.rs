@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, SourceId};
+use qmtl_history_api::{Error, ErrorKind, SeriesKey, SourceId};
 use serde::Serialize;
 
 use super::{Asked, Context, Target, must_exist, tell_damaged};
