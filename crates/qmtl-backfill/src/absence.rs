@@ -20,6 +20,8 @@ use qmtl_history_api::{Error, Interval, PageOrder, RangeSet, Result, SourceProfi
 pub const MAX_REQUESTS: u32 = 64;
 /// How often a source may contradict itself before it is asked no further.
 pub const MAX_CONTRADICTIONS: u32 = 16;
+/// An answer of so few rows may be the ends of a page alone, which would come again for the same page.
+const FEW_ROWS: u64 = 4;
 
 /// One answer of a source, its rows in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +153,11 @@ impl Inquiry {
             self.empty = self.empty.union(&claimed);
         }
         if self.contradictions <= MAX_CONTRADICTIONS {
-            self.to_ask.extend(again.span().map(|span| self.up_to_a_row(span)));
+            let questions: Vec<_> = apart(&again, &reply.present, self.interval)
+                .into_iter()
+                .map(|question| self.up_to_a_row(question))
+                .collect();
+            self.to_ask.extend(questions);
         }
         // An answer about other bars alone would be the same again.
         let has_advanced = !answered.is_empty();
@@ -237,6 +243,17 @@ impl Inquiry {
     }
 }
 
+/// The questions about `bars` that an answer with these `rows` lacked: one about all of them; about those between
+/// two rows each where the rows are few, since the ends of that are other ones than the answer had.
+fn apart(bars: &RangeSet, rows: &RangeSet, interval: Interval) -> Vec<TimeRange> {
+    let Some(span) = bars.span() else { return Vec::new() };
+    if rows.count(interval) > FEW_ROWS {
+        return vec![span];
+    }
+    let between = RangeSet::from(span).difference(rows);
+    between.iter().filter_map(|between| bars.within(between).span()).collect()
+}
+
 /// Whether the rows of answers stand as close as bars of an interval do, or further apart: then they are
 /// bars of another one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -253,7 +270,7 @@ impl Spacing {
     /// The same where every bar has a row: two distances in step are no outages.
     const GAPLESS_DISTANCES: u32 = 2;
 
-    /// Takes in where the rows of one answer stand.
+    /// Takes in where the rows of one inquiry stand.
     pub fn take(&mut self, present: &RangeSet, interval: Interval) {
         let length = interval.as_micros().unsigned_abs();
         let mut previous: Option<TimeRange> = None;

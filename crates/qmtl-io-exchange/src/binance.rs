@@ -158,7 +158,7 @@ impl DataFetcher for BinanceFetcher {
         let series = inner.series(request)?;
         let Closed { range, open, now } = inner.closed(&series).await?;
         let begun = match range {
-            Some(closed) => inner.begin(&series, (closed, open)).await?,
+            Some(closed) => inner.begin(&series, (closed, open, now)).await?,
             None => None,
         };
         let Some(Begun { page, proven }) = begun else {
@@ -226,12 +226,13 @@ impl Inner {
     /// that is nothing.
     ///
     /// Where `closed` begins with bars that are absent and nothing is known of any before them, it looks
-    /// for the listing. No bar that the series had begun by, or from `open` on, is asked for then. The
+    /// for the listing. No bar that the series had begun by, or from `open` on, is asked for then. A first bar
+    /// is the listing once those before it would have been published by `now`, the server's time. The
     /// first fetch of a series lets the others wait for what it learns: they would look for the same.
     async fn begin(
         self: &Arc<Self>,
         series: &Series,
-        (closed, open): (TimeRange, Timestamp),
+        (closed, open, now): (TimeRange, Timestamp, Timestamp),
     ) -> Result<Option<Begun>> {
         let listing = self.listing(&series.request.key);
         let mut known = listing.lock().await;
@@ -254,8 +255,10 @@ impl Inner {
             // least, so that an empty one is none.
             let next = known.by.and_then(|by| series.request.key.interval.next(by));
             let look = TimeRange::checked(Timestamp::MIN, next.unwrap_or(open));
-            known.at = self.first_of(series, look).await?;
-            known.by = known.by.into_iter().chain(known.at).min();
+            let earliest = self.first_of(series, look).await?;
+            known.by = known.by.into_iter().chain(earliest).min();
+            let now = now.min(self.api.config.clock.now());
+            known.at = earliest.filter(|bar| now.since(*bar) >= self.api.config.publish_lag);
         }
         // The first bar of all exists, whatever pages lack.
         let exists = known.at.filter(|at| first.is_none_or(|first| first > *at));

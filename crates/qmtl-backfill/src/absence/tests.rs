@@ -106,6 +106,9 @@ fn a_source_that_gives_the_ends_alone_proves_nothing_and_is_not_asked_for_ever()
     let wanted = set((0..5).chain(6..30));
     let (verdict, ..) = ask(oldest().with_gapless(true), &wanted, 500, ends, &(5..29).collect());
     assert_eq!(verdict.unwrap().empty, RangeSet::new());
+    // A page that begins with an outage has the same ends when it is asked for again.
+    let (verdict, ..) = ask(oldest().with_gapless(true), &set(0..100), 500, ends, &(60..100).collect());
+    assert_eq!(verdict.unwrap().empty, RangeSet::new());
     let one = |_, rows: Vec<u32>| rows.into_iter().take(1).collect();
     let (verdict, ..) = ask(oldest(), &set(0..100), 500, one, &(0..100).collect());
     assert!(verdict.unwrap_err().to_string().starts_with("the source's answers do not come to an end"));

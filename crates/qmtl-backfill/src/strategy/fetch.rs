@@ -269,13 +269,20 @@ impl Job<'_> {
         let mut inquiry = Inquiry::new(wanted.clone(), self.key.interval, source.profile);
         let (mut pages, mut versions) = (Vec::new(), Vec::new());
         let (mut reason, mut failure) = (String::new(), None);
+        let mut seen = RangeSet::new();
         loop {
             let page = match inquiry.ask() {
                 Ok(None) => break,
                 Ok(Some(range)) => self.fetch_page(source, range, answer).await,
                 Err(error) => Err(error.with("source", &source.id)),
             };
-            match page {
+            // A row that comes again is no second one in step.
+            let checked = page.and_then(|page| {
+                seen = seen.union(&page.reply.present);
+                self.check_spacing(source, (&page.reply.present, &seen), answer)?;
+                Ok(page)
+            });
+            match checked {
                 Ok(page) => {
                     inquiry.take(&page.reply);
                     pages.push(page.rows);
@@ -296,6 +303,7 @@ impl Job<'_> {
             return Err(error);
         }
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
+        part.spacing.take(&seen, self.key.interval);
         part.answered = part.answered.union(&wanted);
         let Verdict { empty, too_young, dated, contradicted } = inquiry.verdict();
         answer.too_young = answer.too_young.union(&too_young);
@@ -313,6 +321,31 @@ impl Job<'_> {
             .with("within", span)
             .retryable(false)),
             None => Ok(()),
+        }
+    }
+
+    /// `Schema` when the rows of a page, or those seen in an inquiry with those before it, lie further apart than
+    /// bars do. A right page beside a wrong one does not make it right.
+    fn check_spacing(
+        &self,
+        source: &Source<'_>,
+        (page, seen): (&RangeSet, &RangeSet),
+        answer: &Answer,
+    ) -> Result<()> {
+        let mut own = Spacing::default();
+        own.take(page, self.key.interval);
+        let mut all = answer.parts.last().map(|part| part.spacing).unwrap_or_default();
+        all.take(seen, self.key.interval);
+        let apart = [own, all].iter().find_map(|spacing| spacing.contradiction(source.profile.gapless));
+        match apart {
+            Some(bars) if source.profile.order != PageOrder::Unpaged => Err(Error::schema(
+                "the source's rows are bars of a longer interval, a multiple of which all of them lie apart; ask for \
+                 bars of that interval",
+            )
+            .with("series", self.key)
+            .with("bars_apart", bars)
+            .with("source", &source.id)),
+            _ => Ok(()),
         }
     }
 
@@ -376,22 +409,6 @@ impl Job<'_> {
         let present = frame::row_runs(self.key, &rows)?;
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
         part.take_off_grid(range, &off_grid);
-        if source.profile.order != PageOrder::Unpaged {
-            part.spacing.take(&present, self.key.interval);
-            // Each page by itself as well: a right one beside it does not make it right.
-            let mut own = Spacing::default();
-            own.take(&present, self.key.interval);
-            let apart =
-                [own, part.spacing].iter().find_map(|seen| seen.contradiction(source.profile.gapless));
-            if let Some(bars) = apart {
-                return Err(told(Error::schema(
-                    "the source's rows are bars of a longer interval, a multiple of which all of them lie apart; ask for \
-                     bars of that interval",
-                )
-                .with("series", self.key)
-                .with("bars_apart", bars)));
-            }
-        }
         let doubtful = off_grid.iter().filter_map(|row| row.bars(self.key.interval)).collect();
         let dated = as_of.map_or(now, |as_of| as_of.min(now));
         answer.dated = answer.dated.into_iter().chain([dated]).min();

@@ -70,6 +70,18 @@ async fn a_hole_that_is_believed_for_no_time_at_all_is_missing_and_nothing_else(
 }
 
 #[tokio::test]
+async fn rows_that_come_again_with_the_second_question_are_not_taken_for_bars_in_step() {
+    let rows = runs([(2, 3), (6, 7)]);
+    let fetcher = FakeFetcher::new("fake")
+        .with_bars_in(rows.clone())
+        .with_limits(FetchLimits::none().with_max_rows(100))
+        .with_profile(SourceProfile::new(PageOrder::OldestFirst).with_gapless(true));
+    let report = Filling::new().run(&Arc::new(fetcher), &Store::new(), span(0, 10)).await;
+    assert!(report.failed.is_empty(), "{:?}", failures(&report));
+    assert_eq!((report.rows_written, report.missing), (2, RangeSet::new()));
+}
+
+#[tokio::test]
 async fn one_sources_proof_does_not_keep_another_from_being_asked() {
     let store = Store::new();
     let poor = Arc::new(FakeFetcher::new("poor").with_bars_in(RangeSet::new()));

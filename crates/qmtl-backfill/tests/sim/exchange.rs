@@ -200,6 +200,10 @@ impl Exchange {
         }
         struck.iter().for_each(|fault| self.log.met(*fault));
         state.counts.faulty += struck.len() as u64;
+        if struck.contains(&Fault::WrongInterval) {
+            // Such an answer is refused and asked for again.
+            state.counts.took += OF_A_TRY;
+        }
         for row in &rows {
             let Some((bar, version)) = row.is else { continue };
             state.left_out.remove(&bar);

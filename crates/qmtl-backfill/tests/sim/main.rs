@@ -13,6 +13,8 @@
 //!   a row that the first one should have had.
 //! - One that has no rows for bars without trades (Coinbase) leaves no row out of the middle of a page, and
 //!   gives none of another interval.
+//! - Between two outages of a market that has a row for every bar stand two bars at least: three single ones in step
+//!   are taken for bars of a longer interval.
 //! - Rows of a longer interval that do not say so are three at least in an answer.
 //! - Of the exchange's clock and ours one at most is ahead of the true time, and an exchange that tells no time
 //!   at all meets a clock of ours that is not ahead.

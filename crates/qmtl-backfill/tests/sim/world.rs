@@ -337,7 +337,14 @@ impl World {
             let mut holes = RangeSet::new();
             for _ in 0..rng.usize(0..4) {
                 let from = moved(start, rng.i64(-5..past + 30) * length);
-                holes.extend(TimeRange::checked(from, moved(from, rng.i64(1..16) * length)));
+                let hole = TimeRange::checked(from, moved(from, rng.i64(1..16) * length));
+                // Outages stand two bars apart at least, or they are one.
+                let near = hole.and_then(|hole| {
+                    TimeRange::checked(moved(hole.start(), -2 * length), moved(hole.end(), 2 * length))
+                });
+                if near.is_some_and(|near| holes.within(near).is_empty()) {
+                    holes.extend(hole);
+                }
             }
             let quiet = if *kind == Kind::Coinbase { rng.u64(0..60) } else { 0 };
             let node = format!("{kind:?}{number}").to_uppercase();

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use qmtl_backfill::FetcherBackfillStrategy;
@@ -131,19 +131,21 @@ async fn where_the_series_is_known_to_have_begun_its_listing_is_not_looked_for()
     assert_eq!(asked[1].1, Some(70), "{range} {asked:?}");
 }
 
-/// A server with ten bars, the first of which opens so many milliseconds late, and which forgets it in its first
-/// page when that is still to come.
+/// A server with a few bars that leaves out the first one of its first pages.
 #[derive(Debug)]
 struct Odd {
-    late: i64,
-    forgets: AtomicBool,
+    /// When the bars open.
+    bars: Vec<i64>,
+    /// Of how many pages.
+    forgets: AtomicUsize,
 }
 
 impl Odd {
-    fn fetcher(host: &str, late: i64, forgets: bool) -> BinanceFetcher {
+    fn fetcher(host: &str, bars: impl IntoIterator<Item = i64>, forgets: usize) -> BinanceFetcher {
+        let odd = Self { bars: bars.into_iter().collect(), forgets: AtomicUsize::new(forgets) };
         let settings = ExchangeConfig::binance()
             .with_base_url(format!("http://{host}.invalid"))
-            .with_transport(Arc::new(Self { late, forgets: AtomicBool::new(forgets) }))
+            .with_transport(Arc::new(odd))
             .with_clock(clock());
         BinanceFetcher::new(settings).unwrap()
     }
@@ -160,10 +162,10 @@ impl Transport for Odd {
             value.split('&').next().unwrap().parse::<i64>().unwrap()
         };
         let asked = number("startTime=")..=number("endTime=");
-        let first = [LISTED + self.late].into_iter().chain((1..10).map(|bar| LISTED + bar * MINUTE));
-        let bars = first.filter(|bar| asked.contains(bar));
-        let forgotten = usize::from(self.forgets.swap(false, Ordering::Relaxed));
-        let bars = bars.skip(forgotten).take(usize::try_from(number("limit=")).unwrap());
+        let bars = self.bars.iter().filter(|bar| asked.contains(bar));
+        let left = |forgets: usize| forgets.checked_sub(1);
+        let forgets = self.forgets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok();
+        let bars = bars.skip(usize::from(forgets)).take(usize::try_from(number("limit=")).unwrap());
         let rows: Vec<_> = bars
             .map(|bar| {
                 let close = bar - bar % MINUTE + MINUTE - 1;
@@ -176,7 +178,7 @@ impl Transport for Odd {
 
 #[tokio::test]
 async fn a_page_that_leaves_out_the_first_bar_of_all_does_not_make_the_second_one_the_listing() {
-    let fetcher = Odd::fetcher("forgetful", 0, true);
+    let fetcher = Odd::fetcher("forgetful", (0..10).map(|bar| LISTED + bar * MINUTE), 1);
     let range = TimeRange::new(at(LISTED - 5 * MINUTE), at(LISTED + 10 * MINUTE)).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     // Of the first bar the page says nothing, and that it exists is known by then.
@@ -187,8 +189,20 @@ async fn a_page_that_leaves_out_the_first_bar_of_all_does_not_make_the_second_on
 }
 
 #[tokio::test]
+async fn a_bar_is_not_the_first_of_all_while_one_before_it_may_still_be_published() {
+    let second = NOW - NOW % MINUTE - MINUTE;
+    let fetcher = Odd::fetcher("young", [second - MINUTE, second], 2);
+    let all = TimeRange::new(at(second - 5 * MINUTE), at(second + MINUTE)).unwrap();
+    let before = TimeRange::new(at(second - 5 * MINUTE), at(second)).unwrap();
+    // The first of two bars is late: neither the page nor the look for the listing has it.
+    fetcher.fetch(&FetchRequest::new(key(), all)).await.unwrap();
+    let late = fetcher.fetch(&FetchRequest::new(key(), before)).await.unwrap();
+    assert_eq!(late.batches.collect().await.unwrap().num_rows(), 1);
+}
+
+#[tokio::test]
 async fn what_is_asked_begins_on_the_grid_where_the_first_row_of_all_does_not() {
-    let fetcher = Odd::fetcher("beside", 7_000, false);
+    let fetcher = Odd::fetcher("beside", [LISTED + 7_000, LISTED + MINUTE], 0);
     let range = TimeRange::new(at(LISTED - 5 * MINUTE), at(LISTED + 2 * MINUTE)).unwrap();
     for _ in 0..2 {
         let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
