@@ -48,7 +48,8 @@ fn proofs_are_forgotten_as_on_a_folder() {
         (&told["rows"], &told["empty_bars"], &told["partitions"], &told["dry_run"]),
         (&json!(0), &json!(40), &Value::Null, &json!(true))
     );
-    assert_eq!(said(&words("forget-empty", &["--from", "binance"]))["empty_bars"], 0);
+    run(&server, &words("forget-empty", &["--from", "binance"]))
+        .fails_with(1, "no proof of this source is stored; name one that has some (--from)");
     assert_eq!(said(&fill)["fetch_requests"], 0, "nothing was forgotten yet");
     assert_eq!(said(&words("forget-empty", &["--from", "file:ADABTC-5m.csv"]))["empty_bars"], 40);
     assert_eq!(said(&words("forget-empty", &[]))["empty_bars"], 0);
