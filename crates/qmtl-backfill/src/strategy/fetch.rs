@@ -403,7 +403,6 @@ impl Job<'_> {
         let is_other_grid = off_grid.len() > rows.num_rows().max(2);
         let proven = if is_other_grid { RangeSet::new() } else { proven };
         answer.dropped.add(dropped);
-        metrics::rows_dropped(dropped);
         answer.notes.conflicts(&conflicts);
         self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: rows.num_rows() as u64 });
         let present = frame::row_runs(self.key, &rows)?;

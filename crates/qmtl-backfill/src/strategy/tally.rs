@@ -4,6 +4,7 @@ use qmtl_history_api::frame::Dropped;
 use qmtl_history_api::{
     BackfillReport, Coverage, EmptyProof, Error, RangeSet, SourceId, TimeRange, Timestamp, WriteReceipt,
 };
+use qmtl_observe::metrics;
 
 use super::fetch::Answer;
 use super::notes::Notes;
@@ -62,12 +63,14 @@ impl Tally {
 
     /// Takes in what was noticed about an answer, whatever becomes of its rows.
     pub(super) fn noticed(&mut self, answer: &Answer) {
-        self.dropped.add(answer.dropped);
+        let mut dropped = answer.dropped;
         self.notes.add(&answer.notes);
         for part in &answer.parts {
-            self.dropped.off_grid += part.off_grid.len() as u64;
+            dropped.off_grid += part.off_grid.len() as u64;
             self.notes.off_grid(&part.off_grid);
         }
+        metrics::rows_dropped(dropped);
+        self.dropped.add(dropped);
         self.too_young = self.too_young.union(&answer.too_young);
         self.dated = self.dated.into_iter().chain(answer.dated).min();
     }

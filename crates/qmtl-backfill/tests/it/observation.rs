@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use qmtl_history_api::{AutoBackfillStrategy, BackfillRequest, Error, NoProgress};
-use qmtl_history_testkit::fixtures::{FakeFetcher, bar, key};
+use qmtl_history_testkit::fixtures::{FakeFetcher, bar, bars_at, key};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
@@ -76,6 +76,31 @@ fn every_count_of_a_fill_is_recorded() {
     ];
     expected.sort();
     assert_eq!(values(&snapshotter), expected);
+}
+
+#[test]
+fn a_row_off_the_grid_is_counted_once_however_often_it_comes() {
+    let key = key("odd: node", "1m");
+    let snapshotter = recorded(async {
+        let points: Vec<_> = (0..20).map(|at| bar(&key, at)).collect();
+        let late = points[7].checked_add_micros(7_000_000).unwrap();
+        let rows = [&points[..7], &[late], &points[8..]].concat();
+        let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(move |_| bars_at(&rows)));
+        let request = BackfillRequest::new(key.clone(), span(0, 20));
+        let report =
+            Filling::new().strategy(&fetcher).ensure_range(&request, &Store::new(), &NoProgress).await;
+        assert_eq!(
+            (report.unwrap().dropped.off_grid, fetcher.requests().len()),
+            (1, 2),
+            "it is asked for again"
+        );
+    });
+    let counted = values(&snapshotter);
+    let dropped: Vec<_> = counted.iter().filter(|line| line.contains("rows_dropped")).collect();
+    assert!(
+        dropped.contains(&&"qmtl_backfill_rows_dropped_total{reason=off_grid} 1".to_owned()),
+        "{dropped:?}"
+    );
 }
 
 #[test]
