@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, NoProgress, ProgressSink,
-    RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, Moment, NoProgress,
+    ProgressSink, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp,
 };
 
 use crate::FetcherBackfillStrategy;
@@ -17,8 +17,6 @@ use pace::Pace;
 
 /// The longest sleep: a wall clock may be set while we sleep by the other one.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How far the wall clock may run away from the monotonic one before it was set.
-const STEP: Duration = Duration::from_secs(5);
 /// The shortest time between two second looks at bars that were stored early.
 const REREAD_EVERY: Duration = Duration::from_secs(30);
 
@@ -96,8 +94,8 @@ pub struct Follower {
     config: FollowConfig,
     series: Vec<Followed>,
     progress: Arc<dyn ProgressSink>,
-    /// Both clocks, when they were last compared.
-    seen: (Timestamp, Duration),
+    /// When the clocks were last compared.
+    seen: Moment,
 }
 
 /// One series that is kept current.
@@ -116,7 +114,7 @@ impl Follower {
     /// Follows nothing yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, config: FollowConfig) -> Self {
-        let seen = (clock.now(), clock.monotonic());
+        let seen = Moment::now(&*clock);
         Self { clock, config, series: Vec::new(), progress: Arc::new(NoProgress), seen }
     }
 
@@ -148,9 +146,8 @@ impl Follower {
     /// Dropping the future cancels: what is stored stays, and the same rounds are due again.
     pub async fn next(&mut self, backend: &dyn HistoryBackend) -> Vec<Round> {
         loop {
-            let now = self.compare_clocks();
-            let monotonic = self.clock.monotonic();
-            let mut rounds: Vec<_> = self.series.iter().filter_map(|own| own.due(now, monotonic)).collect();
+            let Moment { wall: now, monotonic, .. } = self.compare_clocks();
+            let rounds: Vec<_> = self.series.iter().filter_map(|own| own.due(now, monotonic)).collect();
             if rounds.is_empty() {
                 let next = self.series.iter().map(|own| own.next_due(now, monotonic)).min();
                 let wait = next.map_or(LONGEST_SLEEP, |due| due.since(now)).min(LONGEST_SLEEP);
@@ -159,7 +156,7 @@ impl Follower {
                 continue;
             }
             let (series, progress) = (&self.series, &self.progress);
-            let done: Vec<_> = stream::iter(rounds.drain(..))
+            let done: Vec<_> = stream::iter(rounds)
                 .map(|due| async move {
                     let own = series.iter().find(|own| own.key == due.key).expect("it is one of them");
                     own.run(due, (backend, &**progress)).await
@@ -187,16 +184,14 @@ impl Follower {
         }
     }
 
-    /// The wall clock; when it was set since the last look, every series is due.
-    fn compare_clocks(&mut self) -> Timestamp {
-        let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
-        let (wall, steady) = self.seen;
-        let expected = wall.checked_add(monotonic.saturating_sub(steady)).unwrap_or(Timestamp::MAX);
-        if now.since(expected).max(expected.since(now)) > STEP {
-            tracing::info!(%now, %expected, "the clock was set; every series is looked at");
+    /// The time by both clocks; when the wall clock was set since the last look, every series is due.
+    fn compare_clocks(&mut self) -> Moment {
+        let now = Moment::now(&*self.clock);
+        if now.since(self.seen).is_none() {
+            tracing::info!(now = %now.wall, before = %self.seen.wall, "the clock was set; every series is looked at");
             self.series.iter_mut().for_each(|own| own.pace.due_now());
         }
-        self.seen = (now, monotonic);
+        self.seen = now;
         now
     }
 }

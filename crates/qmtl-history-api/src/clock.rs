@@ -22,6 +22,44 @@ pub trait Clock: Debug + Send + Sync + 'static {
     async fn sleep(&self, duration: Duration);
 }
 
+/// What the wall clock and the monotonic one showed at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Moment {
+    /// See [`Clock::now`].
+    pub wall: Timestamp,
+    /// See [`Clock::monotonic`].
+    pub monotonic: Duration,
+}
+
+impl Moment {
+    /// How far the two clocks may run apart before one of them was set or stood still: five seconds. A clock
+    /// that is slewed is not set.
+    pub const STEP: Duration = Duration::from_secs(5);
+
+    /// What both show.
+    #[must_use]
+    pub fn new(wall: Timestamp, monotonic: Duration) -> Self {
+        Self { wall, monotonic }
+    }
+
+    /// What both show now.
+    #[must_use]
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self::new(clock.now(), clock.monotonic())
+    }
+
+    /// How long after `earlier` this is; `None` when the clocks do not agree on that, by more than
+    /// [`Moment::STEP`]: the wall clock was set, or the machine slept and its monotonic clock with it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Option<Duration> {
+        let passed = self.monotonic.saturating_sub(earlier.monotonic);
+        let expected = earlier.wall.checked_add(passed).unwrap_or(Timestamp::MAX);
+        let apart = self.wall.since(expected).max(expected.since(self.wall));
+        (apart <= Self::STEP).then_some(passed)
+    }
+}
+
 #[async_trait]
 impl<T: Clock + ?Sized> Clock for Arc<T> {
     fn now(&self) -> Timestamp {

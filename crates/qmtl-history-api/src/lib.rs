@@ -27,7 +27,7 @@ pub use backend::{
 pub use backfill::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, NoProgress, ProgressEvent, ProgressSink,
 };
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use coverage::{Coverage, EmptyProof, SourceId};
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, Result, Timestamp};
+use qmtl_history_api::{Clock, Moment, Result, Timestamp};
 use tokio::sync::Mutex;
 
 /// How long the server's clock is believed to run as ours does.
 const TRUSTED_FOR: Duration = Duration::from_secs(600);
 /// How young its reading must be to refuse a bar that may just have closed.
 const FRESH_FOR: Duration = Duration::from_secs(1);
-
-/// How far our clocks may run apart between two looks before one of them was set or stood still: then
-/// nobody knows how long ago the server's clock was read.
-const STEP: Duration = Duration::from_secs(5);
 
 /// What the server's clock showed last. The lock is held by who reads it.
 #[derive(Debug, Default)]
@@ -22,18 +18,15 @@ pub(crate) struct ServerClock(Mutex<Option<Reading>>);
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     server: Timestamp,
-    wall: Timestamp,
-    steady: Duration,
+    ours: Moment,
 }
 
 impl Reading {
     /// How old the reading is and what the server's clock shows by now; `None` when our clocks do not agree
-    /// on that.
-    fn age(&self, wall: Timestamp, steady: Duration) -> Option<(Duration, Timestamp)> {
-        let age = steady.saturating_sub(self.steady);
-        let expected = self.wall.checked_add(age)?;
-        let apart = wall.since(expected).max(expected.since(wall));
-        (apart <= STEP).then_some((age, self.server.checked_add(age).unwrap_or(Timestamp::MAX)))
+    /// on that: then nobody knows how long ago the server's clock was read.
+    fn age(&self, now: Moment) -> Option<(Duration, Timestamp)> {
+        let age = now.since(self.ours)?;
+        Some((age, self.server.checked_add(age).unwrap_or(Timestamp::MAX)))
     }
 }
 
@@ -47,14 +40,14 @@ impl ServerClock {
         read: impl Future<Output = Result<Option<Timestamp>>> + Send,
     ) -> Result<Timestamp> {
         let mut reading = self.0.lock().await;
-        let aged = reading.and_then(|reading| reading.age(clock.now(), clock.monotonic()));
+        let aged = reading.and_then(|reading| reading.age(Moment::now(clock)));
         if let Some((age, now)) = aged
             && (age < FRESH_FOR || (age < TRUSTED_FOR && end <= now))
         {
             return Ok(now);
         }
         let server = read.await?.unwrap_or_else(|| clock.now());
-        *reading = Some(Reading { server, wall: clock.now(), steady: clock.monotonic() });
+        *reading = Some(Reading { server, ours: Moment::now(clock) });
         Ok(server)
     }
 }
@@ -70,12 +63,12 @@ mod tests {
     #[test]
     fn a_reading_ages_as_our_clocks_run_and_is_void_when_they_part() {
         let secs = Duration::from_secs;
-        let reading = Reading { server: at(5_000), wall: at(1_000), steady: secs(70) };
-        assert_eq!(reading.age(at(1_030), secs(100)), Some((secs(30), at(5_030))));
+        let reading = Reading { server: at(5_000), ours: Moment::new(at(1_000), secs(70)) };
+        assert_eq!(reading.age(Moment::new(at(1_030), secs(100))), Some((secs(30), at(5_030))));
         // A clock that is slewed is not set.
-        assert_eq!(reading.age(at(1_034), secs(100)), Some((secs(30), at(5_030))));
+        assert_eq!(reading.age(Moment::new(at(1_034), secs(100))), Some((secs(30), at(5_030))));
         // The machine slept for an hour, and its monotonic clock with it.
-        assert_eq!(reading.age(at(4_630), secs(100)), None);
-        assert_eq!(reading.age(at(430), secs(100)), None, "the wall clock was set back");
+        assert_eq!(reading.age(Moment::new(at(4_630), secs(100))), None);
+        assert_eq!(reading.age(Moment::new(at(430), secs(100))), None, "the wall clock was set back");
     }
 }
