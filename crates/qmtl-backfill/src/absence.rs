@@ -224,11 +224,7 @@ impl Inquiry {
     /// Those of `bars` that their source would have published by `now`.
     fn published_by(&self, now: Timestamp, bars: &RangeSet) -> RangeSet {
         let wait = self.interval.duration().saturating_add(self.profile.publish_lag);
-        let newest = now.checked_sub(wait).and_then(|opening| opening.checked_add(Duration::from_micros(1)));
-        match newest.and_then(|newest| TimeRange::checked(Timestamp::MIN, newest)) {
-            Some(published) => bars.within(published).on_grid(self.interval),
-            None => RangeSet::new(),
-        }
+        opened_by(now, wait, bars).on_grid(self.interval)
     }
 
     /// What the answers amount to.
@@ -241,6 +237,13 @@ impl Inquiry {
         };
         Verdict { empty, too_young: self.too_young, dated: self.dated, contradicted }
     }
+}
+
+/// Those of `bars` that had opened `ago` before `now`, or earlier.
+pub(crate) fn opened_by(now: Timestamp, ago: Duration, bars: &RangeSet) -> RangeSet {
+    let end = now.checked_sub(ago).and_then(|newest| newest.checked_add_micros(1));
+    let range = end.and_then(|end| TimeRange::checked(Timestamp::MIN, end));
+    range.map_or_else(RangeSet::new, |range| bars.within(range))
 }
 
 /// The questions about `bars` that an answer with these `rows` lacked: one about all of them; about those between

@@ -13,6 +13,7 @@ use qmtl_history_api::{
 };
 
 use crate::FetcherBackfillStrategy;
+use crate::absence::opened_by;
 use pace::Pace;
 
 /// The longest sleep: a wall clock may be set while we sleep by the other one.
@@ -134,9 +135,8 @@ impl Follower {
     /// Takes in a fill of a followed series that somebody else ran: what it stored need not be looked for.
     pub async fn take_in(&mut self, report: &BackfillReport, backend: &dyn HistoryBackend) {
         let now = self.clock.now();
-        let config = self.config.clone();
         if let Some(own) = self.series.iter_mut().find(|own| own.key == report.key) {
-            own.take_in(report, (now, &config), backend).await;
+            own.take_in(report, (now, &self.config), backend).await;
         }
     }
 
@@ -166,15 +166,14 @@ impl Follower {
                 .await;
             let mut told = Vec::new();
             for (round, looked_at) in done {
-                let (now, config) = (self.clock.now(), self.config.clone());
-                let monotonic = self.clock.monotonic();
+                let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
                 if let Some(own) = self.series.iter_mut().find(|own| own.key == round.key) {
                     if let Some(bars) = looked_at {
                         own.looked_at(&bars, monotonic);
                     }
                     match &round.filled {
-                        Some(Ok(report)) => own.take_in(report, (now, &config), backend).await,
-                        Some(Err(_)) => own.pace.failed(now, &config),
+                        Some(Ok(report)) => own.take_in(report, (now, &self.config), backend).await,
+                        Some(Err(_)) => own.pace.failed(now, &self.config),
                         None => {}
                     }
                 }
@@ -226,12 +225,12 @@ impl Followed {
     fn due(&self, now: Timestamp, monotonic: Duration) -> Option<Due> {
         let fill = self.pace.range(now);
         let is_rested = self.reread_at.is_none_or(|at| monotonic.saturating_sub(at) >= REREAD_EVERY);
-        let settled = now.checked_sub(self.settles_after()).and_then(|end| end.checked_add_micros(1));
-        let settled = settled.and_then(|end| TimeRange::checked(Timestamp::MIN, end)).filter(|_| is_rested);
+        let settled = |bars: &RangeSet| opened_by(now, self.settles_after(), bars);
         let again: Vec<_> = self
             .early
             .iter()
-            .filter_map(|(source, bars)| Some((source.clone(), bars.within(settled?))))
+            .filter(|_| is_rested)
+            .map(|(source, bars)| (source.clone(), settled(bars)))
             .filter(|(_, bars)| !bars.is_empty())
             .collect();
         (fill.is_some() || !again.is_empty()).then(|| Due { key: self.key.clone(), fill, again })
@@ -250,11 +249,9 @@ impl Followed {
                 Ok(reread) => {
                     revised.extend(reread.revised);
                     // A source that has lost a bar is not asked for it for ever.
-                    let past =
-                        reread.as_of.and_then(|as_of| as_of.checked_sub(self.settles_after() + REREAD_FOR));
-                    let past = past.and_then(|past| TimeRange::checked(Timestamp::MIN, past));
-                    let done = past.map(|past| bars.within(past)).unwrap_or_default().union(&reread.checked);
-                    looked_at.iter_mut().for_each(|all| all.push((source.clone(), done.clone())));
+                    let past = self.settles_after() + REREAD_FOR;
+                    let past = reread.as_of.map(|as_of| opened_by(as_of, past, bars)).unwrap_or_default();
+                    looked_at.get_or_insert_default().push((source.clone(), past.union(&reread.checked)));
                 }
                 // It is looked at with the next round.
                 Err(error) => tracing::debug!(series = %self.key, error = error.chain(), "no second look"),

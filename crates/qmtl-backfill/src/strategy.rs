@@ -108,13 +108,12 @@ impl FetcherBackfillStrategy {
     /// `InvalidInput` for a configuration without room, else what the backend answers.
     pub async fn plan(&self, request: &BackfillRequest, backend: &dyn HistoryBackend) -> Result<Plan> {
         let mut coverage = backend.coverage(&request.key, request.range).await?;
-        let ended = self.ended(request, &coverage).await;
-        coverage.retain_proofs(|proof| !ended.contains(&proof.source));
+        self.ended(request, &coverage).await.leave_out_of(&mut coverage);
         self.plan_from(request, &coverage, self.clock.now())
     }
 
     /// The versions of sources whose proofs have ended, because the source has another version by now.
-    async fn ended(&self, request: &BackfillRequest, known: &Coverage) -> BTreeSet<SourceId> {
+    async fn ended(&self, request: &BackfillRequest, known: &Coverage) -> Ended {
         let fetch = FetchRequest::new(request.key.clone(), request.range);
         let versions: BTreeSet<_> = known.known_empty().iter().map(|proof| &proof.source).collect();
         let mut ended = BTreeSet::new();
@@ -128,7 +127,7 @@ impl FetcherBackfillStrategy {
                 }
             }
         }
-        ended
+        Ended(ended)
     }
 
     /// How long after its close a bar may be published or change, by the slowest of the sources.
@@ -252,7 +251,7 @@ impl FetcherBackfillStrategy {
         let key = &request.key;
         let mut before = backend.coverage(key, request.range).await?;
         let ended = self.ended(request, &before).await;
-        before.retain_proofs(|proof| !ended.contains(&proof.source));
+        ended.leave_out_of(&mut before);
         let now = self.clock.now();
         let plan = self.plan_from(request, &before, now)?;
         metrics::auto_backfill_missing_ranges(self.name, key, plan.gaps().len() as u64);
@@ -276,7 +275,7 @@ impl FetcherBackfillStrategy {
             // The report of what was done must not get lost because the store went away.
             let after = match backend.coverage(key, request.range).await {
                 Ok(mut after) => {
-                    after.retain_proofs(|proof| !ended.contains(&proof.source));
+                    ended.leave_out_of(&mut after);
                     after
                 }
                 Err(_) => tally.applied_to(before, now),
@@ -302,6 +301,15 @@ impl FetcherBackfillStrategy {
         metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
         metrics::auto_backfill_rows(self.name, key, report.rows_written);
         Ok(report)
+    }
+}
+
+/// Versions of sources that are not current any more: their proofs count no longer.
+struct Ended(BTreeSet<SourceId>);
+
+impl Ended {
+    fn leave_out_of(&self, coverage: &mut Coverage) {
+        coverage.retain_proofs(|proof| !self.0.contains(&proof.source));
     }
 }
 

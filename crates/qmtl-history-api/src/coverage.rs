@@ -38,7 +38,7 @@ impl SourceId {
     /// Whether the text names a version, as that of a file does, whose proofs are about one content.
     #[must_use]
     pub fn has_version(&self) -> bool {
-        self.0.contains('#')
+        self.version().is_some()
     }
 
     /// The same source in another version.

@@ -268,7 +268,7 @@ impl Job<'_> {
     async fn inquire(&self, source: &Source<'_>, wanted: RangeSet, answer: &mut Answer) -> Result<()> {
         let mut inquiry = Inquiry::new(wanted.clone(), self.key.interval, source.profile);
         let (mut pages, mut versions) = (Vec::new(), Vec::new());
-        let (mut reason, mut failure) = (String::new(), None);
+        let (mut reason, mut failure) = (String::new(), None::<Error>);
         let mut seen = RangeSet::new();
         loop {
             let page = match inquiry.ask() {
@@ -295,8 +295,8 @@ impl Job<'_> {
                 }
             }
         }
-        if failure.as_ref().is_some_and(|error| error.kind() == ErrorKind::Schema) {
-            return failure.map_or(Ok(()), Err);
+        if let Some(error) = failure.take_if(|error| error.kind() == ErrorKind::Schema) {
+            return Err(error);
         }
         self.add_rows(&wanted, &pages, answer)?;
         if let Some(error) = failure {

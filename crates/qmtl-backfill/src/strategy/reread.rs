@@ -10,7 +10,7 @@ use qmtl_history_api::{
 };
 
 use super::{FetcherBackfillStrategy, batch};
-use crate::plan;
+use crate::{absence, plan};
 
 /// What reading stored bars once more has shown.
 #[derive(Clone, Debug, Default)]
@@ -49,11 +49,7 @@ impl FetcherBackfillStrategy {
             let (rows, as_of) = self.rows_now(key, &**fetcher, range).await?;
             reread.as_of = reread.as_of.into_iter().chain([as_of]).min();
             let wait = key.interval.duration() + self.config.profile_of(&**fetcher).publish_lag;
-            let final_by = as_of.checked_sub(wait).and_then(|opening| opening.checked_add_micros(1));
-            let final_by = final_by.unwrap_or(Timestamp::MIN);
-            let due = TimeRange::checked(Timestamp::MIN, final_by)
-                .map_or_else(RangeSet::new, |due| piece.within(due));
-            let rows = batch::within(&rows, &due)?;
+            let rows = batch::within(&rows, &absence::opened_by(as_of, wait, &piece))?;
             let stored = backend.read_all(&ReadRequest::new(key.clone(), range)).await?;
             let rows = batch::named_as_stored(&rows, &stored.schema());
             let revised = frame::differences(&stored, &rows)?;
