@@ -32,9 +32,8 @@ pub(super) struct Payload {
 /// Whether a column of the file is the one that somebody names. A usual column may be named in any of its
 /// spellings.
 pub(super) fn is_called(own: &str, wanted: &str) -> bool {
-    let is_time = || TIME_NAMES.iter().any(|name| kline::fold(name) == kline::fold(own));
     let is_usual = |name| kline::canonical(own).is_some_and(|own| kline::canonical(name) == Some(own));
-    own == wanted || is_usual(wanted) || (is_time() && kline::fold(own) == kline::fold(wanted))
+    own == wanted || is_usual(wanted) || (is_time(own) && kline::fold(own) == kline::fold(wanted))
 }
 
 /// Finds what the columns hold, given by name in their order.
@@ -93,9 +92,13 @@ fn payload(columns: &[&str], is_payload: impl Fn(usize) -> bool) -> Result<Vec<P
     Ok(found)
 }
 
+fn is_time(name: &str) -> bool {
+    let folded = kline::fold(name);
+    TIME_NAMES.iter().any(|known| kline::fold(known) == folded)
+}
+
 /// The only column that is named like a time column, or what to do about it.
 fn time_column(columns: &[&str]) -> Result<usize, &'static str> {
-    let is_time = |name: &str| TIME_NAMES.iter().any(|known| kline::fold(known) == kline::fold(name));
     let mut found = columns.iter().enumerate().filter(|(_, name)| is_time(name));
     match (found.next(), found.next()) {
         (Some((at, _)), None) => Ok(at),

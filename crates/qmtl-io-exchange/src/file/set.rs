@@ -37,8 +37,8 @@ impl FileSet {
     /// to which later days are added remains the same source in another version.
     ///
     /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or
-    /// in their names (`BTCUSDT-1h-2024-01.csv`), and no symbol column was given; `Schema` when two files have a column of one name and
-    /// different types, naming both.
+    /// in their names (`BTCUSDT-1h-2024-01.csv`), and no symbol column was given; `Schema` when two files have a
+    /// column of one name and different types, naming both.
     pub fn new(files: impl IntoIterator<Item = FileFetcher>) -> Result<Self> {
         let files: Arc<[_]> = files.into_iter().collect();
         are_one_series(&files)?;
