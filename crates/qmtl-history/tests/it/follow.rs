@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use qmtl_history_api::Clock;
 use qmtl_observe::TokioClock;
@@ -11,6 +11,19 @@ use qmtl_sim_exchange::{Candle, Interval, Market, SimConfig, SimExchange};
 use serde_json::Value;
 
 use super::{Scene, interrupt};
+
+/// What a run with `--json` says of each round.
+fn rounds_of(child: &mut Child) -> impl Iterator<Item = Value> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+}
+
+/// What the store has of the series that is followed.
+fn coverage(scene: &Scene) -> Value {
+    let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
+    let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();
+    covered.get(0).cloned().unwrap_or(covered)
+}
 
 #[test]
 fn a_followed_series_stays_current_through_an_outage() {
@@ -31,9 +44,7 @@ fn a_followed_series_stays_current_through_an_outage() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut rounds = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map(|line| -> Value { serde_json::from_str(&line.unwrap()).unwrap() });
+    let mut rounds = rounds_of(&mut child);
     let last = |round: &Value| round["present"].as_array().unwrap().last().unwrap()[1].as_i64().unwrap();
     let first = rounds.next().unwrap();
     assert!(first["rows_written"].as_u64().unwrap() >= 29, "{first}");
@@ -53,9 +64,7 @@ fn a_followed_series_stays_current_through_an_outage() {
     let after = rounds.find(|round| last(round) > newest + 1).unwrap();
     assert_eq!(interrupt(child).code, Some(130));
     // One run of bars from the start on, outage included.
-    let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
-    let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();
-    let covered = covered.get(0).unwrap_or(&covered);
+    let covered = coverage(&scene);
     let present = covered["present"].as_array().unwrap();
     assert_eq!((present.len(), present[0][0].as_i64().unwrap()), (1, now - 30), "{covered}");
     assert!(present[0][1].as_i64().unwrap() >= last(&after));
@@ -80,9 +89,7 @@ fn bars_that_are_published_late_are_stored_and_never_called_empty() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut rounds = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map(|line| -> Value { serde_json::from_str(&line.unwrap()).unwrap() });
+    let mut rounds = rounds_of(&mut child);
     let first = rounds.next().unwrap();
     assert!(!first["too_young"].as_array().unwrap().is_empty(), "the newest bars are still to come: {first}");
     for _ in 0..4 {
@@ -90,9 +97,7 @@ fn bars_that_are_published_late_are_stored_and_never_called_empty() {
         assert!(round["rows_written"].as_u64().unwrap() > 0 && round["known_empty"] == serde_json::json!([]));
     }
     assert_eq!(interrupt(child).code, Some(130));
-    let covered = scene.run(&["coverage", "--node", "ADABTC", "--interval", "1s", "--json"]);
-    let covered: Value = serde_json::from_str(covered.stdout.trim()).unwrap();
-    let covered = covered.get(0).unwrap_or(&covered);
+    let covered = coverage(&scene);
     assert_eq!(covered["present"].as_array().unwrap().len(), 1, "{covered}");
     assert_eq!(covered["proofs"], serde_json::json!([]));
     runtime.block_on(sim.stop());
