@@ -107,7 +107,7 @@ impl Inquiry {
         let Some(range) = self.to_ask.pop() else { return Ok(None) };
         if self.requests == MAX_REQUESTS {
             let error = Error::unavailable(
-                "the source's answers do not come to an end: each holds a small part of what was asked for",
+                "the source never completes its answer: each response holds only a small part of the range",
             );
             return Err(error.with("requests", self.requests).retryable(false));
         }

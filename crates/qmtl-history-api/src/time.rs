@@ -163,7 +163,7 @@ impl FromStr for Timestamp {
 /// The refusal of a number that is neither a year nor a date, and too small for epoch seconds.
 fn few_digits(text: &str) -> Error {
     Error::invalid(
-        "so few digits are no epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 such as \
+        "too few digits for epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 such as \
          2024-01-01T00:00:00Z",
     )
     .with("value", format_args!("{text:?}"))
@@ -180,7 +180,7 @@ fn finer_than_seconds(number: i64) -> Option<Error> {
             let meant = Timestamp::from_micros(micros).ok()?;
             Some(
                 Error::invalid(format!(
-                    "a number of so many digits counts {unit}, and epoch seconds are wanted: divide it by {per_second}, \
+                    "a number this long counts {unit}, but epoch seconds are wanted: divide it by {per_second}, \
                      or write the time in ISO 8601"
                 ))
                 .with("value", number)

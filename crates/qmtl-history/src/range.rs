@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(parse_timerange("20240101-2025").unwrap(), Span::Exact(year));
         assert_eq!(parse_timerange("2024-").unwrap(), Span::Between(Some(at("2024-01-01")), None));
         let error = parse_timerange("2024-06").unwrap_err().to_string();
-        assert!(error.starts_with("so few digits are no epoch seconds"), "{error}");
+        assert!(error.starts_with("too few digits for epoch seconds"), "{error}");
         assert_eq!(parse_timerange("20240101-").unwrap(), Span::Between(Some(at("2024-01-01")), None));
         assert_eq!(parse_timerange("-20240601").unwrap(), Span::Between(None, Some(at("2024-06-01"))));
         for bad in ["", "-", "20240101", "2024-01-01-2024-06-01", "20240101-x", "20240601-20240101"] {

@@ -227,14 +227,14 @@ impl<'a> Scan<'a> {
             );
             let message = if check == FUTURE {
                 format!(
-                    "what {source} proved of {bars} is dated {}, after now: a clock was wrong, and it counts \
-                     nowhere; forget it: {forget}",
+                    "the proof by {source} about {bars} is dated {}, in the future: a clock was wrong, so it is \
+                     ignored; to remove it: {forget}",
                     proof.answered_at
                 )
             } else {
                 format!(
-                    "what {source} proved of {bars} was decided by an older rule and counts nowhere; run the \
-                     backfill again, which asks once more, or forget it: {forget}"
+                    "the proof by {source} about {bars} was made under an older rule and is ignored; run the backfill \
+                     again to renew it, or remove it: {forget}"
                 )
             };
             let ts = span.bounds(interval).map(|(first, _)| first);

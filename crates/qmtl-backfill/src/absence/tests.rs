@@ -111,7 +111,7 @@ fn a_source_that_gives_the_ends_alone_proves_nothing_and_is_not_asked_for_ever()
     assert_eq!(verdict.unwrap().empty, RangeSet::new());
     let one = |_, rows: Vec<u32>| rows.into_iter().take(1).collect();
     let (verdict, ..) = ask(oldest(), &set(0..100), 500, one, &(0..100).collect());
-    assert!(verdict.unwrap_err().to_string().starts_with("the source's answers do not come to an end"));
+    assert!(verdict.unwrap_err().to_string().starts_with("the source never completes its answer"));
 }
 
 #[test]

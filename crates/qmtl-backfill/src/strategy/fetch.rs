@@ -313,8 +313,8 @@ impl Job<'_> {
         }
         match contradicted.span() {
             Some(span) => Err(Error::unavailable(
-                "the source's answers contradict each other: one lacked bars that another one had, so what all of \
-                 them lack is not believed to be absent",
+                "the source contradicts itself: one response lacked bars that another one had, so bars that all of \
+                 them lack are not taken to be absent",
             )
             .with("source", &source.id)
             .with("bars", contradicted.count(self.key.interval))
@@ -339,8 +339,8 @@ impl Job<'_> {
         let apart = [own, all].iter().find_map(|spacing| spacing.contradiction(source.profile.gapless));
         match apart {
             Some(bars) if source.profile.order != PageOrder::Unpaged => Err(Error::schema(
-                "the source's rows are bars of a longer interval, a multiple of which all of them lie apart; ask for \
-                 bars of that interval",
+                "the source's rows are bars of a longer interval: all of them lie a multiple of it apart; ask for bars \
+                 of that interval",
             )
             .with("series", self.key)
             .with("bars_apart", bars)

@@ -63,7 +63,7 @@ fn numbers_that_are_no_epoch_seconds_are_refused_with_what_to_write() {
         assert_eq!(
             text.parse::<Timestamp>().unwrap_err().to_string(),
             format!(
-                "so few digits are no epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 \
+                "too few digits for epoch seconds: write a year such as 2024, a date such as 20240101, or ISO 8601 \
                  such as 2024-01-01T00:00:00Z (value: {text:?})"
             )
         );
@@ -79,7 +79,7 @@ fn numbers_that_are_no_epoch_seconds_are_refused_with_what_to_write() {
         assert_eq!(
             text.parse::<Timestamp>().unwrap_err().to_string(),
             format!(
-                "a number of so many digits counts {unit}, and epoch seconds are wanted: divide it by {factor}, or write \
+                "a number this long counts {unit}, but epoch seconds are wanted: divide it by {factor}, or write \
                  the time in ISO 8601 (value: {text}, probably_meant: {meant})"
             )
         );

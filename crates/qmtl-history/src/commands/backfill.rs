@@ -492,11 +492,12 @@ impl Done {
             }
             if let Some(then) = self.report.answered_at.filter(|then| self.now.since(*then) > CLOCKS_DIFFER) {
                 let clocks = format!("it is {then} by the source's clock and {} by ours", self.now);
-                return console.line(format!("  {clocks}: what has closed by ours alone is not asked for"));
+                return console
+                    .line(format!("  {clocks}; a bar that has closed by ours alone is not asked for"));
             }
             console.line(
-                "  no source gave these bars or proved that there are none, and the next run asks for them again; \
-                 docs/known-empty.md says what is proof",
+                "  no source returned these bars or proved them absent; the next run asks again (what counts as proof: \
+                 docs/known-empty.md)",
             )?;
         }
         Ok(())

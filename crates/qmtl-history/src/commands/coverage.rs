@@ -174,9 +174,9 @@ impl View {
 /// Why a proof does not count now, behind what it says.
 fn standing(proof: &EmptyProof, now: Timestamp) -> &'static str {
     if proof.is_ahead_of(now) {
-        ", counts nowhere: dated after now"
+        ", ignored: dated in the future"
     } else if !proof.is_by_trusted_rule() {
-        ", counts nowhere: decided by an older rule"
+        ", ignored: made under an older rule"
     } else if proof.valid_at(now).is_empty() {
         ", expired"
     } else {

@@ -59,11 +59,7 @@ impl ProgressSink for Outages {
         if let ProgressEvent::Retrying { attempt: 2.., reason, .. } = event
             && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
         {
-            self.begin(
-                key,
-                reason,
-                &format!("the source does not answer as it should ({})", reason.replace('_', " ")),
-            );
+            self.begin(key, reason, &format!("the source is failing ({})", reason.replace('_', " ")));
         }
     }
 }

@@ -85,7 +85,7 @@ async fn must_have_proofs(store: &Store, target: &Target, source: &SourceId) -> 
         return Ok(());
     }
     let names: Vec<_> = names.into_iter().collect();
-    Err(Error::new(ErrorKind::NotFound, "no proof of this source is stored; name one that has some (--from)")
+    Err(Error::new(ErrorKind::NotFound, "this source has no stored proofs; use --from with one that has")
         .with("from", source)
         .with("sources", names.join(", ")))
 }

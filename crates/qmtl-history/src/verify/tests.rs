@@ -205,16 +205,16 @@ async fn a_proof_dated_after_now_is_found_and_one_of_an_older_rule_noted_once_a_
     assert_eq!(told(&verdict), ["proof_from_the_future 180 - 1970-01-01T00:03:00Z..=1970-01-01T00:09:00Z"]);
     assert_eq!(
         verdict.findings[0].message,
-        "what binance proved of 4 bars is dated 1970-01-01T01:30:00Z, after now: a clock was wrong, and it counts \
-         nowhere; forget it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
+        "the proof by binance about 4 bars is dated 1970-01-01T01:30:00Z, in the future: a clock was wrong, so it is \
+         ignored; to remove it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
          --range 1970-01-01T00:03:00Z..=1970-01-01T00:09:00Z --from binance"
     );
     let [note] = verdict.notes.as_slice() else { panic!("{:?}", verdict.notes) };
     assert_eq!((note.check, note.ts), ("proof_of_an_older_rule", Some(at_minute(1))));
     assert_eq!(
         note.message,
-        "what coin base proved of 4 bars was decided by an older rule and counts nowhere; run the backfill again, \
-         which asks once more, or forget it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
+        "the proof by coin base about 4 bars was made under an older rule and is ignored; run the backfill again to \
+         renew it, or remove it: qmtl-history forget-empty --store ./history --node BTC --interval 1m \
          --range 1970-01-01T00:01:00Z..=1970-01-01T00:06:00Z --from 'coin base'"
     );
 }

@@ -277,7 +277,7 @@ fn a_year_is_a_year_and_few_digits_are_no_time() {
     let plan = ["plan", "--source", &source, "--node", "x", "--interval", "1h", "--start"];
     let planned = scene.json(&[&plan[..], &["2024", "--end", "20240102"]].concat());
     assert_eq!(planned["gaps"], json!([[1_704_067_200, 1_704_150_000]]));
-    scene.run(&[&plan[..], &["202401"]].concat()).fails_with(2, "so few digits are no epoch seconds");
+    scene.run(&[&plan[..], &["202401"]].concat()).fails_with(2, "too few digits for epoch seconds");
     scene
         .run(&[&plan[..], &["1704067200000"]].concat())
         .fails_with(2, "divide it by 1000, or write the time in ISO 8601");

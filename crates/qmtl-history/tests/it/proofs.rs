@@ -55,7 +55,7 @@ fn scene_with(proofs: impl IntoIterator<Item = EmptyProof>) -> Scene {
 
 /// The command that a message ends with, run by a shell. The store is named as in the message.
 pub(crate) fn typed(message: &str, store: &str) -> Run {
-    let (_, command) = message.split_once("forget it: ").unwrap();
+    let (_, command) = message.split_once("remove it: ").unwrap();
     let program = env!("CARGO_BIN_EXE_qmtl-history");
     let command = command.replacen("qmtl-history", &format!("'{program}'"), 1);
     let mut shell = Command::new("sh");
@@ -74,7 +74,10 @@ pub(crate) fn is_told_and_mended(run: impl Fn(&[&str]) -> Run, store: &str) {
     assert_eq!(note["check"], "proof_of_an_older_rule");
     let people = run(&["verify"]).stdout;
     assert!(people.contains("wrong   it's@1m  0 rows, 1 finding"), "{people}");
-    assert!(people.contains("note  what binance proved of 5 bars was decided by an older rule"), "{people}");
+    assert!(
+        people.contains("note  the proof by binance about 5 bars was made under an older rule"),
+        "{people}"
+    );
     assert!(!people.contains("quest@"), "{people}");
 
     let message = |told: &Value| told["message"].as_str().unwrap().to_owned();
@@ -84,7 +87,10 @@ pub(crate) fn is_told_and_mended(run: impl Fn(&[&str]) -> Run, store: &str) {
     assert_eq!(noted.code, Some(0), "a note is no failure: {noted:?}");
     assert_eq!(noted.object()[0]["found"], 0);
     let people = run(&["verify"]).stdout;
-    assert!(people.starts_with("ok      it's@1m  0 rows\n  note  what binance proved"), "{people}");
+    assert!(
+        people.starts_with("ok      it's@1m  0 rows\n  note  the proof by binance about 5 bars"),
+        "{people}"
+    );
     let mended = typed(&message(note), store);
     assert_eq!((mended.code, &mended.object()["empty_bars"]), (Some(0), &json!(5)), "{mended:?}");
     assert_eq!(run(&["verify", "--json"]).object()[0]["notes"], json!([]));
@@ -120,8 +126,8 @@ fn coverage_says_which_proofs_count_and_until_when() {
 
     let people = scene.run(&["coverage"]).stdout;
     for line in [
-        "binance: 10 bars in 1 range, answered 9000-01-01, counts nowhere: dated after now\n",
-        "binance: 5 bars in 1 range, answered 2024-06-01, counts nowhere: decided by an older rule\n",
+        "binance: 10 bars in 1 range, answered 9000-01-01, ignored: dated in the future\n",
+        "binance: 5 bars in 1 range, answered 2024-06-01, ignored: made under an older rule\n",
         "coinbase: 10 bars in 1 range, answered 2024-06-01\n",
         "kraken: 10 bars in 1 range, answered 2024-01-01, expired\n",
     ] {

@@ -49,7 +49,7 @@ fn proofs_are_forgotten_as_on_a_folder() {
         (&json!(0), &json!(40), &Value::Null, &json!(true))
     );
     run(&server, &words("forget-empty", &["--from", "binance"]))
-        .fails_with(1, "no proof of this source is stored; name one that has some (--from)");
+        .fails_with(1, "this source has no stored proofs; use --from with one that has");
     assert_eq!(said(&fill)["fetch_requests"], 0, "nothing was forgotten yet");
     assert_eq!(said(&words("forget-empty", &["--from", "file:ADABTC-5m.csv"]))["empty_bars"], 40);
     assert_eq!(said(&words("forget-empty", &[]))["empty_bars"], 0);

@@ -92,7 +92,7 @@ fn pruning_and_forgetting_say_first_what_they_would_do() {
     let told = run(&with("forget-empty", &["--dry-run"]));
     assert_eq!((&told["rows"], &told["empty_bars"], &told["dry_run"]), (&json!(0), &json!(40), &json!(true)));
     let wrong = scene.run(&["forget-empty", "--node", "ADABTC", "--interval", "5m", "--from", "binance"]);
-    wrong.fails_with(1, "name one that has some (--from) (from: binance, sources: file:ADABTC-5m.csv)");
+    wrong.fails_with(1, "use --from with one that has (from: binance, sources: file:ADABTC-5m.csv)");
     assert_eq!(run(&fill)["fetch_requests"], 0, "nothing was forgotten yet");
     assert_eq!(run(&with("forget-empty", &["--from", "file:ADABTC-5m.csv"]))["empty_bars"], 40);
     let again = run(&fill);

@@ -64,7 +64,7 @@ impl Lengths {
 
 /// How a message begins about numbers without a header.
 pub(super) const NOT_KLINES: &str =
-    "twelve numbers without a header are read as klines of Binance, but these are none";
+    "twelve numbers without a header are read as Binance klines, but these are not";
 
 /// How it ends.
 pub(super) const ADD_HEADER: &str = "add a header that names the columns";

@@ -129,7 +129,7 @@ async fn columns_are_found_in_any_spelling() {
 
 #[tokio::test]
 async fn twelve_numbers_must_be_klines() {
-    let wrong = "twelve numbers without a header are read as klines of Binance, but these are none";
+    let wrong = "twelve numbers without a header are read as Binance klines, but these are not";
     for (other, why, place) in [
         (
             (1, 6, "1.1"),
