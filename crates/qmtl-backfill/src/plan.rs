@@ -13,6 +13,8 @@ use qmtl_history_api::{
 pub const LIMITED_WINDOW_BARS: u64 = 900;
 /// Grid points of a window when it does not: a file.
 pub const UNLIMITED_WINDOW_BARS: u64 = 50_000;
+/// More grid points than any interval has: a window of so many ends at the epoch alone.
+const LONGEST_WINDOW_BARS: u64 = 1 << 40;
 
 /// Makes plans for one interval and a set of sources.
 #[derive(Clone, Debug)]
@@ -79,9 +81,12 @@ impl Planner {
             value => Ok(value),
         };
         let cuts = |limits: &FetchLimits| -> Result<Cuts> {
+            let window_bars = positive("window_bars", self.window_bars)?.min(LONGEST_WINDOW_BARS);
+            let earliest = self.interval.index(Timestamp::MIN).unsigned_abs();
             Ok(Cuts {
                 interval: self.interval,
-                window_bars: positive("window_bars", self.window_bars)?,
+                window_bars,
+                shift: earliest.next_multiple_of(window_bars),
                 max_rows: positive("max_rows", limits.max_rows.unwrap_or(u64::MAX))?,
                 joins: limits.max_rows.is_some(),
             })
@@ -220,6 +225,8 @@ impl Plan {
 struct Cuts {
     interval: Interval,
     window_bars: u64,
+    /// How far the numbers of bars are moved, in whole windows, so that none is negative.
+    shift: u64,
     max_rows: u64,
     /// Whether gaps that fit into one request are asked for by one: where rows between them cost nothing,
     /// because a page has room for them.
@@ -227,27 +234,17 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// The first bar of the interval's grid: the epoch, or its first Monday.
-    fn origin(self) -> i64 {
-        self.interval.ceil(Timestamp::MIN).map_or(0, Timestamp::as_micros)
-    }
-
-    /// Numbers of the first and the last bar inside `range`, counted from the origin.
+    /// Numbers of the first and the last bar inside `range`: windows begin at multiples of their length.
     fn indices(self, range: TimeRange) -> Option<(u64, u64)> {
-        let number = |bar: Timestamp| {
-            (bar.as_micros() - self.origin()).unsigned_abs() / self.interval.as_micros().unsigned_abs()
-        };
+        let number = |bar: Timestamp| self.shift.saturating_add_signed(self.interval.index(bar));
         range.bounds(self.interval).map(|(first, last)| (number(first), number(last)))
     }
 
-    /// The opening of bar number `index`; the end of time when it lies beyond.
-    fn opening(self, index: u64) -> Timestamp {
-        i64::try_from(index)
-            .ok()
-            .and_then(|index| index.checked_mul(self.interval.as_micros()))
-            .and_then(|micros| micros.checked_add(self.origin()))
-            .and_then(|micros| Timestamp::from_micros(micros).ok())
-            .unwrap_or(Timestamp::MAX)
+    /// The opening of bar number `number`; an end of time when it lies beyond.
+    fn opening(self, number: u64) -> Timestamp {
+        let index = i64::try_from(number).unwrap_or(i64::MAX).saturating_sub_unsigned(self.shift);
+        let beyond = if index < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        self.interval.opening(index).unwrap_or(beyond)
     }
 
     /// How many bars, windows and requests these gaps come to.

@@ -105,8 +105,10 @@ impl FetcherBackfillStrategy {
 
     /// What [`ensure_range`](AutoBackfillStrategy::ensure_range) would ask for now; asks nothing.
     ///
-    /// `InvalidInput` for a configuration without room, else what the backend answers.
+    /// `InvalidInput` for a configuration without room, `Unsupported` for bars of a time that the backend cannot
+    /// hold, else what the backend answers.
     pub async fn plan(&self, request: &BackfillRequest, backend: &dyn HistoryBackend) -> Result<Plan> {
+        backend.capabilities().check_range(&request.key, request.range)?;
         let mut coverage = backend.coverage(&request.key, request.range).await?;
         self.ended(request, &coverage).await.leave_out_of(&mut coverage);
         self.plan_from(request, &coverage, self.clock.now())
@@ -249,6 +251,7 @@ impl FetcherBackfillStrategy {
         progress: &dyn ProgressSink,
     ) -> Result<BackfillReport> {
         let key = &request.key;
+        backend.capabilities().check_range(key, request.range)?;
         let mut before = backend.coverage(key, request.range).await?;
         let ended = self.ended(request, &before).await;
         ended.leave_out_of(&mut before);

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use crate::{
     BatchStream, BoxStream, Coverage, EmptyProof, Error, ErrorKind, RangeSet, Result, SeriesKey, TimeRange,
-    frame,
+    Timestamp, frame,
 };
 
 /// What to read: one series over `[start, end)`.
@@ -120,14 +120,39 @@ pub struct Capabilities {
     pub adds_columns: bool,
     /// Whether keep-existing is exact while other processes write the same timestamps.
     pub concurrent_keep_existing: bool,
+    /// The earliest time that a row can have; a write of an earlier one is refused.
+    pub earliest: Timestamp,
 }
 
 impl Capabilities {
     /// A backend called `name` that holds the types for which `holds` answers true, NaN included,
-    /// adds columns, and keeps existing rows whoever writes beside it.
+    /// adds columns, keeps existing rows whoever writes beside it, and holds rows of any time.
     #[must_use]
     pub fn new(name: &'static str, holds: fn(&DataType) -> bool) -> Self {
-        Self { name, holds, nan: true, adds_columns: true, concurrent_keep_existing: true }
+        Self {
+            name,
+            holds,
+            nan: true,
+            adds_columns: true,
+            concurrent_keep_existing: true,
+            earliest: Timestamp::MIN,
+        }
+    }
+
+    /// Fails with `Unsupported` when a bar of `range` opens before the backend's
+    /// [`earliest`](Self::earliest) time.
+    pub fn check_range(&self, key: &SeriesKey, range: TimeRange) -> Result<()> {
+        match range.bounds(key.interval) {
+            Some((first, _)) if first < self.earliest => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the store holds no bars of that time: start the range later",
+            )
+            .with("series", key)
+            .with("first", first)
+            .with("store", self.name)
+            .with("earliest", self.earliest)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -147,6 +172,7 @@ impl Capabilities {
 /// - `H-WRITE-03` Repeating a write changes nothing; the receipt's three counts always add up to the batch's rows.
 /// - `H-WRITE-04` A batch that is not canonical is refused whole before anything is stored: `Schema` naming series, column and row.
 /// - `H-WRITE-05` A column whose type contradicts the stored one is `Schema`, naming series and column; nothing of the batch is stored.
+/// - `H-WRITE-10` Rows of any time from [`Capabilities::earliest`] on are held, on any grid; a batch with an earlier one is refused whole, naming the series and the time.
 /// - `H-WRITE-06` Values survive bit for bit: null, NaN (see [`Capabilities::nan`]), infinities, negative zero, empty strings. A value or type that cannot be held is refused, never altered.
 /// - `H-WRITE-07` Columns are matched by name; a stored column that the batch lacks is null in its rows; a new column is null in older rows where [`Capabilities::adds_columns`], else `Schema` (whether a write that stores no row adds its columns is not promised).
 /// - `H-WRITE-08` An empty batch with proofs records the proofs; without proofs it does nothing, and the series does not come to exist.

@@ -16,7 +16,7 @@ use arrow_array::{Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use normalize::{Dropped, Normalized, normalize};
-pub use odd::{Conflict, NotNumbers, OffGrid, differences, is_price, not_numbers};
+pub use odd::{Conflict, NotNumbers, OffGrid, differences, is_price, not_numbers, other_grid};
 
 use crate::{Error, RangeSet, Result, SeriesKey, Timestamp};
 
@@ -91,7 +91,7 @@ pub fn check(key: &SeriesKey, batch: &RecordBatch) -> Result<()> {
     for (row, micros) in ts.values().iter().copied().enumerate() {
         let at = |message: &str| fault(message).with("column", TS).with("row", row).with("value", micros);
         let point = Timestamp::from_micros(micros)
-            .map_err(|_| at("a row's time is outside the years 1970 to 9999"))?;
+            .map_err(|_| at("a row's time is outside the years 1678 to 9999"))?;
         if !key.interval.is_on_grid(point) {
             return Err(off_grid(key, row, point));
         }

@@ -90,6 +90,8 @@ faults! {
     NewColumnsVanish breaks "H-WRITE-07";
     /// Proofs are not stored.
     ForgetsProofs breaks "H-WRITE-08" "H-COV-02";
+    /// Rows before 1970 are lost.
+    LosesEarlyTimes breaks "H-WRITE-10";
     /// A write of nothing makes a series.
     NothingMakesASeries breaks "H-WRITE-08";
     /// Of two writes at once one is lost, though both are acknowledged.
@@ -126,6 +128,8 @@ faults! {
     FlattensIds breaks "H-SER-01" "H-SER-02";
     /// All intervals of whole minutes share a series.
     JoinsIntervals breaks "H-SER-02";
+    /// All phases of an interval share a series.
+    JoinsPhases breaks "H-SER-02";
     /// The revision of a series that exists never changes.
     RevisionStands breaks "H-REV-01";
     /// A series that was never written has a revision.

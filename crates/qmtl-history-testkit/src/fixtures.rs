@@ -24,10 +24,10 @@ pub fn start() -> Timestamp {
     secs(1_704_067_200)
 }
 
-/// The point `value` seconds after the epoch. Panics outside 1970 to 9999.
+/// The point `value` seconds after the epoch. Panics outside 1678 to 9999.
 #[must_use]
 pub fn secs(value: i64) -> Timestamp {
-    Timestamp::from_secs(value).expect("a fixture's time lies between 1970 and 9999")
+    Timestamp::from_secs(value).expect("a fixture's time lies between 1678 and 9999")
 }
 
 /// The series of `node_id` at an interval such as `1m`. Panics when either is not valid.

@@ -175,6 +175,7 @@ macro_rules! backend_conformance {
             h_write_08_nothing_comes_of_nothing
             h_write_09_concurrent_writers_keep
             h_write_09_concurrent_writers_replace
+            h_write_10_any_time_that_can_be_held
             h_cov_01_present_is_the_rows
             h_cov_01_cut_to_the_asked_range
             h_cov_02_proofs_are_kept

@@ -217,7 +217,7 @@ pub struct SeriesArgs {
     /// A node id, any text up to 1 KB; may be repeated
     #[arg(long, value_name = "ID", requires = "interval")]
     pub node: Vec<String>,
-    /// The distance of two bars: 1s, 5m, 1h, 1d, 1w
+    /// The distance of two bars: 1s, 5m, 1h, 1d, 1w; behind a + what their openings lag behind the UTC clock: 1h+30m, 1d+16h, 1w+3d (1w@thu)
     #[arg(long, value_name = "INTERVAL", requires = "node")]
     pub interval: Option<String>,
     /// A TOML file that lists series (see `backfill --help`)
@@ -274,9 +274,14 @@ fn parse_span(text: &str) -> Result<Duration, String> {
     if text == "0" || text == "0s" {
         return Ok(Duration::ZERO);
     }
-    text.parse::<Interval>()
-        .map(Interval::duration)
-        .map_err(|_| "use a span such as 0s, 30s or 2m".to_owned())
+    parse_length(text).map_err(|_| "use a span such as 0s, 30s or 2m".to_owned())
+}
+
+/// Reads a length of time that is not nothing: `30s`, `36h`, `30d`.
+pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
+    let plain = text.parse().ok().filter(|interval: &Interval| interval.phase_secs() == 0);
+    let use_unit = "use a number and one of s, m, h, d, w, such as 90s, 36h or 30d";
+    plain.map(Interval::duration).ok_or_else(|| use_unit.to_owned())
 }
 
 /// Reads the format of a file by the name of its usual extension.
@@ -361,8 +366,8 @@ pub struct BackfillArgs {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub retries: Option<usize>,
     /// Stop asking after this time, such as 30m or 8h; what was fetched is stored
-    #[arg(long, value_name = "SPAN", help_heading = LIMITS)]
-    pub deadline: Option<Interval>,
+    #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = LIMITS)]
+    pub deadline: Option<Duration>,
     /// Memory for rows in flight, all series together: 64MB, 1GB [default: 128MB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
     pub memory: Option<u64>,
@@ -505,8 +510,8 @@ pub struct WarmupArgs {
     #[arg(long, value_name = "TIME", help_heading = WARMUP)]
     pub as_of: Option<Timestamp>,
     /// How long to wait for missing bars [default: 3m]
-    #[arg(long, value_name = "TIME", help_heading = WARMUP)]
-    pub deadline: Option<Interval>,
+    #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = WARMUP)]
+    pub deadline: Option<Duration>,
     /// Count stored bars, not points of the grid, and look back over at most this many points
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = WARMUP)]
     pub max_lookback: Option<u64>,
@@ -525,8 +530,8 @@ pub struct GcArgs {
     #[command(flatten)]
     pub series: SeriesArgs,
     /// How long replaced files stay for readers that hold a list of them [default: 1h]
-    #[arg(long, value_name = "SPAN")]
-    pub grace: Option<Interval>,
+    #[arg(long, value_name = "SPAN", value_parser = parse_length)]
+    pub grace: Option<Duration>,
     /// Say what would be removed; remove nothing
     #[arg(long)]
     pub dry_run: bool,

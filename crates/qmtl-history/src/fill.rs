@@ -1,7 +1,6 @@
 //! Fills: from arguments to jobs, from jobs to reports. `plan`, `backfill` and `demo` share it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
@@ -70,7 +69,7 @@ impl Limits {
             config = config.with_publish_lag(lag);
         }
         if let Some(deadline) = own.and_then(|own| own.deadline) {
-            config = config.with_deadline(Duration::from_secs(deadline.as_secs().unsigned_abs()));
+            config = config.with_deadline(deadline);
         }
         let windows = args
             .concurrency

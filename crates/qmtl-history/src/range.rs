@@ -1,7 +1,11 @@
 //! Which bars a command is about: the flags, and what they mean on a grid at a point in time.
 
+use std::time::Duration;
+
 use clap::Args;
 use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
+
+use crate::cli::parse_length;
 
 /// The ways to name a range of bars; one of them at a time.
 #[derive(Args, Clone, Debug, Default)]
@@ -9,17 +13,17 @@ use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 #[non_exhaustive]
 pub struct RangeArgs {
     /// The first bar: ISO 8601, a date such as 20240101, a year, or epoch seconds
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["timerange", "last", "bars", "range"])]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, conflicts_with_all = ["timerange", "last", "bars", "range"])]
     pub start: Option<Timestamp>,
     /// Where to stop; a bar that opens at this time is left out [default: now]
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["timerange", "last", "bars", "range"])]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, conflicts_with_all = ["timerange", "last", "bars", "range"])]
     pub end: Option<Timestamp>,
     /// 20240101-20240601 or 2023-2024 (the end is exclusive), or 20240101- up to now
     #[arg(long, value_name = "FROM-TO", allow_negative_numbers = true, value_parser = parse_timerange, conflicts_with_all = ["last", "bars", "range"])]
     pub timerange: Option<Span>,
     /// The time before now: 36h, 30d, 4w
-    #[arg(long, value_name = "SPAN", conflicts_with_all = ["bars", "range"])]
-    pub last: Option<Interval>,
+    #[arg(long, value_name = "SPAN", value_parser = parse_length, conflicts_with_all = ["bars", "range"])]
+    pub last: Option<Duration>,
     /// The newest closed bars
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "range")]
     pub bars: Option<u64>,
@@ -37,7 +41,7 @@ pub enum Span {
     /// `[start, end)`; an open end is now, an open start the beginning of the series.
     Between(Option<Timestamp>, Option<Timestamp>),
     /// So much time before now.
-    Last(Interval),
+    Last(Duration),
     /// So many closed bars before now.
     Bars(u64),
     /// Both ends named and on hand.
@@ -81,7 +85,7 @@ impl Span {
                 TimeRange::new(start.unwrap_or(Timestamp::MIN), end.unwrap_or(Timestamp::MAX))
             }
             Self::Exact(range) => Ok(range),
-            Self::Last(span) => before(span.as_micros()),
+            Self::Last(span) => before(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)),
             Self::Bars(bars) => {
                 before(i64::try_from(bars).unwrap_or(i64::MAX).saturating_mul(interval.as_micros()))
             }
@@ -201,7 +205,7 @@ mod tests {
             range("2024-03-01T11:55:00Z", "2024-03-01T12:05:00Z")
         );
         assert_eq!(
-            Span::Last("1h".parse().unwrap()).resolve(five, now).unwrap(),
+            Span::Last(Duration::from_secs(3_600)).resolve(five, now).unwrap(),
             range("2024-03-01T11:05:00Z", "2024-03-01T12:05:00Z")
         );
         assert_eq!(Span::Bars(u64::MAX).resolve(five, now).unwrap().start(), Timestamp::MIN);

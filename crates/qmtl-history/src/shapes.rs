@@ -15,9 +15,7 @@ impl Serialize for Seconds {
         if self.0.as_micros() % 1_000_000 == 0 {
             serializer.serialize_i64(self.0.as_secs())
         } else {
-            serializer.serialize_f64(
-                std::time::Duration::from_micros(self.0.as_micros().unsigned_abs()).as_secs_f64(),
-            )
+            serializer.serialize_f64(self.0.as_secs_f64())
         }
     }
 }
@@ -36,16 +34,20 @@ pub(crate) fn pair(range: TimeRange, interval: Interval) -> Pair {
     (Seconds(first), Seconds(last))
 }
 
-/// A series by its name and the length of its interval in seconds.
+/// A series by its name and its interval in seconds, with the phase where there is one.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series {
     pub(crate) node_id: String,
     pub(crate) interval: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) phase: Option<i64>,
 }
 
 impl From<&SeriesKey> for Series {
     fn from(key: &SeriesKey) -> Self {
-        Self { node_id: key.node_id.as_str().to_owned(), interval: key.interval.as_secs() }
+        let SeriesKey { node_id, interval } = key;
+        let phase = Some(interval.phase_secs()).filter(|phase| *phase > 0);
+        Self { node_id: node_id.as_str().to_owned(), interval: interval.as_secs(), phase }
     }
 }
 
@@ -99,8 +101,9 @@ impl Proof {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Damaged {
     node_id: Option<String>,
-    /// Seconds.
     interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<i64>,
     error: DamagedError,
 }
 
@@ -115,6 +118,7 @@ impl Damaged {
         Self {
             node_id: key.map(|key| key.node_id.as_str().to_owned()),
             interval: key.map(|key| key.interval.as_secs()),
+            phase: key.map(|key| key.interval.phase_secs()).filter(|phase| *phase > 0),
             error: DamagedError { kind: error.kind().as_str(), message: outcome::chain(error) },
         }
     }

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{
-    Error, ErrorKind, HistoryBackend, Interval, SeriesKey, SourceId, TimeRange, Timestamp,
-};
+use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, SourceId, TimeRange, Timestamp};
 use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, StoredPartition};
 use serde::Serialize;
 
@@ -50,7 +48,7 @@ impl Store {
     }
 
     /// The same, to collect what has been replaced for as long as this.
-    pub(crate) async fn open_with_grace(name: Option<&str>, grace: Option<Interval>) -> Result<Self> {
+    pub(crate) async fn open_with_grace(name: Option<&str>, grace: Option<Duration>) -> Result<Self> {
         Self::with(name, false, grace).await
     }
 
@@ -59,7 +57,7 @@ impl Store {
         Self::with(name, true, None).await
     }
 
-    async fn with(name: Option<&str>, create: bool, grace: Option<Interval>) -> Result<Self> {
+    async fn with(name: Option<&str>, create: bool, grace: Option<Duration>) -> Result<Self> {
         let store = match place(name)? {
             Place::Files(root) => Self::files_at(root, create, grace).await?,
             Place::QuestDb(dsn) => questdb(&dsn).await?,
@@ -67,10 +65,10 @@ impl Store {
         Ok(Self { typed: name.map(typed).unwrap_or_default(), ..store })
     }
 
-    async fn files_at(root: PathBuf, create: bool, grace: Option<Interval>) -> Result<Self> {
+    async fn files_at(root: PathBuf, create: bool, grace: Option<Duration>) -> Result<Self> {
         let mut config = ParquetConfig::new(&root).with_create(create);
         if let Some(grace) = grace {
-            config = config.with_grace(Duration::from_micros(grace.as_micros().unsigned_abs()));
+            config = config.with_grace(grace);
         }
         let backend = ParquetBackend::open(config).await.map_err(|e| {
             let is_absent = e.kind() == ErrorKind::NotFound;

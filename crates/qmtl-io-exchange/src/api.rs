@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qmtl_history_api::{Error, ErrorKind, FetchRequest, Result, SourceId};
+use qmtl_history_api::{Error, ErrorKind, FetchRequest, Interval, Result, SourceId, TimeRange, Timestamp};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -57,6 +57,18 @@ impl Api {
         }
         Call { url, weight, request: request.clone() }
     }
+}
+
+/// Whether `interval` is one of `secs` seconds without a phase, which is what the exchanges here offer: they open
+/// days at midnight UTC and weeks on Mondays.
+pub(crate) fn is_plain(interval: Interval, secs: i64) -> bool {
+    interval.as_secs() == secs && interval.phase_secs() == 0
+}
+
+/// The part of `range` that an exchange can be asked for when its open bar opens at `open`: what has closed, and
+/// nothing before the epoch, which no API of theirs can name.
+pub(crate) fn askable(range: TimeRange, open: Timestamp) -> Option<TimeRange> {
+    range.intersect(TimeRange::checked(Timestamp::EPOCH, open)?)
 }
 
 /// Runs `work` as a task of its own, which ends with this future: pages that are asked for side by side by

@@ -18,7 +18,7 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
-use crate::api::Api;
+use crate::api::{self, Api};
 use crate::binance::INTERVALS;
 use crate::config::ExchangeConfig;
 use crate::file::{FileConfig, FileFetcher, FileFormat};
@@ -218,7 +218,7 @@ impl Inner {
     /// A series as the archives call it.
     fn series(&self, request: &FetchRequest) -> Result<(String, &'static str)> {
         let key = &request.key;
-        let of_days = |(secs, _): &&(i64, &str)| *secs == key.interval.as_secs() && *secs <= 86_400;
+        let of_days = |(secs, _): &&(i64, &str)| api::is_plain(key.interval, *secs) && *secs <= 86_400;
         let (_, interval) = INTERVALS.iter().find(of_days).ok_or_else(|| {
             Error::invalid("there are no archives of bars of this interval").with("series", key)
         })?;

@@ -11,7 +11,7 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
-use crate::api::{Api, apart};
+use crate::api::{self, Api, apart};
 use crate::config::ExchangeConfig;
 use crate::http::{Answer, Call, ServerClock};
 use page::Page;
@@ -195,7 +195,7 @@ impl Inner {
     fn series(&self, request: &FetchRequest) -> Result<Series> {
         let key = &request.key;
         let (_, interval) =
-            INTERVALS.into_iter().find(|(secs, _)| *secs == key.interval.as_secs()).ok_or_else(|| {
+            INTERVALS.into_iter().find(|(secs, _)| api::is_plain(key.interval, *secs)).ok_or_else(|| {
                 Error::invalid("Binance does not offer bars of this interval")
                     .with("series", key)
                     .with("offered", INTERVALS.map(|(_, name)| name).join(", "))
@@ -213,7 +213,7 @@ impl Inner {
         let end = wanted.map_or(Timestamp::MIN, TimeRange::end);
         let now = self.server_clock.now(&*self.api.config.clock, end, read).await?;
         let open = key.interval.floor(now).unwrap_or(Timestamp::MIN);
-        let closed = wanted.and_then(|range| TimeRange::checked(range.start(), range.end().min(open)));
+        let closed = wanted.and_then(|range| api::askable(range, open));
         Ok(Closed { range: closed, open, now })
     }
 

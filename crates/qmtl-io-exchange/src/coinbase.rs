@@ -11,7 +11,7 @@ use qmtl_history_api::{
 };
 use tokio::sync::Mutex;
 
-use crate::api::{Api, apart};
+use crate::api::{self, Api, apart};
 use crate::config::ExchangeConfig;
 use crate::http::{Answer, ServerClock};
 use page::Page;
@@ -106,7 +106,7 @@ impl CoinbaseFetcher {
 impl DataFetcher for CoinbaseFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let inner = &self.0;
-        if !INTERVALS.contains(&request.key.interval.as_secs()) {
+        if !INTERVALS.iter().any(|secs| api::is_plain(request.key.interval, *secs)) {
             return Err(Error::invalid("Coinbase does not offer bars of this interval")
                 .with("series", &request.key)
                 .with("offered", "1m, 5m, 15m, 1h, 6h, 1d"));
@@ -147,7 +147,7 @@ impl Inner {
         let end = wanted.map_or(Timestamp::MIN, TimeRange::end);
         let now = self.server_clock.now(&*self.api.config.clock, end, read).await?;
         let open = interval.floor(now).unwrap_or(Timestamp::MIN);
-        Ok((wanted.and_then(|range| TimeRange::checked(range.start(), range.end().min(open))), now))
+        Ok((wanted.and_then(|range| api::askable(range, open)), now))
     }
 
     /// Asks for the page of `asked`.

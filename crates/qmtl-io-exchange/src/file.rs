@@ -269,7 +269,7 @@ impl Inner {
             Spacing::Wider(_) | Spacing::Fits => {}
         }
         let instant = |value| {
-            let outside = || Error::schema("a time lies outside the years 1970 to 9999").with("value", value);
+            let outside = || Error::schema("a time lies outside the years 1678 to 9999").with("value", value);
             unit.instant(value).ok_or_else(outside)
         };
         let bar_of = |ts| interval.floor(ts).unwrap_or(ts);

@@ -16,18 +16,18 @@ pub(crate) const SCHEMA_FOLDER: &str = "_schema";
 /// What the names of files that are still being written start with.
 pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
-/// A span of [`PARTITION_BARS`] bars of an interval's grid, aligned to the first point of the grid.
+/// A span of [`PARTITION_BARS`] bars of an interval's grid, aligned to its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Partition(TimeRange);
 
 impl Partition {
-    /// The partition around `ts`; a point before the grid's first belongs to the first partition.
+    /// The partition around `ts`. They are counted from the first grid point that is not before the epoch, and
+    /// the ends of time cut the first and the last one.
     pub(crate) fn around(interval: Interval, ts: Timestamp) -> Self {
-        let origin = interval.ceil(Timestamp::MIN).unwrap_or(Timestamp::MIN);
-        let span = interval.as_micros().saturating_mul(PARTITION_BARS);
-        let behind = ts.as_micros().saturating_sub(origin.as_micros()).max(0);
-        let start = origin.checked_add_micros(behind / span * span).unwrap_or(origin);
-        let end = start.checked_add_micros(span).unwrap_or(Timestamp::MAX);
+        let first = interval.index(ts).div_euclid(PARTITION_BARS) * PARTITION_BARS;
+        let beginning = || interval.ceil(Timestamp::MIN).unwrap_or(Timestamp::MIN);
+        let start = interval.opening(first).unwrap_or_else(beginning);
+        let end = interval.opening(first.saturating_add(PARTITION_BARS)).unwrap_or(Timestamp::MAX);
         Self(TimeRange::checked(start, end).expect("a partition starts at a whole second, MAX is none"))
     }
 

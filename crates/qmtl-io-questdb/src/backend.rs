@@ -12,7 +12,6 @@ use qmtl_observe::TokioClock;
 
 use crate::config::QuestDbConfig;
 use crate::naming;
-use crate::schema::holds;
 use crate::store::Store;
 
 /// A history store on a QuestDB server. Cloning is cheap and shares the connections.
@@ -24,6 +23,7 @@ use crate::store::Store;
 /// - Keeping existing rows is exact among writers of one process, and among processes that a lease
 ///   keeps apart; QuestDB has no conditional write, so
 ///   [`concurrent_keep_existing`](Capabilities::concurrent_keep_existing) is false.
+/// - QuestDB knows no time before 1970: rows of then are refused ([`earliest`](Capabilities::earliest)).
 /// - Values that QuestDB would alter are refused: NaN and infinities (unless
 ///   [`with_nan_as_null`](QuestDbConfig::with_nan_as_null)), the smallest integers, null booleans.
 #[derive(Clone, Debug)]
@@ -97,10 +97,6 @@ impl HistoryBackend for QuestDbBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::new("questdb", holds);
-        capabilities.nan = false;
-        capabilities.adds_columns = self.store.config.add_columns;
-        capabilities.concurrent_keep_existing = false;
-        capabilities
+        self.store.capabilities()
     }
 }

@@ -285,8 +285,7 @@ fn between(starts: &[(Timestamp, Option<Timestamp>)], last: Timestamp, interval:
 
 /// Whether a row stands on the interval's grid. Rows of ours do; another writer's may not.
 fn on_grid(interval: Interval) -> String {
-    let origin = interval.ceil(Timestamp::MIN).map_or(0, Timestamp::as_micros);
-    format!("and (\"ts\" - {origin}) % {} = 0", interval.as_micros())
+    format!("and (\"ts\" - {}) % {} = 0", interval.origin().as_micros(), interval.as_micros())
 }
 
 async fn runs(key: &SeriesKey, mut rows: qmtl_history_api::BatchStream) -> Result<RangeSet> {

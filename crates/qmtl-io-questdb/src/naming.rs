@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use qmtl_history_api::{Error, NodeId, Result};
+use qmtl_history_api::{Error, Interval, NodeId, Result};
 
 use crate::config::QuestDbConfig;
 
@@ -89,6 +89,17 @@ pub(crate) fn node_of(stored: &str) -> Option<NodeId> {
     }
 }
 
+/// An interval as it stands in a row: the length in seconds, and the phase above its 32 bits.
+pub(crate) fn interval_number(interval: Interval) -> i64 {
+    interval.as_secs() + (interval.phase_secs() << 32)
+}
+
+/// The interval of what stands in a row; `None` when it is none.
+pub(crate) fn interval_of(number: i64) -> Option<Interval> {
+    let secs = number & i64::from(u32::MAX);
+    Interval::from_secs(secs).ok()?.with_phase(number >> 32).ok()
+}
+
 /// ASCII letters, digits, `_`, and `.` or `-` inside: accepted everywhere, quoted or not, by every tool.
 fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -167,6 +178,22 @@ mod tests {
             assert_eq!(node_of(&stored), Some(node_id));
         }
         assert_eq!(stored(&NodeId::new("a\nb").unwrap()), "%qmtl:a%0Ab");
+    }
+
+    #[test]
+    fn what_stands_in_a_row_names_its_interval() {
+        for (text, number) in [
+            ("1m", 60),
+            ("1d", 86_400),
+            ("1d+16h", 86_400 + (57_600 << 32)),
+            ("1w+3d", 604_800 + (259_200 << 32)),
+        ] {
+            let interval: Interval = text.parse().unwrap();
+            assert_eq!((interval_number(interval), interval_of(number)), (number, Some(interval)), "{text}");
+        }
+        for number in [0, -60, i64::MIN, i64::MAX, 60 + (60 << 32), 1 << 32] {
+            assert_eq!(interval_of(number), None, "{number}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use qmtl_history_api::{
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use crate::naming::{proofs_table, quoted, stored};
+use crate::naming::{interval_number, proofs_table, quoted, stored};
 use crate::schema::{INTERVAL, NODE_ID, Table};
 use crate::store::Store;
 use crate::transport::{Micros, Param, Statement};
@@ -162,7 +162,8 @@ impl Store {
         let lines: Vec<_> = numbered
             .flat_map(|(written, (proof, ranges))| {
                 ranges.iter().map(move |range| Line {
-                    ts: proof.answered_at,
+                    // QuestDB knows no time before it; an answer of then is of a clock that is wrong.
+                    ts: proof.answered_at.max(Timestamp::EPOCH),
                     source: Some(proof.source.as_str()),
                     reason: &proof.reason,
                     start: range.start(),
@@ -285,7 +286,7 @@ impl Store {
         );
         let types = [Type::VARCHAR, Type::INT8];
         let statement = Statement { doing: "read proofs", table: &table, sql: &sql, types: &types };
-        let params: [Param<'_>; 2] = [&stored(&key.node_id), &key.interval.as_secs()];
+        let params: [Param<'_>; 2] = [&stored(&key.node_id), &interval_number(key.interval)];
         self.transport.wire.query(statement, &params).await
     }
 
@@ -298,7 +299,7 @@ impl Store {
         );
         let types = [Type::VARCHAR, Type::INT8];
         let statement = Statement { doing: "count proofs", table: &table, sql: &sql, types: &types };
-        let params: [Param<'_>; 2] = [&stored(&key.node_id), &key.interval.as_secs()];
+        let params: [Param<'_>; 2] = [&stored(&key.node_id), &interval_number(key.interval)];
         match self.transport.wire.query(statement, &params).await {
             Ok(rows) => Ok(rows.first().and_then(|row| {
                 let count: i64 = row.get(0);

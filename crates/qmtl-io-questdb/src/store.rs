@@ -5,13 +5,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use qmtl_history_api::{Clock, ErrorKind, Interval, NodeId, Result, SeriesKey};
+use qmtl_history_api::{Capabilities, Clock, ErrorKind, NodeId, Result, SeriesKey, Timestamp};
 use tokio_postgres::types::Type;
 
 use crate::config::QuestDbConfig;
 use crate::coverage::Remembered;
 use crate::naming::{self, EVENTS, literal, proofs_table, quoted};
-use crate::schema::{INTERVAL, NODE_ID, Table};
+use crate::schema::{INTERVAL, NODE_ID, Table, holds};
 use crate::transport::{Param, Statement, Transport};
 
 /// Writers of one series in this process take turns, whatever handle they write through: keeping
@@ -40,6 +40,15 @@ impl Store {
         Ok(Self { config, transport, clock, known: Mutex::default(), remembered: Remembered::default() })
     }
 
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::new("questdb", holds);
+        capabilities.nan = false;
+        capabilities.adds_columns = self.config.add_columns;
+        capabilities.concurrent_keep_existing = false;
+        capabilities.earliest = Timestamp::EPOCH;
+        capabilities
+    }
+
     /// A node's table as it is now.
     pub(crate) async fn table(&self, node_id: &NodeId) -> Result<Option<Table>> {
         Table::load(&self.transport.wire, &naming::table(&self.config, node_id)).await
@@ -64,7 +73,7 @@ impl Store {
         );
         let types = [Type::VARCHAR, Type::INT8];
         let statement = Statement { doing: "look for a row", table: &table.name, sql: &sql, types: &types };
-        let params: [Param<'_>; 2] = [&naming::stored(&key.node_id), &key.interval.as_secs()];
+        let params: [Param<'_>; 2] = [&naming::stored(&key.node_id), &naming::interval_number(key.interval)];
         let found = !self.transport.wire.query(statement, &params).await?.is_empty();
         if found {
             self.remember(key);
@@ -166,7 +175,7 @@ impl Store {
         let key = |row: &tokio_postgres::Row| {
             let node_id: Option<&str> = row.try_get(0).ok()?;
             let interval: Option<&str> = row.try_get(1).ok()?;
-            let interval = Interval::from_secs(interval?.parse().ok()?).ok()?;
+            let interval = naming::interval_of(interval?.parse().ok()?)?;
             Some(SeriesKey { node_id: naming::node_of(node_id?)?, interval })
         };
         // A row of another tool may name no series.

@@ -15,12 +15,13 @@ use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Clock, Error, ErrorKind, Result, SeriesKey, StreamKind, TimeRange, frame,
+    BatchStream, BoxStream, Clock, Error, ErrorKind, Result, SeriesKey, StreamKind, TimeRange, Timestamp,
+    frame,
 };
 
 use crate::config::QuestDbConfig;
 use crate::error;
-use crate::naming::{literal, quoted, stored};
+use crate::naming::{interval_number, literal, quoted, stored};
 use crate::schema::{Column, INTERVAL, NODE_ID, Table, Time, schema_of, seconds_of};
 use export::Export;
 use ilp::Ilp;
@@ -190,9 +191,9 @@ impl Transport {
             table.select_list(columns),
             quoted(&table.name),
             literal(&stored(&key.node_id)),
-            key.interval.as_secs(),
-            range.start().as_micros(),
-            range.end().as_micros(),
+            interval_number(key.interval),
+            from_epoch(range.start()).0,
+            from_epoch(range.end()).0,
         );
         let mut after = None;
         match self.export.rows(&sql, schema_of(columns)).await {
@@ -240,8 +241,8 @@ impl<'a> Bounds<'a> {
         let seconds = seconds_of(range);
         Self {
             node_id: stored(&key.node_id),
-            interval: key.interval.as_secs(),
-            micros: [Micros(range.start().as_micros()), Micros(range.end().as_micros())],
+            interval: interval_number(key.interval),
+            micros: [from_epoch(range.start()), from_epoch(range.end())],
             seconds: [seconds.0, seconds.1],
             time: table.time,
         }
@@ -254,6 +255,11 @@ impl<'a> Bounds<'a> {
         };
         [&self.node_id, &self.interval, from, to]
     }
+}
+
+/// A bound of a filter: QuestDB knows no time before 1970.
+fn from_epoch(ts: Timestamp) -> Micros {
+    Micros(ts.max(Timestamp::EPOCH).as_micros())
 }
 
 /// The time column alone.

@@ -22,6 +22,9 @@ impl Store {
     pub(crate) async fn write(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         let key = &request.key;
         frame::check(key, &rows)?;
+        if let Some(span) = span(&rows)? {
+            self.capabilities().check_range(key, span)?;
+        }
         let columns = values::columns(key, &rows)?;
         let (rows, lost) = values::storable(key, &rows, self.config.nan_as_null)?;
         if lost > 0 {
@@ -121,6 +124,9 @@ impl Store {
             Time::Seconds if !self.config.allow_legacy => Err(fault(
                 "the table tells time in seconds, as the Python original made it: it is written only with allow_legacy=true",
             )),
+            Time::Seconds if key.interval.phase_secs() > 0 => {
+                Err(fault("a table that tells time in seconds cannot hold an interval with a phase"))
+            }
             Time::Seconds if on_conflict == OnConflict::Replace => {
                 Err(fault("a table that tells time in seconds cannot replace rows"))
             }
@@ -154,7 +160,7 @@ impl Store {
             let mut values: Vec<Box<dyn ToSql + Sync + Send>> = vec![
                 Box::new(ts[row].div_euclid(1_000_000)),
                 Box::new(naming::stored(&key.node_id).into_owned()),
-                Box::new(key.interval.as_secs()),
+                Box::new(naming::interval_number(key.interval)),
             ];
             values.extend(rows.columns()[1..].iter().map(|column| sql_value(column.as_ref(), row)));
             values

@@ -29,7 +29,7 @@ impl Clock for TokioClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the wall clock is read")]
     fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp::MIN.checked_add(since_epoch).unwrap_or(Timestamp::MAX)
+        Timestamp::EPOCH.checked_add(since_epoch).unwrap_or(Timestamp::MAX)
     }
 
     fn monotonic(&self) -> Duration {

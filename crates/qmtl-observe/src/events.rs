@@ -1,9 +1,13 @@
 //! The lifecycle log events. The message of each is its name, and its fields are a contract with
 //! whoever reads the logs: names, types and levels do not change.
 //!
-//! `interval`, `start` and `end` are integers: seconds, and epoch seconds with `end` exclusive.
+//! `interval`, `start` and `end` are integers: seconds, and epoch seconds with `end` exclusive. An interval with
+//! a phase is text, such as `86400+57600`.
 
-use qmtl_history_api::{Error, SeriesKey, SourceId, TimeRange};
+use qmtl_history_api::{Error, Interval, SeriesKey, SourceId, TimeRange};
+use tracing::Value;
+
+use crate::metrics::interval_label;
 
 /// The target of every lifecycle event, for filters: `qmtl=info`.
 pub const TARGET: &str = "qmtl::lifecycle";
@@ -13,7 +17,7 @@ pub fn backfill_start(key: &SeriesKey, range: TimeRange) {
     tracing::info!(
         target: TARGET,
         node_id = key.node_id.as_str(),
-        interval = key.interval.as_secs(),
+        interval = seconds(key.interval),
         start = range.start().as_secs(),
         end = range.end().as_secs(),
         "backfill.start"
@@ -25,7 +29,7 @@ pub fn backfill_complete(key: &SeriesKey, range: TimeRange) {
     tracing::info!(
         target: TARGET,
         node_id = key.node_id.as_str(),
-        interval = key.interval.as_secs(),
+        interval = seconds(key.interval),
         start = range.start().as_secs(),
         end = range.end().as_secs(),
         "backfill.complete"
@@ -37,7 +41,7 @@ pub fn backfill_retry(key: &SeriesKey, attempt: u32) {
     tracing::info!(
         target: TARGET,
         node_id = key.node_id.as_str(),
-        interval = key.interval.as_secs(),
+        interval = seconds(key.interval),
         attempt,
         "backfill.retry"
     );
@@ -48,7 +52,7 @@ pub fn backfill_failed(key: &SeriesKey, attempts: u32) {
     tracing::error!(
         target: TARGET,
         node_id = key.node_id.as_str(),
-        interval = key.interval.as_secs(),
+        interval = seconds(key.interval),
         attempts,
         "backfill.failed"
     );
@@ -86,7 +90,7 @@ impl<'a> Batch<'a> {
             batch_id = self.id(),
             attempt,
             node_id = self.key.node_id.as_str(),
-            interval = self.key.interval.as_secs(),
+            interval = seconds(self.key.interval),
             start = self.window.start().as_secs(),
             end = self.window.end().as_secs(),
             source = self.source.as_str(),
@@ -101,7 +105,7 @@ impl<'a> Batch<'a> {
             batch_id = self.id(),
             attempt,
             node_id = self.key.node_id.as_str(),
-            interval = self.key.interval.as_secs(),
+            interval = seconds(self.key.interval),
             start = self.window.start().as_secs(),
             end = self.window.end().as_secs(),
             source = self.source.as_str(),
@@ -116,7 +120,7 @@ impl<'a> Batch<'a> {
             batch_id = self.id(),
             attempt,
             node_id = self.key.node_id.as_str(),
-            interval = self.key.interval.as_secs(),
+            interval = seconds(self.key.interval),
             start = self.window.start().as_secs(),
             end = self.window.end().as_secs(),
             source = self.source.as_str(),
@@ -129,5 +133,13 @@ impl<'a> Batch<'a> {
         let SeriesKey { node_id, interval } = self.key;
         let (start, end) = (self.window.start().as_secs(), self.window.end().as_secs());
         format!("{}:{}:{start}:{end}", node_id.as_str(), interval.as_secs())
+    }
+}
+
+/// The field `interval`.
+fn seconds(interval: Interval) -> Box<dyn Value> {
+    match interval.phase_secs() {
+        0 => Box::new(interval.as_secs()),
+        _ => Box::new(interval_label(interval)),
     }
 }

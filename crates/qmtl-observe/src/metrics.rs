@@ -2,7 +2,7 @@
 //!
 //! Names and labels are those that users of the original have on their dashboards; what is new
 //! starts with `qmtl_` and uses base units. [`METRICS`] is the whole list. The label `interval` is
-//! decimal seconds; `node_id` is the node's id unchanged; `source` is a source id up to its `#`,
+//! what [`interval_label`] says; `node_id` is the node's id unchanged; `source` is a source id up to its `#`,
 //! since the hash of a file's content would make a new series of every version of a file.
 
 #![expect(clippy::disallowed_macros, reason = "the one place where metrics are recorded")]
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ::metrics::SharedString;
 use qmtl_history_api::frame::Dropped;
-use qmtl_history_api::{ErrorKind, NodeId, SeriesKey, SourceId, Timestamp};
+use qmtl_history_api::{ErrorKind, Interval, NodeId, SeriesKey, SourceId, Timestamp};
 
 pub use table::{Kind, METRICS, Metric, Unit, describe};
 
@@ -49,7 +49,7 @@ pub fn last_timestamp(key: &SeriesKey, newest_row: Timestamp) {
     let mut newest = NEWEST.lock().unwrap_or_else(PoisonError::into_inner);
     let stands = newest.entry(key.clone()).or_insert(newest_row);
     *stands = newest_row.max(*stands);
-    table::LAST_TIMESTAMP.with(series(key)).set(stands.since(Timestamp::MIN).as_secs_f64());
+    table::LAST_TIMESTAMP.with(series(key)).set(stands.as_secs_f64());
 }
 
 /// Counts a repeated request, `backfill_retry_total`.
@@ -165,8 +165,17 @@ pub(crate) fn store_error(backend: &'static str, operation: &'static str, kind: 
     table::STORE_ERRORS.with([backend.into(), operation.into(), kind.as_str().into()]).increment(1);
 }
 
+/// An interval as labels have it: decimal seconds, and where there is a phase, `86400+57600`.
+#[must_use]
+pub fn interval_label(interval: Interval) -> String {
+    match (interval.as_secs(), interval.phase_secs()) {
+        (secs, 0) => secs.to_string(),
+        (secs, phase) => format!("{secs}+{phase}"),
+    }
+}
+
 fn series(key: &SeriesKey) -> [SharedString; 2] {
-    [key.node_id.as_str().to_owned().into(), key.interval.as_secs().to_string().into()]
+    [key.node_id.as_str().to_owned().into(), interval_label(key.interval).into()]
 }
 
 fn world_series(key: &SeriesKey, world: Option<&str>) -> [SharedString; 3] {

@@ -155,7 +155,7 @@ impl NodeCache {
     /// Takes a live bar: `payload` is one row, its columns matched by name, a `ts` ignored.
     ///
     /// `Schema`, naming node and column, for a payload of another shape or type, and for a time
-    /// whose bar would open before 1970. A cache that failed is unchanged.
+    /// whose bar would open before 1678. A cache that failed is unchanged.
     pub fn append(&mut self, ts: Timestamp, payload: &RecordBatch) -> Result<Appended> {
         if payload.num_rows() != 1 {
             return Err(Error::schema("a live bar is exactly one row")
@@ -412,7 +412,7 @@ impl Stamped {
 
 fn floor(key: &SeriesKey, ts: Timestamp, row: usize) -> Result<Timestamp> {
     key.interval.floor(ts).ok_or_else(|| {
-        Error::schema("a row's bar would open before 1970")
+        Error::schema("a row's bar would open before 1678")
             .with("series", key)
             .with("column", frame::TS)
             .with("row", row)

@@ -198,13 +198,13 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
     report
 }
 
-/// The last `points` bars that have closed at `now`; never before 1970.
+/// The last `points` bars that have closed at `now`; never before 1678.
 fn closed_window(interval: Interval, now: Timestamp, points: usize) -> TimeRange {
     let micros = i64::try_from(points).unwrap_or(i64::MAX).saturating_mul(interval.as_micros());
     let end = interval.floor(now).unwrap_or(Timestamp::MIN);
     let start = end.checked_add_micros(-micros).unwrap_or(Timestamp::MIN);
     TimeRange::checked(start, end).unwrap_or(
-        // Only a clock that stands at the very beginning of 1970 has no closed bar.
+        // Only a clock that stands at the very beginning of time has no closed bar.
         TimeRange::checked(Timestamp::MIN, interval.next(end).unwrap_or(Timestamp::MAX))
             .unwrap_or(TimeRange::ALL),
     )

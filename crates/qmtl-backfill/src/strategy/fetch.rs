@@ -396,6 +396,14 @@ impl Job<'_> {
         let now = self.clock.now();
         let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
+        // A series that has rows stands on its grid: then these are odd ones.
+        let is_new = self.columns.fields().len() <= 1;
+        if is_new
+            && rows.num_rows() == 0
+            && let Some(other) = frame::other_grid(self.key, &off_grid)
+        {
+            return Err(told(other));
+        }
         // Counted once the source has said all that it has to say.
         dropped.off_grid = 0;
         let rows = batch::named_as_stored(&rows, &self.columns);

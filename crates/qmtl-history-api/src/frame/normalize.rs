@@ -18,7 +18,7 @@ use super::{Conflict, OffGrid, TS, distinct_names, first_null, names, schema_of,
 use crate::{Error, Result, SeriesKey, TimeRange, Timestamp};
 
 /// How far outside its window a row may lie before its unit is taken to be wrong: ten years.
-/// Seconds read as milliseconds land in January 1970, decades from any window of market data.
+/// Seconds read as milliseconds land in January 1970, decades from most windows of market data.
 const FAR_MICROS: i64 = 3_650 * 86_400 * 1_000_000;
 
 /// Rows that [`normalize`] left out, by reason.
@@ -92,7 +92,7 @@ pub struct Normalized {
 /// Nothing else is coerced: NaN and null stay as they are.
 ///
 /// Errors, all `Schema` and naming series, column and row, nothing being returned of the window:
-/// `ts` is missing, null or no timestamp; a row lies outside the years 1970 to 9999 or more than ten
+/// `ts` is missing, null or no timestamp; a row lies outside the years 1678 to 9999 or more than ten
 /// years outside the window (the unit is wrong); most rows are off the grid and lie closer to each
 /// other than bars of this interval can.
 pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
@@ -192,7 +192,7 @@ fn place(key: &SeriesKey, window: TimeRange, row: usize, micros: i64) -> Result<
             .with("hint", hint)
     };
     let point = Timestamp::from_micros(micros)
-        .map_err(|_| wrong_unit("a row's time is outside the years 1970 to 9999"))?;
+        .map_err(|_| wrong_unit("a row's time is outside the years 1678 to 9999"))?;
     if window.contains(point) {
         return Ok(if key.interval.is_on_grid(point) { Place::Inside } else { Place::OffGrid(point) });
     }
@@ -244,7 +244,7 @@ fn instants(key: &SeriesKey, batch: &RecordBatch) -> Result<Vec<i64>> {
             .enumerate()
             .map(|(row, value)| {
                 value.checked_mul(factor).ok_or_else(|| {
-                    fault("a row's time is outside the years 1970 to 9999")
+                    fault("a row's time is outside the years 1678 to 9999")
                         .with("row", row)
                         .with("value", value)
                 })

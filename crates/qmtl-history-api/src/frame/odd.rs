@@ -10,7 +10,7 @@ use arrow_ord::ord::make_comparator;
 use arrow_schema::{DataType, SortOptions};
 
 use super::{TS, timestamps};
-use crate::{Error, Interval, Result, TimeRange, Timestamp};
+use crate::{Error, Interval, Result, SeriesKey, TimeRange, Timestamp};
 
 /// A row that stands on no point of the grid. Its bar is missing, and the absence of a row at its bar
 /// means nothing.
@@ -44,6 +44,34 @@ impl OffGrid {
         TimeRange::checked(bar, end)
     }
 }
+
+/// What is wrong with a source whose rows, at least two, all stand off the grid in a way that tells of another
+/// one: `Schema`, naming the phase that fits or why none does; `None` where they tell of none.
+#[must_use]
+pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
+    let mut fitting: Vec<_> = rows.iter().map(|row| key.interval.through(row.ts)).collect::<Option<_>>()?;
+    fitting.sort_unstable();
+    fitting.dedup();
+    let fault = |message: String| Error::schema(message).with("series", key).with("first", rows[0].ts);
+    match fitting[..] {
+        [fits] if rows.len() > 1 => Some(fault(format!(
+            "no row is on the grid of {}, but all are on that of {fits}: use that interval",
+            key.interval
+        ))),
+        [early, late] if late.phase_secs() - early.phase_secs() == SUMMER_TIME_SECS => Some(
+            fault(format!(
+                "no row is on the grid of {}; they miss it by two distances, an hour apart, like days of a time zone \
+                 with summer time, which no fixed interval fits: give each bar its date as its time",
+                key.interval
+            ))
+            .with("fitting", format_args!("{early}, {late}")),
+        ),
+        _ => None,
+    }
+}
+
+/// How much later clocks stand in summer.
+const SUMMER_TIME_SECS: i64 = 3_600;
 
 /// Two rows of one time that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -154,6 +154,39 @@ fn values_that_are_no_numbers_are_told_by_column() {
 }
 
 #[test]
+fn rows_that_all_miss_the_grid_alike_tell_of_another_one() {
+    let told = |interval: &str, times: &[&str]| {
+        let key = SeriesKey::new("BTC", interval.parse().unwrap()).unwrap();
+        let rows: Vec<_> =
+            times.iter().map(|time| OffGrid::new(time.parse().unwrap(), key.interval)).collect();
+        other_grid(&key, &rows).map(|error| error.to_string())
+    };
+    for (interval, times, fits) in [
+        ("1h", ["2024-01-08T14:30:00Z", "2024-01-09T15:30:00Z"], "1h+30m"),
+        ("1d", ["2023-12-31T16:00:00Z", "2024-01-01T16:00:00Z"], "1d+16h"),
+        ("1w", ["2024-01-04", "2024-01-11"], "1w+3d"),
+        ("1d+16h", ["2024-01-01", "2024-01-02"], "1d"),
+    ] {
+        assert_eq!(
+            told(interval, &times).unwrap(),
+            format!(
+                "no row is on the grid of {interval}, but all are on that of {fits}: use that interval \
+                 (series: BTC@{interval}, first: {})",
+                times[0].parse::<Timestamp>().unwrap()
+            )
+        );
+    }
+    let zone = told("1d", &["2024-01-02T05:00:00Z", "2024-07-01T04:00:00Z", "2024-07-02T04:00:00Z"]).unwrap();
+    assert!(zone.contains("like days of a time zone with summer time"), "{zone}");
+    assert!(zone.contains("fitting: 1d+4h, 1d+5h"), "{zone}");
+    // One row tells of no grid, nor do several that differ, or lie between two seconds.
+    assert_eq!(told("1h", &["2024-01-08T14:30:00Z"]), None);
+    assert_eq!(told("1h", &["2024-01-08T14:30:00Z", "2024-01-08T15:31:00Z"]), None);
+    assert_eq!(told("1h", &["2024-01-08T14:30:00.789Z", "2024-01-08T15:30:00.789Z"]), None);
+    assert_eq!(told("1h", &[]), None);
+}
+
+#[test]
 fn what_has_no_time_is_refused_by_row() {
     let nulls = TimestampSecondArray::from(vec![Some(BASE), None]);
     assert_eq!(
@@ -184,10 +217,10 @@ fn a_wrong_unit_is_recognised() {
     assert!(text.ends_with("hint: its value times 1000 would fit)"), "{text}");
     let ms_as_seconds = TimestampSecondArray::from(vec![BASE * 1_000]);
     let text = refused(&batch(vec![("ts", Arc::new(ms_as_seconds))]));
-    assert!(text.starts_with("a row's time is outside the years 1970 to 9999"), "{text}");
+    assert!(text.starts_with("a row's time is outside the years 1678 to 9999"), "{text}");
     assert!(text.ends_with("hint: its value divided by 1000 would fit)"), "{text}");
     let overflow = TimestampSecondArray::from(vec![i64::MAX]);
-    assert!(refused(&batch(vec![("ts", Arc::new(overflow))])).contains("outside the years 1970 to 9999"));
+    assert!(refused(&batch(vec![("ts", Arc::new(overflow))])).contains("outside the years 1678 to 9999"));
 }
 
 #[test]

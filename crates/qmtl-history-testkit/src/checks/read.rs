@@ -73,9 +73,9 @@ pub async fn h_read_01_many_partitions(subject: &Subject) {
     }
 }
 
-/// `H-READ-01`: every interval has its own grid; weeks start on Monday.
+/// `H-READ-01`: every interval has its own grid; weeks start on Monday, and a phase moves it.
 pub async fn h_read_01_every_grid(subject: &Subject) {
-    for interval in ["1s", "7s", "90s", "1h", "3d", "1w", "2w", "3650d"] {
+    for interval in ["1s", "7s", "90s", "1h", "1h+30m", "1d+16h", "3d", "1w", "1w+3d", "2w", "3650d"] {
         let series = subject.probe("BTC", interval);
         let rows = bars(&series.key, series.bar(0), 50);
         series.keep(rows.clone()).await;
@@ -91,14 +91,17 @@ pub async fn h_read_01_every_grid(subject: &Subject) {
     }
 }
 
-/// `H-READ-01`: the first bar of 1970 and the last one of 9999 are bars like others.
+/// `H-READ-01`: the first bar that the store can hold and the last one of 9999 are bars like others.
 pub async fn h_read_01_first_and_last_bar_of_time(subject: &Subject) {
     let btc = subject.btc();
-    let last = btc.key.interval.floor(Timestamp::MAX).expect("9999 is after 1970");
+    let first = btc.key.interval.ceil(btc.backend.capabilities().earliest).expect("there is time after it");
+    let last = btc.key.interval.floor(Timestamp::MAX).expect("9999 is after 1678");
     let close = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0]));
-    let rows = batch(&[Timestamp::MIN, btc.bar(0), last], [("close", close as _)]);
+    let rows = batch(&[first, btc.bar(0), last], [("close", close as _)]);
     btc.keep(rows.clone()).await;
     assert_eq!(btc.closes(TimeRange::ALL).await, closes(&rows));
+    let head = TimeRange::new(first, btc.bar(0)).expect("the bar is before 2024");
+    assert_eq!(btc.closes(head).await, [(first.as_micros(), 1.0)]);
     let tail = TimeRange::new(last, Timestamp::MAX).expect("the bar is before the end");
     assert_eq!(btc.closes(tail).await, [(last.as_micros(), 3.0)]);
     assert_eq!(btc.present(TimeRange::ALL).await.count(btc.key.interval), 3);

@@ -105,9 +105,10 @@ pub async fn h_ser_02_alike_ids_do_not_touch(subject: &Subject) {
     }
 }
 
-/// `H-SER-02`: one node has a series of its own for every interval.
+/// `H-SER-02`: one node has a series of its own for every length of its interval and every phase.
 pub async fn h_ser_02_intervals_do_not_touch(subject: &Subject) {
-    let series = ["1s", "60s", "1h", "1d", "7d"].map(|interval| subject.probe("BTC", interval));
+    let series = ["1s", "60s", "1h", "1h+30m", "1d", "1d+16h", "7d", "7d+3d"]
+        .map(|interval| subject.probe("BTC", interval));
     for (index, one) in (1_u32..).zip(&series) {
         one.keep(one.rows((0..index).map(|bar| (bar, f64::from(index))))).await;
     }

@@ -1,4 +1,4 @@
-//! What a write leaves behind: `H-WRITE-01` to `H-WRITE-05`, `H-WRITE-07` and `H-WRITE-08`.
+//! What a write leaves behind: `H-WRITE-01` to `H-WRITE-05`, `H-WRITE-07`, `H-WRITE-08` and `H-WRITE-10`.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -265,4 +265,33 @@ pub async fn h_write_08_nothing_comes_of_nothing(subject: &Subject) {
     assert_eq!((btc.revision().await, btc.listed().await), (None, vec![eth.key.clone()]));
     assert_eq!(btc.all().await.schema(), frame::ts_only_schema());
     assert_eq!(eth.snapshot().await, before);
+}
+
+/// `H-WRITE-10`: rows of every time that the backend can hold are held, on any grid; an earlier one costs its
+/// batch.
+pub async fn h_write_10_any_time_that_can_be_held(subject: &Subject) {
+    let earliest = subject.backend().capabilities().earliest;
+    for interval in ["1m", "1d+16h", "1w"] {
+        let series = subject.probe("IBM", interval);
+        let grid = series.key.interval;
+        let first = grid.ceil(earliest).expect("there is time after it");
+        let numbers = [-100_000, -1, 0, 1].into_iter().filter_map(|number| grid.opening(number));
+        let points: Vec<_> = std::iter::once(first).chain(numbers.filter(|ts| *ts > first)).collect();
+        let close: Vec<_> = (0..u32::try_from(points.len()).expect("a few rows")).map(f64::from).collect();
+        let rows = batch(&points, [("close", Arc::new(Float64Array::from(close)) as _)]);
+        series.keep(rows.clone()).await;
+        assert_eq!(series.all().await.columns(), rows.columns(), "{}", series.key);
+        let present = series.present(TimeRange::ALL).await;
+        assert!(present.points(grid).eq(points.iter().copied()), "{}: {present:?}", series.key);
+        let newest = TimeRange::new(points[points.len() - 1], series.bar(0)).expect("it is long before 2024");
+        assert_eq!(series.read(newest).await.num_rows(), 1, "{}", series.key);
+        let Some(early) = earliest.checked_add_micros(-1).and_then(|before| grid.floor(before)) else {
+            continue;
+        };
+        let close = Arc::new(Float64Array::from(vec![1.0, 2.0]));
+        let rows = batch(&[early, series.bar(0)], [("close", close as _)]);
+        let error = series.refused(&series.request(OnConflict::KeepExisting), rows).await.to_string();
+        let named = [series.key.to_string(), early.to_string()];
+        assert!(named.iter().all(|name| error.contains(name)), "must name {named:?}: {error}");
+    }
 }

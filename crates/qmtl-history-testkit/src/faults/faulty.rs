@@ -75,12 +75,13 @@ impl Faulty {
             Fault::FlattensIds => node_id.replace(|c: char| !c.is_alphanumeric(), "_"),
             _ => node_id.to_owned(),
         };
-        let whole_minutes = key.interval.as_secs() % 60 == 0;
-        let joined = self.fault == Fault::JoinsIntervals && whole_minutes;
-        SeriesKey {
-            node_id: NodeId::new(node_id).expect("it is no longer than it was"),
-            interval: if joined { Interval::MINUTE } else { key.interval },
-        }
+        let length = key.interval.as_secs();
+        let interval = match self.fault {
+            Fault::JoinsIntervals if length % 60 == 0 => Interval::MINUTE,
+            Fault::JoinsPhases => Interval::from_secs(length).expect("a length is one without a phase"),
+            _ => key.interval,
+        };
+        SeriesKey { node_id: NodeId::new(node_id).expect("it is no longer than it was"), interval }
     }
 
     fn error(&self, error: Error) -> Error {

@@ -29,6 +29,7 @@ pub(super) fn read(fault: Fault, rows: RecordBatch) -> RecordBatch {
             take_record_batch(&rows, &order).expect("the order names its rows")
         }
         Fault::LosesFarTimes => retain(&rows, |micros| micros <= NANOSECONDS_END),
+        Fault::LosesEarlyTimes => retain(&rows, |micros| micros >= 0),
         Fault::SchemaFromRows if count == 0 => RecordBatch::new_empty(frame::ts_only_schema()),
         _ => rows,
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
 use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
@@ -67,9 +66,7 @@ impl ProgressSink for Outages {
 /// Fills, then goes round until an interruption or the deadline.
 pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> Result<Outcome> {
     let clock = &context.clock;
-    let until = args
-        .deadline
-        .map(|span| clock.monotonic().saturating_add(Duration::from_secs(span.as_secs().unsigned_abs())));
+    let until = args.deadline.map(|span| clock.monotonic().saturating_add(span));
     let first = open.fill(open.jobs.clone(), context).await?;
     let mut last = backfill::conclude(&first, context)?;
     if last == Outcome::Interrupted {

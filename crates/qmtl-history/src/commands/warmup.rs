@@ -147,7 +147,7 @@ impl Shared<'_> {
         let strategy = self.strategy(&key, job)?;
         let mut config = WarmupConfig::default();
         if let Some(deadline) = self.args.deadline {
-            config = config.with_deadline(Duration::from_secs(deadline.as_secs().unsigned_abs()));
+            config = config.with_deadline(deadline);
         }
         if let Some(max_lookback) = self.args.max_lookback {
             let max_lookback = usize::try_from(max_lookback).unwrap_or(usize::MAX);

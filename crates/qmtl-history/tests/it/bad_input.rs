@@ -36,9 +36,12 @@ fn intervals() {
     refused(&with("0m"), "it must last from 1 second to 3650 days (value: \"0m\", flag: --interval)");
     refused(
         &with("1M"),
-        "M would be a month, which has no fixed length; minutes are written m (value: \"1M\"",
+        "M would be a month, which has no fixed length: keep days, 1d, and make months of them; minutes are written m (value: \"1M\"",
     );
-    refused(&with("5x"), "use a number and one of s, m, h, d, w, such as 60s, 5m, 1h, 1d, 1w (value: \"5x\"");
+    refused(
+        &with("5x"),
+        "use a number and one of s, m, h, d, w, such as 60s, 5m, 1h, 1d, 1w; a phase stands behind a +, such as 1d+16h (value: \"5x\"",
+    );
     refused(&with("60"), "the unit is missing; seconds are written s, such as 60s (value: \"60\"");
 }
 
@@ -52,10 +55,10 @@ fn ranges() {
     refused(&fill(&["--range", "20240601..=20240101"]), "a range's first bar must not be after its last");
     refused(&fill(&["--timerange", "2024-01-01"]), "not a time range: use 20240101-20240601 or 20240101-");
     refused(&fill(&["--start", "yesterday"]), "not a time: use ISO 8601 such as 2024-01-01T00:00:00Z");
-    refused(&fill(&["--start", "1969-12-31"]), "timestamp is outside the years 1970 to 9999");
+    refused(&fill(&["--start", "1677-12-31"]), "timestamp is outside the years 1678 to 9999");
     refused(
         &fill(&["--start", "253402300800"]),
-        "timestamp is outside the years 1970 to 9999 (seconds: 253402300800)",
+        "timestamp is outside the years 1678 to 9999 (seconds: 253402300800)",
     );
     refused(&fill(&["--start", "9998-01-01", "--end", "9999-01-01"]), "no bar of the range has closed yet");
     refused(&fill(&["--bars", "0"]), "0 is not in 1..");

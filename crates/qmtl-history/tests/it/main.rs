@@ -10,6 +10,7 @@ mod demo;
 mod elsewhere;
 mod exchange;
 mod follow;
+mod grid;
 mod klines_server;
 mod many;
 mod names;

@@ -4,6 +4,7 @@ use qmtl_history_testkit::told;
 use serde_json::{Value, json};
 
 use super::elsewhere::{SERIES, SOURCE, run, says_the_same_as_a_folder};
+use super::grid::phases_stand_in_every_command;
 use super::proofs::{doubtful, is_told_and_mended, prove};
 use super::{SPAN, Scene};
 
@@ -20,6 +21,23 @@ fn every_command_says_the_same_as_on_a_folder() {
     let listed = run(&server, &["ls", "--json"]).object();
     assert_eq!((&listed["series"][0]["rows"], &listed["series"][0]["files"]), (&json!(5_720), &Value::Null));
     assert!(!listed.to_string().contains("quest@"), "a password was printed: {listed}");
+}
+
+#[test]
+fn a_server_has_series_on_grids_with_a_phase() {
+    let Some(server) = server("grid") else { return };
+    phases_stand_in_every_command(&server, &Scene::new());
+}
+
+#[test]
+fn bars_from_before_1970_are_refused_by_name() {
+    let Some(server) = server("early") else { return };
+    for command in ["plan", "backfill"] {
+        let words = [&[command], &SERIES[..], &["--source", SOURCE, "--start", "1962"]].concat();
+        let run = run(&server, &words);
+        run.fails_with(2, "the store holds no bars of that time: start the range later");
+        assert!(run.stderr.contains("store: questdb, earliest: 1970-01-01T00:00:00Z"), "{run:?}");
+    }
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn check_lengths(key: &SeriesKey, rows: &[Row<'_>], times: &[Timestamp]) -> Resu
 }
 
 fn millis(value: i64) -> Result<Timestamp> {
-    let outside = || Error::schema("a time is outside the years 1970 to 9999").with("milliseconds", value);
+    let outside = || Error::schema("a time is outside the years 1678 to 9999").with("milliseconds", value);
     value.checked_mul(1_000).and_then(|micros| Timestamp::from_micros(micros).ok()).ok_or_else(outside)
 }
 

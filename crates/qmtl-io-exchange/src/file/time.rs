@@ -63,7 +63,7 @@ impl TsUnit {
         Self::ALL.into_iter().find(|unit| unit.plausible().contains(&value))
     }
 
-    /// The instant `value` of this unit, rounded down to a microsecond; `None` outside 1970 to 9999.
+    /// The instant `value` of this unit, rounded down to a microsecond; `None` outside 1678 to 9999.
     pub(super) fn instant(self, value: i64) -> Option<Timestamp> {
         let micros = match self {
             Self::Nanosecond => value.div_euclid(1_000),
@@ -79,7 +79,7 @@ impl TsUnit {
             // Rounded up: the first value that is not before the bound.
             unit => {
                 let step = 1_000_000 / unit.per_second();
-                (ts.as_micros() + step - 1) / step
+                (ts.as_micros() + step - 1).div_euclid(step)
             }
         };
         bound(range.start())..bound(range.end())
@@ -231,7 +231,7 @@ impl Reading {
                 ))),
                 _ if unit.instant(value).is_some() => Ok(value),
                 _ => Err(Error::schema(format!(
-                    "the time column is declared in {unit}, but this value leaves the years 1970 to 9999"
+                    "the time column is declared in {unit}, but this value leaves the years 1678 to 9999"
                 ))),
             },
             Self::Each { declared: None, .. } if PLAUSIBLE_TICKS.contains(&value) => {
@@ -263,9 +263,9 @@ fn date(value: i64) -> Option<i64> {
 }
 
 /// Microseconds of an ISO 8601 date or date and time; `None` for anything else, for instants
-/// outside 1970 to 9999, and for those between two microseconds, which nothing here could hold.
+/// outside 1678 to 9999, and for those between two microseconds, which nothing here could hold.
 pub(super) fn parse_iso(text: &str) -> Option<i64> {
-    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    let is_number = text.strip_prefix('-').unwrap_or(text).bytes().all(|b| b.is_ascii_digit());
     let is_finer = text.split_once('.').is_some_and(|(_, fraction)| {
         let digits = fraction.bytes().take_while(u8::is_ascii_digit);
         digits.skip(6).any(|digit| digit != b'0')

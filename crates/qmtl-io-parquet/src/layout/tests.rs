@@ -16,13 +16,39 @@ fn partitions_are_aligned_to_the_grid_and_named_by_their_start() {
     assert_eq!(minute.range().count(Interval::MINUTE), 50_000);
 
     let week: Interval = "1w".parse().unwrap();
-    let first = Partition::around(week, at("1970-01-01"));
+    let first = Partition::around(week, at("1970-01-05"));
     assert_eq!(first.name(), "19700105T000000Z", "weeks count from Monday");
     assert_eq!(first.range().start(), Partition::around(week, at("2024-01-01")).range().start());
 
     let longest = Interval::from_secs(3_650 * 86_400).unwrap();
     let all = Partition::around(longest, Timestamp::MAX);
-    assert_eq!(all.range(), TimeRange::ALL, "a span beyond the end of time is cut there");
+    let from_epoch = TimeRange::new(Timestamp::EPOCH, Timestamp::MAX).unwrap();
+    assert_eq!(all.range(), from_epoch, "a span beyond the end of time is cut there");
+}
+
+#[test]
+fn partitions_are_counted_from_the_epoch_to_both_sides() {
+    let around = |interval: &str, ts: &str| Partition::around(interval.parse().unwrap(), at(ts));
+    let before = around("1m", "1969-12-31T23:59:00Z");
+    assert_eq!((before.name().as_str(), before.range().end()), ("19691127T064000Z", Timestamp::EPOCH));
+    assert_eq!(around("1m", "1969-11-27T06:39:00Z").range().end(), before.range().start());
+    // The first grid point of time begins the first partition.
+    assert_eq!(around("1d", "1962-01-02").name(), "18330208T000000Z");
+    assert_eq!(around("1d", "1833-02-07").name(), "16960317T000000Z");
+    assert_eq!(around("1d", "1696-03-16").name(), "16780101T000000Z");
+    assert_eq!(around("1w", "1962-01-02").name(), "16780103T000000Z");
+    assert_eq!(around("1w+3d", "1962-01-04").name(), "16780106T000000Z");
+    // A phase moves partitions with their bars.
+    assert_eq!(around("1h+30m", "2024-01-01T00:30:00Z").name(), "20210503T003000Z");
+    assert_eq!(Partition::parse("1h+30m".parse().unwrap(), "20210503T000000Z"), None);
+    for (interval, name) in
+        [("1d", "16780101T000000Z"), ("1w", "16780103T000000Z"), ("1m", "19691127T064000Z")]
+    {
+        assert_eq!(
+            Partition::parse(interval.parse().unwrap(), name).map(Partition::name).as_deref(),
+            Some(name)
+        );
+    }
 }
 
 #[test]

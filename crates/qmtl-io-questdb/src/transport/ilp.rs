@@ -18,7 +18,7 @@ use questdb::ingress::{Buffer, ColumnName, Protocol, Sender, SenderBuilder, Tabl
 
 use crate::config::QuestDbConfig;
 use crate::error::{self, On};
-use crate::naming::stored;
+use crate::naming::{interval_number, stored};
 use crate::schema::{INTERVAL, Kind, NODE_ID};
 
 /// The most rows of one request, which is one commit of the server.
@@ -143,7 +143,7 @@ fn encode(buffer: &mut Buffer, table: &str, key: &SeriesKey, rows: &RecordBatch)
     let node_id = stored(&key.node_id);
     let ts = rows.column(0).as_primitive::<TimestampMicrosecondType>();
     for (row, micros) in ts.values().iter().copied().enumerate() {
-        buffer.table(table)?.symbol(node, &*node_id)?.column_i64(interval, key.interval.as_secs())?;
+        buffer.table(table)?.symbol(node, &*node_id)?.column_i64(interval, interval_number(key.interval))?;
         for (name, column, values) in &columns {
             if column.is_valid(row) {
                 values.put(buffer, *name, row)?;

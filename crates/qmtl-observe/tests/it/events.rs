@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use expect_test::{Expect, expect};
-use qmtl_history_api::Error;
+use qmtl_history_api::{Error, SeriesKey};
 use qmtl_observe::events::{self, Batch, TARGET};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -51,6 +51,20 @@ fn a_job_starts_and_completes() {
         &expect![[r#"
             INFO backfill.start node_id="blake3:ab" interval=60 start=1700000040 end=1700000100
             INFO backfill.complete node_id="blake3:ab" interval=60 start=1700000040 end=1700000100"#]],
+    );
+}
+
+#[test]
+fn an_interval_with_a_phase_is_told_with_it() {
+    let key = SeriesKey::new("blake3:ab", "1d+16h".parse().unwrap()).unwrap();
+    check(
+        || {
+            events::backfill_start(&key, window());
+            Batch::new(&key, window(), &source()).attempt(1);
+        },
+        &expect![[r#"
+            INFO backfill.start node_id="blake3:ab" interval="86400+57600" start=1700000040 end=1700000100
+            INFO seamless.backfill.attempt batch_id="blake3:ab:86400:1700000040:1700000100" attempt=1 node_id="blake3:ab" interval="86400+57600" start=1700000040 end=1700000100 source="file:candles.csv#9f86d081884c7d65""#]],
     );
 }
 

@@ -14,7 +14,7 @@ use crate::{at, key, source};
 #[test]
 fn the_table_is_the_documented_one() {
     let mut page = String::from(
-        "# Metrics\n\nMade from `qmtl_observe::metrics::METRICS` by its test; `interval` is decimal seconds.\n\n\
+        "# Metrics\n\nMade from `qmtl_observe::metrics::METRICS` by its test; `interval` is decimal seconds, with a phase `86400+57600`.\n\n\
          | name | type | unit | labels | what it tells |\n|---|---|---|---|---|\n",
     );
     for metric in METRICS {

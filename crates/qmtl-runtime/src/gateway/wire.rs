@@ -12,6 +12,11 @@ use crate::{InputReport, Mode, SideState, Strategy};
 /// How long a decision holds that does not say so.
 const DEFAULT_TTL: &str = "300s";
 
+/// The phase of an interval in seconds, where it has one.
+fn phase(interval: Interval) -> Option<i64> {
+    Some(interval.phase_secs()).filter(|phase| *phase > 0)
+}
+
 /// `POST /strategies`.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Submission {
@@ -29,13 +34,17 @@ impl Submission {
         let inputs = strategy.inputs.iter().map(|input| {
             let id = input.key().node_id.as_str();
             checksum.update(id.as_bytes());
-            json!({
+            let mut node = json!({
                 "node_id": id,
                 "node_type": "StreamInput",
                 "interval": input.key().interval.as_secs(),
                 "period": input.cache().read(crate::NodeCache::period),
                 "inputs": [],
-            })
+            });
+            if let Some(phase) = phase(input.key().interval) {
+                node["phase"] = phase.into();
+            }
+            node
         });
         let mut nodes: Vec<Value> = inputs.collect();
         for (node, sources) in strategy.nodes.iter().zip(&strategy.sources) {
@@ -119,6 +128,9 @@ pub(super) struct HistoryReport {
     node_id: String,
     /// Seconds.
     interval: i64,
+    /// Seconds; left out on the plain grid, of which the original knows alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<i64>,
     rows: usize,
     /// The first and the last bar, epoch seconds.
     coverage_bounds: Option<(i64, i64)>,
@@ -136,6 +148,7 @@ impl HistoryReport {
         Self {
             node_id: report.key.node_id.as_str().to_owned(),
             interval: report.key.interval.as_secs(),
+            phase: phase(report.key.interval),
             rows: report.bars,
             coverage_bounds: report
                 .first

@@ -58,7 +58,7 @@ fn what_is_not_proven_is_refused_with_the_remedy() {
     }
     assert_eq!(
         refusal(Some(TsUnit::Second), &[-1, BAR]),
-        "the time column is declared in seconds, but this value leaves the years 1970 to 9999"
+        "the time column is declared in seconds, but this value leaves the years 1678 to 9999"
     );
     // Before 1990 a declaration is needed, and believed, also where other units' years lie between two rows.
     assert_eq!(read(Some(TsUnit::Second), &[0, 60]).unwrap(), (TsUnit::Second, vec![0, 60]));
