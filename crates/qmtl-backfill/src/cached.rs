@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, ReadRequest, Result, SeriesKey,
-    TimeRange, WriteReceipt, WriteRequest, async_trait,
+    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, Maintenance, ReadRequest, Result,
+    SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait,
 };
 
 /// Series whose coverage is kept in memory at most.
@@ -55,6 +56,10 @@ impl<B: HistoryBackend> HistoryBackend for Cached<B> {
         self.inner.read_range(request).await
     }
 
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.inner.schema(key).await
+    }
+
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         self.inner.write_rows(request, rows).await
     }
@@ -81,5 +86,9 @@ impl<B: HistoryBackend> HistoryBackend for Cached<B> {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
     }
 }

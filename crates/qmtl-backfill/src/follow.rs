@@ -9,8 +9,10 @@ use futures::{StreamExt, stream};
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, Moment, NoProgress,
-    ProgressSink, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp,
+    ProgressSink, RangeSet, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp,
 };
+
+use qmtl_observe::TokioClock;
 
 use crate::FetcherBackfillStrategy;
 use crate::absence::opened_by;
@@ -95,6 +97,7 @@ pub struct Follower {
     config: FollowConfig,
     series: Vec<Followed>,
     progress: Arc<dyn ProgressSink>,
+    stop: StopSignal,
     /// When the clocks were last compared.
     seen: Moment,
 }
@@ -112,17 +115,34 @@ struct Followed {
 }
 
 impl Follower {
-    /// Follows nothing yet.
+    /// Follows nothing yet, on the system's clock.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, config: FollowConfig) -> Self {
+    pub fn new(config: FollowConfig) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
         let seen = Moment::now(&*clock);
-        Self { clock, config, series: Vec::new(), progress: Arc::new(NoProgress), seen }
+        let (progress, stop) = (Arc::new(NoProgress), StopSignal::new());
+        Self { clock, config, series: Vec::new(), progress, stop, seen }
+    }
+
+    /// The clock by which bars close and pauses pass. Call it before anything is followed.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.seen = Moment::now(&clock);
+        self.clock = Arc::new(clock);
+        self
     }
 
     /// Tells `progress` what the fills do, retries above all: a round is over only when they are.
     #[must_use]
-    pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
-        self.progress = progress;
+    pub fn with_progress(mut self, progress: impl ProgressSink + 'static) -> Self {
+        self.progress = Arc::new(progress);
+        self
+    }
+
+    /// Ends well when this signal is given: rounds under way are cut short and told, none is begun.
+    #[must_use]
+    pub fn with_stop(mut self, signal: StopSignal) -> Self {
+        self.stop = signal;
         self
     }
 
@@ -140,26 +160,30 @@ impl Follower {
         }
     }
 
-    /// Waits until a series is due, looks after all that are, and tells what came of it; at least one
-    /// round. Never returns when nothing is followed.
+    /// Waits until a series is due, looks after all that are, and tells what came of it: at least one
+    /// round, none once it is [stopped](Self::with_stop). Never returns otherwise when nothing is followed.
     ///
     /// Dropping the future cancels: what is stored stays, and the same rounds are due again.
     pub async fn next(&mut self, backend: &dyn HistoryBackend) -> Vec<Round> {
-        loop {
+        while !self.stop.is_stopped() {
             let Moment { wall: now, monotonic, .. } = self.compare_clocks();
             let rounds: Vec<_> = self.series.iter().filter_map(|own| own.due(now, monotonic)).collect();
             if rounds.is_empty() {
                 let next = self.series.iter().map(|own| own.next_due(now, monotonic)).min();
                 let wait = next.map_or(LONGEST_SLEEP, |due| due.since(now)).min(LONGEST_SLEEP);
                 // A wait that rounds to nothing would spin.
-                self.clock.sleep(wait.max(Duration::from_millis(10))).await;
+                tokio::select! {
+                    biased;
+                    () = self.stop.stopped() => {}
+                    () = self.clock.sleep(wait.max(Duration::from_millis(10))) => {}
+                }
                 continue;
             }
-            let (series, progress) = (&self.series, &self.progress);
+            let (series, progress, stop) = (&self.series, &self.progress, &self.stop);
             let done: Vec<_> = stream::iter(rounds)
                 .map(|due| async move {
                     let own = series.iter().find(|own| own.key == due.key).expect("it is one of them");
-                    own.run(due, (backend, &**progress)).await
+                    own.run(due, (backend, &**progress), stop).await
                 })
                 .buffer_unordered(self.config.at_once)
                 .collect()
@@ -181,6 +205,7 @@ impl Follower {
             }
             return told;
         }
+        Vec::new()
     }
 
     /// The time by both clocks; when the wall clock was set since the last look, every series is due.
@@ -241,11 +266,12 @@ impl Followed {
         &self,
         due: Due,
         (backend, progress): (&dyn HistoryBackend, &dyn ProgressSink),
+        stop: &StopSignal,
     ) -> (Round, Option<Vec<(SourceId, RangeSet)>>) {
         let mut revised = Vec::new();
         let mut looked_at = (!due.again.is_empty()).then(Vec::new);
         for (source, bars) in &due.again {
-            match self.strategy.reread(&self.key, (source, bars), backend).await {
+            match self.strategy.reread(&self.key, (source, bars), backend, stop).await {
                 Ok(reread) => {
                     revised.extend(reread.revised);
                     // A source that has lost a bar is not asked for it for ever.
@@ -259,7 +285,7 @@ impl Followed {
         }
         let filled = match due.fill {
             Some(range) => {
-                let request = BackfillRequest::new(self.key.clone(), range);
+                let request = BackfillRequest::new(self.key.clone(), range).with_stop(stop.clone());
                 Some(self.strategy.ensure_range(&request, backend, progress).await)
             }
             None => None,

@@ -24,14 +24,10 @@ impl LiveReplayBackfillStrategy {
     /// The name in metric labels.
     pub const NAME: &'static str = "live_replay";
 
-    /// Fills from `replay` and from the read side of a recorder, at the time of `clock`.
+    /// Fills from `replay` and from the read side of a recorder, at the time of the system's clock.
     ///
     /// `InvalidInput` when there is neither: such a strategy could never fill anything.
-    pub fn new(
-        replay: Option<Arc<dyn DataFetcher>>,
-        events: Option<Arc<dyn EventSource>>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
+    pub fn new(replay: Option<Arc<dyn DataFetcher>>, events: Option<Arc<dyn EventSource>>) -> Result<Self> {
         let recorded = events.into_iter().flat_map(|events| {
             let stored = Recorded { events: Arc::clone(&events), part: Part::Stored };
             let buffered = Recorded { events, part: Part::Buffered };
@@ -43,7 +39,13 @@ impl LiveReplayBackfillStrategy {
                 "a live replay needs something to replay: give it a replay source or a recorder's events",
             ));
         }
-        Ok(Self(FetcherBackfillStrategy::named(Self::NAME, fetchers, clock)))
+        Ok(Self(FetcherBackfillStrategy::named(Self::NAME, fetchers)))
+    }
+
+    /// The clock by which bars close and pauses pass.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Clock) -> Self {
+        Self(self.0.with_clock(clock))
     }
 
     /// Changes how it fills.

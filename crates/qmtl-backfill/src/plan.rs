@@ -96,10 +96,26 @@ impl Planner {
             closed.map(|closed| coverage.missing(closed, self.interval, sources, now)).unwrap_or_default()
         };
         let sources: Vec<_> = self.sources.iter().map(|(source, _)| source.clone()).collect();
-        let gaps = missing(&sources);
-        let demand = |(source, limits): &(SourceId, FetchLimits)| -> Result<Demand> {
-            let own = missing(std::slice::from_ref(source)).intersection(&gaps);
-            Ok(Demand::new(source.clone(), cuts(limits)?.count(&own).requests, limits))
+        let wanting = missing(&sources);
+        let reach = |limits: &FetchLimits| {
+            TimeRange::checked(limits.reaches_back_to(self.interval, now), Timestamp::MAX)
+        };
+        // What each source has not said yet and can have.
+        let own = |(source, limits): &(SourceId, FetchLimits)| {
+            let own = missing(std::slice::from_ref(source)).intersection(&wanting);
+            reach(limits).map_or_else(RangeSet::new, |reach| own.within(reach))
+        };
+        let all = |of: RangeSet, more: RangeSet| of.union(&more);
+        let gaps = match &*self.sources {
+            [] => wanting.clone(),
+            sources => sources.iter().map(own).fold(RangeSet::new(), all),
+        };
+        let reached = self.sources.iter().filter_map(|(_, limits)| reach(limits)).map(RangeSet::from);
+        let reached = reached.fold(RangeSet::new(), all);
+        let out_of_reach = if self.sources.is_empty() { reached } else { wanting.difference(&reached) };
+        let demand = |asked: &(SourceId, FetchLimits)| -> Result<Demand> {
+            let own = own(asked).intersection(&gaps);
+            Ok(Demand::new(asked.0.clone(), cuts(&asked.1)?.count(&own).requests, &asked.1))
         };
         let asked = self.stand_ins.iter().chain(&self.sources);
         let demands = asked.map(demand).collect::<Result<Vec<_>>>()?;
@@ -108,7 +124,7 @@ impl Planner {
         if !demands.is_empty() {
             counts.requests = demands.iter().map(|demand| demand.requests).sum();
         }
-        Ok(Plan { cuts, gaps, counts, demands })
+        Ok(Plan { cuts, gaps, out_of_reach, counts, demands })
     }
 
     /// The part of `wanted` whose bars have closed at `now` and are not left to a recorder.
@@ -124,6 +140,7 @@ impl Planner {
 pub struct Plan {
     cuts: Cuts,
     gaps: RangeSet,
+    out_of_reach: RangeSet,
     counts: Counts,
     demands: Vec<Demand>,
 }
@@ -166,10 +183,16 @@ impl Demand {
 }
 
 impl Plan {
-    /// The missing bars, on the grid.
+    /// The missing bars that some source may have, on the grid.
     #[must_use]
     pub fn gaps(&self) -> &RangeSet {
         &self.gaps
+    }
+
+    /// The missing bars that lie further back than any source has bars, on the grid.
+    #[must_use]
+    pub fn out_of_reach(&self) -> &RangeSet {
+        &self.out_of_reach
     }
 
     /// The most rows that the requests can bring: the number of missing bars.

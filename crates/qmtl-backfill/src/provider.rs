@@ -97,7 +97,7 @@ impl<B: HistoryBackend> AugmentedHistoryProvider<B> {
     /// The strategy that asks the fetcher, if there is one.
     fn by_fetcher(&self) -> Option<Arc<dyn AutoBackfillStrategy>> {
         let fetcher = Arc::clone(self.fetcher.as_ref()?);
-        let strategy = FetcherBackfillStrategy::new(fetcher, Arc::clone(&self.clock));
+        let strategy = FetcherBackfillStrategy::new(fetcher).with_clock(Arc::clone(&self.clock));
         Some(Arc::new(strategy.with_config(self.config.clone())))
     }
 

@@ -16,11 +16,11 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error, FetchRequest,
-    HistoryBackend, ProgressEvent, ProgressSink, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
-    SourceProfile, TimeRange, Timestamp, async_trait,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Coverage, DataFetcher, Error, ErrorKind,
+    FetchRequest, HistoryBackend, Interval, ProgressEvent, ProgressSink, RangeSet, Result, SeriesKey,
+    SourceId, SourceProfile, StopSignal, TimeRange, Timestamp, async_trait,
 };
-use qmtl_observe::{events, metrics};
+use qmtl_observe::{TokioClock, events, metrics};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -48,6 +48,8 @@ use write::Writer;
 ///   by then is stored where that is possible, and the windows left stand in the report as failed.
 /// - Nothing is retried here: retries are the fetcher's business. Running again asks for what is
 ///   still missing.
+/// - A request's [`stop`](BackfillRequest::stop) ends it early: requests to sources are given up, what has come
+///   is stored, and the report says exactly what was done.
 /// - Dropping the future cancels: requests end, and what the store had acknowledged stays.
 #[derive(Clone, Debug)]
 pub struct FetcherBackfillStrategy {
@@ -64,26 +66,30 @@ impl FetcherBackfillStrategy {
     /// The name in metric labels.
     pub const NAME: &'static str = "fetcher";
 
-    /// Fills from `fetcher`, at the time of `clock`.
+    /// Fills from `fetcher`, at the time of the system's clock.
     #[must_use]
-    pub fn new(fetcher: Arc<dyn DataFetcher>, clock: Arc<dyn Clock>) -> Self {
-        Self::named(Self::NAME, vec![fetcher], clock)
+    pub fn new(fetcher: impl DataFetcher) -> Self {
+        Self::named(Self::NAME, vec![Arc::new(fetcher)])
+    }
+
+    /// The clock by which bars close and pauses pass.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
     }
 
     /// A strategy that goes by another name in metrics.
-    pub(crate) fn named(
-        name: &'static str,
-        fetchers: Vec<Arc<dyn DataFetcher>>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self { name, fetchers, stand_ins: Vec::new(), clock, config: BackfillConfig::default() }
+    pub(crate) fn named(name: &'static str, fetchers: Vec<Arc<dyn DataFetcher>>) -> Self {
+        let (stand_ins, clock) = (Vec::new(), Arc::new(TokioClock::new()));
+        Self { name, fetchers, stand_ins, clock, config: BackfillConfig::default() }
     }
 
     /// Asks `fetcher` for what those before it cannot give: first an exchange, then another one.
     /// Windows are cut to suit the first.
     #[must_use]
-    pub fn then(mut self, fetcher: Arc<dyn DataFetcher>) -> Self {
-        self.fetchers.push(fetcher);
+    pub fn then(mut self, fetcher: impl DataFetcher) -> Self {
+        self.fetchers.push(Arc::new(fetcher));
         self
     }
 
@@ -91,8 +97,8 @@ impl FetcherBackfillStrategy {
     /// others speak for what it lacks: the archive of an exchange before its API. Windows are cut to
     /// suit the first of these.
     #[must_use]
-    pub fn with_stand_in(mut self, fetcher: Arc<dyn DataFetcher>) -> Self {
-        self.stand_ins.push(fetcher);
+    pub fn with_stand_in(mut self, fetcher: impl DataFetcher) -> Self {
+        self.stand_ins.push(Arc::new(fetcher));
         self
     }
 
@@ -192,7 +198,7 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
 
 impl FetcherBackfillStrategy {
     /// Everybody who is asked, in order, with what `known` says of each.
-    fn asked(&self, known: &Coverage, now: Timestamp) -> Vec<Source<'_>> {
+    fn asked(&self, known: &Coverage, (interval, now): (Interval, Timestamp)) -> Vec<Source<'_>> {
         // Of several sources nobody knows which one gave a stored row.
         let row = known.present().span().filter(|_| self.fetchers.len() == 1).map(TimeRange::start);
         let stand_ins = self.stand_ins.iter().map(|fetcher| (fetcher, false));
@@ -209,6 +215,7 @@ impl FetcherBackfillStrategy {
                 begun_by: row.into_iter().chain(proof).min(),
                 id,
                 max_rows: fetcher.limits().max_rows,
+                reach: TimeRange::checked(fetcher.limits().reaches_back_to(interval, now), Timestamp::MAX),
                 profile: self.config.profile_of(&**fetcher),
                 fetcher: &**fetcher,
                 decides,
@@ -229,7 +236,7 @@ impl FetcherBackfillStrategy {
             key,
             columns: SchemaRef::clone(columns),
             source: joined(self.stand_ins.iter().chain(&self.fetchers)),
-            sources: self.asked(known, now),
+            sources: self.asked(known, (key.interval, now)),
             started: self.clock.monotonic(),
             retries: Retries::default(),
             backend,
@@ -252,9 +259,16 @@ impl FetcherBackfillStrategy {
     ) -> Result<BackfillReport> {
         let key = &request.key;
         backend.capabilities().check_range(key, request.range)?;
-        let mut before = backend.coverage(key, request.range).await?;
-        let ended = self.ended(request, &before).await;
-        ended.leave_out_of(&mut before);
+        let stop = request.stop.clone().unwrap_or_default();
+        let look = async {
+            // The bars just before it tell whether the series had begun, which saves a source from looking.
+            let known = backend.coverage(key, with_bars_before(request)).await?;
+            let ended = self.ended(request, &known).await;
+            Ok((known, ended))
+        };
+        let (mut known, ended) = unless_stopped(&stop, key, look).await?;
+        ended.leave_out_of(&mut known);
+        let before = known.within(request.range);
         let now = self.clock.now();
         let plan = self.plan_from(request, &before, now)?;
         metrics::auto_backfill_missing_ranges(self.name, key, plan.gaps().len() as u64);
@@ -270,11 +284,11 @@ impl FetcherBackfillStrategy {
         let after = if plan.gaps().is_empty() {
             before
         } else {
-            let known = with_bars_before(&before, plan.gaps(), request, backend).await?;
-            let columns = stored_columns(key, plan.gaps().span().unwrap_or(request.range), backend).await?;
+            let columns = unless_stopped(&stop, key, backend.schema(key)).await?;
             let job = self.job(key, (&known, &columns, now), backend, progress);
             let stood = before.present().clone();
-            let tally = job.run(&plan).await;
+            let (tally, was_stopped) = job.run(&plan, &stop).await;
+            report.stopped = was_stopped;
             // The report of what was done must not get lost because the store went away.
             let after = match backend.coverage(key, request.range).await {
                 Ok(mut after) => {
@@ -295,6 +309,7 @@ impl FetcherBackfillStrategy {
         let young = now.checked_sub(YOUNG_FOR).and_then(|from| TimeRange::checked(from, Timestamp::MAX));
         report.too_young = young.map_or_else(RangeSet::new, |young| report.too_young.within(young));
         report.too_young = report.too_young.intersection(&report.missing);
+        report.out_of_reach = plan.out_of_reach().intersection(&report.missing);
         // Of several sources another one may still have the bar; and an answer that is dated by a clock far
         // behind is believed for no time at all.
         report.known_empty = report.known_empty.difference(&report.missing);
@@ -303,6 +318,7 @@ impl FetcherBackfillStrategy {
         let settled = wanted - report.missing.count(key.interval);
         metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
         metrics::auto_backfill_rows(self.name, key, report.rows_written);
+        report.coverage = after;
         Ok(report)
     }
 }
@@ -334,31 +350,26 @@ fn forming_bar(key: &SeriesKey, now: Timestamp) -> Option<TimeRange> {
     TimeRange::checked(key.interval.floor(now)?, key.interval.next(now)?)
 }
 
-/// `before`, which is the coverage of the request's range, with that of the bars just before it when the
-/// range begins with a gap: whether the series had begun by then saves a source from looking.
-async fn with_bars_before(
-    before: &Coverage,
-    gaps: &RangeSet,
-    request: &BackfillRequest,
-    backend: &dyn HistoryBackend,
-) -> Result<Coverage> {
-    let mut known = before.clone();
-    let (first, interval) = (request.range.bounds(request.key.interval), request.key.interval);
-    if let Some((first, _)) = first.filter(|(first, _)| gaps.contains(*first)) {
-        let length = interval.as_micros().saturating_mul(BARS_BEFORE);
-        let earliest = first.checked_add_micros(-length).unwrap_or(Timestamp::MIN);
-        if let Some(earlier) = TimeRange::checked(earliest, first) {
-            known.merge(&backend.coverage(&request.key, earlier).await?);
-        }
-    }
-    Ok(known)
+/// The range of a request and the bars just before it.
+fn with_bars_before(request: &BackfillRequest) -> TimeRange {
+    let length = request.key.interval.as_micros().saturating_mul(BARS_BEFORE);
+    let start = request.range.start().checked_add_micros(-length).unwrap_or(Timestamp::MIN);
+    TimeRange::checked(start, request.range.end()).unwrap_or(request.range)
 }
 
-/// The columns that the series is stored with: a stream's schema is known without reading rows.
-async fn stored_columns(key: &SeriesKey, near: TimeRange, backend: &dyn HistoryBackend) -> Result<SchemaRef> {
-    let point = near.start().checked_add_micros(1).unwrap_or(Timestamp::MAX);
-    let range = TimeRange::checked(near.start(), point).unwrap_or(near);
-    Ok(backend.read_range(&ReadRequest::new(key.clone(), range)).await?.schema())
+/// What comes of a look at the store before anything is asked; `Cancelled` once the fill is to stop.
+async fn unless_stopped<T>(
+    stop: &StopSignal,
+    key: &SeriesKey,
+    look: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.stopped() => {
+            Err(Error::new(ErrorKind::Cancelled, "the fill was stopped before it began").with("series", key))
+        }
+        look = look => look,
+    }
 }
 
 /// Several sources in one word, for logs.
@@ -372,6 +383,8 @@ struct Source<'a> {
     id: SourceId,
     fetcher: &'a dyn DataFetcher,
     max_rows: Option<u64>,
+    /// Where it can have bars.
+    reach: Option<TimeRange>,
     profile: SourceProfile,
     /// Where it proved before that it has no row.
     known_empty: RangeSet,
@@ -410,28 +423,37 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Fetches and writes side by side until all is done or the writer finds that to go on is vain.
-    async fn run(&self, plan: &Plan) -> Tally {
+    /// Says too whether it was stopped before all windows had their turn.
+    async fn run(&self, plan: &Plan, stop: &StopSignal) -> (Tally, bool) {
         let mut writer = Writer::new(self, SchemaRef::clone(&self.columns));
         // Unbounded in number, bounded in bytes by the budget, so that a slow write never
         // keeps an open request from being read.
         let (sender, receiver) = mpsc::unbounded_channel();
         let fetching = async move {
             let sender = &sender;
-            stream::iter(plan.windows())
-                .for_each_concurrent(self.config.windows_in_flight, |window| async move {
+            let all = stream::iter(plan.windows()).for_each_concurrent(
+                self.config.windows_in_flight,
+                |window| async move {
                     let answer = self.fetch_window(window).await;
                     // The writer is gone only when this future is about to be dropped.
                     let _ = sender.send(Box::new(answer));
                     // A source that never waits must not keep the writer from its turn.
                     tokio::task::yield_now().await;
-                })
-                .await;
-            Ok(())
+                },
+            );
+            // What was asked is given up; the writer still stores what has come.
+            let was_stopped = tokio::select! {
+                biased;
+                () = stop.stopped() => true,
+                () = all => false,
+            };
+            Ok(was_stopped)
         };
-        let work = async { tokio::try_join!(fetching, writer.run(receiver)).err() };
-        let stopped = self.retries.tell_while(work, |event| self.tell(event)).await;
+        let work = async { tokio::try_join!(fetching, writer.run(receiver)) };
+        let ended = self.retries.tell_while(work, |event| self.tell(event)).await;
         let mut tally = writer.into_tally();
-        if let Some(error) = stopped {
+        let was_stopped = matches!(ended, Ok((true, ())));
+        if let Err(error) = ended {
             for window in plan.windows() {
                 if tally.is_concluded(&window) {
                     continue;
@@ -442,7 +464,7 @@ impl Job<'_> {
                 tally.failed(&window, error.clone());
             }
         }
-        tally
+        (tally, was_stopped)
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeSet<u64>> {

@@ -7,12 +7,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 
 use crate::{
-    BatchStream, BoxStream, Coverage, EmptyProof, Error, ErrorKind, RangeSet, Result, SeriesKey, TimeRange,
-    Timestamp, frame,
+    BatchStream, BoxStream, Coverage, EmptyProof, Error, ErrorKind, Maintenance, RangeSet, Result, SeriesKey,
+    TimeRange, Timestamp, frame,
 };
 
 /// What to read: one series over `[start, end)`.
@@ -25,13 +25,17 @@ pub struct ReadRequest {
     pub range: TimeRange,
     /// The payload columns wanted, in this order after `ts`; `None` is all stored ones.
     pub columns: Option<Vec<String>>,
+    /// The most rows returned, the first ones in the order of the read; `None` is all.
+    pub limit: Option<u64>,
+    /// Whether rows come newest first, descending in time.
+    pub newest_first: bool,
 }
 
 impl ReadRequest {
     /// All columns of `key` over `range`.
     #[must_use]
     pub fn new(key: SeriesKey, range: TimeRange) -> Self {
-        Self { key, range, columns: None }
+        Self { key, range, columns: None, limit: None, newest_first: false }
     }
 
     /// Only these payload columns, in this order, after `ts`, which always comes first.
@@ -39,6 +43,35 @@ impl ReadRequest {
     pub fn with_columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.columns = Some(columns.into_iter().map(Into::into).collect());
         self
+    }
+
+    /// At most so many rows: the oldest ones, or the newest ones where they come first.
+    #[must_use]
+    pub fn with_limit(mut self, rows: u64) -> Self {
+        self.limit = Some(rows);
+        self
+    }
+
+    /// Rows newest first.
+    #[must_use]
+    pub fn with_newest_first(mut self) -> Self {
+        self.newest_first = true;
+        self
+    }
+
+    /// Where the rows are that a read of this request returns, given where rows are: the range, cut by the limit.
+    /// What a store reads by this it need not throw away.
+    #[must_use]
+    pub fn reach(&self, present: &RangeSet) -> Option<TimeRange> {
+        let Some(limit) = self.limit else { return Some(self.range) };
+        let last = limit.checked_sub(1)?;
+        let (interval, rows) = (self.key.interval, present.within(self.range));
+        let Some(more) = rows.count(interval).checked_sub(limit) else { return Some(self.range) };
+        if self.newest_first {
+            TimeRange::checked(rows.nth(more, interval)?, self.range.end())
+        } else {
+            TimeRange::checked(self.range.start(), rows.nth(last, interval)?.checked_add_micros(1)?)
+        }
     }
 }
 
@@ -165,8 +198,11 @@ impl Capabilities {
 /// - `H-READ-01` `read_range` returns exactly the stored rows with `start <= ts < end`, ascending, each `ts` once.
 /// - `H-READ-02` The stream's schema is the series' whole schema (or the projection), also without rows; a series never written has `ts` alone.
 /// - `H-READ-03` A projection returns `ts` and the named columns in the asked order; a column the series lacks is `NotFound`, naming it.
+/// - `H-READ-06` A projection may name `ts`, which stands first all the same; a column named twice is `InvalidInput`, naming it.
+/// - `H-READ-07` With `newest_first` the rows come descending; with a limit only so many, the first ones in the order of the read. The schema is the same.
 /// - `H-READ-04` A stream dropped midway leaves no lock: the next read and write work.
 /// - `H-READ-05` A read shows each commit of a partition whole or not at all, and does not see writes that return after the stream has ended.
+/// - `H-READ-08` `schema` is the schema of a read of all columns.
 /// - `H-WRITE-01` When `write_rows` returns, the next `read_range` and `coverage` of every handle and process see the rows.
 /// - `H-WRITE-02` `KeepExisting` leaves a stored row as it is, bit for bit; `Replace` replaces it whole.
 /// - `H-WRITE-03` Repeating a write changes nothing; the receipt's three counts always add up to the batch's rows.
@@ -191,8 +227,11 @@ impl Capabilities {
 /// - `H-CONC-01` Everything is callable through `Arc<dyn HistoryBackend>` from many tasks, and every future is `Send`.
 #[async_trait]
 pub trait HistoryBackend: Debug + Send + Sync + 'static {
-    /// Streams the rows of a range (`H-READ-01` … `H-READ-05`).
+    /// Streams the rows of a range (`H-READ-01` … `H-READ-07`).
     async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream>;
+
+    /// The columns of a series, `ts` first, without reading a row (`H-READ-08`).
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef>;
 
     /// Stores a canonical batch and the request's proofs (`H-WRITE-01` … `H-WRITE-09`).
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt>;
@@ -208,6 +247,11 @@ pub trait HistoryBackend: Debug + Send + Sync + 'static {
 
     /// What this backend can hold and promise; constant for its life.
     fn capabilities(&self) -> Capabilities;
+
+    /// Upkeep, where the backend offers any.
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        None
+    }
 }
 
 macro_rules! forward_backend {
@@ -217,6 +261,10 @@ macro_rules! forward_backend {
         impl<T: HistoryBackend + ?Sized> HistoryBackend for $pointer {
             async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
                 (**self).read_range(request).await
+            }
+
+            async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+                (**self).schema(key).await
             }
 
             async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
@@ -238,6 +286,10 @@ macro_rules! forward_backend {
             fn capabilities(&self) -> Capabilities {
                 (**self).capabilities()
             }
+
+            fn maintenance(&self) -> Option<&dyn Maintenance> {
+                (**self).maintenance()
+            }
         }
     )*};
 }
@@ -250,6 +302,14 @@ pub trait HistoryBackendExt: HistoryBackend {
     /// Reads a range into one batch. The caller answers for the memory.
     fn read_all(&self, request: &ReadRequest) -> impl Future<Output = Result<RecordBatch>> + Send {
         async move { self.read_range(request).await?.collect().await }
+    }
+
+    /// The newest `rows` rows of a series, ascending; all where there are fewer. The caller answers for the memory.
+    fn read_last(&self, key: &SeriesKey, rows: u64) -> impl Future<Output = Result<RecordBatch>> + Send {
+        async move {
+            let request = ReadRequest::new(key.clone(), TimeRange::ALL).with_limit(rows).with_newest_first();
+            frame::reversed(&self.read_all(&request).await?)
+        }
     }
 
     /// All series, sorted.
@@ -284,11 +344,3 @@ pub trait HistoryBackendExt: HistoryBackend {
 }
 
 impl<T: HistoryBackend + ?Sized> HistoryBackendExt for T {}
-
-/// The error for a projection that names a column the series lacks (`H-READ-03`).
-#[must_use]
-pub fn unknown_column(key: &SeriesKey, column: &str) -> Error {
-    Error::new(ErrorKind::NotFound, "the series has no such column")
-        .with("series", key)
-        .with("column", column)
-}

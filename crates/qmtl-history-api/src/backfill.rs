@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::frame::{Conflict, Dropped, NotNumbers, OffGrid};
-use crate::{Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use crate::{
+    Coverage, Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp,
+};
 
 /// What must be complete: the grid points of one series inside a range.
 ///
@@ -24,13 +26,16 @@ pub struct BackfillRequest {
     pub world: Option<String>,
     /// The point of view of the request, as the caller wrote it; goes into lease keys and logs.
     pub requested_as_of: Option<String>,
+    /// Asks the fill to end early: requests to sources are given up, what has come is stored, and the report
+    /// says exactly what was done.
+    pub stop: Option<StopSignal>,
 }
 
 impl BackfillRequest {
     /// A request for `key` over `range`.
     #[must_use]
     pub fn new(key: SeriesKey, range: TimeRange) -> Self {
-        Self { key, range, world: None, requested_as_of: None }
+        Self { key, range, world: None, requested_as_of: None, stop: None }
     }
 
     /// Names the world.
@@ -44,6 +49,13 @@ impl BackfillRequest {
     #[must_use]
     pub fn with_requested_as_of(mut self, as_of: impl Into<String>) -> Self {
         self.requested_as_of = Some(as_of.into());
+        self
+    }
+
+    /// Ends the fill early when this signal is given.
+    #[must_use]
+    pub fn with_stop(mut self, signal: StopSignal) -> Self {
+        self.stop = Some(signal);
         self
     }
 }
@@ -67,11 +79,18 @@ pub struct BackfillReport {
     /// Where this run learned that there is no row, without what is missing for all that: another source may
     /// have it, or the proof was given too long ago by our clock.
     pub known_empty: RangeSet,
-    /// What is still missing at the end: failed, not proven, or not closed yet.
+    /// What is still missing at the end: failed, not proven, not closed yet, or not asked for before a stop.
     pub missing: RangeSet,
+    /// What the store had of the range at the end.
+    pub coverage: Coverage,
+    /// Whether it was stopped before all windows had their turn.
+    pub stopped: bool,
     /// Of those, the bars that have closed and that their source may still publish: nothing but time
     /// is wrong with them.
     pub too_young: RangeSet,
+    /// Of those that are missing, the bars that no source can have any more: they lie further back than what the
+    /// sources keep ([`FetchLimits::newest_bars`](crate::FetchLimits::newest_bars)).
+    pub out_of_reach: RangeSet,
     /// Rows of the sources that stand on no point of the grid, ascending, the first ones; all are counted
     /// in `dropped`. They are not stored, and their bars are missing.
     pub off_grid: Vec<OffGrid>,
@@ -107,7 +126,10 @@ impl BackfillReport {
             filled: Vec::new(),
             known_empty: RangeSet::new(),
             missing: RangeSet::new(),
+            coverage: Coverage::default(),
+            stopped: false,
             too_young: RangeSet::new(),
+            out_of_reach: RangeSet::new(),
             off_grid: Vec::new(),
             conflicts: Vec::new(),
             not_numbers: Vec::new(),
@@ -219,7 +241,8 @@ pub trait AutoBackfillStrategy: Debug + Send + Sync + 'static {
     fn sources(&self) -> Vec<SourceId>;
 
     /// Fills what `backend` misses of the request. An error means that nothing could be tried (bad
-    /// input, the store's coverage out of reach); windows that failed stand in the report.
+    /// input, the store's coverage out of reach; `Cancelled` when the request was stopped before); windows that
+    /// failed stand in the report.
     async fn ensure_range(
         &self,
         request: &BackfillRequest,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
-use crate::{BatchStream, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use crate::{BatchStream, Interval, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What to fetch: one series over `[start, end)`.
 ///
@@ -216,6 +216,10 @@ pub struct FetchLimits {
     pub burst: u64,
     /// What one request costs in the source's own units (Binance: weight); 0 is nothing.
     pub weight: u32,
+    /// How many of its newest closed bars the source has (Kraken: 720); `None` is all of them.
+    pub newest_bars: Option<u64>,
+    /// How far back from now the source has bars; `None` is to their beginning.
+    pub newest: Option<Duration>,
 }
 
 impl FetchLimits {
@@ -251,6 +255,31 @@ impl FetchLimits {
     pub fn with_weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
+    }
+
+    /// The source has so many of its newest closed bars alone.
+    #[must_use]
+    pub fn with_newest_bars(mut self, bars: u64) -> Self {
+        self.newest_bars = Some(bars);
+        self
+    }
+
+    /// The source has bars of so long before now alone.
+    #[must_use]
+    pub fn with_newest(mut self, age: Duration) -> Self {
+        self.newest = Some(age);
+        self
+    }
+
+    /// The earliest bar that the source can have at `now`, by [`newest_bars`](Self::newest_bars) and
+    /// [`newest`](Self::newest): what opens before is out of its reach, and nobody need ask for it.
+    #[must_use]
+    pub fn reaches_back_to(&self, interval: Interval, now: Timestamp) -> Timestamp {
+        let length = |bars: u64| i64::try_from(bars).unwrap_or(i64::MAX).saturating_mul(interval.as_micros());
+        let by_count =
+            self.newest_bars.and_then(|bars| interval.floor(now)?.checked_add_micros(-length(bars)));
+        let by_age = self.newest.and_then(|age| interval.ceil(now.checked_sub(age)?));
+        by_count.into_iter().chain(by_age).max().unwrap_or(Timestamp::MIN)
     }
 }
 

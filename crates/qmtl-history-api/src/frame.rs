@@ -4,6 +4,7 @@
 //! strictly ascending, every value on the series' grid; then payload columns of distinct names and
 //! any Arrow type that the backend holds. [`check`] decides it, [`normalize`] gets there.
 
+mod columns;
 mod normalize;
 mod odd;
 
@@ -15,6 +16,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+pub use columns::{check_types, conform, project, reversed, union};
 pub use normalize::{Dropped, Normalized, normalize};
 pub use odd::{Conflict, NotNumbers, OffGrid, differences, is_price, not_numbers, other_grid};
 
@@ -99,23 +101,6 @@ pub fn check(key: &SeriesKey, batch: &RecordBatch) -> Result<()> {
             return Err(at("rows must be strictly ascending in time"));
         }
         previous = Some(micros);
-    }
-    Ok(())
-}
-
-/// Fails with `Schema`, naming series and column, when a column of `batch` has another type than
-/// the stored column of its name.
-pub fn check_types(key: &SeriesKey, batch: &Schema, stored: &Schema) -> Result<()> {
-    for field in batch.fields() {
-        if let Ok(known) = stored.field_with_name(field.name())
-            && known.data_type() != field.data_type()
-        {
-            return Err(Error::schema("the column is stored with another type")
-                .with("series", key)
-                .with("column", field.name())
-                .with("stored", known.data_type())
-                .with("given", field.data_type()));
-        }
     }
     Ok(())
 }

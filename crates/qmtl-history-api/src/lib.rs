@@ -7,10 +7,12 @@ mod coverage;
 mod error;
 mod fetcher;
 pub mod frame;
+mod maintenance;
 mod provider;
 mod range;
 mod recorder;
 mod series;
+mod stop;
 mod stream;
 mod time;
 
@@ -34,9 +36,11 @@ pub use fetcher::{
     DataFetcher, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry, RetrySink, SourceProfile,
     fetcher_fn,
 };
+pub use maintenance::{Collected, Finding, Maintenance, Problem, Removed};
 pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};
 pub use range::{RangeSet, TimeRange};
 pub use recorder::{EventRecorder, EventSource, StreamBinding, StreamKind};
 pub use series::{NodeId, SeriesKey};
+pub use stop::{StopSignal, Stopped};
 pub use stream::{BatchStream, BoxStream};
 pub use time::{Interval, Timestamp};

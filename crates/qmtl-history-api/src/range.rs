@@ -313,6 +313,21 @@ impl RangeSet {
         self.iter().map(|range| range.count(interval)).sum()
     }
 
+    /// The grid point number `index`, counted from 0 at the earliest one; linear in the number of ranges.
+    #[must_use]
+    pub fn nth(&self, mut index: u64, interval: Interval) -> Option<Timestamp> {
+        for range in self.iter() {
+            let count = range.count(interval);
+            if index < count {
+                let (first, _) = range.bounds(interval)?;
+                let steps = i64::try_from(index).ok()?.checked_mul(interval.as_micros())?;
+                return first.checked_add_micros(steps);
+            }
+            index -= count;
+        }
+        None
+    }
+
     /// The grid points inside, ascending.
     pub fn points(&self, interval: Interval) -> impl Iterator<Item = Timestamp> + Clone + '_ {
         self.iter().flat_map(move |range| range.points(interval))

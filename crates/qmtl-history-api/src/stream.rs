@@ -42,6 +42,18 @@ impl BatchStream {
         Self::from_batches(schema, Vec::new())
     }
 
+    /// The stream up to its first `rows` rows, where a limit is given; then it ends, and so does the work behind it.
+    #[must_use]
+    pub fn limited(self, rows: Option<u64>) -> Self {
+        match rows {
+            None => self,
+            Some(0) => Self::empty(self.schema),
+            Some(left) => {
+                Self { schema: self.schema, batches: Box::pin(Limited { inner: Some(self.batches), left }) }
+            }
+        }
+    }
+
     /// The schema of every batch.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
@@ -75,6 +87,33 @@ impl Stream for BatchStream {
 impl fmt::Debug for BatchStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// Batches up to a number of rows.
+struct Limited {
+    /// Dropped at the end.
+    inner: Option<BoxStream<Result<RecordBatch>>>,
+    left: u64,
+}
+
+impl Stream for Limited {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let Poll::Ready(next) = inner.as_mut().poll_next(cx) else { return Poll::Pending };
+        let next = next.map(|batch| {
+            let batch = batch?;
+            let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+            let kept = batch.num_rows().min(left);
+            self.left -= kept as u64;
+            Ok(if kept < batch.num_rows() { batch.slice(0, kept) } else { batch })
+        });
+        if self.left == 0 || next.is_none() {
+            self.inner = None;
+        }
+        Poll::Ready(next)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, SecondsFormat, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, SecondsFormat, Utc};
 
 use crate::{Error, Result};
 
@@ -98,25 +98,22 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0 - earlier.0).unwrap_or(0))
     }
 
-    /// The point as a date and time of the Gregorian calendar, UTC.
+    /// Year, month from 1 and day from 1 of the point in the Gregorian calendar, UTC.
     #[must_use]
-    pub fn to_datetime(self) -> DateTime<Utc> {
-        DateTime::from_timestamp_micros(self.0).expect("years 1678 to 9999 are within chrono's span")
+    pub fn date(self) -> (i32, u32, u32) {
+        let date = self.datetime();
+        (date.year(), date.month(), date.day())
     }
-}
 
-impl TryFrom<DateTime<Utc>> for Timestamp {
-    type Error = Error;
-
-    fn try_from(value: DateTime<Utc>) -> Result<Self> {
-        Self::from_micros(value.timestamp_micros())
+    fn datetime(self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(self.0).expect("years 1678 to 9999 are within chrono's span")
     }
 }
 
 /// Prints ISO 8601 in UTC with as many digits as are needed: `2018-01-10T04:55:00Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_datetime().to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        f.write_str(&self.datetime().to_rfc3339_opts(SecondsFormat::AutoSi, true))
     }
 }
 
@@ -143,7 +140,7 @@ impl FromStr for Timestamp {
                 .with("value", format_args!("{text:?}"))
         };
         let midnight = |date: NaiveDate| {
-            Self::try_from(Utc.from_utc_datetime(&date.and_hms_opt(0, 0, 0).ok_or_else(bad)?))
+            Self::from_micros(date.and_hms_opt(0, 0, 0).ok_or_else(bad)?.and_utc().timestamp_micros())
         };
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             let number: i64 = text.parse().map_err(|e| bad().caused_by(e))?;
@@ -171,11 +168,11 @@ impl FromStr for Timestamp {
         }
         let with_t = text.replacen(' ', "T", 1);
         if let Ok(time) = DateTime::parse_from_rfc3339(&with_t) {
-            return Self::try_from(time.to_utc());
+            return Self::from_micros(time.timestamp_micros());
         }
         for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"] {
             if let Ok(time) = NaiveDateTime::parse_from_str(&with_t, format) {
-                return Self::try_from(Utc.from_utc_datetime(&time));
+                return Self::from_micros(time.and_utc().timestamp_micros());
             }
         }
         Err(bad())

@@ -58,6 +58,18 @@ faults! {
     UnknownColumnsVanish breaks "H-READ-03";
     /// After a stream was dropped midway nothing works; a real store would hang.
     DroppedStreamLocks breaks "H-READ-04";
+    /// A projection that names `ts` is refused.
+    TsIsNoColumn breaks "H-READ-06";
+    /// A column that is named twice is read once.
+    NamedTwiceReadOnce breaks "H-READ-06";
+    /// A read has all rows, whatever the limit.
+    IgnoresLimit breaks "H-READ-07";
+    /// Rows come oldest first, whatever was asked.
+    IgnoresOrder breaks "H-READ-07";
+    /// Of the newest rows the oldest are left.
+    LimitsBeforeTurning breaks "H-READ-07";
+    /// The schema of a series is `ts` alone.
+    SchemaOfNothing breaks "H-READ-08";
     /// A write becomes visible half by half.
     TornCommits breaks "H-READ-05";
     /// A write is visible only after the next call.

@@ -30,6 +30,7 @@ const LOG: usize = 10_000;
 
 /// How the gateway answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Phase {
     /// As it should.
     #[default]

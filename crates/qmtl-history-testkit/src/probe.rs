@@ -129,6 +129,11 @@ impl Probe {
         closes(&self.read(range).await)
     }
 
+    /// The rows of a request as `(microseconds, close)`, in the order in which they come.
+    pub(crate) async fn ordered(&self, request: &ReadRequest) -> Vec<(i64, f64)> {
+        closes(&self.backend.read_all(request).await.expect("a series can be read"))
+    }
+
     /// The given rows in the form of [`Probe::closes`].
     pub(crate) fn expected(&self, rows: impl IntoIterator<Item = (u32, f64)>) -> Vec<(i64, f64)> {
         closes(&self.rows(rows))

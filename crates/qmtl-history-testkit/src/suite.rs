@@ -157,6 +157,10 @@ macro_rules! backend_conformance {
             h_read_03_unknown_column_is_not_found
             h_read_04_dropped_stream_leaves_no_lock
             h_read_05_commit_whole_or_not_at_all
+            h_read_06_ts_and_names_twice
+            h_read_07_newest_first_and_limits
+            h_read_07_limits_over_many_partitions
+            h_read_08_schema_is_that_of_a_read
             h_write_01_visible_at_once
             h_write_01_visible_to_every_handle
             h_write_02_keep_existing_keeps_bit_for_bit

@@ -14,7 +14,6 @@ use qmtl_history_api::{
     ProgressSink, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteRequest, fetcher_fn, frame,
 };
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
-use qmtl_observe::TokioClock;
 
 const BARS: i64 = 1_000_000;
 const GAPS: usize = 1_000;
@@ -69,7 +68,7 @@ async fn main() -> Result<()> {
         let stream = BatchStream::new(rows.schema(), Box::pin(futures::stream::iter([Ok(rows)])));
         async move { Ok(Fetched::new(stream)) }
     }));
-    let strategy = FetcherBackfillStrategy::new(fetcher, Arc::new(TokioClock::new()));
+    let strategy = FetcherBackfillStrategy::new(fetcher);
     let mut times = Vec::new();
     for _ in 0..RUNS {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -7,7 +7,7 @@ use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind,
-    HistoryBackend, ProgressSink, SeriesKey, TimeRange,
+    HistoryBackend, ProgressSink, SeriesKey, StopSignal, TimeRange,
 };
 
 use crate::cli::{BackfillArgs, FillArgs};
@@ -167,7 +167,8 @@ impl Order {
         let (stand_ins, sources): (Vec<_>, Vec<_>) =
             self.sources.iter().partition(|source| self.is_stand_in(source));
         let (first, others) = sources.split_first().expect("a stand-in stands in for another source");
-        let strategy = FetcherBackfillStrategy::new(fetcher_of(first), Arc::clone(&limits.asking.clock));
+        let strategy =
+            FetcherBackfillStrategy::new(fetcher_of(first)).with_clock(Arc::clone(&limits.asking.clock));
         let strategy = others.iter().fold(strategy, |strategy, source| strategy.then(fetcher_of(source)));
         stand_ins
             .into_iter()
@@ -225,17 +226,21 @@ impl Job {
 
 /// Fills all jobs, a few at once, and hands each report to `done` as it comes.
 ///
-/// Dropping the future cancels what is under way; reports that were handed over stay.
+/// When it is stopped, what is under way ends well and is told; jobs that had not begun end as cancelled.
 pub(crate) async fn fill(
     jobs: &[Job],
     limits: &Limits,
     backend: &dyn HistoryBackend,
-    (progress, done): (&dyn ProgressSink, impl Fn(usize, Result<BackfillReport, Error>) + Send + Sync),
+    (progress, stop, done): (
+        &dyn ProgressSink,
+        &StopSignal,
+        impl Fn(usize, Result<BackfillReport, Error>) + Send + Sync,
+    ),
 ) {
     let done = &done;
     stream::iter(jobs.iter().enumerate())
         .for_each_concurrent(limits.at_once, |(index, job)| async move {
-            let request = job.request();
+            let request = job.request().with_stop(stop.clone());
             done(index, job.strategy.ensure_range(&request, backend, progress).await);
         })
         .await;

@@ -25,7 +25,6 @@ struct Line {
     planned: u64,
     /// Bars settled since: stored or known to be empty.
     settled: u64,
-    stored: u64,
     failed: u64,
     retries: u64,
     /// Tenths of the plan that were told in plain lines.
@@ -36,11 +35,6 @@ struct Line {
 impl Progress {
     pub(crate) fn new(console: &Console) -> Self {
         Self { console: console.clone(), lines: Mutex::default() }
-    }
-
-    /// Rows stored so far of a series: what an interruption leaves behind.
-    pub(crate) fn rows_stored_of(&self, key: &SeriesKey) -> u64 {
-        self.lines().get(key).map_or(0, |line| line.stored)
     }
 
     /// Takes the bar of a series away: its result is about to be printed.
@@ -75,10 +69,7 @@ impl ProgressSink for Progress {
                 }
             }
             ProgressEvent::Retrying { .. } => line.retries += 1,
-            ProgressEvent::WindowStored { rows, bars, .. } => {
-                line.stored += rows;
-                line.settled += bars;
-            }
+            ProgressEvent::WindowStored { bars, .. } => line.settled += bars,
             ProgressEvent::WindowFailed { window, error } => {
                 line.failed += 1;
                 tracing::debug!(series = %key, %window, error = error.chain(), "window failed");

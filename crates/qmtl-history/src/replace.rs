@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, OnConflict, ReadRequest, Result,
-    SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
+    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, Maintenance, OnConflict, ReadRequest,
+    Result, SeriesKey, TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
 };
 
 /// A backend as a fill that replaces sees it: nothing is there but what this fill has written. So
@@ -43,6 +44,10 @@ impl<B: HistoryBackend> HistoryBackend for Replacing<B> {
         self.backend.read_range(request).await
     }
 
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.backend.schema(key).await
+    }
+
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         let present = frame::row_runs(&request.key, &rows)?;
         let replacing = request.clone().with_on_conflict(OnConflict::Replace);
@@ -71,5 +76,9 @@ impl<B: HistoryBackend> HistoryBackend for Replacing<B> {
 
     fn capabilities(&self) -> Capabilities {
         self.backend.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.backend.maintenance()
     }
 }

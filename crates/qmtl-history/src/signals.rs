@@ -1,6 +1,9 @@
 //! The wishes of the user and the system that the program should end.
 
+use qmtl_history_api::StopSignal;
 use tokio::sync::watch;
+
+use crate::outcome::Outcome;
 
 /// Counts the signals that ask the program to end, from its start on: one that comes while nobody
 /// waits for it is not lost.
@@ -23,6 +26,19 @@ impl Signals {
     /// Returns once the program has been asked to end.
     pub(crate) async fn asked(&self) {
         self.asked_times(1).await;
+    }
+
+    /// What ends fills well when the program is asked to end. Whoever asks twice does not want to wait for that.
+    pub(crate) fn stop(&self) -> StopSignal {
+        let (signals, stop) = (self.clone(), StopSignal::new());
+        let given = stop.clone();
+        tokio::spawn(async move {
+            signals.asked().await;
+            given.stop();
+            signals.asked_times(2).await;
+            std::process::exit(Outcome::Interrupted.code().into());
+        });
+        stop
     }
 
     /// Returns once the program has been asked to end that often.

@@ -5,29 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Error, ErrorKind, HistoryBackend, SeriesKey, SourceId, TimeRange, Timestamp};
-use qmtl_io_parquet::{Collected, ParquetBackend, ParquetConfig, Problem, StoredPartition};
-use serde::Serialize;
+use qmtl_history_api::{Error, ErrorKind, HistoryBackend, Maintenance, SeriesKey, TimeRange};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig, StoredPartition};
 
 use crate::outcome::{Failure, Result};
 use crate::replace::Replacing;
 use crate::text;
-
-/// What was removed from a series, or would be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Removed {
-    pub(crate) rows: u64,
-    /// Bars that were known to be empty, each counted for each source that said so.
-    pub(crate) empty_bars: u64,
-    /// Partitions with a change; a server tells of none.
-    partitions: Option<u64>,
-}
-
-impl From<qmtl_io_parquet::Removed> for Removed {
-    fn from(removed: qmtl_io_parquet::Removed) -> Self {
-        Self { rows: removed.rows, empty_bars: removed.empty_bars, partitions: Some(removed.partitions) }
-    }
-}
 
 /// A store that is open.
 #[derive(Debug)]
@@ -37,8 +20,6 @@ pub(crate) struct Store {
     backend: Arc<dyn HistoryBackend>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
-    #[cfg(feature = "questdb")]
-    server: Option<qmtl_io_questdb::QuestDbBackend>,
 }
 
 impl Store {
@@ -77,14 +58,7 @@ impl Store {
         })?;
         let backend = Arc::new(backend);
         let files = Some(Arc::clone(&backend));
-        Ok(Self {
-            shown: root.display().to_string(),
-            typed: String::new(),
-            backend,
-            files,
-            #[cfg(feature = "questdb")]
-            server: None,
-        })
+        Ok(Self { shown: root.display().to_string(), typed: String::new(), backend, files })
     }
 
     /// The store as its user named it, without secrets.
@@ -102,28 +76,16 @@ impl Store {
         self.files.is_some()
     }
 
-    /// The store as files; `Unsupported` for a server.
-    fn as_files(&self, ability: &str) -> Result<&ParquetBackend, Error> {
-        self.files.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, format!("a store on a server has no {ability}"))
-                .with("store", &self.shown)
-        })
-    }
-
     /// The backend, for whoever keeps it longer than this.
     pub(crate) fn backend(&self) -> Arc<dyn HistoryBackend> {
         Arc::clone(&self.backend)
     }
 
-    /// What is wrong with each damaged file of a series.
-    pub(crate) async fn damaged_files(&self, key: &SeriesKey) -> Result<Vec<Error>, Error> {
-        let found = self.as_files("files to check")?.check_files(key).await?;
-        let damaged = found.into_iter().filter_map(|finding| match finding.problem {
-            Problem::Damaged(error) => Some(error),
-            // An unfinished file does no harm.
-            _ => None,
-        });
-        Ok(damaged.collect())
+    /// Upkeep; `Unsupported` where the store has none.
+    pub(crate) fn upkeep(&self) -> Result<&dyn Maintenance, Error> {
+        self.backend.maintenance().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "this store needs no upkeep").with("store", &self.shown)
+        })
     }
 
     /// The current data files of a series that hold rows and overlap `range`, ascending.
@@ -132,46 +94,13 @@ impl Store {
         key: &SeriesKey,
         range: TimeRange,
     ) -> Result<Vec<StoredPartition>, Error> {
-        let mut files = self.as_files("files; `export` writes its bars to one")?.files(key, range).await?;
+        let store = self.files.as_deref().ok_or_else(|| {
+            let message = "a store on a server has no files; `export` writes its bars to one";
+            Error::new(ErrorKind::Unsupported, message).with("store", &self.shown)
+        })?;
+        let mut files = store.files(key, range).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)
-    }
-
-    /// Removes the files of a series that newer ones have replaced for the grace time.
-    pub(crate) async fn collect(
-        &self,
-        key: &SeriesKey,
-        now: Timestamp,
-        dry_run: bool,
-    ) -> Result<Collected, Error> {
-        self.as_files("files to collect")?.collect(key, now, dry_run).await
-    }
-
-    /// Removes the rows and proofs of a series before a point.
-    pub(crate) async fn prune(
-        &self,
-        key: &SeriesKey,
-        before: Timestamp,
-        dry_run: bool,
-    ) -> Result<Removed, Error> {
-        let files = self.as_files("way to prune bars; its own retention does that")?;
-        Ok(files.prune(key, before, dry_run).await?.into())
-    }
-
-    /// Forgets proofs of emptiness in a range, of one source or of all.
-    pub(crate) async fn forget_empty(
-        &self,
-        key: &SeriesKey,
-        (range, source): (TimeRange, Option<&SourceId>),
-        dry_run: bool,
-    ) -> Result<Removed, Error> {
-        #[cfg(feature = "questdb")]
-        if let Some(server) = &self.server {
-            let empty_bars = server.forget_empty(key, range, source, dry_run).await?;
-            return Ok(Removed { rows: 0, empty_bars, partitions: None });
-        }
-        let files = self.as_files("way to forget proofs")?;
-        Ok(files.forget_empty(key, range, source, dry_run).await?.into())
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
@@ -237,9 +166,8 @@ async fn questdb(dsn: &str) -> Result<Store> {
     Ok(Store {
         shown: backend.config().to_string(),
         typed: String::new(),
-        backend: Arc::new(backend.clone()),
+        backend: Arc::new(backend),
         files: None,
-        server: Some(backend),
     })
 }
 

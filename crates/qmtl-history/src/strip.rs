@@ -46,7 +46,8 @@ impl Strip<'_> {
             lines.push(format!("... {hidden} earlier months (--months {})", starts.len()));
         }
         for (start, end) in &starts[hidden..] {
-            let mut line = start.to_datetime().format("%Y-%m ").to_string();
+            let (year, month, _) = start.date();
+            let mut line = format!("{year:04}-{month:02} ");
             for day in days(*start, *end) {
                 line.push_str(self.cell(day).glyph(look));
             }
@@ -129,7 +130,8 @@ fn days(start: Timestamp, end: Timestamp) -> impl Iterator<Item = TimeRange> {
 
 /// The first instant of the month that `ts` lies in.
 fn month_of(ts: Timestamp) -> Timestamp {
-    ts.to_datetime().format("%Y-%m-01").to_string().parse().expect("the first of a month of a valid time")
+    let (year, month, _) = ts.date();
+    format!("{year:04}-{month:02}-01").parse().expect("the first of a month of a valid time")
 }
 
 #[cfg(test)]

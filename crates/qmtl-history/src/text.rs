@@ -131,6 +131,11 @@ pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> Vec<String> {
         .collect()
 }
 
+/// Bars that no source can have any more.
+pub(crate) fn out_of_reach(bars: &RangeSet, interval: Interval) -> String {
+    format!("beyond    {} further back than any source has", counted(bars.count(interval), "bar"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

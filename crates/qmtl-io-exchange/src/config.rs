@@ -166,8 +166,8 @@ impl ExchangeConfig {
 
     /// Where the time comes from; the system's clock unless set.
     #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 

@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, ReadRequest, Result, SeriesKey,
     TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
@@ -42,6 +43,10 @@ impl HistoryBackend for MemoryBackend {
             Some(series) => series.read(request),
             None => Series::default().read(request),
         }
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        Ok(self.read().get(key).map_or_else(frame::ts_only_schema, Series::schema))
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch, new_null_array};
-use qmtl_history_api::arrow_schema::{Field, Schema, SchemaRef};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::arrow_select::interleave::interleave_record_batch;
-use qmtl_history_api::backend::unknown_column;
 use qmtl_history_api::{
-    BatchStream, Coverage, Error, OnConflict, ReadRequest, Result, SeriesKey, TimeRange, WriteReceipt,
-    WriteRequest, frame,
+    BatchStream, Coverage, Error, OnConflict, ReadRequest, Result, TimeRange, WriteReceipt, WriteRequest,
+    frame,
 };
 
 /// The most rows of one batch of a read.
@@ -50,18 +49,22 @@ impl Series {
         self.revision
     }
 
+    pub(crate) fn schema(&self) -> SchemaRef {
+        SchemaRef::clone(&self.schema)
+    }
+
     pub(crate) fn coverage(&self, range: TimeRange) -> Coverage {
         self.coverage.within(range)
     }
 
     /// Copies the rows of a range, as they are now.
     pub(crate) fn read(&self, request: &ReadRequest) -> Result<BatchStream> {
-        let schema = match &request.columns {
-            Some(columns) => self.projection(&request.key, columns)?,
-            None => SchemaRef::clone(&self.schema),
-        };
+        let schema = frame::project(&request.key, &self.schema, request.columns.as_deref())?;
         let span = request.range.start().as_micros()..request.range.end().as_micros();
-        let places: Vec<_> = self.rows.range(span).map(|(_, place)| *place).collect();
+        let limit = request.limit.map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        let rows = self.rows.range(span).map(|(_, place)| *place);
+        let places: Vec<_> =
+            if request.newest_first { rows.rev().take(limit).collect() } else { rows.take(limit).collect() };
         let batches = self.gather(&schema, &places)?;
         Ok(BatchStream::from_batches(schema, batches))
     }
@@ -69,6 +72,7 @@ impl Series {
     /// Stores a canonical batch and the request's proofs. Fails before it changes anything.
     pub(crate) fn write(&mut self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         frame::check_types(&request.key, &rows.schema(), &self.schema)?;
+        let columns = frame::union(&self.schema, &rows.schema())?;
         let points = frame::timestamps(&rows)?.values().clone();
         let runs = frame::row_runs(&request.key, &rows)?;
         self.pack()?;
@@ -88,7 +92,7 @@ impl Series {
         }
         let stores_rows = receipt.rows_written + receipt.rows_replaced > 0;
         if stores_rows {
-            self.schema = widened(&self.schema, &rows.schema());
+            self.schema = columns;
             self.loose_rows += rows.num_rows();
             self.batches.push(rows);
         }
@@ -105,14 +109,6 @@ impl Series {
         Ok(receipt)
     }
 
-    fn projection(&self, key: &SeriesKey, columns: &[String]) -> Result<SchemaRef> {
-        let payload = columns
-            .iter()
-            .map(|name| self.schema.field_with_name(name).map_err(|_| unknown_column(key, name)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(frame::schema_of(payload.into_iter().map(|f| (f.name().as_str(), f.data_type().clone()))))
-    }
-
     /// The rows at `places`, in that order, in batches of [`BATCH_ROWS`].
     fn gather(&self, schema: &SchemaRef, places: &[Place]) -> Result<Vec<RecordBatch>> {
         places.chunks(BATCH_ROWS).map(|chunk| self.gather_batch(schema, chunk)).collect()
@@ -126,7 +122,7 @@ impl Series {
             let position = match positions.get(&batch) {
                 Some(position) => *position,
                 None => {
-                    sources.push(with_columns(&self.batches[batch], schema)?);
+                    sources.push(frame::conform(&self.batches[batch], schema)?);
                     positions.insert(batch, sources.len() - 1);
                     sources.len() - 1
                 }
@@ -151,28 +147,6 @@ impl Series {
         self.loose_rows = 0;
         Ok(())
     }
-}
-
-/// `stored`, then the columns of `given` that it lacks, each nullable and without metadata.
-fn widened(stored: &SchemaRef, given: &Schema) -> SchemaRef {
-    let new = given.fields().iter().filter(|field| stored.field_with_name(field.name()).is_err());
-    let new: Vec<_> = new.map(|field| Field::new(field.name(), field.data_type().clone(), true)).collect();
-    if new.is_empty() {
-        return SchemaRef::clone(stored);
-    }
-    let stored = stored.fields().iter().map(|field| field.as_ref().clone());
-    SchemaRef::new(Schema::new(stored.chain(new).collect::<Vec<_>>()))
-}
-
-/// The columns of `schema` out of `batch`, all null where it has none of that name.
-fn with_columns(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let column = |field: &Field| -> ArrayRef {
-        let found = batch.column_by_name(field.name()).cloned();
-        found.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
-    };
-    let columns = schema.fields().iter().map(|field| column(field)).collect();
-    RecordBatch::try_new(SchemaRef::clone(schema), columns)
-        .map_err(|e| Error::unexpected("a stored batch does not fit its series").caused_by(e))
 }
 
 #[cfg(test)]

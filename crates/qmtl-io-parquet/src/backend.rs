@@ -6,19 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, Error, ErrorKind, HistoryBackend, ReadRequest, Result,
-    SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait, frame,
+    BatchStream, BoxStream, Capabilities, Collected, Coverage, Error, ErrorKind, Finding, HistoryBackend,
+    Maintenance, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
+    WriteRequest, async_trait, frame,
 };
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::check::Finding;
-use crate::collect::Collected;
-use crate::columns::{Columns, with_columns};
+use crate::columns::Columns;
 use crate::config::ParquetConfig;
 use crate::disk::{self, Disk};
 use crate::layout::{Partition, SeriesFolder};
-use crate::remove::Removed;
 use crate::store::Store;
 use crate::write::{self, Part};
 use crate::{read, types};
@@ -114,42 +113,6 @@ impl ParquetBackend {
         self.call(move |store| store.files(&key, range)).await
     }
 
-    /// Reads every byte of the files that hold the series now: checksums, canonical rows, and
-    /// whether each footer claims exactly the rows of its file. Lists unfinished files besides.
-    /// Nothing found is an empty list.
-    pub async fn check_files(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
-        let key = key.clone();
-        self.call(move |store| store.check(&key)).await
-    }
-
-    /// Removes the commits of a series that newer ones have replaced for the grace time, and the
-    /// unfinished files of writers that were killed as long ago; with `dry_run` it only says which.
-    /// Writers do the same for their partition now and then. The newest state always stays.
-    pub async fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
-        let key = key.clone();
-        self.call(move |store| store.collect(&key, now, dry_run)).await
-    }
-
-    /// Removes the rows and proofs of emptiness of a series before a point; with `dry_run` it only
-    /// says how many. The bars are missing afterwards: a fill that is asked for them brings them back.
-    pub async fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
-        let key = key.clone();
-        self.call(move |store| store.prune(&key, before, dry_run)).await
-    }
-
-    /// Forgets proofs of emptiness in a range, those of one source and all its versions or of every
-    /// source, so that a fill asks again; with `dry_run` it only says how many.
-    pub async fn forget_empty(
-        &self,
-        key: &SeriesKey,
-        range: TimeRange,
-        source: Option<&SourceId>,
-        dry_run: bool,
-    ) -> Result<Removed> {
-        let (key, source) = (key.clone(), source.cloned());
-        self.call(move |store| store.forget_empty(&key, (range, source.as_ref()), dry_run)).await
-    }
-
     /// Runs `work` on a thread that may block.
     async fn call<T: Send + 'static>(
         &self,
@@ -186,6 +149,11 @@ impl ParquetBackend {
 impl HistoryBackend for ParquetBackend {
     async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
         read::read_range(Arc::clone(&self.store), request.clone()).await
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        let key = key.clone();
+        self.call(move |store| Ok(store.columns(&store.series_folder(&key)?)?.schema)).await
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
@@ -225,6 +193,44 @@ impl HistoryBackend for ParquetBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("parquet", types::holds)
     }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Maintenance for ParquetBackend {
+    async fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
+        let key = key.clone();
+        self.call(move |store| store.prune(&key, before, dry_run)).await
+    }
+
+    async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+        source: Option<&SourceId>,
+        dry_run: bool,
+    ) -> Result<Removed> {
+        let (key, source) = (key.clone(), source.cloned());
+        self.call(move |store| store.forget_empty(&key, (range, source.as_ref()), dry_run)).await
+    }
+
+    /// Removes the commits that newer ones have replaced for the grace time ([`ParquetConfig::grace`]), and the
+    /// unfinished files of writers that were killed as long ago. Writers do the same for their partition now
+    /// and then. The newest state always stays.
+    async fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
+        let key = key.clone();
+        self.call(move |store| store.collect(&key, now, dry_run)).await
+    }
+
+    /// Checks checksums, that rows are canonical, and that each footer claims exactly the rows of its file. Lists
+    /// unfinished files besides.
+    async fn verify(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
+        let key = key.clone();
+        self.call(move |store| store.check(&key)).await
+    }
 }
 
 /// Refuses what cannot be stored, before anything is; then makes room for new columns.
@@ -248,9 +254,9 @@ fn prepare(
     let Columns { version, schema: stored, .. } = store.columns(&series)?;
     frame::check_types(key, rows.schema_ref(), &stored)?;
     let payload = fields.iter().skip(1).map(|field| (field.name().as_str(), field.data_type().clone()));
-    let rows = types::conform(rows, &frame::schema_of(payload))?;
+    let rows = frame::conform(rows, &frame::schema_of(payload))?;
     let parts = write::cut(request, &rows)?;
-    if with_columns(&stored, rows.schema_ref()).is_none() {
+    if frame::union(&stored, rows.schema_ref())? == stored {
         store.settle_columns(&series, version)?;
     } else if write::stores_rows(store, &series, &parts, request.on_conflict)? {
         store.add_columns(&series, rows.schema_ref())?;

@@ -1,54 +1,13 @@
 //! Reading everything that counts, to find damage before a strategy does.
 
-use std::fmt;
-use std::path::PathBuf;
-
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, TimeRange, frame};
+use qmtl_history_api::{Finding, Problem, RangeSet, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::check_listed;
 use crate::error;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
 use crate::state::Snapshot;
 use crate::store::Store;
-
-/// Something that is not as it should be in a series' folder.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Finding {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    pub problem: Problem,
-}
-
-/// What can be wrong with a file.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Problem {
-    /// It cannot be read whole, or it says something else about its rows than they do. The error
-    /// has the remedy.
-    Damaged(Error),
-    /// A writer left it behind when it was killed, or is writing it now. It does no harm; when no
-    /// writer runs it can be deleted.
-    Unfinished,
-}
-
-/// Prints the problem; the path of a damaged file stands in its error.
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.problem {
-            Problem::Damaged(error) => f.write_str(&error.chain()),
-            Problem::Unfinished => {
-                write!(
-                    f,
-                    "unfinished file, to be deleted when no writer runs (path: {})",
-                    self.path.display()
-                )
-            }
-        }
-    }
-}
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
@@ -59,7 +18,7 @@ impl Store {
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),
             Err(error) => {
-                findings.push(Finding { path: series.schemas(), problem: Problem::Damaged(error) });
+                findings.push(Finding::new(series.schemas(), Problem::Damaged(error)));
                 None
             }
         };
@@ -68,7 +27,7 @@ impl Store {
             if let Err(error) = self.check_partition(&series, (partition, seq), columns.as_ref()) {
                 let named = error.context().iter().find(|(name, _)| *name == "path");
                 let path = named.map_or_else(|| series.commit(partition, seq), |(_, path)| path.into());
-                findings.push(Finding { path, problem: Problem::Damaged(error) });
+                findings.push(Finding::new(path, Problem::Damaged(error)));
             }
         }
         Ok(findings)
@@ -116,7 +75,7 @@ fn unfinished(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for folder in folders {
         let names = store.disk.list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));
-        findings.extend(names.map(|name| Finding { path: folder.join(name), problem: Problem::Unfinished }));
+        findings.extend(names.map(|name| Finding::new(folder.join(name), Problem::Unfinished)));
     }
     Ok(findings)
 }

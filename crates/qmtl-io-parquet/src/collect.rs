@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use qmtl_history_api::{Result, SeriesKey, TimeRange, Timestamp};
+use qmtl_history_api::{Collected, Result, SeriesKey, TimeRange, Timestamp};
 
 use crate::cache::Stamp;
 use crate::disk::{Disk, Listed, TICK};
@@ -22,16 +22,6 @@ const SHORT_GRACE: Duration = Duration::from_secs(60);
 /// Commits of a partition between two looks at what can be collected.
 const EVERY: u64 = 32;
 
-/// What a collection removed, or would remove.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Collected {
-    /// The files, by partition and number.
-    pub files: Vec<PathBuf>,
-    /// Their sizes together, in bytes.
-    pub bytes: u64,
-}
-
 /// A file that may go.
 struct Aged {
     path: PathBuf,
@@ -43,15 +33,15 @@ impl Store {
     /// says what that is.
     pub(crate) fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
         let series = self.series_folder(key)?;
-        let now = SystemTime::UNIX_EPOCH + Duration::from_micros(now.as_micros().unsigned_abs());
+        let now = SystemTime::UNIX_EPOCH + now.since(Timestamp::EPOCH);
         let mut collected = Collected::default();
         for folder in [series.node(), series.schemas()] {
-            collected.take(&*self.disk, self.left_behind(&folder, now)?, dry_run)?;
+            take(&mut collected, &*self.disk, self.left_behind(&folder, now)?, dry_run)?;
         }
         for partition in self.partition_folders(&series, TimeRange::ALL)? {
-            collected.take(&*self.disk, self.replaced(&series, partition, now)?, dry_run)?;
+            take(&mut collected, &*self.disk, self.replaced(&series, partition, now)?, dry_run)?;
             let folder = series.partition(partition);
-            collected.take(&*self.disk, self.left_behind(&folder, now)?, dry_run)?;
+            take(&mut collected, &*self.disk, self.left_behind(&folder, now)?, dry_run)?;
         }
         Ok(collected)
     }
@@ -78,7 +68,7 @@ impl Store {
         }
         let collect = || match self.disk.stamp(&series.commit(partition, seq), seq)? {
             Some(Stamp { modified: Some(now), .. }) => {
-                Collected::default().take(&*self.disk, self.replaced(series, partition, now)?, false)
+                take(&mut Collected::default(), &*self.disk, self.replaced(series, partition, now)?, false)
             }
             _ => Ok(()),
         };
@@ -132,19 +122,18 @@ impl Store {
     }
 }
 
-impl Collected {
-    fn take(&mut self, disk: &dyn Disk, files: Vec<Aged>, dry_run: bool) -> Result<()> {
-        if !files.is_empty() {
-            reach(Step::Chosen)?;
-        }
-        for file in files {
-            if !dry_run {
-                disk.remove(&file.path)?;
-                reach(Step::Removed)?;
-            }
-            self.bytes += file.bytes;
-            self.files.push(file.path);
-        }
-        Ok(())
+/// Removes files, unless it is only to be told what would go, and adds them to what has been.
+fn take(collected: &mut Collected, disk: &dyn Disk, files: Vec<Aged>, dry_run: bool) -> Result<()> {
+    if !files.is_empty() {
+        reach(Step::Chosen)?;
     }
+    for file in files {
+        if !dry_run {
+            disk.remove(&file.path)?;
+            reach(Step::Removed)?;
+        }
+        collected.bytes += file.bytes;
+        collected.files.push(file.path);
+    }
+    Ok(())
 }

@@ -49,9 +49,10 @@ impl Store {
         for _ in 0..ATTEMPTS {
             let Columns { version, id, schema } = self.columns(series)?;
             frame::check_types(&series.key, batch, &schema)?;
-            let Some(grown) = with_columns(&schema, batch) else {
+            let grown = frame::union(&schema, batch)?;
+            if grown == schema {
                 return self.settle_columns(series, version);
-            };
+            }
             let footer = Footer {
                 kind: Kind::Schema,
                 key: series.key.clone(),
@@ -91,13 +92,4 @@ pub(crate) fn check_listed(file: &StoredFile, columns: &Schema) -> Result<()> {
 fn plain(schema: &Schema) -> SchemaRef {
     let payload = schema.fields().iter().filter(|field| field.name() != frame::TS);
     frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone())))
-}
-
-/// `schema` with the columns of `batch` that it lacks behind its own; `None` when it lacks none.
-pub(crate) fn with_columns(schema: &Schema, batch: &Schema) -> Option<SchemaRef> {
-    let new: Vec<_> = batch.fields().iter().filter(|f| schema.field_with_name(f.name()).is_err()).collect();
-    let all = schema.fields().iter().chain(new.iter().copied());
-    let payload = all.filter(|field| field.name() != frame::TS);
-    (!new.is_empty())
-        .then(|| frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone()))))
 }

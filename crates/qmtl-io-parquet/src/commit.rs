@@ -133,7 +133,7 @@ impl Store {
         }
         match rows {
             Some(rows) => {
-                let stored = snapshot.read(TimeRange::ALL, &snapshot.schema())?;
+                let stored = snapshot.read(TimeRange::ALL, &snapshot.schema()?)?;
                 let rows = merge(&stored, &rows)?;
                 let is_none = coverage == *state.coverage() && is_equal(&stored, &rows);
                 Ok(if is_none { Drafted::Nothing } else { Drafted::Draft(Draft::full(rows, coverage)) })
@@ -142,9 +142,9 @@ impl Store {
                 let mut kept = Vec::new();
                 // Rows stay within their span: what is removed stands before or after it.
                 if let Some(span) = coverage.present().span() {
-                    kept = snapshot.read(span, &snapshot.schema())?;
+                    kept = snapshot.read(span, &snapshot.schema()?)?;
                 }
-                let none = RecordBatch::new_empty(snapshot.schema());
+                let none = RecordBatch::new_empty(snapshot.schema()?);
                 Ok(Drafted::Draft(Draft::full(merge(&kept, &none)?, coverage)))
             }
         }

@@ -29,9 +29,6 @@ mod types;
 mod write;
 
 pub use backend::{ParquetBackend, StoredPartition};
-pub use check::{Finding, Problem};
-pub use collect::Collected;
 pub use config::{Codec, ParquetConfig};
 #[cfg(feature = "s3")]
 pub use object_store;
-pub use remove::Removed;

@@ -5,15 +5,12 @@ use qmtl_history_api::arrow_select::concat::concat_batches;
 use qmtl_history_api::arrow_select::interleave::interleave_record_batch;
 use qmtl_history_api::{Error, Result, frame};
 
-use crate::columns::with_columns;
-use crate::types::conform;
-
 /// The rows of both, by time; at one time the new row is taken.
 pub(crate) fn merge(stored: &[RecordBatch], new: &RecordBatch) -> Result<RecordBatch> {
     let Some(first) = stored.first() else { return Ok(new.clone()) };
-    let schema = with_columns(&first.schema(), &new.schema()).unwrap_or_else(|| first.schema());
+    let schema = frame::union(&first.schema(), &new.schema())?;
     let batches =
-        stored.iter().chain([new]).map(|batch| conform(batch, &schema)).collect::<Result<Vec<_>>>()?;
+        stored.iter().chain([new]).map(|batch| frame::conform(batch, &schema)).collect::<Result<Vec<_>>>()?;
     let new_ts = frame::timestamps(new)?.values();
     let last = stored.last().and_then(|batch| frame::timestamps(batch).ok()?.values().last().copied());
     if new_ts.first() > last.as_ref() {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::backend::unknown_column;
-use qmtl_history_api::{BatchStream, ReadRequest, Result, TimeRange, frame};
+use qmtl_history_api::{BatchStream, ReadRequest, Result, frame};
 
 use crate::backend::blocking;
 use crate::columns::check_listed;
@@ -19,10 +18,9 @@ const MAX_AHEAD: usize = 8;
 /// A read whose commits and columns are fixed and whose rows are still on the disk.
 struct Plan {
     series: SeriesFolder,
-    range: TimeRange,
+    request: ReadRequest,
     schema: SchemaRef,
-    /// Whether `schema` is the series' whole schema.
-    is_whole: bool,
+    /// In the order of the read.
     partitions: Vec<(Partition, u64)>,
 }
 
@@ -30,18 +28,18 @@ struct Plan {
 pub(crate) async fn read_range(store: Arc<Store>, request: ReadRequest) -> Result<BatchStream> {
     let plan = {
         let store = Arc::clone(&store);
-        Arc::new(blocking(move || Plan::new(&store, &request)).await?)
+        Arc::new(blocking(move || Plan::new(&store, request)).await?)
     };
-    let schema = Arc::clone(&plan.schema);
+    let (schema, limit) = (Arc::clone(&plan.schema), plan.request.limit);
     let partitions = (0..plan.partitions.len()).map(move |index| {
         let (store, plan) = (Arc::clone(&store), Arc::clone(&plan));
         blocking(move || plan.read(&store, index))
     });
     let batches = stream::iter(partitions)
-        .buffered(ahead())
+        .buffered(if limit.is_some() { 1 } else { ahead() })
         .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
         .try_flatten();
-    Ok(BatchStream::new(schema, batches.boxed()))
+    Ok(BatchStream::new(schema, batches.boxed()).limited(limit))
 }
 
 /// Partitions that are decoded at once: one a core and one for the caller.
@@ -50,34 +48,37 @@ fn ahead() -> usize {
 }
 
 impl Plan {
-    fn new(store: &Store, request: &ReadRequest) -> Result<Self> {
+    fn new(store: &Store, request: ReadRequest) -> Result<Self> {
         let series = store.series_folder(&request.key)?;
         let partitions = store.partitions(&series, request.range)?;
-        let partitions = partitions.into_iter().map(|(partition, newest)| (partition, newest.seq)).collect();
+        let mut partitions: Vec<_> =
+            partitions.into_iter().map(|(partition, newest)| (partition, newest.seq)).collect();
+        if request.newest_first {
+            partitions.reverse();
+        }
         let stored = store.columns(&series)?.schema;
-        let schema = match &request.columns {
-            None => stored,
-            Some(columns) => {
-                let fields = columns.iter().map(|name| match stored.field_with_name(name) {
-                    Ok(field) if name != frame::TS => Ok((name.as_str(), field.data_type().clone())),
-                    _ => Err(unknown_column(&request.key, name)),
-                });
-                frame::schema_of(fields.collect::<Result<Vec<_>>>()?)
-            }
-        };
-        let is_whole = request.columns.is_none();
-        Ok(Self { series, range: request.range, schema, is_whole, partitions })
+        let schema = frame::project(&request.key, &stored, request.columns.as_deref())?;
+        Ok(Self { series, request, schema, partitions })
     }
 
-    /// The rows of one partition inside the range.
+    /// The rows of one partition inside the range, in the order of the read.
     fn read(&self, store: &Store, index: usize) -> Result<Vec<RecordBatch>> {
         let (partition, seq) = self.partitions[index];
         store.with_open(&self.series, partition, seq, |snapshot| {
             // A newer commit, read because the listed one is gone, may have newer columns.
-            if self.is_whole && snapshot.seq() == seq {
+            if self.request.columns.is_none() && snapshot.seq() == seq {
                 snapshot.files().try_for_each(|file| check_listed(file, &self.schema))?;
             }
-            snapshot.read(self.range, &self.schema)
+            let request = &self.request;
+            let range = match request.limit {
+                None => request.range,
+                Some(_) => match request.reach(&snapshot.present()) {
+                    Some(range) => range,
+                    None => return Ok(Vec::new()),
+                },
+            };
+            let rows = snapshot.read(range, &self.schema)?;
+            if request.newest_first { rows.iter().rev().map(frame::reversed).collect() } else { Ok(rows) }
         })
     }
 }

@@ -1,28 +1,18 @@
 //! Removing on purpose: old rows of a series, and proofs of emptiness that are no longer believed.
 
-use qmtl_history_api::{Coverage, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use qmtl_history_api::{Coverage, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 use crate::commit::Edit;
 use crate::layout::{Partition, SeriesFolder};
 use crate::state::State;
 use crate::store::Store;
 
-/// What was removed from a series, or would be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Removed {
-    /// Rows.
-    pub rows: u64,
-    /// Bars that were known to be empty, for each source that said so.
-    pub empty_bars: u64,
-    /// Partitions with a change.
-    pub partitions: u64,
-}
-
 impl Store {
     /// Removes the rows and proofs before a point.
     pub(crate) fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
-        let Some(range) = TimeRange::checked(Timestamp::MIN, before) else { return Ok(Removed::default()) };
+        let Some(range) = TimeRange::checked(Timestamp::MIN, before) else {
+            return Ok(Removed::default().with_partitions(0));
+        };
         let kept = TimeRange::checked(before, Timestamp::MAX);
         self.remove(key, range, dry_run, &|coverage| match kept {
             Some(kept) => coverage.within(kept),
@@ -39,7 +29,9 @@ impl Store {
         dry_run: bool,
     ) -> Result<Removed> {
         // A range is the bars that open inside of it: nothing is left between two of them.
-        let Some(range) = range.on_grid(key.interval) else { return Ok(Removed::default()) };
+        let Some(range) = range.on_grid(key.interval) else {
+            return Ok(Removed::default().with_partitions(0));
+        };
         self.remove(key, range, dry_run, &|coverage| {
             let mut kept = Coverage::of_present(coverage.present().clone());
             for proof in coverage.known_empty() {
@@ -60,7 +52,7 @@ impl Store {
         edit: &dyn Fn(&Coverage) -> Coverage,
     ) -> Result<Removed> {
         let series = self.series_folder(key)?;
-        let mut removed = Removed::default();
+        let (mut removed, mut partitions) = (Removed::default(), 0);
         for (partition, newest) in self.partitions(&series, range)? {
             let one = if dry_run {
                 let known = self.state(&series, partition, newest)?;
@@ -70,9 +62,9 @@ impl Store {
             };
             removed.rows += one.rows;
             removed.empty_bars += one.empty_bars;
-            removed.partitions += one.partitions;
+            partitions += one.partitions.unwrap_or(0);
         }
-        Ok(removed)
+        Ok(removed.with_partitions(partitions))
     }
 
     fn remove_from(
@@ -95,9 +87,6 @@ fn difference(key: &SeriesKey, before: &Coverage, after: &Coverage) -> Removed {
     let empty = |coverage: &Coverage| -> u64 {
         coverage.known_empty().iter().map(|proof| proof.ranges.count(key.interval)).sum()
     };
-    Removed {
-        rows: before.present().count(key.interval) - after.present().count(key.interval),
-        empty_bars: empty(before).saturating_sub(empty(after)),
-        partitions: u64::from(before != after),
-    }
+    let rows = before.present().count(key.interval) - after.present().count(key.interval);
+    Removed::new(rows, empty(before).saturating_sub(empty(after))).with_partitions(u64::from(before != after))
 }

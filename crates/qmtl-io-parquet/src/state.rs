@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Coverage, Error, ErrorKind, Result, TimeRange, frame};
+use qmtl_history_api::{Coverage, Error, ErrorKind, RangeSet, Result, TimeRange, frame};
 
 use crate::cache::Stamp;
-use crate::columns::with_columns;
 use crate::error;
 use crate::file::StoredFile;
 use crate::footer::{Footer, Kind, Link};
 use crate::layout::{self, Partition, SeriesFolder};
 use crate::merge::weave;
 use crate::store::{ATTEMPTS, ENTRY, Store};
-use crate::types::conform;
 
 /// What a partition holds, as footers tell it.
 #[derive(Debug)]
@@ -102,10 +100,17 @@ impl Snapshot {
     }
 
     /// The columns of all files.
-    pub(crate) fn schema(&self) -> SchemaRef {
+    pub(crate) fn schema(&self) -> Result<SchemaRef> {
         let full = self.full.schema();
-        let grown = self.delta.as_ref().and_then(|delta| with_columns(full, delta.schema()));
-        grown.unwrap_or_else(|| Arc::clone(full))
+        self.delta.as_ref().map_or_else(|| Ok(Arc::clone(full)), |delta| frame::union(full, delta.schema()))
+    }
+
+    /// Where rows are.
+    pub(crate) fn present(&self) -> RangeSet {
+        let full = self.full.footer().coverage.present();
+        self.delta
+            .as_ref()
+            .map_or_else(|| full.clone(), |delta| full.union(delta.footer().coverage.present()))
     }
 
     /// The rows inside `range`, ascending, each once, with exactly the columns of `wanted`.
@@ -134,7 +139,7 @@ fn rows_within(file: &StoredFile, range: TimeRange, wanted: &SchemaRef) -> Resul
         let from = ts.partition_point(|micros| *micros < range.start().as_micros());
         let to = ts.partition_point(|micros| *micros < range.end().as_micros());
         if from < to {
-            batches.push(conform(&batch.slice(from, to - from), wanted)?);
+            batches.push(frame::conform(&batch.slice(from, to - from), wanted)?);
         }
     }
     Ok(batches)

@@ -1,10 +1,6 @@
-//! Which Arrow types come back from Parquet bit for bit, and how batches take a schema.
+//! Which Arrow types come back from Parquet bit for bit.
 
-use std::sync::Arc;
-
-use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use qmtl_history_api::arrow_schema::{DataType, IntervalUnit, SchemaRef};
-use qmtl_history_api::{Error, Result};
+use qmtl_history_api::arrow_schema::{DataType, IntervalUnit};
 
 /// Whether every value of this type survives a round trip, type included.
 pub(crate) fn holds(data_type: &DataType) -> bool {
@@ -28,20 +24,4 @@ pub(crate) fn holds(data_type: &DataType) -> bool {
         // Dictionaries of merged rows can outgrow their key type; the rest has no Parquet form.
         Dictionary(..) | RunEndEncoded(..) | Union(..) | ListView(_) | LargeListView(_) => false,
     }
-}
-
-/// The batch with exactly the columns of `schema`: matched by name, null where it has none.
-/// The types of columns that both have must agree.
-pub(crate) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        })
-        .collect::<Vec<ArrayRef>>();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
-        .map_err(|e| Error::unexpected("a batch does not fit the schema of its series").caused_by(e))
 }

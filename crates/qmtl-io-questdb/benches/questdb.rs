@@ -20,7 +20,6 @@ use qmtl_history_api::{
     Timestamp, WriteRequest, fetcher_fn, frame,
 };
 use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig, QuestDbRecorder};
-use qmtl_observe::TokioClock;
 
 /// As in the program. pyarrow, beside which this is measured, brings the same one.
 #[global_allocator]
@@ -145,7 +144,7 @@ async fn fill(store: &QuestDbBackend, node: &str) -> Result<f64> {
         let batches = BatchStream::new(rows.schema(), Box::pin(stream::iter([Ok(rows)])));
         async move { Ok(Fetched::new(batches)) }
     });
-    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher), Arc::new(TokioClock::new()));
+    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher));
     let request = BackfillRequest::new(key(node)?, span(0, MILLION));
     let (ms, report) = timed(strategy.ensure_range(&request, store, &Silent)).await?;
     assert!(report.is_complete() && report.rows_written == 100_000, "{report:?}");

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Clock, Coverage, HistoryBackend, NodeId, ReadRequest, Result,
-    SeriesKey, SourceId, TimeRange, WriteReceipt, WriteRequest, async_trait,
+    BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, ErrorKind, HistoryBackend, Maintenance,
+    NodeId, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
+    WriteRequest, async_trait,
 };
 use qmtl_observe::TokioClock;
 
@@ -51,21 +53,6 @@ impl QuestDbBackend {
         naming::table(&self.store.config, node_id)
     }
 
-    /// Forgets proofs of emptiness in a range, those of one source and all its versions or of every
-    /// source, so that a fill asks again; with `dry_run` it only says how many. The bars that were
-    /// known to be empty, each counted for each source that said so.
-    ///
-    /// QuestDB deletes no rows: the log of proofs gets one that revokes them.
-    pub async fn forget_empty(
-        &self,
-        key: &SeriesKey,
-        range: TimeRange,
-        source: Option<&SourceId>,
-        dry_run: bool,
-    ) -> Result<u64> {
-        self.store.forget_empty(key, (range, source), dry_run).await
-    }
-
     /// Where the server is.
     #[must_use]
     pub fn config(&self) -> &QuestDbConfig {
@@ -77,6 +64,10 @@ impl QuestDbBackend {
 impl HistoryBackend for QuestDbBackend {
     async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
         self.store.read(request).await
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.store.columns(key).await
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
@@ -98,5 +89,28 @@ impl HistoryBackend for QuestDbBackend {
 
     fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Maintenance for QuestDbBackend {
+    async fn prune(&self, key: &SeriesKey, _: Timestamp, _: bool) -> Result<Removed> {
+        let message = "a store on a server has no way to prune bars; its own retention does that";
+        Err(Error::new(ErrorKind::Unsupported, message).with("series", key))
+    }
+
+    /// Revokes the proofs by a row of their log: nothing is deleted.
+    async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+        source: Option<&SourceId>,
+        dry_run: bool,
+    ) -> Result<Removed> {
+        Ok(Removed::new(0, self.store.forget_empty(key, (range, source), dry_run).await?))
     }
 }

@@ -1,7 +1,7 @@
 //! Reading a range: small ones over the wire, large ones over exports.
 
-use qmtl_history_api::backend::unknown_column;
-use qmtl_history_api::{BatchStream, ReadRequest, Result, StreamKind, TimeRange, frame};
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{BatchStream, ReadRequest, Result, SeriesKey, StreamKind, TimeRange, frame};
 
 use crate::schema::{Table, Time, schema_of};
 use crate::store::Store;
@@ -11,6 +11,14 @@ use crate::transport::Scan;
 const WIRE_ROWS: u32 = 10_000;
 
 impl Store {
+    /// The columns of a series.
+    pub(crate) async fn columns(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        match self.table(&key.node_id).await? {
+            Some(table) if self.has_rows(&table, key).await? => Ok(schema_of(&table.projected(key, None)?)),
+            _ => Ok(frame::ts_only_schema()),
+        }
+    }
+
     pub(crate) async fn read(&self, request: &ReadRequest) -> Result<BatchStream> {
         match self.table(&request.key.node_id).await? {
             Some(table) => self.read_table(table, request).await,
@@ -25,19 +33,31 @@ impl Store {
         }
         let columns = table.projected(key, request.columns.as_deref())?;
         let scan = Scan { table, key: key.clone(), range: request.range, columns };
-        if is_small(request) || scan.table.time == Time::Seconds || !scan.table.dedup {
-            return self.transport.wire_rows(&scan, StreamKind::Bars).await;
+        let is_odd = scan.table.time == Time::Seconds || !scan.table.dedup;
+        if is_small(request) || (is_odd && !request.newest_first) {
+            return self.over_wire(&scan, request).await;
         }
         let Some(extent) = self.extent(&scan.table, key, request.range).await? else {
             return Ok(BatchStream::empty(schema_of(&scan.columns)));
         };
         let rows = extent.range().and_then(|rows| TimeRange::intersect(rows, request.range));
         let scan = Scan { range: rows.unwrap_or(request.range), ..scan };
-        if extent.count <= i64::from(WIRE_ROWS) {
-            self.transport.wire_rows(&scan, StreamKind::Bars).await
+        if extent.count <= i64::from(WIRE_ROWS) || is_odd {
+            self.over_wire(&scan, request).await
         } else {
-            Ok(self.transport.export_rows(scan))
+            Ok(self.transport.export_rows(scan, (request.newest_first, request.limit)).limited(request.limit))
         }
+    }
+
+    /// The rows of a scan over the wire, in the order of the request. All are held at once where the newest
+    /// come first: they are few, but in tables that no export can read.
+    async fn over_wire(&self, scan: &Scan, request: &ReadRequest) -> Result<BatchStream> {
+        let rows = self.transport.wire_rows(scan, StreamKind::Bars).await?;
+        if !request.newest_first {
+            return Ok(rows.limited(request.limit));
+        }
+        let rows = frame::reversed(&rows.collect().await?)?;
+        Ok(BatchStream::from_batches(rows.schema(), vec![rows]).limited(request.limit))
     }
 }
 
@@ -47,8 +67,5 @@ fn is_small(request: &ReadRequest) -> bool {
 
 /// What is read of a series that was never written.
 fn nothing(request: &ReadRequest) -> Result<BatchStream> {
-    match request.columns.as_deref().unwrap_or_default().first() {
-        Some(column) => Err(unknown_column(&request.key, column)),
-        None => Ok(BatchStream::empty(frame::ts_only_schema())),
-    }
+    frame::project(&request.key, &frame::ts_only_schema(), request.columns.as_deref()).map(BatchStream::empty)
 }

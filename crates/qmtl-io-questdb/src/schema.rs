@@ -1,7 +1,6 @@
 //! Tables: what QuestDB says of one, how one is made, and which Arrow types its columns hold.
 
 use qmtl_history_api::arrow_schema::{DataType, SchemaRef, TimeUnit};
-use qmtl_history_api::backend::unknown_column;
 use qmtl_history_api::{Error, ErrorKind, Interval, Result, SeriesKey, TimeRange, frame};
 use tokio_postgres::types::Type;
 
@@ -209,16 +208,9 @@ impl Table {
 
     /// The stored columns of the names that were asked for, or all of them.
     pub(crate) fn projected(&self, key: &SeriesKey, names: Option<&[String]>) -> Result<Vec<Column>> {
-        let chosen = match names {
-            None => self.columns.clone(),
-            Some(names) => names
-                .iter()
-                .map(|name| {
-                    let found = self.columns.iter().find(|column| column.name == *name);
-                    found.cloned().ok_or_else(|| unknown_column(key, name))
-                })
-                .collect::<Result<_>>()?,
-        };
+        let wanted = frame::project(key, &schema_of(&self.columns), names)?;
+        let named = |name: &str| self.columns.iter().find(|column| column.name == name).cloned();
+        let chosen: Vec<_> = wanted.fields().iter().filter_map(|field| named(field.name())).collect();
         match chosen.iter().find(|column| column.kind == Kind::Other) {
             None => Ok(chosen),
             Some(column) => Err(Error::new(

@@ -163,16 +163,20 @@ impl Transport {
     }
 
     /// The rows of a scan, of which there are many, over exports of some windows of time each; a
-    /// window that the server does not export for now comes over the wire.
-    pub(crate) fn export_rows(&self, scan: Scan) -> BatchStream {
-        let (schema, windows) = (schema_of(&scan.columns), windows(&scan));
+    /// window that the server does not export for now comes over the wire. With a limit the first windows are
+    /// short, for it may be reached in them.
+    pub(crate) fn export_rows(&self, scan: Scan, (newest_first, limit): (bool, Option<u64>)) -> BatchStream {
+        let (schema, windows) = (schema_of(&scan.columns), windows(&scan, newest_first, limit));
         let transport = self.clone();
         let parts = stream::iter(windows)
             .map(move |range| {
                 let (transport, scan) = (transport.clone(), Scan { range, ..scan.clone() });
-                async move { transport.window(&scan).await }
+                async move {
+                    let rows = transport.window(&scan).await?;
+                    if newest_first { rows.iter().rev().map(frame::reversed).collect() } else { Ok(rows) }
+                }
             })
-            .buffered(EXPORTS)
+            .buffered(if limit.is_some() { 1 } else { EXPORTS })
             .flat_map(|part: Result<Vec<RecordBatch>>| {
                 let batches: BoxStream<Result<RecordBatch>> = match part {
                     Ok(batches) => Box::pin(stream::iter(batches.into_iter().map(Ok))),
@@ -214,15 +218,28 @@ impl Transport {
     }
 }
 
-/// A scan's range in pieces of [`WINDOW_POINTS`] grid points.
-fn windows(scan: &Scan) -> Vec<TimeRange> {
-    let step = scan.key.interval.as_micros().saturating_mul(WINDOW_POINTS);
-    let (mut start, end) = (scan.range.start(), scan.range.end());
+/// A scan's range in pieces of [`WINDOW_POINTS`] grid points, in the order of the read; where a limit is given,
+/// the first ones have twice as many points as rows are wanted, then more and more.
+fn windows(scan: &Scan, newest_first: bool, limit: Option<u64>) -> Vec<TimeRange> {
+    let mut points = limit.map_or(WINDOW_POINTS, |rows| {
+        i64::try_from(rows.saturating_mul(2)).unwrap_or(WINDOW_POINTS).clamp(1_000, WINDOW_POINTS)
+    });
+    let mut left = Some(scan.range);
     let mut windows = Vec::new();
-    while start < end {
-        let next = start.checked_add_micros(step).filter(|next| *next < end).unwrap_or(end);
-        windows.extend(TimeRange::checked(start, next));
-        start = next;
+    while let Some(rest) = left {
+        let length = scan.key.interval.as_micros().saturating_mul(points);
+        let (start, end) = (rest.start(), rest.end());
+        let cut =
+            if newest_first { end.checked_add_micros(-length) } else { start.checked_add_micros(length) };
+        let Some(cut) = cut.filter(|cut| start < *cut && *cut < end) else {
+            windows.push(rest);
+            break;
+        };
+        let (near, far) = (TimeRange::checked(start, cut), TimeRange::checked(cut, end));
+        let (window, rest) = if newest_first { (far, near) } else { (near, far) };
+        windows.extend(window);
+        left = rest;
+        points = points.saturating_mul(4).min(WINDOW_POINTS);
     }
     windows
 }
@@ -281,7 +298,17 @@ mod tests {
         let table = Table { name: "t".into(), time: Time::Designated, dedup: true, columns: Vec::new() };
         let of = |count| {
             let range = span(&key, 0, count);
-            windows(&Scan { table: table.clone(), key: key.clone(), range, columns: Vec::new() })
+            let scan = Scan { table: table.clone(), key: key.clone(), range, columns: Vec::new() };
+            let mut newest_first = windows(&scan, true, None);
+            newest_first.reverse();
+            let all = |windows: Vec<TimeRange>| windows.into_iter().collect::<qmtl_history_api::RangeSet>();
+            for limit in [1, 700, 1_000_000] {
+                assert_eq!(all(windows(&scan, true, Some(limit))), range.into());
+                assert_eq!(all(windows(&scan, false, Some(limit))), range.into());
+            }
+            assert_eq!(windows(&scan, true, Some(700))[0].end(), range.end());
+            assert_eq!(newest_first.len(), windows(&scan, false, None).len());
+            windows(&scan, false, None)
         };
         assert_eq!(of(250_000), [span(&key, 0, 250_000)]);
         assert_eq!(

@@ -7,9 +7,10 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_core::Stream;
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, ReadRequest, Result, SeriesKey,
-    TimeRange, WriteReceipt, WriteRequest,
+    BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, Maintenance, ReadRequest, Result,
+    SeriesKey, TimeRange, WriteReceipt, WriteRequest,
 };
 
 use crate::metrics;
@@ -53,6 +54,11 @@ impl<B: HistoryBackend> HistoryBackend for Observed<B> {
         Ok(BatchStream::new(stream.schema(), self.watch("read_range", Box::pin(stream))))
     }
 
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        let started = Instant::now();
+        self.record("schema", started, self.0.schema(key).await)
+    }
+
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         let started = Instant::now();
         self.record("write_rows", started, self.0.write_rows(request, rows).await)
@@ -76,6 +82,10 @@ impl<B: HistoryBackend> HistoryBackend for Observed<B> {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.0.maintenance()
     }
 }
 

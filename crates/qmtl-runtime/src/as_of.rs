@@ -26,8 +26,8 @@ impl AsOf {
 
     /// Takes its monotonic side from `clock` instead of the system.
     #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 }

@@ -22,6 +22,7 @@ mod view;
 
 /// What became of a live row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Appended {
     /// It is the newest row now.
     New,
@@ -164,7 +165,7 @@ impl NodeCache {
         }
         let bar = floor(&self.key, ts, 0)?;
         let schema = self.schema_for(payload)?;
-        let (columns, unknown) = conform(&self.key, &schema, payload)?;
+        let (payload, unknown) = conform(&self.key, &schema, payload)?;
         if self.schema.is_none() {
             self.fix_schema(schema);
         }
@@ -176,7 +177,7 @@ impl NodeCache {
             Err(0) if self.len() >= self.period => return Ok(Appended::TooOld),
             Err(at) => (Appended::Late, insertion(at, at, self.len())),
         };
-        self.rows.apply(plan, &Arriving { ts: &[bar], columns: &columns, live: true });
+        self.rows.apply(plan, &Arriving { ts: &[bar], columns: payload.columns(), live: true });
         self.trim(self.period);
         Ok(appended)
     }
@@ -199,7 +200,7 @@ impl NodeCache {
         }
         let distinct = stamped.distinct_rows(batch)?;
         let schema = self.schema_for(&distinct)?;
-        let (columns, unknown) = conform(&self.key, &schema, &distinct)?;
+        let (distinct, unknown) = conform(&self.key, &schema, &distinct)?;
         if self.schema.is_none() {
             self.fix_schema(schema);
         }
@@ -211,7 +212,7 @@ impl NodeCache {
         let from_front = excess.min(plan.at);
         plan.skip(excess - from_front);
         let added = plan.new_rows();
-        self.rows.apply(plan, &Arriving { ts: &stamped.ts, columns: &columns, live: false });
+        self.rows.apply(plan, &Arriving { ts: &stamped.ts, columns: distinct.columns(), live: false });
         self.drop_oldest(from_front);
         self.state.record(&stamped.runs);
         if excess > 0 {
@@ -441,20 +442,18 @@ fn payload_of(key: &SeriesKey, schema: &Schema) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The columns of `batch` in the schema's order, `None` for a missing one, and how many the
-/// schema lacks.
-fn conform(key: &SeriesKey, schema: &Schema, batch: &RecordBatch) -> Result<(Vec<Option<ArrayRef>>, u64)> {
-    let columns = schema
+/// `batch` with the columns of the cache, which it fits, and how many it has besides.
+fn conform(key: &SeriesKey, schema: &SchemaRef, batch: &RecordBatch) -> Result<(RecordBatch, u64)> {
+    schema
         .fields()
         .iter()
-        .map(|field| column_for(key, field, batch.column_by_name(field.name())))
-        .collect::<Result<Vec<_>>>()?;
+        .try_for_each(|field| check_column(key, field, batch.column_by_name(field.name())))?;
     let known = |field: &Field| field.name() == frame::TS || schema.field_with_name(field.name()).is_ok();
     let unknown = batch.schema_ref().fields().iter().filter(|field| !known(field)).count();
-    Ok((columns, unknown as u64))
+    Ok((frame::conform(batch, schema)?, unknown as u64))
 }
 
-fn column_for(key: &SeriesKey, field: &Field, column: Option<&ArrayRef>) -> Result<Option<ArrayRef>> {
+fn check_column(key: &SeriesKey, field: &Field, column: Option<&ArrayRef>) -> Result<()> {
     let fault = |message: &str| {
         Error::schema(message)
             .with("node_id", &key.node_id)
@@ -471,7 +470,7 @@ fn column_for(key: &SeriesKey, field: &Field, column: Option<&ArrayRef>) -> Resu
             Err(fault("this column must not be null"))
         }
         None if !field.is_nullable() => Err(fault("the rows lack a column that must not be null")),
-        found => Ok(found.cloned()),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use qmtl_history_api::{
     Clock, Error, ErrorKind, HistoryProvider, NoProgress, ProgressEvent, ProgressSink, ReadRequest, Result,
     SeriesKey, TimeRange, Timestamp, frame,
 };
-use qmtl_observe::{events, metrics};
+use qmtl_observe::{TokioClock, events, metrics};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -122,18 +122,31 @@ pub struct BackfillEngine {
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
+impl Default for BackfillEngine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl BackfillEngine {
-    /// An engine with the default configuration.
+    /// An engine with the default configuration, on the system's clock.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new() -> Self {
         Self {
-            clock,
+            clock: Arc::new(TokioClock::new()),
             config: EngineConfig::default(),
             progress: Arc::new(NoProgress),
             slots: Arc::new(Semaphore::new(EngineConfig::default().max_concurrent)),
             ledger: Arc::default(),
             tasks: Mutex::default(),
         }
+    }
+
+    /// The clock by which deadlines and pauses pass.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
     }
 
     /// Sets what the engine may do.
@@ -146,8 +159,8 @@ impl BackfillEngine {
 
     /// Tells the progress of every job.
     #[must_use]
-    pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
-        self.progress = progress;
+    pub fn with_progress(mut self, progress: impl ProgressSink + 'static) -> Self {
+        self.progress = Arc::new(progress);
         self
     }
 

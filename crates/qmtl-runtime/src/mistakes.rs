@@ -45,7 +45,7 @@ fn filling(
     clock: &ManualClock,
     fetcher: Arc<FakeFetcher>,
 ) -> impl HistoryProvider {
-    let strategy = FetcherBackfillStrategy::new(fetcher, Arc::new(clock.clone()));
+    let strategy = FetcherBackfillStrategy::new(fetcher).with_clock(Arc::new(clock.clone()));
     AugmentedHistoryProvider::new(Arc::clone(store)).with_auto_backfill(strategy).with_clock(clock.clone())
 }
 
@@ -135,7 +135,7 @@ async fn empty_ranges_are_fetched_again_on_every_read() {
 fn jobs_in_progress_stay_up_after_a_cancel_and_a_panic() {
     let metrics = recorded(async {
         let clock = ManualClock::new(minute(100));
-        let engine = BackfillEngine::new(Arc::new(clock.clone()));
+        let engine = BackfillEngine::new().with_clock(Arc::new(clock.clone()));
         let cache = || SharedCache::new(NodeCache::new(key(ID, "1m"), 10).unwrap());
         let hanging = Arc::new(provider_fn(|_: ReadRequest| std::future::pending::<Result<BatchStream>>()));
         let handle = engine.submit(BackfillJob::new(cache(), hanging, span(&key(ID, "1m"), 0, 10)));
@@ -152,7 +152,8 @@ fn jobs_in_progress_stay_up_after_a_cancel_and_a_panic() {
 #[tokio::test]
 async fn retries_have_no_delay() {
     let clock = ManualClock::skipping_sleep(minute(100));
-    let engine = BackfillEngine::new(Arc::new(clock.clone()))
+    let engine = BackfillEngine::new()
+        .with_clock(Arc::new(clock.clone()))
         .with_config(EngineConfig::default().with_retry_delay(Duration::from_millis(500)));
     let failing = Arc::new(provider_fn(|_: ReadRequest| async { Err(Error::unavailable("down")) }));
     let cache = SharedCache::new(NodeCache::new(key(ID, "1m"), 10).unwrap());
@@ -174,7 +175,7 @@ async fn a_failure_loses_the_count_of_what_was_loaded_before() {
         }
     }));
     let cache = SharedCache::new(NodeCache::new(key(ID, "1m"), 60).unwrap());
-    let engine = BackfillEngine::new(Arc::new(clock));
+    let engine = BackfillEngine::new().with_clock(Arc::new(clock));
     engine.submit(BackfillJob::new(cache.clone(), breaking, span(&key(ID, "1m"), 0, 60)));
     let outcome = engine.wait().await.remove(0);
     assert!(outcome.result.is_err());

@@ -22,6 +22,7 @@ const THREADED_CHUNK: usize = 65_536;
 
 /// What happens to the other nodes when one panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnPanic {
     /// The node and those that read it stand still; the others go on.
     #[default]
@@ -32,6 +33,7 @@ pub enum OnPanic {
 
 /// How many nodes compute at once when history is replayed. Results are the same either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Parallelism {
     /// One after the other.
     #[default]

@@ -91,7 +91,8 @@ impl StreamInput {
     pub async fn load_history(&self, start: Timestamp, end: Timestamp) -> Result<JobOutcome> {
         let range = TimeRange::new(start, end).map_err(|e| e.with("series", self.key()))?;
         let provider = Arc::clone(self.require_history()?);
-        let engine = BackfillEngine::new(Arc::clone(&self.clock)).with_config(self.engine.clone());
+        let engine =
+            BackfillEngine::new().with_clock(Arc::clone(&self.clock)).with_config(self.engine.clone());
         engine.submit(BackfillJob::new(self.cache.clone(), provider, range));
         let outcome = engine.wait().await.pop();
         let outcome = outcome.ok_or_else(|| Error::unexpected("a job ended without an outcome"))?;

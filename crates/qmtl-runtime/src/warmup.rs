@@ -20,6 +20,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a period counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PeriodCounts {
     /// The last `period` closed points of the grid, each stored or proven not to exist.
     #[default]

@@ -43,12 +43,65 @@ fn weekly_windows_begin_on_a_monday() {
     let week = Interval::from_secs(7 * 86_400).unwrap();
     let planner = Planner::new(week, vec![], FetchLimits::none()).with_window_bars(2);
     let monday = secs(4 * 86_400);
-    let wanted = TimeRange::new(Timestamp::MIN, secs(100 * 86_400)).unwrap();
+    let wanted = TimeRange::new(Timestamp::EPOCH, secs(100 * 86_400)).unwrap();
     let plan = planner.plan(wanted, &Coverage::default(), secs(LATER)).unwrap();
     let first = plan.windows().next().unwrap();
     assert_eq!(first.range, TimeRange::new(monday, secs(18 * 86_400)).unwrap());
     assert_eq!(plan.estimated_rows(), 14);
     assert_eq!(plan.window_count(), 7);
+}
+
+#[test]
+fn windows_go_on_before_the_epoch() {
+    let plan = |wanted, bars| {
+        let plan =
+            planner(None).with_window_bars(bars).plan(wanted, &Coverage::default(), secs(LATER)).unwrap();
+        let windows: Vec<_> = plan.windows().map(|w| w.range).collect();
+        assert_eq!(plan.window_count(), windows.len() as u64);
+        windows
+    };
+    let around = range(-900, 660);
+    assert_eq!(
+        plan(around, 10),
+        [(-1_200, -600), (-600, 0), (0, 600), (600, 1_200)].map(|(a, b)| range(a, b))
+    );
+    // However long, a window begins or ends at the epoch, or where time does.
+    let beginning = TimeRange::new(Timestamp::MIN, Timestamp::EPOCH).unwrap();
+    let end = TimeRange::new(Timestamp::EPOCH, Timestamp::MAX).unwrap();
+    assert_eq!(plan(around, u64::MAX), [beginning, end]);
+    assert_eq!(plan(range(Timestamp::MIN.as_secs(), 60), 1 << 37), [beginning, end]);
+}
+
+#[test]
+fn a_grid_with_a_phase_has_windows_of_its_own() {
+    let hours: Interval = "1h+30m".parse().unwrap();
+    let planner = Planner::new(hours, vec![source("a")], FetchLimits::none()).with_window_bars(2);
+    let plan = planner.plan(range(0, 18_000), &Coverage::default(), secs(LATER)).unwrap();
+    let windows: Vec<_> = plan.windows().map(|w| w.range).collect();
+    assert_eq!(windows, [(1_800, 9_000), (9_000, 16_200), (16_200, 23_400)].map(|(a, b)| range(a, b)));
+    assert_eq!((plan.estimated_rows(), plan.gaps()), (5, &range(1_800, 19_800).into()));
+}
+
+#[test]
+fn nothing_is_asked_that_lies_further_back_than_a_source_has() {
+    let newest = |bars| FetchLimits::none().with_newest_bars(bars);
+    let wanted = range(0, 6_000);
+    let now = secs(6_030);
+    let of = |planner: Planner| planner.plan(wanted, &Coverage::default(), now).unwrap();
+    let plan = of(Planner::new(Interval::MINUTE, vec![source("a")], newest(20)));
+    assert_eq!((plan.gaps(), plan.out_of_reach()), (&range(4_800, 6_000).into(), &range(0, 4_800).into()));
+    assert_eq!((plan.estimated_rows(), plan.request_count()), (20, 1));
+    // Another source reaches further, by age: a bar that is half out of it is out of it.
+    let aged = FetchLimits::none().with_newest(Duration::from_secs(3_000));
+    let both = of(Planner::new(Interval::MINUTE, vec![source("a")], newest(20)).then(source("b"), aged));
+    assert_eq!((both.gaps(), both.out_of_reach()), (&range(3_060, 6_000).into(), &range(0, 3_060).into()));
+    // What one has proven and the other cannot have is asked of nobody.
+    let mut known = Coverage::default();
+    known.add_empty(&EmptyProof::new(source("b"), range(3_060, 6_000).into(), "no row", now));
+    let planner = Planner::new(Interval::MINUTE, vec![source("a")], newest(20)).then(source("b"), aged);
+    let plan = planner.plan(wanted, &known, now).unwrap();
+    assert_eq!((plan.gaps(), plan.request_count()), (&range(4_800, 6_000).into(), 1));
+    assert_eq!(of(Planner::new(Interval::MINUTE, vec![source("a")], newest(0))).gaps(), &RangeSet::new());
 }
 
 #[test]

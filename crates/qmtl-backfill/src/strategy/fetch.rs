@@ -218,6 +218,7 @@ impl Job<'_> {
         let mut failure = None;
         for (index, source) in self.sources.iter().enumerate() {
             let asked = left.difference(&source.known_empty).on_grid(self.key.interval);
+            let asked = source.reach.map_or_else(RangeSet::new, |reach| asked.within(reach));
             if asked.is_empty() {
                 continue;
             }

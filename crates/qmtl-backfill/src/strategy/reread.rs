@@ -6,7 +6,7 @@ use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
 use qmtl_history_api::frame::{self, Conflict};
 use qmtl_history_api::{
     DataFetcher, Error, ErrorKind, FetchRequest, HistoryBackend, HistoryBackendExt, OnConflict, RangeSet,
-    ReadRequest, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteRequest,
+    ReadRequest, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp, WriteRequest,
 };
 
 use super::{FetcherBackfillStrategy, batch};
@@ -30,7 +30,8 @@ impl FetcherBackfillStrategy {
     /// Reads `bars`, which `source` gave before, once more from it, and replaces the stored rows that
     /// differ, each by its own later version.
     ///
-    /// Bars that the source may still change are left for later, and so are those that it no longer has.
+    /// Bars that the source may still change are left for later, and so are those that it no longer has. When
+    /// `stop` is given it asks nothing more, and says what it has looked at by then.
     /// Errors: `NotFound` for a source that this strategy does not have; else those of the source and of
     /// the store.
     pub async fn reread(
@@ -38,6 +39,7 @@ impl FetcherBackfillStrategy {
         key: &SeriesKey,
         (source, bars): (&SourceId, &RangeSet),
         backend: &dyn HistoryBackend,
+        stop: &StopSignal,
     ) -> Result<Reread> {
         let fetcher = self.stand_ins.iter().chain(&self.fetchers).find(|own| own.source_id() == *source);
         let fetcher = fetcher.ok_or_else(|| {
@@ -46,7 +48,11 @@ impl FetcherBackfillStrategy {
         let mut reread = Reread::default();
         for piece in plan::pieces(bars, key.interval, fetcher.limits().max_rows) {
             let Some(range) = piece.span() else { continue };
-            let (rows, as_of) = self.rows_now(key, &**fetcher, range).await?;
+            let (rows, as_of) = tokio::select! {
+                biased;
+                () = stop.stopped() => break,
+                answer = self.rows_now(key, &**fetcher, range) => answer?,
+            };
             reread.as_of = reread.as_of.into_iter().chain([as_of]).min();
             let wait = key.interval.duration() + self.config.profile_of(&**fetcher).publish_lag;
             let rows = batch::within(&rows, &absence::opened_by(as_of, wait, &piece))?;

@@ -12,7 +12,9 @@ use qmtl_history_api::{
     Error, ErrorKind, FetchLimits, FetchRequest, Fetched, HistoryBackend, HistoryBackendExt, PageOrder,
     ProgressEvent, RangeSet, ReadRequest, SourceProfile, TimeRange, Timestamp, fetcher_fn,
 };
-use qmtl_history_testkit::fixtures::{self, FakeFetcher, ManualClock, bar, bars, source, sparse_bars};
+use qmtl_history_testkit::fixtures::{
+    self, FakeFetcher, ManualClock, bar, bars, bars_at, source, sparse_bars,
+};
 
 use crate::support::{Events, Filling, Store, btc, failures, late, runs, span};
 
@@ -255,7 +257,7 @@ async fn a_row_off_the_grid_costs_its_own_bar_alone_and_is_listed() {
             true => ts.checked_add_micros(7_000_000).unwrap(),
             false => ts,
         };
-        fixtures::bars_at(&request.range.points(request.key.interval).map(late).collect::<Vec<_>>())
+        bars_at(&request.range.points(request.key.interval).map(late).collect::<Vec<_>>())
     }));
     for _ in 0..2 {
         let report = Filling::new().run(&fetcher, &store, span(0, 20)).await;
@@ -276,7 +278,7 @@ async fn rows_of_another_grid_prove_nothing_on_ours() {
     let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
         let rows = runs([(0, 5), (12, 17)]).within(request.range);
         let late = rows.points(request.key.interval).map(|ts| ts.checked_add_micros(30_000_000).unwrap());
-        fixtures::bars_at(&late.collect::<Vec<_>>())
+        bars_at(&late.collect::<Vec<_>>())
     }));
     let filling = Filling::new().with_config(|config| config.with_window_bars(20));
     let report = filling.run(&fetcher, &store, span(0, 20)).await;
@@ -510,4 +512,27 @@ async fn a_configuration_without_room_is_refused_before_the_source_is_asked() {
         assert_eq!(error.to_string(), text);
     }
     assert!(fetcher.requests().is_empty());
+}
+
+#[tokio::test]
+async fn rows_of_another_grid_are_refused_by_its_name_until_the_series_has_rows() {
+    let fetcher = Arc::new(fetcher_fn(source("fake"), |request: FetchRequest| async move {
+        let points = request.range.points(request.key.interval);
+        let late: Vec<_> = points.filter_map(|ts| ts.checked_add_micros(30_000_000)).collect();
+        Ok(Fetched::from_batch(bars_at(&late)).with_proven(request.range.into(), "all of it"))
+    }));
+    let store = Store::new();
+    let report = Filling::new().run(&fetcher, &store, span(0, 20)).await;
+    let [(range, error)] = &failures(&report)[..] else { panic!("{report:?}") };
+    assert_eq!(*range, span(0, 20));
+    assert!(
+        error.starts_with("no row is on the grid of 1m, but all are on that of 1m+30s: use that interval"),
+        "{error}"
+    );
+    assert_eq!((report.missing.clone(), report.known_empty.is_empty()), (span(0, 20).into(), true));
+    // A series that has a row stands on its grid: then such rows are odd ones.
+    store.seed(&btc(), bars(&btc(), bar(&btc(), 100), 1)).await;
+    let report = Filling::new().run(&fetcher, &store, span(0, 20)).await;
+    assert_eq!((report.failed.len(), report.off_grid.len()), (0, 20));
+    assert_eq!(report.missing, span(0, 20).into());
 }

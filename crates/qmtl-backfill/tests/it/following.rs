@@ -7,7 +7,7 @@ use qmtl_backfill::{FetcherBackfillStrategy, FollowConfig, Follower, Round};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillRequest, BatchStream, Clock, DataFetcher, FetchRequest, Fetched,
-    NoProgress, PageOrder, RangeSet, Result, SourceId, SourceProfile, Timestamp, async_trait,
+    NoProgress, PageOrder, RangeSet, Result, SourceId, SourceProfile, StopSignal, Timestamp, async_trait,
 };
 use qmtl_history_testkit::fixtures::{self, ManualClock, bar, bars, rows_within, source, sparse_bars};
 
@@ -68,7 +68,7 @@ impl DataFetcher for Revising {
 
 fn strategy(clock: &ManualClock, behind: Duration, lost: RangeSet) -> FetcherBackfillStrategy {
     let source = Revising { ours: clock.clone(), behind, lost };
-    FetcherBackfillStrategy::new(Arc::new(source), Arc::new(clock.clone()))
+    FetcherBackfillStrategy::new(Arc::new(source)).with_clock(Arc::new(clock.clone()))
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_bar_that_only_a_clock_that_is_ahead_takes_for_an_old_one_is_read_agai
     let behind = Duration::from_secs(600);
     let clock = ManualClock::skipping_sleep(bar(&btc(), 20).checked_add(Duration::from_secs(1)).unwrap());
     let (store, strategy) = (Store::new(), strategy(&clock, behind, RangeSet::new()));
-    let mut follower = Follower::new(Arc::new(clock.clone()), FollowConfig::default());
+    let mut follower = Follower::new(FollowConfig::default()).with_clock(Arc::new(clock.clone()));
     follower.follow(btc(), bar(&btc(), 0), strategy.clone());
     let request = BackfillRequest::new(btc(), span(0, 20));
     let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
@@ -102,7 +102,8 @@ async fn a_second_look_leaves_what_the_source_does_not_give() {
     let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, runs([(3, 5)])));
     store.seed(&btc(), bars(&btc(), bar(&btc(), 0), 10)).await;
     let all = RangeSet::from(span(0, 20));
-    let reread = strategy.reread(&btc(), (&source("revising"), &all), &store).await.unwrap();
+    let reread =
+        strategy.reread(&btc(), (&source("revising"), &all), &store, &StopSignal::new()).await.unwrap();
     assert_eq!((reread.checked, reread.revised.len()), (runs([(0, 3), (5, 18)]), 0));
     assert_eq!(reread.as_of, Some(bar(&btc(), 20)));
 }

@@ -78,7 +78,8 @@ async fn reading_never_fills_and_the_fetcher_serves_both_calls() {
 async fn the_strategy_goes_before_the_fetcher() {
     let store = Arc::new(Store::new());
     let (by_hand, automatic) = (Arc::new(FakeFetcher::new("hand")), Arc::new(FakeFetcher::new("auto")));
-    let strategy = FetcherBackfillStrategy::new(Arc::<FakeFetcher>::clone(&automatic), Arc::new(late()));
+    let strategy =
+        FetcherBackfillStrategy::new(Arc::<FakeFetcher>::clone(&automatic)).with_clock(Arc::new(late()));
     let provider = provider(&store).with_fetcher(Arc::clone(&by_hand)).with_auto_backfill(strategy);
     assert_eq!(provider.ensure_range(&request(0, 10)).await.unwrap().filled[0].0.as_str(), "auto");
     assert_eq!(provider.fill_missing(&request(10, 20)).await.unwrap().filled[0].0.as_str(), "hand");

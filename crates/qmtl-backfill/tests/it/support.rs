@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, BatchStream, BoxStream, Capabilities, Clock,
     Coverage, DataFetcher, Error, HistoryBackend, HistoryBackendExt, NoProgress, ProgressEvent, ProgressSink,
@@ -80,6 +81,10 @@ impl fmt::Debug for Store {
 impl HistoryBackend for Store {
     async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
         self.inner.read_range(request).await
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.inner.schema(key).await
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
@@ -184,7 +189,9 @@ impl Filling {
 
     pub(crate) fn strategy<F: DataFetcher>(&self, fetcher: &Arc<F>) -> FetcherBackfillStrategy {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
-        FetcherBackfillStrategy::new(Arc::<F>::clone(fetcher), clock).with_config(self.config.clone())
+        FetcherBackfillStrategy::new(Arc::<F>::clone(fetcher))
+            .with_clock(clock)
+            .with_config(self.config.clone())
     }
 
     pub(crate) async fn run<F: DataFetcher>(

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use qmtl_history_api::arrow_array::{RecordBatch, StringArray};
-use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Fetched, RangeSet, fetcher_fn, frame};
+use qmtl_history_api::{
+    AutoBackfillStrategy, BackfillRequest, Clock, Error, ErrorKind, FetchRequest, Fetched, NoProgress,
+    RangeSet, StopSignal, fetcher_fn, frame,
+};
 use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, bar, bars, batch, source, sparse_bars};
 
 use crate::support::{Filling, Store, btc, failures, late, runs, span};
@@ -37,6 +40,45 @@ async fn rows_are_written_ascending_in_pieces_of_the_wanted_size() {
     filling.run(&Arc::new(FakeFetcher::new("fake")), &store, span(0, 100)).await;
     let writes = store.writes();
     assert_eq!(writes, [(0, 30), (30, 60), (60, 90), (90, 100)].map(|(a, b)| RangeSet::from(span(a, b))));
+}
+
+#[tokio::test]
+async fn a_fill_that_is_stopped_stores_what_has_come_and_tells_exactly_that() {
+    let clock = late();
+    // Every second window answers at once, the others never.
+    let slow = clock.clone();
+    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
+        let slow = slow.clone();
+        async move {
+            let window = request.range.start().since(bar(&btc(), 0)).as_secs() / 600;
+            if window % 2 == 1 {
+                slow.sleep(Duration::from_secs(1_000)).await;
+            }
+            Ok(Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+        }
+    }));
+    let (store, stop) = (Arc::new(Store::new()), StopSignal::new());
+    let (filling, to, signal) = (Filling::new().with_clock(&clock), Arc::clone(&store), stop.clone());
+    let request = BackfillRequest::new(btc(), span(0, 100)).with_stop(signal);
+    let strategy = filling.strategy(&fetcher);
+    let running = tokio::spawn(async move { strategy.ensure_range(&request, &*to, &NoProgress).await });
+    // Five windows of the source sleep, and so does the writer.
+    clock.wait_for_sleepers(6).await;
+    stop.stop();
+    let report = running.await.unwrap().unwrap();
+    let came = runs([(0, 10), (20, 30), (40, 50), (60, 70), (80, 90)]);
+    assert_eq!((store.present(&btc()).await, report.rows_written), (came.clone(), 50));
+    assert_eq!((report.stopped, report.failed.len()), (true, 0));
+    assert_eq!(report.missing, RangeSet::from(span(0, 100)).difference(&came));
+    assert_eq!(report.coverage.present(), &came);
+    assert_eq!(store.coverage_calls.load(Ordering::Relaxed), 2, "the store is asked twice at most");
+
+    // Whoever begins after that does not begin.
+    let request = BackfillRequest::new(btc(), span(0, 100)).with_stop(stop);
+    let error =
+        Filling::new().strategy(&fetcher).ensure_range(&request, &*store, &NoProgress).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(store.coverage_calls.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]

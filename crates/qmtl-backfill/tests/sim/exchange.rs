@@ -163,7 +163,7 @@ impl Exchange {
         if time != now {
             self.meet(Fault::WrongTime);
         }
-        if tells_date { answer.with_header("Date", &time.to_datetime().to_rfc2822()) } else { answer }
+        if tells_date { answer.with_header("Date", &http_date(time)) } else { answer }
     }
 
     fn page(&self, (range, limit): (TimeRange, usize), now: Timestamp) -> TransportAnswer {
@@ -407,4 +407,9 @@ fn text(kind: Kind, rows: &[Row]) -> String {
     }
     text.push(']');
     text
+}
+
+/// The form of an HTTP `Date`.
+fn http_date(time: Timestamp) -> String {
+    chrono::DateTime::from_timestamp_micros(time.as_micros()).unwrap_or_default().to_rfc2822()
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use qmtl_backfill::FollowConfig;
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, DataFetcher, FetchLimits, FetchRequest, Fetched,
-    HistoryBackend, PageOrder, RangeSet, ReadRequest, Result, SeriesKey, SourceId, SourceProfile, TimeRange,
-    WriteReceipt, WriteRequest, async_trait,
+    HistoryBackend, Maintenance, PageOrder, RangeSet, ReadRequest, Result, SeriesKey, SourceId,
+    SourceProfile, TimeRange, WriteReceipt, WriteRequest, async_trait,
 };
 use qmtl_io_exchange::{Transport, TransportAnswer};
 use serde_json::Value;
@@ -279,6 +280,10 @@ impl HistoryBackend for Boastful {
         self.0.read_range(request).await
     }
 
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.0.schema(key).await
+    }
+
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
         let mut receipt = self.0.write_rows(request, rows).await?;
         receipt.rows_written *= 2;
@@ -299,5 +304,9 @@ impl HistoryBackend for Boastful {
 
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.0.maintenance()
     }
 }

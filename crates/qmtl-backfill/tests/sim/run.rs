@@ -286,7 +286,9 @@ impl<'a> Run<'a> {
             .map(|series| {
                 let mut config = BackfillConfig::default();
                 config.window_bars = self.world.window_bars;
-                FetcherBackfillStrategy::new(self.strategy(series), Arc::clone(&clock)).with_config(config)
+                FetcherBackfillStrategy::new(self.strategy(series))
+                    .with_clock(Arc::clone(&clock))
+                    .with_config(config)
             })
             .collect();
         let mut followed = Followed::new(self.rules, &clock);
@@ -603,7 +605,9 @@ enum Followed {
 impl Followed {
     fn new(rules: &Rules, clock: &Arc<dyn Clock>) -> Self {
         match &rules.follow {
-            Some(config) => Self::Real(Follower::new(Arc::clone(clock), config.clone()), Vec::new()),
+            Some(config) => {
+                Self::Real(Follower::new(config.clone()).with_clock(Arc::clone(clock)), Vec::new())
+            }
             None => Self::Naive(NaiveFollower::new(Arc::clone(clock))),
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use qmtl_history_api::arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch};
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, HistoryBackend, HistoryBackendExt,
     RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, WriteReceipt, WriteRequest, async_trait,
@@ -242,6 +243,13 @@ impl HistoryBackend for Store {
         let rows = at_once(self.inner().read_all(request))?;
         self.process.step(self.clock.truth()).await;
         Ok(BatchStream::from_batches(rows.schema(), vec![rows]))
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        if let Some(fault) = self.call(&[Fault::ReadFails]).await {
+            return Err(self.failed(key, fault));
+        }
+        self.inner().schema(key).await
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {

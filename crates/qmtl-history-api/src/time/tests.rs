@@ -40,6 +40,7 @@ fn timestamps_print_and_parse() {
         (-1, -0.5)
     );
     assert_eq!(at("100000000"), at("1973-03-03T09:46:40Z"));
+    assert_eq!((at("1962-01-02T14:30:00Z").date(), Timestamp::MAX.date()), ((1962, 1, 2), (9999, 12, 31)));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use qmtl_history_api::arrow_array::{Float64Array, Int64Array, RecordBatch};
+use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{ErrorKind, HistoryBackendExt, ReadRequest, SeriesKey, TimeRange, Timestamp, frame};
+use qmtl_history_api::{
+    ErrorKind, HistoryBackend, HistoryBackendExt, ReadRequest, SeriesKey, TimeRange, Timestamp, frame,
+};
 
 use crate::Subject;
 use crate::fixtures::{bar, bars, batch, rows_within};
@@ -126,11 +128,11 @@ pub async fn h_read_02_schema_without_rows(subject: &Subject) {
 /// order in which the series first saw them, whatever a write's own order was.
 pub async fn h_read_02_every_batch_has_the_schema(subject: &Subject) {
     let btc = subject.btc();
-    let column = |value: i64| Arc::new(Int64Array::from(vec![value])) as _;
-    btc.keep(batch(&btc.points([60_000]), [("b", column(1)), ("a", column(2))])).await;
-    btc.keep(batch(&btc.points([0]), [("a", column(3)), ("b", column(4))])).await;
-    btc.keep(batch(&btc.points([110_000]), [("a", column(5))])).await;
-    let expected = frame::schema_of([("b", DataType::Int64), ("a", DataType::Int64)]);
+    let column = |value: f64| Arc::new(Float64Array::from(vec![value])) as _;
+    btc.keep(batch(&btc.points([60_000]), [("b", column(1.0)), ("a", column(2.0))])).await;
+    btc.keep(batch(&btc.points([0]), [("a", column(3.0)), ("b", column(4.0))])).await;
+    btc.keep(batch(&btc.points([110_000]), [("a", column(5.0))])).await;
+    let expected = frame::schema_of([("b", DataType::Float64), ("a", DataType::Float64)]);
     let request = ReadRequest::new(btc.key.clone(), TimeRange::ALL);
     let mut stream = btc.backend.read_range(&request).await.expect("a series can be read");
     assert_eq!(stream.schema(), expected);
@@ -179,6 +181,111 @@ pub async fn h_read_03_unknown_column_is_not_found(subject: &Subject) {
             text.contains("vwap") && text.contains(&key.to_string()),
             "must name series and column: {text}"
         );
+    }
+}
+
+/// `H-READ-06`: `ts` may be named, and stands first all the same; a column that is named twice is refused.
+pub async fn h_read_06_ts_and_names_twice(subject: &Subject) {
+    let btc = subject.btc();
+    btc.keep(bars(&btc.key, btc.bar(0), 3)).await;
+    let read = async |columns: &[&str]| {
+        let request = ReadRequest::new(btc.key.clone(), TimeRange::ALL).with_columns(columns.iter().copied());
+        btc.backend.read_all(&request).await
+    };
+    let plain = read(&["close", "open"]).await.expect("stored columns can be asked for");
+    for named in [&["ts", "close", "open"][..], &["close", "ts", "open"], &["close", "open", "ts"]] {
+        assert_eq!(read(named).await.expect("ts is a column"), plain, "{named:?}");
+    }
+    assert_eq!(read(&["ts"]).await.expect("ts is a column"), read(&[]).await.expect("no column is one too"));
+    for twice in [&["close", "close"][..], &["close", "open", "close"]] {
+        let error = read(twice).await.expect_err("a batch cannot have two columns of one name");
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidInput, false), "{error}");
+        assert!(error.to_string().contains("close"), "must name the column: {error}");
+    }
+    // A series that was never written has a time column too.
+    let never = ReadRequest::new(subject.probe("ETH", "1m").key, TimeRange::ALL).with_columns(["ts"]);
+    let never = subject.backend().read_all(&never).await.expect("ts is a column");
+    assert_eq!((never.num_rows(), never.schema()), (0, frame::ts_only_schema()));
+}
+
+/// `H-READ-07`: with a limit a read has the first rows of its order, and newest first it is descending.
+pub async fn h_read_07_newest_first_and_limits(subject: &Subject) {
+    let btc = subject.btc();
+    let numbers = [0, 1, 5, 6, 7, 60_000, 60_001, 110_000];
+    btc.keep(btc.rows(numbers.map(|bar| (bar, f64::from(bar))))).await;
+    // A second commit of the same partitions.
+    btc.keep(btc.rows([(3, 3.0), (60_003, 3.0)])).await;
+    let whole = btc.closes(TimeRange::ALL).await;
+    let odd = TimeRange::new(
+        btc.bar(0).checked_add_micros(1).expect("near 2024"),
+        btc.bar(60_001).checked_add_micros(1).expect("near 2024"),
+    );
+    for range in [TimeRange::ALL, btc.span(1, 60_001), odd.expect("start is before end"), btc.span(8, 9)] {
+        let inside: Vec<_> = whole
+            .iter()
+            .copied()
+            .filter(|(micros, _)| Timestamp::from_micros(*micros).is_ok_and(|ts| range.contains(ts)))
+            .collect();
+        for limit in [0, 1, 2, 3, 5, 9, 10, 11, u64::MAX] {
+            let kept = usize::try_from(limit).unwrap_or(usize::MAX).min(inside.len());
+            let request = ReadRequest::new(btc.key.clone(), range);
+            let oldest = btc.ordered(&request.clone().with_limit(limit)).await;
+            assert_eq!(oldest, inside[..kept], "the oldest {limit} of {range}");
+            let newest = btc.ordered(&request.clone().with_newest_first().with_limit(limit)).await;
+            let expected: Vec<_> = inside.iter().rev().take(kept).copied().collect();
+            assert_eq!(newest, expected, "the newest {limit} of {range}");
+            let all = btc.ordered(&request.with_newest_first()).await;
+            assert_eq!(all, inside.iter().rev().copied().collect::<Vec<_>>(), "{range} newest first");
+        }
+    }
+    let last = btc.backend.read_last(&btc.key, 3).await.expect("a series can be read");
+    assert_eq!(closes(&last), whole[whole.len() - 3..]);
+}
+
+/// `H-READ-07`: the same in a series of many partitions, each batch in the schema of the stream.
+pub async fn h_read_07_limits_over_many_partitions(subject: &Subject) {
+    let btc = subject.btc();
+    let whole = bars(&btc.key, btc.bar(0), usize::try_from(MANY).expect("it fits"));
+    btc.keep(whole.clone()).await;
+    for (limit, newest_first) in
+        [(500, true), (70_000, true), (u64::from(MANY), true), (500, false), (70_000, false)]
+    {
+        let request =
+            ReadRequest::new(btc.key.clone(), TimeRange::ALL).with_limit(limit).with_columns(["close"]);
+        let request = if newest_first { request.with_newest_first() } else { request };
+        let mut stream = btc.backend.read_range(&request).await.expect("a series can be read");
+        let (schema, mut times) = (stream.schema(), Vec::new());
+        while let Some(batch) = stream.next().await {
+            let batch = batch.expect("the stream goes on to its end");
+            assert_eq!(batch.schema(), schema);
+            times.extend_from_slice(frame::timestamps(&batch).expect("a read gives a time column").values());
+        }
+        let expected = frame::timestamps(&whole).expect("it is canonical").values();
+        let limit = usize::try_from(limit).expect("it fits");
+        let expected: Vec<_> = match newest_first {
+            true => expected.iter().rev().take(limit).copied().collect(),
+            false => expected[..limit].to_vec(),
+        };
+        assert!(times == expected, "{} rows of {limit}, newest first: {newest_first}", times.len());
+    }
+}
+
+/// `H-READ-08`: the schema of a series is that of a read of all its columns, and `ts` alone where nothing was
+/// ever written.
+pub async fn h_read_08_schema_is_that_of_a_read(subject: &Subject) {
+    let btc = subject.btc();
+    let schema = async || btc.backend.schema(&btc.key).await.expect("a schema can be asked for");
+    assert_eq!(schema().await, frame::ts_only_schema());
+    subject.probe("BTC", "5m").keep(subject.probe("BTC", "5m").rows([(0, 1.0)])).await;
+    btc.keep(bars(&btc.key, btc.bar(0), 3)).await;
+    assert_eq!(schema().await, bars(&btc.key, btc.bar(0), 0).schema());
+    if subject.backend().capabilities().adds_columns {
+        let vwap = Arc::new(Float64Array::from(vec![7.0]));
+        btc.keep(btc.column("vwap", [70_000], vwap)).await;
+        assert_eq!(schema().await, btc.all().await.schema());
+    }
+    if let Some(other) = subject.reopened().await {
+        assert_eq!(other.schema(&btc.key).await.expect("a schema can be asked for"), schema().await);
     }
 }
 

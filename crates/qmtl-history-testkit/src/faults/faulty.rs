@@ -12,8 +12,8 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, EmptyProof, Error, HistoryBackend, HistoryBackendExt,
-    Interval, NodeId, OnConflict, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp,
-    WriteReceipt, WriteRequest, async_trait,
+    Interval, Maintenance, NodeId, OnConflict, RangeSet, ReadRequest, Result, SeriesKey, TimeRange,
+    WriteReceipt, WriteRequest, async_trait, frame,
 };
 
 use super::{Fault, rows};
@@ -93,9 +93,7 @@ impl Faulty {
     }
 
     async fn stored_schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
-        let nothing =
-            TimeRange::checked(Timestamp::MIN, interval_end(key)).expect("an interval is not empty");
-        Ok(self.inner.read_range(&ReadRequest::new(key.clone(), nothing)).await?.schema())
+        self.inner.schema(key).await
     }
 
     fn proven(&self, key: &SeriesKey) -> RangeSet {
@@ -124,6 +122,14 @@ impl HistoryBackend for Faulty {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.catch_up().await?;
         read
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        let _call = self.enter().await?;
+        if self.fault == Fault::SchemaOfNothing {
+            return Ok(frame::ts_only_schema());
+        }
+        self.stored_schema(&self.key(key)).await
     }
 
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
@@ -179,11 +185,10 @@ impl HistoryBackend for Faulty {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
-}
 
-/// The end of the first bar of time.
-fn interval_end(key: &SeriesKey) -> Timestamp {
-    Timestamp::MIN.checked_add(key.interval.duration()).expect("an interval is at most ten years")
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.inner.maintenance()
+    }
 }
 
 /// Waits, not for ever, until something is so, and says whether it came to be.

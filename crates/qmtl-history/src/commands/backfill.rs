@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, Coverage, Error, HistoryBackend, RangeSet, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, Error, ErrorKind, HistoryBackend, RangeSet, TimeRange, Timestamp,
 };
 use serde::Serialize;
 
@@ -32,6 +31,9 @@ pub(crate) struct Filled {
     missing: Vec<Pair>,
     /// Of those, bars that their source may still publish.
     too_young: Vec<Pair>,
+    /// Missing bars further back than any source has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    out_of_reach: Vec<Pair>,
     failed: Vec<FailedWindow>,
     fetch_requests: u64,
     elapsed_ms: u64,
@@ -111,9 +113,6 @@ struct FailedWindow {
 pub(crate) struct Done {
     pub(super) job: Job,
     pub(super) report: BackfillReport,
-    present: RangeSet,
-    known_empty: RangeSet,
-    interrupted: bool,
     /// When this was made.
     now: Timestamp,
     /// Rows that were replaced because their source has revised them.
@@ -125,8 +124,18 @@ pub(crate) struct Done {
 /// How the run of all series ended.
 #[derive(Debug)]
 pub(crate) struct Run {
+    /// What was begun.
     pub(crate) done: Vec<Done>,
+    /// Whether one series was asked for.
+    one: bool,
     pub(crate) outcome: Outcome,
+}
+
+impl Run {
+    /// A run that was interrupted before anything was begun.
+    pub(super) fn interrupted() -> Self {
+        Self { done: Vec::new(), one: false, outcome: Outcome::Interrupted }
+    }
 }
 
 /// A source's clock that is so far behind ours is worth a word.
@@ -148,8 +157,7 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
         return plan::dry_run(&args.fill, context, args.replace).await;
     }
     let Some(open) = Open::new(args, context).await? else {
-        let nothing = Run { done: Vec::new(), outcome: Outcome::Interrupted };
-        return conclude(&nothing, context);
+        return conclude(&Run::interrupted(), context);
     };
     if args.follow {
         return follow::run(open, args, context).await;
@@ -159,7 +167,7 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
 
 /// Prints what came of a run.
 pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
-    outcome::read_or_not(print(&run.done, &context.console))?;
+    outcome::read_or_not(print(run, &context.console))?;
     if run.outcome == Outcome::Interrupted {
         let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
         context.console.warn(match rows {
@@ -174,11 +182,11 @@ pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
     Ok(run.outcome)
 }
 
-pub(super) fn print(done: &[Done], console: &Console) -> Result<()> {
+fn print(run: &Run, console: &Console) -> Result<()> {
     if console.is_json() {
-        console.json(&OneOrMany::new(done.iter().map(Done::result).collect(), done.len() == 1))
+        console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), run.one))
     } else {
-        done.iter().try_for_each(|done| done.show(console))
+        run.done.iter().try_for_each(|done| done.show(console))
     }
 }
 
@@ -228,68 +236,38 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
         store.replacing()
     });
     let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&**store, |replacing| replacing);
-    let look = jobs.iter().map(|job| store.coverage(&job.key, job.range)).collect::<Vec<_>>();
-    // A server may hang, and so far there is nothing to tell of.
-    let before: Vec<_> = tokio::select! {
-        before = stream::iter(look).buffered(limits.at_once).collect() => before,
-        () = context.signals.asked() => return Ok(Run { done: Vec::new(), outcome: Outcome::Interrupted }),
-    };
+    let stop = context.signals.stop();
     let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
     let keep = |index: usize, report| {
         progress.finish(&jobs[index].key);
         reports.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(report);
     };
-    let interrupted = tokio::select! {
-        () = fill::fill(&jobs, limits, backend, (&progress, keep)) => false,
-        () = context.signals.asked() => true,
-    };
-    if interrupted {
-        settle(&jobs, &**store, context).await;
-    }
+    fill::fill(&jobs, limits, backend, (&progress, &stop, keep)).await;
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let [Some(Err(error))] = reports.as_slice() {
+    let is_stopped = |error: &Error| error.kind() == ErrorKind::Cancelled && stop.is_stopped();
+    if let [Some(Err(error))] = reports.as_slice()
+        && !is_stopped(error)
+    {
         return Err(error.clone().into());
     }
+    let count = jobs.len();
     let mut done = Vec::new();
-    for ((job, report), before) in jobs.into_iter().zip(reports).zip(before) {
-        progress.finish(&job.key);
-        let replaced = replacing.as_ref().map(|replacing| replacing.replaced(&job.key)).zip(reason.clone());
-        let stored = progress.rows_stored_of(&job.key);
-        let mut item = match report {
-            Some(report) => Done::new(job, report, (&**store, context.clock.now())).await,
-            None => Done::cut_off(job, stored, (&**store, context.clock.now())).await,
+    for (job, report) in jobs.into_iter().zip(reports) {
+        let report = match report {
+            Some(Err(error)) if is_stopped(&error) => continue,
+            Some(report) => report,
+            None => continue,
         };
-        if let Some(before) = before.ok().filter(|_| replaced.is_none()) {
-            item.count_new_rows(&before);
+        let mut item = Done::new(job, report, context.clock.now());
+        if let Some((replacing, reason)) = replacing.as_ref().zip(reason.clone()) {
+            item.replaced = Some((replacing.replaced(&item.job.key), reason));
+            item.look_at(&**store).await;
         }
-        item.replaced = replaced;
         done.push(item);
     }
-    let outcome = if interrupted { Outcome::Interrupted } else { end_of(&done) };
-    Ok(Run { done, outcome })
-}
-
-/// Waits until commits that were under way at a cancellation have ended: all revisions stand still
-/// for a while, or the time that an interrupted user has is over.
-pub(super) async fn settle(jobs: &[Job], backend: &dyn HistoryBackend, context: &Context) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    const PAUSES: usize = 6;
-    // What is left is to say what was stored; whoever cannot wait for it need not.
-    let signals = context.signals.clone();
-    tokio::spawn(async move {
-        signals.asked_times(2).await;
-        std::process::exit(Outcome::Interrupted.code().into());
-    });
-    let mut known = None;
-    for _ in 0..PAUSES {
-        let revisions = futures::future::join_all(jobs.iter().map(|job| backend.revision(&job.key))).await;
-        let revisions: Vec<_> = revisions.into_iter().map(|revision| revision.ok().flatten()).collect();
-        if known.as_ref() == Some(&revisions) {
-            return;
-        }
-        known = Some(revisions);
-        context.clock.sleep(PAUSE).await;
-    }
+    let was_cut = done.len() < count || done.iter().any(|done| done.report.stopped);
+    let outcome = if was_cut { Outcome::Interrupted } else { end_of(&done) };
+    Ok(Run { done, one: count == 1, outcome })
 }
 
 /// The exit of a run that was not interrupted.
@@ -306,59 +284,45 @@ pub(super) fn end_of(done: &[Done]) -> Outcome {
 }
 
 impl Done {
-    /// What came of a job that was interrupted after it had told of so many stored rows.
-    async fn cut_off(job: Job, stored: u64, store: (&dyn HistoryBackend, Timestamp)) -> Self {
-        let mut report = BackfillReport::new(job.key.clone(), job.range);
-        report.rows_written = stored;
-        Self { interrupted: true, ..Self::new(job, Ok(report), store).await }
-    }
-
     /// What is there after a look at bars that were revised, and nothing was filled.
     pub(super) async fn revised(
         job: Job,
         revised: Vec<Conflict>,
-        store: (&dyn HistoryBackend, Timestamp),
-    ) -> Self {
-        let report = BackfillReport::new(job.key.clone(), job.range);
-        Self { revised, ..Self::new(job, Ok(report), store).await }
-    }
-
-    /// Of an interrupted job, counts also what was committed when nobody waited for it any longer.
-    fn count_new_rows(&mut self, before: &Coverage) {
-        if self.interrupted && !self.present.is_empty() {
-            let new = self.present.difference(before.present());
-            self.report.rows_written = new.count(self.job.key.interval);
-        }
-    }
-
-    /// The store's coverage is the truth about what is there now.
-    pub(super) async fn new(
-        job: Job,
-        report: Result<BackfillReport, Error>,
         (backend, now): (&dyn HistoryBackend, Timestamp),
     ) -> Self {
-        let mut report = report.unwrap_or_else(|error| {
+        let report = BackfillReport::new(job.key.clone(), job.range);
+        let mut done = Self { revised, ..Self::new(job, Ok(report), now) };
+        done.look_at(backend).await;
+        done
+    }
+
+    pub(super) fn new(job: Job, report: Result<BackfillReport, Error>, now: Timestamp) -> Self {
+        let report = report.unwrap_or_else(|error| {
             let mut report = BackfillReport::new(job.key.clone(), job.range);
+            report.missing = RangeSet::from(job.range).on_grid(job.key.interval);
             report.failed.push((job.range, error));
             report
         });
-        // Of a series that cannot be looked at nothing is known; the others' results stand.
-        let coverage = match backend.coverage(&job.key, job.range).await {
-            Ok(coverage) => coverage,
-            Err(error) => {
-                if report.failed.is_empty() {
-                    report.failed.push((job.range, error));
-                }
-                Coverage::default()
-            }
-        };
-        report.missing = coverage.missing(job.range, job.key.interval, &job.strategy.sources(), now);
+        Self { job, report, now, revised: Vec::new(), replaced: None }
+    }
+
+    /// Asks the store what it has now, where the fill has not.
+    async fn look_at(&mut self, backend: &dyn HistoryBackend) {
+        let (job, report) = (&self.job, &mut self.report);
+        match backend.coverage(&job.key, job.range).await {
+            Ok(coverage) => report.coverage = coverage,
+            // Of a series that cannot be looked at nothing is known; the others' results stand.
+            Err(error) if report.failed.is_empty() => report.failed.push((job.range, error)),
+            Err(_) => {}
+        }
+        let sources = job.strategy.sources();
+        report.missing = report.coverage.missing(job.range, job.key.interval, &sources, self.now);
         report.too_young = report.too_young.intersection(&report.missing);
-        // What one source proved and another one that is asked now did not is missing, and counted so.
-        let known_empty = coverage.empty_by_any(now).difference(&report.missing);
-        let present = coverage.present().clone();
-        let revised = Vec::new();
-        Self { job, report, present, known_empty, interrupted: false, now, revised, replaced: None }
+    }
+
+    /// What one source proved and another one that is asked now did not is missing, and counted so.
+    fn known_empty(&self) -> RangeSet {
+        self.report.coverage.empty_by_any(self.now).difference(&self.report.missing)
     }
 
     /// The result for machines.
@@ -371,10 +335,11 @@ impl Done {
         Filled {
             series: Series::from(&self.job.key),
             rows_written: report.rows_written,
-            present: pairs(&self.present, interval),
-            known_empty: pairs(&self.known_empty, interval),
+            present: pairs(report.coverage.present(), interval),
+            known_empty: pairs(&self.known_empty(), interval),
             missing: pairs(&report.missing, interval),
             too_young: pairs(&report.too_young, interval),
+            out_of_reach: pairs(&report.out_of_reach, interval),
             off_grid: report
                 .off_grid
                 .iter()
@@ -400,7 +365,7 @@ impl Done {
                 .map(|(source, set)| Given { source: source.to_string(), ranges: pairs(set, interval) })
                 .collect(),
             not_closed: self.job.left_out,
-            interrupted: self.interrupted,
+            interrupted: report.stopped,
             rows_replaced: self.replaced.as_ref().map(|(rows, _)| *rows),
             reason: self.replaced.as_ref().map(|(_, reason)| reason.clone()),
         }
@@ -419,8 +384,8 @@ impl Done {
             let rows = text::counted(*rows, "row");
             console.line(format!("  replaced     {rows} of them took the place of stored ones: {reason}"))?;
         }
-        console.line(format!("  present      {}", text::set(&self.present, interval)))?;
-        console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
+        console.line(format!("  present      {}", text::set(report.coverage.present(), interval)))?;
+        console.line(format!("  known empty  {}", text::set(&self.known_empty(), interval)))?;
         if report.filled.len() > 1 {
             for (source, ranges) in &report.filled {
                 console.line(format!("    from       {source}: {}", text::set(ranges, interval)))?;
@@ -438,6 +403,9 @@ impl Done {
         if !report.too_young.is_empty() {
             let young = text::counted(report.too_young.count(interval), "bar");
             console.line(format!("    too young  {young}, which the source may still publish"))?;
+        }
+        if !report.out_of_reach.is_empty() {
+            console.line(format!("    {}", text::out_of_reach(&report.out_of_reach, interval)))?;
         }
         let left_out: Vec<_> = report
             .dropped
@@ -486,7 +454,7 @@ impl Done {
         more(console, self.report.failed.len())?;
         let odd = self.report.off_grid.iter().filter_map(|row| row.bars(interval)).collect();
         let wanting = self.report.wanting().difference(&odd).on_grid(interval);
-        if self.report.failed.is_empty() && !wanting.is_empty() && !self.interrupted {
+        if self.report.failed.is_empty() && !wanting.is_empty() && !self.report.stopped {
             for range in wanting.iter().take(SHOWN) {
                 console.line(format!("    {}", text::range(range, interval)))?;
             }
@@ -507,7 +475,7 @@ impl Done {
     fn stored(&self) -> String {
         let report = &self.report;
         let rows = text::counted(report.rows_written, "row");
-        if self.interrupted {
+        if report.stopped {
             return format!("{rows} before the interruption");
         }
         if report.fetch_requests == 0 && report.failed.is_empty() {

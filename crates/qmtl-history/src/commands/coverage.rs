@@ -115,12 +115,9 @@ impl View {
         console.line(format!("  known empty  {}", text::set(&self.known_empty, interval)))?;
         for proof in self.coverage.known_empty() {
             let bars = text::set(&proof.ranges, interval);
-            let what = format!(
-                "{}: {bars}, answered {}{}",
-                proof.source,
-                proof.answered_at.to_datetime().date_naive(),
-                standing(proof, self.now)
-            );
+            let (year, month, day) = proof.answered_at.date();
+            let standing = standing(proof, self.now);
+            let what = format!("{}: {bars}, answered {year:04}-{month:02}-{day:02}{standing}", proof.source);
             console.line(format!("               {}", console.paint(Style::Dim, &what)))?;
         }
         console.line(format!("  missing      {}", text::set(&self.missing, interval)))?;

@@ -176,7 +176,7 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
 async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<backfill::Run> {
     match backfill::Open::new(args, context).await? {
         Some(open) => open.fill(open.jobs.clone(), context).await,
-        None => Ok(backfill::Run { done: Vec::new(), outcome: Outcome::Interrupted }),
+        None => Ok(backfill::Run::interrupted()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use qmtl_history_api::{Error, ErrorKind, ReadRequest, frame};
+use qmtl_history_api::{Error, ErrorKind, ReadRequest};
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
@@ -99,8 +99,7 @@ async fn copy(
 ) -> Result<u64> {
     let mut request = ReadRequest::new(target.key.clone(), target.range);
     if let Some(columns) = &args.columns {
-        // The time always comes first, named or not.
-        request = request.with_columns(columns.iter().filter(|column| *column != frame::TS));
+        request = request.with_columns(columns);
     }
     let mut stream = store.read_range(&request).await?;
     let mut writer = TableWriter::new((format(args)?, args.ts_format), &stream.schema(), out, is_pipe)?;

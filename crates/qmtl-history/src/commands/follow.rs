@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
-use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
+use qmtl_history_api::{
+    BackfillReport, Error, ErrorKind, ProgressEvent, ProgressSink, SeriesKey, StopSignal,
+};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
@@ -75,7 +77,9 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
     let config = FollowConfig::default().with_at_once(open.limits.at_once);
     let outages = Arc::new(Outages { console: context.console.clone(), told: Mutex::default() });
     let progress = Arc::<Outages>::clone(&outages);
-    let mut follower = Follower::new(Arc::clone(clock), config).with_progress(progress);
+    let stop = context.signals.stop();
+    let mut follower =
+        Follower::new(config).with_clock(Arc::clone(clock)).with_progress(progress).with_stop(stop.clone());
     for job in &open.jobs {
         follower.follow(job.key.clone(), job.range.start(), job.strategy.clone());
     }
@@ -84,7 +88,8 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         outages.take_in(&done.job.key, Ok(&done.report));
     }
     context.console.note("following; Ctrl-C ends it");
-    loop {
+    let mut is_over = false;
+    while !stop.is_stopped() {
         let left = until.map(|until| until.saturating_sub(clock.monotonic()));
         let over = async {
             match left {
@@ -92,22 +97,38 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
                 None => std::future::pending().await,
             }
         };
-        let rounds = tokio::select! {
-            biased;
-            () = context.signals.asked() => {
-                context.console.warn("interrupted; what is stored stays, the same command goes on from there");
-                backfill::settle(&open.jobs, &*open.store, context).await;
-                return Ok(Outcome::Interrupted);
+        let rounds = {
+            let mut rounds = std::pin::pin!(follower.next(&*open.store));
+            tokio::select! {
+                biased;
+                () = over => {
+                    is_over = true;
+                    stop.stop();
+                    rounds.await
+                }
+                rounds = &mut rounds => rounds,
             }
-            () = over => return Ok(last),
-            rounds = follower.next(&*open.store) => rounds,
         };
         for round in rounds {
+            if is_stopped(&round, &stop) {
+                continue;
+            }
             if let Some(job) = open.jobs.iter().find(|job| job.key == round.key) {
                 last = take_in(job, round, (&open, &outages), context).await?;
             }
         }
     }
+    if is_over {
+        return Ok(last);
+    }
+    context.console.warn("interrupted; what is stored stays, the same command goes on from there");
+    Ok(Outcome::Interrupted)
+}
+
+/// Whether a round was stopped before its fill had begun, which is nothing to tell.
+fn is_stopped(round: &Round, stop: &StopSignal) -> bool {
+    let error = round.filled.as_ref().and_then(|filled| filled.as_ref().err());
+    stop.is_stopped() && error.is_some_and(|error| error.kind() == ErrorKind::Cancelled)
 }
 
 /// Tells what a round brought, and how the run would end after it.
@@ -130,7 +151,7 @@ async fn take_in(
         return Ok(Outcome::Done);
     };
     outages.take_in(&job.key, filled.as_ref());
-    let mut done = Done::new(job, filled, (&*open.store, context.clock.now())).await;
+    let mut done = Done::new(job, filled, context.clock.now());
     done.revised = revised;
     let has_news = done.report.rows_written > 0 || !done.report.known_empty.is_empty();
     if has_news || !done.revised.is_empty() {

@@ -20,6 +20,9 @@ pub(crate) struct Planned {
     #[serde(flatten)]
     series: Series,
     gaps: Vec<Pair>,
+    /// Missing bars further back than any source has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    out_of_reach: Vec<Pair>,
     windows: Vec<Pair>,
     estimated_rows: u64,
     requests: u64,
@@ -49,6 +52,7 @@ impl Planned {
         Self {
             series: Series::from(&job.key),
             gaps: pairs(plan.gaps(), interval),
+            out_of_reach: pairs(plan.out_of_reach(), interval),
             windows: plan.windows().map(|window| pair(window.span(), interval)).collect(),
             estimated_rows: plan.estimated_rows(),
             requests: plan.request_count(),
@@ -115,9 +119,12 @@ fn show(job: &Job, plan: &Plan, limits: &Limits, context: &Context) -> Result<()
         console.paint(Style::Bold, &job.key.to_string()),
         console.paint(Style::Dim, &text::range(job.range, interval))
     ))?;
-    if plan.gaps().is_empty() {
+    if !plan.out_of_reach().is_empty() {
+        console.line(format!("  {}", text::out_of_reach(plan.out_of_reach(), interval)))?;
+    }
+    if plan.gaps().is_empty() && plan.out_of_reach().is_empty() {
         console.line(format!("  {}: nothing is missing", console.paint(Style::Green, "complete")))?;
-    } else {
+    } else if !plan.gaps().is_empty() {
         console.line(format!("  missing   {}", text::set(plan.gaps(), interval)))?;
         for gap in plan.gaps().iter().take(GAPS_SHOWN) {
             let bars = text::counted(gap.count(interval), "bar");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use qmtl_history_api::{Error, ErrorKind, SeriesKey, SourceId};
+use qmtl_history_api::{Error, ErrorKind, Removed, SeriesKey, SourceId};
 use serde::Serialize;
 
 use super::{Asked, Context, Target, must_exist, tell_damaged};
@@ -10,7 +10,7 @@ use crate::cli::{ForgetArgs, GcArgs, PruneArgs, ReadArgs, RemoveArgs};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::range::RangeArgs;
 use crate::shapes::{Entry, OneOrMany, Series};
-use crate::store::{Removed, Store};
+use crate::store::Store;
 use crate::text;
 
 /// The result of `gc` for one series.
@@ -28,8 +28,11 @@ struct Collected {
 struct Gone {
     #[serde(flatten)]
     series: Series,
-    #[serde(flatten)]
-    removed: Removed,
+    rows: u64,
+    /// Each bar is counted for each source that said so.
+    empty_bars: u64,
+    /// Partitions with a change; a server tells of none.
+    partitions: Option<u64>,
     dry_run: bool,
 }
 
@@ -40,7 +43,7 @@ pub(crate) async fn gc(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let now = context.clock.now();
     let (dry_run, verb) = (args.dry_run, if args.dry_run { "would remove" } else { "removed" });
     for_each(asked, (&store, context), async |target: &Target| {
-        let collected = store.collect(&target.key, now, dry_run).await?;
+        let collected = store.upkeep()?.collect(&target.key, now, dry_run).await?;
         let (files, bytes) = (collected.files.len(), collected.bytes);
         let line = format!("{verb} {}, {}", text::counted(files as u64, "file"), text::bytes(bytes));
         Ok((line, Collected { series: Series::from(&target.key), files, bytes, dry_run }))
@@ -54,7 +57,7 @@ pub(crate) async fn prune(args: &PruneArgs, context: &Context) -> Result<Outcome
     let asked = Asked::new(&read)?;
     let store = context.store().await?;
     for_each(asked, (&store, context), async |target: &Target| {
-        let removed = store.prune(&target.key, args.before, args.remove.dry_run).await?;
+        let removed = store.upkeep()?.prune(&target.key, args.before, args.remove.dry_run).await?;
         Ok(told(&target.key, removed, args.remove.dry_run))
     })
     .await
@@ -71,7 +74,8 @@ pub(crate) async fn forget_empty(args: &ForgetArgs, context: &Context) -> Result
         if let Some(source) = source.as_ref().filter(|_| !args.remove.all) {
             must_have_proofs(&store, target, source).await?;
         }
-        let removed = store.forget_empty(&target.key, (target.range, source.as_ref()), dry_run).await?;
+        let (key, range) = (&target.key, target.range);
+        let removed = store.upkeep()?.forget_empty(key, range, source.as_ref(), dry_run).await?;
         Ok(told(&target.key, removed, dry_run))
     })
     .await
@@ -110,7 +114,8 @@ fn told(key: &SeriesKey, removed: Removed, dry_run: bool) -> (String, Gone) {
             format!("{} bars are", text::count(removed.empty_bars))
         }
     );
-    (line, Gone { series: Series::from(key), removed, dry_run })
+    let Removed { rows, empty_bars, partitions, .. } = removed;
+    (line, Gone { series: Series::from(key), rows, empty_bars, partitions, dry_run })
 }
 
 /// Does `work` for each series and prints what came of it.

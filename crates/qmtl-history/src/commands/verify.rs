@@ -1,5 +1,6 @@
 //! `verify`: reads every bar and says what is wrong with it.
 
+use qmtl_history_api::Problem;
 use serde::Serialize;
 
 use super::{Asked, Context, Target, must_exist};
@@ -55,9 +56,15 @@ pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome>
         let terms = Terms { range: target.range, keep, now, store: store.typed() };
         let mut verdict = verify(&*store, &target.key, terms).await;
         if verdict.unread
-            && let Ok(damaged) = store.damaged_files(&target.key).await
+            && let Ok(upkeep) = store.upkeep()
+            && let Ok(found) = upkeep.verify(&target.key).await
         {
-            verdict.tell_files(&damaged, keep);
+            let damaged = found.into_iter().filter_map(|finding| match finding.problem {
+                Problem::Damaged(error) => Some(error),
+                // An unfinished file does no harm.
+                _ => None,
+            });
+            verdict.tell_files(&damaged.collect::<Vec<_>>(), keep);
         }
         if !context.console.is_json() {
             outcome::read_or_not(show(&target, &verdict, &context.console))?;

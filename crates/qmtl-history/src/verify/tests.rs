@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{ArrayRef, Int64Array};
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, EmptyProof, Interval, SourceId, WriteReceipt, WriteRequest,
     async_trait,
@@ -23,6 +24,10 @@ impl HistoryBackend for Shows {
             .find_map(|batch| batch.as_ref().ok())
             .map_or_else(frame::ts_only_schema, RecordBatch::schema);
         Ok(BatchStream::new(schema, Box::pin(futures::stream::iter(self.0.clone()))))
+    }
+
+    async fn schema(&self, _: &SeriesKey) -> Result<SchemaRef> {
+        Err(Error::unexpected("a check reads all columns"))
     }
 
     async fn write_rows(&self, _: &WriteRequest, _: RecordBatch) -> Result<WriteReceipt> {

@@ -133,6 +133,58 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
     is_whole(&scene);
 }
 
+/// The rows of the series in the scene's store.
+#[cfg(unix)]
+fn stored(scene: &Scene) -> u64 {
+    let listed = scene.run(&["ls", "--json"]);
+    // Before the first write there is no store.
+    let rows = |listed: serde_json::Value| listed["series"][0]["rows"].as_u64().unwrap_or(0);
+    if listed.code == Some(0) { rows(listed.object()) } else { 0 }
+}
+
+#[cfg(unix)]
+#[test]
+fn interruptions_at_random_moments_are_told_exactly() {
+    let (first, words) = scene();
+    let started = Instant::now();
+    assert_eq!(fill(&first, &words).code, Some(0));
+    let mut span = u64::try_from(started.elapsed().as_micros()).unwrap();
+    let (mut interruptions, mut partial) = (0, 0);
+    let mut delays = delays(0xC0FFEE);
+    while interruptions < 50 {
+        let (scene, words) = scene();
+        let mut before = 0;
+        for _ in 0..10 {
+            let child = scene
+                .command(&[&words.iter().map(String::as_str).collect::<Vec<_>>()[..], &["--json"]].concat())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_micros(delays.next().unwrap() % span));
+            let run = interrupt(child);
+            let told = match run.stdout.trim() {
+                // It was interrupted before it listened, or before it began.
+                "" | "[]" => 0,
+                _ => run.object()["rows_written"].as_u64().unwrap(),
+            };
+            let now = stored(&scene);
+            assert_eq!(told, now - before, "{run:?}");
+            before = now;
+            if run.code == Some(0) {
+                span = (span * 3 / 4).max(1);
+                break;
+            }
+            interruptions += 1;
+            partial += u64::from(told > 0);
+        }
+        let rest = fill(&scene, &words);
+        assert_eq!(rest.code, Some(0), "{rest:?}");
+        is_whole(&scene);
+    }
+    assert!(partial > 5, "hardly an interruption fell into a fill: {partial} of {interruptions}");
+}
+
 #[cfg(all(unix, feature = "questdb"))]
 #[test]
 fn an_interruption_is_heard_while_the_store_is_still_being_opened() {

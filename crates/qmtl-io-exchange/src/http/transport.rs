@@ -17,6 +17,7 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
 /// An answer to one request.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TransportAnswer {
     /// The status.
     pub status: StatusCode,

@@ -41,8 +41,9 @@ async fn the_archive_comes_first_and_the_api_gives_the_rest() {
     let sim = SimExchange::start(config()).await.unwrap();
     let archive = ArchiveFetcher::new(archives(&sim)).unwrap();
     let rest = BinanceFetcher::new(settings(&sim)).unwrap();
-    let strategy =
-        FetcherBackfillStrategy::new(Arc::new(rest), clock()).with_stand_in(Arc::new(archive.clone()));
+    let strategy = FetcherBackfillStrategy::new(Arc::new(rest))
+        .with_clock(clock())
+        .with_stand_in(Arc::new(archive.clone()));
     let backend = MemoryBackend::new();
     let report = fill_by(strategy.clone(), &backend).await;
     assert!(report.failed.is_empty(), "{:?}", report.failed);
@@ -226,7 +227,7 @@ async fn a_proof_ends_when_the_file_that_it_is_from_is_revised() {
     let fill = async || {
         sim.clear_requests();
         let archive = Arc::new(ArchiveFetcher::new(archives(&sim)).unwrap());
-        let report = fill_by(FetcherBackfillStrategy::new(archive, clock()), &backend).await;
+        let report = fill_by(FetcherBackfillStrategy::new(archive).with_clock(clock()), &backend).await;
         (report.rows_written, files(&sim).into_iter().filter(|name| name.ends_with(".zip")).count())
     };
     assert_eq!(fill().await, (5 * 1_440 - 1_541, 5));
@@ -261,7 +262,8 @@ async fn a_month_that_was_revised_is_read_again_for_the_bars_that_it_lacked() {
         TimeRange::new("2025-01-01".parse().unwrap(), "2025-02-01".parse::<Timestamp>().unwrap()).unwrap();
     let fill = async || {
         let fetcher = ArchiveFetcher::new(at_the_end(archives(&revised), range).with_retries(0)).unwrap();
-        let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher), Arc::new(Hurried(range.end(), 20)));
+        let strategy =
+            FetcherBackfillStrategy::new(Arc::new(fetcher)).with_clock(Arc::new(Hurried(range.end(), 20)));
         let request = BackfillRequest::new(key.clone(), january);
         strategy.ensure_range(&request, &backend, &NoProgress).await.unwrap()
     };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use qmtl_history_api::arrow_array::Float64Array;
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{Interval, Timestamp};
+use qmtl_history_api::{Interval, SeriesKey, Timestamp};
 
 use super::*;
 

@@ -10,8 +10,8 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    ErrorKind, HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, Timestamp, WriteRequest,
-    async_trait,
+    ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, ReadRequest, TimeRange, Timestamp,
+    WriteRequest, async_trait,
 };
 use qmtl_history_testkit::fixtures;
 use qmtl_io_parquet::object_store::client::{HttpError, HttpErrorKind};
@@ -379,7 +379,7 @@ async fn a_copy_in_a_folder_is_the_same_store_and_back_again() {
     let back = back.open().await;
     assert_eq!(read(&back).await, read(&copy).await);
     assert_eq!(write(&back, 3_015, 3_030).await, (10, 5));
-    assert_eq!(back.check_files(&key()).await.unwrap().len(), 0);
+    assert_eq!(back.verify(&key()).await.unwrap().len(), 0);
 }
 
 #[tokio::test]

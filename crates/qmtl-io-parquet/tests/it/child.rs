@@ -6,7 +6,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch, UInt32Array};
-use qmtl_history_api::{HistoryBackend, HistoryBackendExt, ReadRequest, SeriesKey, Timestamp, WriteRequest};
+use qmtl_history_api::{
+    HistoryBackend, HistoryBackendExt, Maintenance, ReadRequest, SeriesKey, Timestamp, WriteRequest,
+};
 use qmtl_history_testkit::fixtures;
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
 

@@ -10,9 +10,11 @@ use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::UInt32Type;
 #[cfg(target_os = "linux")]
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array};
-use qmtl_history_api::{HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, WriteRequest, frame};
+use qmtl_history_api::{
+    HistoryBackend, HistoryBackendExt, Maintenance, Problem, ReadRequest, TimeRange, WriteRequest, frame,
+};
 use qmtl_history_testkit::fixtures;
-use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
 
 use crate::child::{FIRST, Task, key, numbered};
 
@@ -64,7 +66,7 @@ async fn a_killed_writer_loses_no_acknowledged_row_and_doubles_none() {
         let end = FIRST + u32::try_from(numbers.len()).unwrap();
         assert_eq!(numbers, (FIRST..end).collect::<Vec<_>>(), "round {round}: a row is missing or doubled");
         assert!(end >= acknowledged, "round {round}: an acknowledged row is gone");
-        for finding in store.check_files(&key()).await.unwrap() {
+        for finding in store.verify(&key()).await.unwrap() {
             assert!(matches!(finding.problem, Problem::Unfinished), "round {round}: {finding}");
             unfinished.insert(finding.path);
         }
@@ -118,7 +120,7 @@ pub(crate) async fn eight_processes(root: &Path, rounds: u32) {
         assert_eq!(rows.len(), total, "round {round}: each row is stored once, by the one who says so");
         assert!(rows[..3_000].iter().all(|(_, writer)| *writer == 0), "rows of before are kept");
     }
-    assert!(store.check_files(&key()).await.unwrap().is_empty());
+    assert!(store.verify(&key()).await.unwrap().is_empty());
     println!("{rounds} rounds of 8 processes, {total} rows");
 }
 

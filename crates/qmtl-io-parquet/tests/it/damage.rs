@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use qmtl_history_api::{
-    Error, ErrorKind, HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, Result, SeriesKey,
-    TimeRange, WriteRequest,
+    Error, ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, OnConflict, Problem, ReadRequest,
+    Result, SeriesKey, TimeRange, WriteRequest,
 };
 use qmtl_history_testkit::fixtures::{self, bars, span, start};
-use qmtl_io_parquet::{ParquetBackend, ParquetConfig, Problem};
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
 use tempfile::TempDir;
 
 /// A store with one file in each of three partitions of a series.
@@ -90,7 +90,7 @@ async fn flipped_data_fails_the_reads_that_touch_it() {
             120_000
         );
     }
-    let findings = three.store.check_files(&three.key).await.unwrap();
+    let findings = three.store.verify(&three.key).await.unwrap();
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].path, three.files[1]);
     assert!(
@@ -231,7 +231,7 @@ async fn a_lost_or_damaged_list_of_columns_is_found() {
     let intact = fs::read(&list).unwrap();
     fs::write(&list, &intact[..intact.len() - 9]).unwrap();
     let store = open(three.folder.path()).await;
-    let findings = store.check_files(&three.key).await.unwrap();
+    let findings = store.verify(&three.key).await.unwrap();
     assert_eq!(findings.len(), 1);
     assert!(findings[0].to_string().contains(&list.display().to_string()), "{}", findings[0]);
     let error = three.rows(&store, TimeRange::ALL).await.unwrap_err();
@@ -239,7 +239,7 @@ async fn a_lost_or_damaged_list_of_columns_is_found() {
 
     fs::remove_file(&list).unwrap();
     let store = open(three.folder.path()).await;
-    let findings = store.check_files(&three.key).await.unwrap();
+    let findings = store.verify(&three.key).await.unwrap();
     let paths: Vec<_> = findings.iter().map(|finding| finding.path.clone()).collect();
     assert_eq!(paths, three.files);
     let what = "the series' list of columns lacks one that this file has; restore the folder _schema from a copy, the file is sound ";

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    ErrorKind, HistoryBackend, HistoryBackendExt, OnConflict, RangeSet, ReadRequest, SeriesKey, TimeRange,
-    Timestamp, WriteRequest, frame,
+    ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, OnConflict, RangeSet, ReadRequest, SeriesKey,
+    TimeRange, Timestamp, WriteRequest, frame,
 };
 use qmtl_history_testkit::fixtures::{self, bar, bars, proof, source, span, start};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
@@ -49,7 +49,7 @@ async fn assert_holds(store: &ParquetBackend, root: &Path, expected: &RecordBatc
     for store in [store, &open(root).await] {
         assert_eq!(rows(store).await, *expected);
         assert_eq!(*store.coverage(&key(), TimeRange::ALL).await.unwrap().present(), runs);
-        assert!(store.check_files(&key()).await.unwrap().is_empty());
+        assert!(store.verify(&key()).await.unwrap().is_empty());
         let listed = store.files(&key(), TimeRange::ALL).await.unwrap();
         assert_eq!(listed.iter().map(|file| file.rows).sum::<u64>(), expected.num_rows() as u64);
     }
@@ -155,7 +155,7 @@ async fn proofs_beside_a_delta_are_exact() {
     // Forgetting is a small commit too.
     let some = span(&key(), 3_000, 3_005);
     let forgotten = store.forget_empty(&key(), some, Some(&source("a")), true).await.unwrap();
-    assert_eq!((forgotten.rows, forgotten.empty_bars, forgotten.partitions), (0, 5, 1));
+    assert_eq!((forgotten.rows, forgotten.empty_bars, forgotten.partitions), (0, 5, Some(1)));
     assert_eq!(files(&store).await, [(1, 3_000), (3, 10)], "a dry run changes nothing");
     assert_eq!(store.forget_empty(&key(), some, Some(&source("a")), false).await.unwrap(), forgotten);
     assert_eq!(files(&store).await, [(1, 3_000), (4, 10)]);
@@ -165,7 +165,7 @@ async fn proofs_beside_a_delta_are_exact() {
     store.forget_empty(&key(), TimeRange::ALL, None, false).await.unwrap();
     assert_eq!(empty(&other.coverage(&key(), TimeRange::ALL).await.unwrap()), []);
     let nothing = store.forget_empty(&key(), TimeRange::ALL, None, false).await.unwrap();
-    assert_eq!(nothing.partitions, 0);
+    assert_eq!(nothing.partitions, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,12 +210,12 @@ async fn pruning_removes_exactly_what_is_before() {
     store.write_rows(&write().with_empty(far), nothing()).await.unwrap();
     let cut = bar(&key(), 60_000);
     let told = store.prune(&key(), cut, true).await.unwrap();
-    assert_eq!((told.rows, told.empty_bars, told.partitions), (60_000, 0, 2));
+    assert_eq!((told.rows, told.empty_bars, told.partitions), (60_000, 0, Some(2)));
     assert_eq!(rows(&store).await.num_rows(), 110_000, "a dry run changes nothing");
     assert_eq!(store.prune(&key(), cut, false).await.unwrap(), told);
     assert_holds(&store, folder.path(), &numbered(60_000, 110_000)).await;
     assert_eq!(store.coverage(&key(), TimeRange::ALL).await.unwrap().known_empty().len(), 1);
-    assert_eq!(store.prune(&key(), cut, false).await.unwrap().partitions, 0);
+    assert_eq!(store.prune(&key(), cut, false).await.unwrap().partitions, Some(0));
     // What is pruned can be filled again.
     store.write_rows(&write(), numbered(0, 60_000)).await.unwrap();
     assert_holds(&store, folder.path(), &numbered(0, 110_000)).await;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use qmtl_history_api::{
-    ErrorKind, HistoryBackend, HistoryBackendExt, RangeSet, ReadRequest, SeriesKey, TimeRange, WriteRequest,
-    frame,
+    ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, RangeSet, ReadRequest, SeriesKey, TimeRange,
+    WriteRequest, frame,
 };
 use qmtl_history_testkit::fixtures::{self, bars, proof, span, start};
 use qmtl_io_parquet::{Codec, ParquetBackend, ParquetConfig};
@@ -47,7 +47,7 @@ async fn nothing_is_created_before_the_first_write() {
     assert_eq!(store.list_series().await.unwrap(), []);
     assert_eq!(store.revision(&key()).await.unwrap(), None);
     assert_eq!(store.files(&key(), TimeRange::ALL).await.unwrap(), []);
-    assert!(store.check_files(&key()).await.unwrap().is_empty());
+    assert!(store.verify(&key()).await.unwrap().is_empty());
     let refused = WriteRequest::new(key());
     store.write_rows(&refused, bars(&fixtures::key("x", "1s"), fixtures::secs(1), 1)).await.unwrap_err();
     assert!(!folder.path().join("a").exists());
@@ -119,7 +119,7 @@ async fn foreign_files_and_folders_are_passed_over() {
         let rows = store.read_all(&ReadRequest::new(key(), TimeRange::ALL)).await.unwrap();
         assert_eq!(rows, bars(&key(), start(), 5));
         store.write_rows(&WriteRequest::new(key()), bars(&key(), start(), 5)).await.unwrap();
-        let found = store.check_files(&key()).await.unwrap();
+        let found = store.verify(&key()).await.unwrap();
         assert_eq!(found.len(), 2, "the unfinished files beside the series' own: {found:?}");
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    HistoryBackend, HistoryBackendExt, RangeSet, ReadRequest, SeriesKey, TimeRange, Timestamp, WriteRequest,
-    frame,
+    HistoryBackend, HistoryBackendExt, Maintenance, RangeSet, ReadRequest, SeriesKey, TimeRange, Timestamp,
+    WriteRequest, frame,
 };
 use qmtl_history_testkit::fixtures::{self, bar, proof, span};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
@@ -73,7 +73,7 @@ async fn a_golden_store_is_read_and_written_on() {
         copy(&golden(format), folder.path());
         let store = open(folder.path()).await;
         assert_eq!(store.list_series().await.unwrap(), [key()]);
-        assert!(store.check_files(&key()).await.unwrap().is_empty(), "format {format}");
+        assert!(store.verify(&key()).await.unwrap().is_empty(), "format {format}");
         let present: RangeSet = [(48_800, 48_900), (49_000, 51_500), (51_510, 51_520)]
             .map(|(first, end)| span(&key(), first, end))
             .into_iter()
@@ -110,6 +110,6 @@ async fn a_golden_store_is_read_and_written_on() {
         assert!(coverage.known_empty().is_empty());
         let rows = after.read_all(&ReadRequest::new(key(), range)).await.unwrap();
         assert_eq!(fixtures::rows_within(&rows, span(&key(), 51_510, 51_520)), numbered(51_510, 51_520, 2));
-        assert!(after.check_files(&key()).await.unwrap().is_empty());
+        assert!(after.verify(&key()).await.unwrap().is_empty());
     }
 }

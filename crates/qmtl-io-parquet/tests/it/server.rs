@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use qmtl_history_api::Maintenance;
 use qmtl_io_parquet::object_store::aws::AmazonS3Builder;
 use qmtl_io_parquet::object_store::{self, ObjectStore, PutMode};
 
@@ -86,7 +87,7 @@ async fn a_server_that_stumbles_delays_writers_and_nothing_else() {
         600,
         "each row is counted by the one that stored it: {written:?}"
     );
-    assert!(store.check_files(&key()).await.unwrap().is_empty());
+    assert!(store.verify(&key()).await.unwrap().is_empty());
     let [busy, after, before] = proxy.counts();
     assert!(busy > 3 && after > 3 && before > 3, "{busy} {after} {before}");
 }

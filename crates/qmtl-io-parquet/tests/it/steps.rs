@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use qmtl_history_api::{HistoryBackend, Timestamp, WriteRequest};
-use qmtl_io_parquet::{Problem, failpoints};
+use qmtl_history_api::{HistoryBackend, Maintenance, Problem, Timestamp, WriteRequest};
+use qmtl_io_parquet::failpoints;
 use tempfile::TempDir;
 
 use crate::child::{Task, key, numbered};
@@ -169,14 +169,14 @@ impl Way {
             }
         }
         assert_eq!(read(&store).await.len(), self.rows_after());
-        let damaged = store.check_files(&key()).await.unwrap();
+        let damaged = store.verify(&key()).await.unwrap();
         assert!(damaged.iter().all(|finding| matches!(finding.problem, Problem::Unfinished)), "{damaged:?}");
     }
 }
 
 /// The temporary files that are left in the store.
 async fn unfinished(root: &Path) -> usize {
-    let found = open(root).await.check_files(&key()).await.unwrap();
+    let found = open(root).await.verify(&key()).await.unwrap();
     assert!(found.iter().all(|finding| matches!(finding.problem, Problem::Unfinished)), "{found:?}");
     found.len()
 }
@@ -263,7 +263,7 @@ async fn a_writer_that_sleeps_past_the_grace_time_loses_cleanly() {
         assert_eq!(said, expected, "{step}, temporary file swept: {sweep}");
         let numbers: Vec<_> = read(&open(folder.path()).await).await.iter().map(|(n, _)| *n).collect();
         assert_eq!(numbers, (0..3_020).chain(3_100..3_802).collect::<Vec<_>>(), "{step}, {sweep}");
-        assert!(store.check_files(&key()).await.unwrap().is_empty());
+        assert!(store.verify(&key()).await.unwrap().is_empty());
     }
 }
 
@@ -283,6 +283,6 @@ async fn a_collector_that_sleeps_removes_nothing_that_counts() {
         assert!(task.line().unwrap().starts_with("collected "));
         task.process.wait().unwrap();
         assert_eq!(read(&open(folder.path()).await).await.len(), before + 898);
-        assert!(store.check_files(&key()).await.unwrap().is_empty());
+        assert!(store.verify(&key()).await.unwrap().is_empty());
     }
 }

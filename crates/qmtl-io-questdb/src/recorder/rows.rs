@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use qmtl_history_api::arrow_array::{RecordBatch, UInt32Array, new_null_array};
-use qmtl_history_api::arrow_schema::{Field, Schema};
+use qmtl_history_api::arrow_array::{RecordBatch, UInt32Array};
 use qmtl_history_api::arrow_select::concat::concat_batches;
 use qmtl_history_api::arrow_select::take::take_record_batch;
 use qmtl_history_api::{Error, Result, SeriesKey, StreamKind, Timestamp, frame};
@@ -41,24 +40,12 @@ pub(super) fn event(
 
 /// Rows of one series in one batch with the columns of all, null where a row has none.
 pub(super) fn joined(rows: &[RecordBatch]) -> Result<RecordBatch> {
-    let mut fields: Vec<Field> = vec![frame::ts_field()];
-    for field in rows.iter().flat_map(|rows| rows.schema().fields().to_vec()) {
-        if fields.iter().all(|known| known.name() != field.name()) {
-            fields.push(field.as_ref().clone());
-        }
-    }
-    let schema = Arc::new(Schema::new(fields));
-    let widened = rows.iter().map(|rows| {
-        let column = |field: &Arc<Field>| {
-            let found = rows.column_by_name(field.name()).cloned();
-            found.unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
-        };
-        RecordBatch::try_new(Arc::clone(&schema), schema.fields().iter().map(column).collect())
-    });
-    let widened = widened.collect::<Result<Vec<_>, _>>();
-    widened
-        .and_then(|rows| concat_batches(&schema, &rows))
-        .map_err(|e| Error::schema("events of one series have a column of two types").caused_by(e))
+    let fault = |e| Error::schema("events of one series have a column of two types").caused_by(e);
+    let schema =
+        rows.iter().try_fold(frame::ts_only_schema(), |all, rows| frame::union(&all, rows.schema_ref()));
+    let schema = schema.map_err(fault)?;
+    let widened = rows.iter().map(|rows| frame::conform(rows, &schema)).collect::<Result<Vec<_>>>()?;
+    concat_batches(&schema, &widened).map_err(|e| Error::unexpected("cannot join events").caused_by(e))
 }
 
 /// The rows by time; of bars of one time the last that came.

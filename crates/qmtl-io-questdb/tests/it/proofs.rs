@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    Clock, EmptyProof, HistoryBackend, RangeSet, SeriesKey, TimeRange, WriteRequest, frame,
+    Clock, EmptyProof, HistoryBackend, Maintenance, RangeSet, SeriesKey, TimeRange, WriteRequest, frame,
 };
 use qmtl_history_testkit::fixtures::{ManualClock, bar, bars, key, proof, source, span};
 use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig};
@@ -31,7 +31,7 @@ async fn forgotten_proofs_are_gone_for_every_handle_and_come_back_when_proven_ag
     let Some(dsn) = fresh_dsn() else { return };
     let (backend, other) = (connect(&dsn).await, connect(&dsn).await);
     let key = key("BTC", "1m");
-    assert_eq!(backend.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap(), 0);
+    assert_eq!(backend.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap().empty_bars, 0);
     assert_eq!(backend.revision(&key).await.unwrap(), None, "to forget nothing makes no series");
 
     let given = [
@@ -47,9 +47,9 @@ async fn forgotten_proofs_are_gone_for_every_handle_and_come_back_when_proven_ag
     // Bars are forgotten whole, wherever between two of them the range begins and ends.
     let moved = |index| bar(&key, index).checked_add_micros(-1).unwrap();
     let some = TimeRange::new(moved(5), moved(30)).unwrap();
-    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), true).await.unwrap(), 4);
+    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), true).await.unwrap().empty_bars, 4);
     assert_eq!(other.revision(&key).await.unwrap(), before, "a dry run changes nothing");
-    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), false).await.unwrap(), 4);
+    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), false).await.unwrap().empty_bars, 4);
     assert_ne!(other.revision(&key).await.unwrap(), before);
     let all = RangeSet::from(span(&key, 0, 9));
     let left = [given[0].about(span(&key, 0, 5).into()), given[1].about(all.clone()), given[2].about(all)];
@@ -57,13 +57,16 @@ async fn forgotten_proofs_are_gone_for_every_handle_and_come_back_when_proven_ag
         assert_eq!(known(handle, &key).await, left);
     }
     let after = other.revision(&key).await.unwrap();
-    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), false).await.unwrap(), 0);
+    assert_eq!(backend.forget_empty(&key, some, Some(&source("a")), false).await.unwrap().empty_bars, 0);
     assert_eq!(other.revision(&key).await.unwrap(), after, "the same again changes nothing");
 
     // A source is named without its version, or none is.
-    assert_eq!(other.forget_empty(&key, TimeRange::ALL, Some(&source("f#2")), false).await.unwrap(), 9);
+    assert_eq!(
+        other.forget_empty(&key, TimeRange::ALL, Some(&source("f#2")), false).await.unwrap().empty_bars,
+        9
+    );
     assert_eq!(known(&backend, &key).await, left[..2]);
-    assert_eq!(other.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap(), 5 + 9);
+    assert_eq!(other.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap().empty_bars, 5 + 9);
     assert_eq!(known(&backend, &key).await, []);
     // The very same answer counts when it is given again.
     prove(&other, &key, given[1].clone()).await;
@@ -131,7 +134,7 @@ async fn a_table_of_an_older_build_is_read_as_it_is_and_widened_by_the_first_wri
     assert_eq!(known(&backend, &key).await, expected);
     assert_eq!(number(&client, &columns).await, 10);
     // An older build passes over what revokes, whose range runs backwards, and goes on writing.
-    assert_eq!(backend.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap(), 10);
+    assert_eq!(backend.forget_empty(&key, TimeRange::ALL, None, false).await.unwrap().empty_bars, 10);
     assert_eq!(known(&backend, &key).await, []);
     let backwards = format!("select count() from \"{table}\" where range_start > range_end");
     assert_eq!(number(&client, &backwards).await, 1);

@@ -12,7 +12,6 @@ use qmtl_history_api::{
 use qmtl_history_testkit::fixtures::{bar, key, span};
 use qmtl_io_memory::MemoryBackend;
 use qmtl_io_questdb::{QuestDbHistoryProvider, QuestDbRecorder};
-use qmtl_observe::TokioClock;
 use qmtl_runtime::{EventRecorderService, StreamInput};
 
 use crate::server::{connect, fresh_dsn};
@@ -44,7 +43,7 @@ async fn what_was_recorded_is_replayed_into_a_store() {
     assert_eq!(recorder.unwritten(), 10);
 
     let events: Arc<dyn EventSource> = Arc::new(recorder.clone());
-    let strategy = LiveReplayBackfillStrategy::new(None, Some(events), Arc::new(TokioClock::new())).unwrap();
+    let strategy = LiveReplayBackfillStrategy::new(None, Some(events)).unwrap();
     let provider = AugmentedHistoryProvider::new(MemoryBackend::new()).with_auto_backfill(strategy);
     let wanted = span(&key, 0, 70);
     let report = provider.ensure_range(&BackfillRequest::new(key.clone(), wanted)).await.unwrap();

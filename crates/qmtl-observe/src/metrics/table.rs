@@ -4,6 +4,7 @@ use ::metrics::{Label, SharedString};
 
 /// What a metric does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// Only goes up; its name ends in `_total`.
     Counter,
@@ -15,6 +16,7 @@ pub enum Kind {
 
 /// What a metric's value is measured in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unit {
     /// A number of things.
     Count,

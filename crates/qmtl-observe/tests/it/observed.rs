@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::frame::ts_only_schema;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, Error, ErrorKind, HistoryBackend, ReadRequest, Result,
@@ -22,6 +23,10 @@ impl HistoryBackend for Broken {
     async fn read_range(&self, _: &ReadRequest) -> Result<BatchStream> {
         let damaged = Error::new(ErrorKind::Corrupt, "a page is damaged");
         Ok(BatchStream::new(ts_only_schema(), Box::pin(stream::iter([Err(damaged)]))))
+    }
+
+    async fn schema(&self, _: &SeriesKey) -> Result<SchemaRef> {
+        Ok(ts_only_schema())
     }
 
     async fn write_rows(&self, _: &WriteRequest, _: RecordBatch) -> Result<WriteReceipt> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, Float64Array, new_empty_array, new_null_array};
+use arrow_array::{Array, ArrayRef, Float64Array, new_empty_array};
 use arrow_schema::{DataType, Schema};
 use arrow_select::concat::concat;
 use qmtl_history_api::{Timestamp, arrow_array, arrow_schema, arrow_select};
@@ -28,11 +28,11 @@ impl Column {
         }
     }
 
-    /// Replaces the rows from `plan.at` on; a column that the new rows lack is null in them.
-    fn splice(&mut self, plan: &Plan, new: Option<&ArrayRef>) {
-        match (&mut *self, new) {
-            (Self::F64(values), Some(array)) if array.null_count() == 0 => {
-                splice(values, plan, array.as_primitive::<Float64Type>().values());
+    /// Replaces the rows from `plan.at` on.
+    fn splice(&mut self, plan: &Plan, new: &ArrayRef) {
+        match &mut *self {
+            Self::F64(values) if new.null_count() == 0 => {
+                splice(values, plan, new.as_primitive::<Float64Type>().values());
             }
             _ => {
                 let old = self.to_array();
@@ -91,22 +91,21 @@ fn splice<T: Copy>(values: &mut Vec<T>, plan: &Plan, new: &[T]) {
     }
 }
 
-fn splice_arrow(old: &ArrayRef, plan: &Plan, new: Option<&ArrayRef>) -> ArrayRef {
+fn splice_arrow(old: &ArrayRef, plan: &Plan, new: &ArrayRef) -> ArrayRef {
     let mut parts = vec![old.slice(0, plan.at), new_empty_array(old.data_type())];
-    parts.extend(plan.runs.iter().map(|run| match (run, new) {
-        (Run::Old(rows), _) => old.slice(rows.start, rows.len()),
-        (Run::New(rows), Some(array)) => array.slice(rows.start, rows.len()),
-        (Run::New(rows), None) => new_null_array(old.data_type(), rows.len()),
+    parts.extend(plan.runs.iter().map(|run| match run {
+        Run::Old(rows) => old.slice(rows.start, rows.len()),
+        Run::New(rows) => new.slice(rows.start, rows.len()),
     }));
     let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
     concat(&parts).expect("types were compared before the merge")
 }
 
-/// Rows that arrive: ascending times and, for every column of the schema, its values or none.
+/// Rows that arrive: ascending times and the values of every column of the schema.
 #[derive(Debug)]
 pub(super) struct Arriving<'a> {
     pub(super) ts: &'a [Timestamp],
-    pub(super) columns: &'a [Option<ArrayRef>],
+    pub(super) columns: &'a [ArrayRef],
     pub(super) live: bool,
 }
 
@@ -166,7 +165,7 @@ impl Rows {
     pub(super) fn apply(&mut self, mut plan: Plan, new: &Arriving<'_>) {
         plan.shift_old(self.start);
         for (column, array) in self.columns.iter_mut().zip(new.columns) {
-            column.splice(&plan, array.as_ref());
+            column.splice(&plan, array);
         }
         splice(&mut self.ts, &plan, new.ts);
         let tail = self.live[plan.at..].to_vec();

@@ -103,7 +103,7 @@ fn stream_of(request: &ReadRequest) -> BatchStream {
 }
 
 fn engine(clock: &ManualClock) -> BackfillEngine {
-    BackfillEngine::new(Arc::new(clock.clone()))
+    BackfillEngine::new().with_clock(Arc::new(clock.clone()))
 }
 
 /// A clock at which the first 100 bars of `key` have closed.

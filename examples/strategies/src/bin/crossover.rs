@@ -7,7 +7,6 @@ use qmtl_backfill::{AugmentedHistoryProvider, FetcherBackfillStrategy};
 use qmtl_history_api::{Result, Timestamp};
 use qmtl_io_exchange::{FileConfig, FileFetcher};
 use qmtl_io_memory::MemoryBackend;
-use qmtl_observe::TokioClock;
 use qmtl_runtime::{AsOf, ComputeNode, Parallelism, Runner, Strategy, StreamInput, VALUE, WarmupConfig};
 
 const CANDLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/ADABTC-5m.csv");
@@ -35,9 +34,9 @@ fn average(id: &str, window: usize) -> ComputeNode {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let candles = Arc::new(FileFetcher::open(FileConfig::new(CANDLES)).await?);
+    let candles = FileFetcher::open(FileConfig::new(CANDLES)).await?;
     // The same as .backend(…).fetcher(…), which is enough where nothing is to be set.
-    let fills = FetcherBackfillStrategy::new(candles, Arc::new(TokioClock::new()));
+    let fills = FetcherBackfillStrategy::new(candles);
     let history = AugmentedHistoryProvider::new(MemoryBackend::new()).with_auto_backfill(fills);
     let ada = StreamInput::builder("ADABTC")
         .interval("5m")

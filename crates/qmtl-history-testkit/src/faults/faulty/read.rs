@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     BatchStream, Coverage, Error, ErrorKind, HistoryBackend, HistoryBackendExt, RangeSet, ReadRequest,
-    Result, SeriesKey, TimeRange,
+    Result, SeriesKey, TimeRange, frame,
 };
 
 use super::{Fault, Faulty};
@@ -27,12 +27,22 @@ impl Faulty {
             _ => None,
         };
         asked.range = range.unwrap_or(request.range);
+        match self.fault {
+            Fault::IgnoresLimit => asked.limit = None,
+            Fault::IgnoresOrder => asked.newest_first = false,
+            _ => {}
+        }
         if let Some(columns) = &mut asked.columns {
             let stored = self.stored_schema(&asked.key).await?;
             match self.fault {
                 Fault::ProjectsInStoredOrder => columns.sort_by_key(|name| stored.index_of(name).ok()),
                 Fault::UnknownColumnsVanish => columns.retain(|name| stored.index_of(name).is_ok()),
                 Fault::IgnoresProjection => asked.columns = None,
+                Fault::NamedTwiceReadOnce => columns.dedup(),
+                Fault::TsIsNoColumn if columns.iter().any(|name| name == frame::TS) => {
+                    let error = Error::new(ErrorKind::NotFound, "the series has no such column");
+                    return Err(error.with("column", frame::TS));
+                }
                 _ => {}
             }
         }
@@ -41,7 +51,14 @@ impl Faulty {
 
     /// Reads all at once and bends the rows.
     pub(super) async fn bent(&self, request: &ReadRequest) -> Result<BatchStream> {
-        let rows = self.inner.read_all(request).await?;
+        let rows = match self.fault {
+            Fault::LimitsBeforeTurning if request.newest_first => {
+                let mut oldest_first = request.clone();
+                oldest_first.newest_first = false;
+                frame::reversed(&self.inner.read_all(&oldest_first).await?)?
+            }
+            _ => self.inner.read_all(request).await?,
+        };
         let rows = match self.fault {
             Fault::ProofsHideRows => rows::without(&rows, &self.proven(&request.key)),
             fault => rows::read(fault, rows),

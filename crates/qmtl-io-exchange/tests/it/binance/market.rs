@@ -89,7 +89,7 @@ pub(crate) fn hurried(config: ExchangeConfig, sim: &SimExchange) -> ExchangeConf
 
 /// Fills `wanted` from the fetcher.
 pub(crate) async fn fill<F: DataFetcher + Clone>(fetcher: &F, backend: &MemoryBackend) -> BackfillReport {
-    fill_by(FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock()), backend).await
+    fill_by(FetcherBackfillStrategy::new(Arc::new(fetcher.clone())).with_clock(clock()), backend).await
 }
 
 /// Fills `wanted` one request after the other.
@@ -97,7 +97,7 @@ pub(crate) async fn fill_in_turn<F: DataFetcher + Clone>(
     fetcher: &F,
     backend: &MemoryBackend,
 ) -> BackfillReport {
-    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock());
+    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone())).with_clock(clock());
     fill_at_once(strategy, 1, backend).await
 }
 

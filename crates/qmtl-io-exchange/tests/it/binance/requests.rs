@@ -28,7 +28,7 @@ async fn a_backfill_asks_what_was_planned_and_a_second_one_nothing() {
     let fetcher = settings(&sim).with_clock(Arc::new(Hurried(at(NOW), 1)));
     let fetcher = BinanceFetcher::new(fetcher).unwrap();
     let backend = MemoryBackend::new();
-    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone()), clock());
+    let strategy = FetcherBackfillStrategy::new(Arc::new(fetcher.clone())).with_clock(clock());
     let plan = strategy.plan(&BackfillRequest::new(key(), wanted()), &backend).await.unwrap();
 
     let report = fill(&fetcher, &backend).await;
