@@ -254,7 +254,7 @@ impl Inner {
             // Up to a bar that is known: the page may have left out the first ones, and this answer has one at
             // least, so that an empty one is none.
             let next = known.by.and_then(|by| series.request.key.interval.next(by));
-            let look = TimeRange::checked(Timestamp::MIN, next.unwrap_or(open));
+            let look = TimeRange::checked(Timestamp::EPOCH, next.unwrap_or(open));
             let earliest = self.first_of(series, look).await?;
             known.by = known.by.into_iter().chain(earliest).min();
             let now = now.min(self.api.config.clock.now());

@@ -194,7 +194,8 @@ impl Inner {
         let page = request.key.interval.as_micros() * i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
         let mut pages = 1;
         while pages <= FARTHEST_LOOK_BACK {
-            let Some(from) = start.checked_add_micros(-pages * page) else { return Ok(None) };
+            let from = start.checked_add_micros(-pages * page).filter(|from| *from >= Timestamp::EPOCH);
+            let Some(from) = from else { return Ok(None) };
             let range = TimeRange::new(from, start)?;
             if let Some(range) = range.on_grid(request.key.interval)
                 && let Some(first) = self.page(request, head(range, request.key.interval)).await?.first

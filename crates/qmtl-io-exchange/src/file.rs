@@ -9,6 +9,7 @@ mod gaps;
 mod index;
 mod ipc;
 mod lengths;
+mod name;
 mod one_series;
 mod parquet;
 mod set;
@@ -26,8 +27,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, NodeId,
-    PageOrder, RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, PageOrder,
+    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 
 pub use config::{ColumnType, FileConfig, FileFormat};
@@ -82,10 +83,17 @@ impl FileFetcher {
         self.0.opened.table.schema()
     }
 
+    /// From the first row of all symbols to the last one.
+    pub(crate) fn bounds(&self) -> Option<TimeRange> {
+        let opened = &self.0.opened;
+        let (first, last) = opened.index.bounds()?;
+        TimeRange::checked(opened.unit.instant(first)?, opened.unit.instant(last)?.checked_add_micros(1)?)
+    }
+
     /// From the first bar of a series to the end of its last one.
     ///
     /// Errors: `NotFound` for a symbol that the file lacks, naming similar ones; `InvalidInput`
-    /// when the file's name, its close times or the distances of its rows say that it holds bars of another
+    /// when a node that is named after a symbol is read from a file of another one, and when the file's name, its close times or the distances of its rows say that it holds bars of another
     /// interval, or another one was vouched for.
     pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
         self.0.series(key).map(|(_, range)| range).map_err(|e| self.0.in_file(e))
@@ -177,8 +185,9 @@ impl Inner {
         let symbol = self.symbol(&key.node_id);
         match self.opened.index.series(&symbol) {
             Some(series) => {
+                self.check_spelling(&symbol)?;
                 let extent = self.extent(key, series)?;
-                self.compare_name(&key.node_id);
+                self.check_symbol(&key.node_id)?;
                 Ok((symbol, extent))
             }
             None => Err(Error::new(ErrorKind::NotFound, "the file has no row of this symbol")
@@ -206,23 +215,53 @@ impl Inner {
         known.iter().take(3).map(|(_, other)| format!("{other:?}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// Tells once when the file names another symbol than the node does. It is no error, since a node may be
-    /// called anything.
-    fn compare_name(&self, node: &NodeId) {
-        let Some((column, value)) = &self.opened.sole else { return };
+    /// `InvalidInput` where the file has the symbol in another case too: rows of it would be taken for absent.
+    fn check_spelling(&self, symbol: &str) -> Result<()> {
+        let is_twin = |other: &&str| *other != symbol && other.to_lowercase() == symbol.to_lowercase();
+        match self.opened.index.symbols().find(is_twin) {
+            None => Ok(()),
+            Some(other) => {
+                Err(Error::invalid("the file spells a symbol in two ways; make them one, or two symbols")
+                    .with("spellings", format_args!("{symbol:?}, {other:?}")))
+            }
+        }
+    }
+
+    /// `InvalidInput` where the file names another symbol than a node that is called after one. A node may be
+    /// called anything else: then it is told, once.
+    fn check_symbol(&self, node: &NodeId) -> Result<()> {
+        let by_column = self.opened.sole.as_ref().map(|(column, value)| (column.as_str(), value.clone()));
+        let is_told = self.config.symbol_column.is_some();
+        let by_name = || name::told(&self.config.path).map(|(symbol, _)| ("the file's name", symbol));
+        let Some((place, symbol)) = by_column.or_else(|| by_name().filter(|_| !is_told)) else {
+            return Ok(());
+        };
         let folded = |name: &str| {
             name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
         };
-        let differs = || !folded(node.as_str()).contains(&folded(value));
-        if !self.is_compared.swap(true, Ordering::Relaxed) && differs() {
+        if folded(node.as_str()).contains(&folded(&symbol)) {
+            return Ok(());
+        }
+        if is_symbol(node.as_str()) {
+            let remedy = match self.opened.sole {
+                Some(_) => {
+                    "if it is the right file, say that the node is called so there (with_symbol_column, with_symbol)"
+                }
+                None => "if it is the right file, rename it",
+            };
+            let message = format!("the file holds another symbol than the node is named after; {remedy}");
+            return Err(Error::invalid(message).with("node", node).with("symbol", symbol).with("by", place));
+        }
+        if !self.is_compared.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 file = %self.config.path.display(),
-                column,
-                value,
+                by = place,
+                symbol,
                 node = node.as_str(),
                 "the file names another symbol than the node it is read for"
             );
         }
+        Ok(())
     }
 
     /// From the bar of the first row of a series to the end of its last row's, unless the file says that it
@@ -236,7 +275,7 @@ impl Inner {
                 "the file is said to hold bars of {vouched} (with_interval), not of {interval}"
             ));
         }
-        if let Some(named) = interval_in_name(&self.config.path).filter(|named| *named != interval) {
+        if let Some((_, named)) = name::told(&self.config.path).filter(|(_, named)| *named != interval) {
             return refuse(format!(
                 "the file's name says that it holds bars of {named}, not of {interval}; ask for bars of {named}, or \
                  rename the file if that is wrong"
@@ -306,21 +345,10 @@ impl Stamp {
     }
 }
 
-/// The interval in a name such as `BTCUSDT-1h-2024-01.zip` or `BTCUSDT-1h-2024-01-31.csv`.
-fn interval_in_name(path: &Path) -> Option<Interval> {
-    let name = path.file_name()?.to_string_lossy();
-    let is_number =
-        |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
-    let parts: Vec<_> = name.split('-').collect();
-    let before_date = |window: &[&str]| match window {
-        [interval, year, month] if is_number(year, 4) => {
-            let month = month.split('.').next().unwrap_or_default();
-            is_number(month, 2).then(|| interval.parse().ok())?
-        }
-        _ => None,
-    };
-    // What stands before the interval is the symbol.
-    parts.get(1..)?.windows(3).find_map(before_date)
+/// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts.
+fn is_symbol(node: &str) -> bool {
+    let is_of_symbol = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "./_-".contains(c);
+    node.len() <= 24 && node.chars().all(is_of_symbol) && node.chars().any(|c| c.is_ascii_uppercase())
 }
 
 fn format_of(config: &FileConfig) -> Result<FileFormat> {
@@ -363,21 +391,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_tell_the_interval() {
-        for (name, interval) in [
-            ("BTCUSDT-1h-2024-01.zip", Some("1h")),
-            ("x/BTCUSDT-1m-2024-01-31.csv.gz", Some("1m")),
-            ("BTC-USD-1d-2024-01.csv", Some("1d")),
-            ("BTCUSDT-1m-2024-01.0123abcd.zip", Some("1m")),
-            ("BTCUSDT-1mo-2024-01.zip", None),
-            ("1h-2024-01.csv", None),
-            ("BTCUSDT-1h.csv", None),
-            ("BTCUSDT-1h-2024.csv", None),
-            ("candles.csv", None),
-            ("a-1h-202401-02.csv", None),
-        ] {
-            let interval = interval.map(|text| text.parse().unwrap());
-            assert_eq!(interval_in_name(Path::new(name)), interval, "{name}");
+    fn a_node_may_be_called_after_a_symbol() {
+        for node in ["BTCUSDT", "BTC-USD", "BTC/USDT", "AAPL", "BRK.B", "600519.SH", "X"] {
+            assert!(is_symbol(node), "{node}");
+        }
+        for node in
+            ["ohlcv:binance:BTC/USDT:1m", "btc", "my node", "000001", "", "blake3:9F", &"A".repeat(25)]
+        {
+            assert!(!is_symbol(node), "{node}");
         }
     }
 }

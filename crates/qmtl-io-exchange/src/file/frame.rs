@@ -212,7 +212,7 @@ impl Columns {
         (0..text.len()).map(read).collect::<Result<Vec<_>>>().map(Int64Array::from)
     }
 
-    /// The symbol column as text; a null is the empty symbol.
+    /// The symbol column as text without blanks around it; a null is the empty symbol.
     fn symbols(&self, batch: &RecordBatch) -> Result<Option<StringArray>> {
         let Some(at) = self.roles.symbol else { return Ok(None) };
         let name = self.name(at);
@@ -220,11 +220,8 @@ impl Columns {
             .column_by_name(name)
             .ok_or_else(|| Error::unexpected("a block lacks the symbol column").with("column", name))?;
         let symbols = text(column, name)?;
-        Ok(Some(if symbols.null_count() == 0 {
-            symbols
-        } else {
-            StringArray::from_iter_values(symbols.iter().map(Option::unwrap_or_default))
-        }))
+        let trimmed = |symbol: Option<&str>| symbol.unwrap_or_default().trim().to_owned();
+        Ok(Some(StringArray::from_iter_values(symbols.iter().map(trimmed))))
     }
 }
 
@@ -272,6 +269,9 @@ impl Scan {
                 let mut last = None;
                 for (row, time) in times.values().iter().enumerate() {
                     let symbol = symbols.value(row);
+                    if symbol.is_empty() {
+                        return Err(Error::schema("a row has no symbol").with("row", self.row + row as u64));
+                    }
                     let id = match last {
                         Some((known, id)) if known == symbol => id,
                         _ => self.builder.id(symbol)?,

@@ -1,7 +1,6 @@
 //! Several files of one series as one source.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -9,11 +8,11 @@ use qmtl_history_api::arrow_array::{RecordBatch, RecordBatchOptions, new_null_ar
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, PageOrder,
-    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet,
+    Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 
-use super::FileFetcher;
+use super::{FileFetcher, name};
 
 /// Serves the bars of several files, such as those of the days of a month, as one source.
 ///
@@ -37,7 +36,7 @@ impl FileSet {
     /// to which later days are added remains the same source in another version.
     ///
     /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or
-    /// in their names (`BTCUSDT-1h-2024-01.csv`), and no symbol column was given; `Schema` when two files have a
+    /// in their names (`BTCUSDT.csv`, `ETHUSDT.csv`), and no symbol column was given; `Schema` when two files have a
     /// column of one name and different types, naming both.
     pub fn new(files: impl IntoIterator<Item = FileFetcher>) -> Result<Self> {
         let files: Arc<[_]> = files.into_iter().collect();
@@ -52,29 +51,41 @@ impl FileSet {
         Arc::clone(&self.schema)
     }
 
-    /// The files that have rows of a series, with where each has them. Errors: as [`FileFetcher::range`], for
-    /// a symbol only when all files lack it.
-    fn parts(&self, key: &SeriesKey) -> Result<Vec<(&FileFetcher, TimeRange)>> {
-        let mut parts = Vec::new();
+    /// The files by what they have of a series. Errors: as [`FileFetcher::range`], for a symbol only when all files
+    /// lack it.
+    fn parts(&self, key: &SeriesKey) -> Result<Parts<'_>> {
+        let (mut parts, mut lacking) = (Vec::new(), Vec::new());
         let mut unknown = None;
         for file in self.files.iter() {
             match file.range(key) {
                 Ok(extent) => parts.push((file, extent)),
-                Err(e) if e.kind() == ErrorKind::NotFound => unknown = unknown.or(Some(e)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    lacking.extend(file.bounds());
+                    unknown = unknown.or(Some(e));
+                }
                 Err(e) => return Err(e),
             }
         }
         match unknown {
             Some(e) if parts.is_empty() => Err(e),
-            _ => Ok(parts),
+            _ => Ok(Parts { having: parts, lacking }),
         }
     }
+}
+
+/// What the files of a set have of a series.
+struct Parts<'a> {
+    /// Those with rows of it, and where each has them.
+    having: Vec<(&'a FileFetcher, TimeRange)>,
+    /// Where those reach that have rows of other symbols alone.
+    lacking: Vec<TimeRange>,
 }
 
 #[async_trait]
 impl DataFetcher for FileSet {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let parts = self.parts(&request.key)?;
+        let Parts { having: parts, lacking } = parts;
         let extents: Vec<_> = parts.iter().map(|(_, extent)| *extent).collect();
         let mut answers = Vec::new();
         for (file, _) in parts.iter().filter(|(_, extent)| extent.intersect(request.range).is_some()) {
@@ -85,7 +96,9 @@ impl DataFetcher for FileSet {
             .try_flatten()
             .map(move |batch| batch.and_then(|batch| in_schema(&schema, &batch)));
         let mut proven = RangeSet::new();
-        proven.extend(proven_by(extents).into_iter().filter_map(|range| range.intersect(request.range)));
+        proven.extend(
+            proven_by(extents, &lacking).into_iter().filter_map(|range| range.intersect(request.range)),
+        );
         let reason = format!("no row between the first and the last one of a file of {}", self.source);
         Ok(Fetched::new(BatchStream::new(self.schema(), batches.boxed())).with_proven(proven, reason))
     }
@@ -110,7 +123,7 @@ fn are_one_series(files: &[FileFetcher]) -> Result<()> {
     for file in named {
         let path = &file.0.config.path;
         let in_column = file.0.opened.sole.as_ref().map(|(_, value)| value.clone());
-        for (known, symbol) in first.iter_mut().zip([in_column, symbol_in_name(path)]) {
+        for (known, symbol) in first.iter_mut().zip([in_column, name::capitals(path)]) {
             let Some(symbol) = symbol else { continue };
             match known {
                 Some((other, of)) if !other.eq_ignore_ascii_case(&symbol) => {
@@ -129,17 +142,9 @@ fn are_one_series(files: &[FileFetcher]) -> Result<()> {
     Ok(())
 }
 
-/// The symbol in a name of the form `BTCUSDT-1h.csv` or `BTCUSDT-1h-2024-01.zip`.
-fn symbol_in_name(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let mut parts = name.split('.').next()?.split('-');
-    let symbol = parts.next()?;
-    parts.next()?.parse::<Interval>().ok()?;
-    (!symbol.is_empty()).then(|| symbol.to_owned())
-}
-
-/// What files prove that reach so far: what is inside each, and short holes between neighbours.
-fn proven_by(mut extents: Vec<TimeRange>) -> Vec<TimeRange> {
+/// What files prove that reach so far: what is inside each, and short holes between neighbours, unless a file that
+/// lacks the series lies there: it may hold it under another name.
+fn proven_by(mut extents: Vec<TimeRange>, lacking: &[TimeRange]) -> Vec<TimeRange> {
     extents.sort_unstable_by_key(|extent| (extent.start(), extent.end()));
     let mut proven = extents.clone();
     // The file that reaches furthest so far is the neighbour of the next one.
@@ -148,6 +153,7 @@ fn proven_by(mut extents: Vec<TimeRange>) -> Vec<TimeRange> {
         if let Some(before) = before
             && let Some(hole) = TimeRange::checked(before.end(), next.start())
             && hole.micros() < before.micros().min(next.micros()) / 2
+            && lacking.iter().all(|other| other.intersect(hole).is_none())
         {
             proven.push(hole);
         }
@@ -229,20 +235,22 @@ mod tests {
     }
 
     fn proven(extents: &[(i64, i64)]) -> RangeSet {
+        proven_beside(extents, &[])
+    }
+
+    fn proven_beside(extents: &[(i64, i64)], lacking: &[TimeRange]) -> RangeSet {
         let mut set = RangeSet::new();
-        set.extend(proven_by(extents.iter().map(|(start, end)| range(*start, *end)).collect()));
+        set.extend(proven_by(extents.iter().map(|(start, end)| range(*start, *end)).collect(), lacking));
         set
     }
 
     #[test]
-    fn a_name_tells_its_symbol_where_it_has_an_interval() {
-        let symbol = |name: &str| symbol_in_name(Path::new(name));
-        assert_eq!(symbol("/x/BTCUSDT-1h-2024-01.zip").as_deref(), Some("BTCUSDT"));
-        assert_eq!(symbol("ETHUSDT-5m.csv.gz").as_deref(), Some("ETHUSDT"));
+    fn a_hole_in_which_a_file_of_other_symbols_lies_is_not_proven() {
         assert_eq!(
-            [symbol("2024-01-01.csv"), symbol("a-b.csv"), symbol("-1h.csv"), symbol("day1.csv")],
-            [None, None, None, None]
+            proven_beside(&[(0, 24), (25, 48)], &[range(24, 25)]).as_slice(),
+            [range(0, 24), range(25, 48)]
         );
+        assert_eq!(proven_beside(&[(0, 24), (25, 48)], &[range(50, 60)]).as_slice(), [range(0, 48)]);
     }
 
     #[test]

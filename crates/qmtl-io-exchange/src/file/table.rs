@@ -20,6 +20,17 @@ pub(super) struct Selection {
     pub(super) symbol: String,
 }
 
+/// A symbol without the blanks around it, which no two symbols differ in.
+pub(super) fn symbol_of(field: &[u8]) -> &[u8] {
+    let field = field.trim_ascii();
+    // Blanks of other scripts, such as the one that does not break.
+    let is_odd = |byte: Option<&u8>| byte.is_some_and(|byte| !byte.is_ascii());
+    if !is_odd(field.first()) && !is_odd(field.last()) {
+        return field;
+    }
+    std::str::from_utf8(field).map_or(field, |text| text.trim().as_bytes())
+}
+
 /// Random access to the blocks of a scanned file.
 pub(super) trait Table: Debug + Send + Sync {
     /// `ts`, then the payload columns in file order.

@@ -7,8 +7,8 @@ use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::{Float64Type, TimestampSecondType};
 use qmtl_history_api::arrow_array::{Float64Array, RecordBatch, StringArray};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, NodeId, Timestamp, frame};
-use qmtl_io_exchange::FileFetcher;
+use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, Timestamp, frame};
+use qmtl_io_exchange::{FileConfig, FileFetcher, FileSet};
 
 use crate::files::{TestFile, file, key, range, rows};
 use crate::formats::{Table, ipc_file, parquet};
@@ -289,4 +289,109 @@ async fn a_file_that_changed_is_refused_also_midway() {
     assert_eq!(fetcher.fetch(&hole).await.unwrap_err().to_string(), expected);
     std::fs::remove_file(&growing.path).unwrap();
     assert_eq!(fetcher.fetch(&hole).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_file_of_another_symbol_is_refused_for_a_node_that_is_named_after_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "2024-01-01T00:00:00Z,ETH/USDT,1\n2024-01-01T00:01:00Z,ETH/USDT,2\n";
+    let with_column = folder.path().join("candles.csv");
+    std::fs::write(&with_column, format!("ts,symbol,close\n{rows}")).unwrap();
+    let with_name = folder.path().join("ETHUSDT-1m-2024-01-01.csv");
+    std::fs::write(&with_name, "ts,close\n2024-01-01T00:00:00Z,1\n2024-01-01T00:01:00Z,2\n").unwrap();
+    let range = async |config: FileConfig, node: &str| {
+        let fetcher = FileFetcher::open(config).await.unwrap();
+        fetcher.range(&SeriesKey::new(node, Interval::MINUTE).unwrap())
+    };
+    for (path, by) in [(&with_column, "by: symbol"), (&with_name, "by: the file's name")] {
+        let error = range(FileConfig::new(path), "BTCUSDT").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let text = error.to_string();
+        assert!(text.starts_with("the file holds another symbol than the node is named after"), "{text}");
+        assert!(text.contains(by) && text.contains("ETH"), "{text}");
+        // A node may be called anything, and by the symbol in any spelling.
+        for node in ["ETHUSDT", "ETH-USDT", "ohlcv:binance:ETH/USDT:1m", "my input"] {
+            assert!(range(FileConfig::new(path), node).await.is_ok(), "{node}");
+        }
+    }
+    // The remedy.
+    let told = FileConfig::new(&with_column)
+        .with_symbol_column("symbol")
+        .with_symbol(NodeId::new("BTCUSDT").unwrap(), "ETH/USDT");
+    assert!(range(told, "BTCUSDT").await.is_ok());
+}
+
+/// A fetcher of a file of this content.
+async fn opened(folder: &tempfile::TempDir, name: &str, content: &str, symbol: Option<&str>) -> FileFetcher {
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    let config = FileConfig::new(&path);
+    let config = symbol.into_iter().fold(config, |config, column| config.with_symbol_column(column));
+    FileFetcher::open(config).await.unwrap()
+}
+
+#[tokio::test]
+async fn blanks_around_a_symbol_are_none_and_another_case_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SeriesKey::new("BTC", Interval::MINUTE).unwrap();
+    let rows = |symbols: [&str; 4]| {
+        let lines = (0..).zip(symbols).map(|(at, symbol)| format!("{},{symbol},{at}\n", BASE + at * 60));
+        format!("ts,symbol,close\n{}", lines.collect::<String>())
+    };
+    let whole =
+        opened(&folder, "blanks.csv", &rows(["BTC", "BTC ", " BTC", "BTC\u{a0}"]), Some("symbol")).await;
+    let request = FetchRequest::new(key.clone(), whole.range(&key).unwrap());
+    assert_eq!(whole.fetch(&request).await.unwrap().batches.collect().await.unwrap().num_rows(), 4);
+    let cased = opened(&folder, "case.csv", &rows(["BTC", "btc", "BTC", "BTC"]), Some("symbol")).await;
+    let error = cased.range(&key).unwrap_err().to_string();
+    assert!(
+        error.starts_with("the file spells a symbol in two ways") && error.contains("\"btc\""),
+        "{error}"
+    );
+    let path = folder.path().join("none.csv");
+    std::fs::write(&path, rows(["BTC", " ", "BTC", "BTC"])).unwrap();
+    let error = FileFetcher::open(FileConfig::new(&path).with_symbol_column("symbol")).await.unwrap_err();
+    assert!(error.to_string().starts_with("a row has no symbol (line: 3"), "{error}");
+}
+
+#[tokio::test]
+async fn files_of_one_set_are_not_called_after_two_symbols() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |from: i64| format!("ts,close\n{},1\n{},2\n", BASE + from, BASE + from + 60);
+    for names in [
+        ["BTCUSDT.csv", "ETHUSDT.csv"],
+        ["BTCUSDT_1m.csv", "ETHUSDT_1m.csv"],
+        ["Binance_BTCUSDT_2024_minute.csv", "Binance_ETHUSDT_2024_minute.csv"],
+    ] {
+        let first = opened(&folder, names[0], &rows(0), None).await;
+        let second = opened(&folder, names[1], &rows(120), None).await;
+        let error = FileSet::new([first, second]).unwrap_err().to_string();
+        assert!(error.starts_with("files of different symbols are named for one series"), "{error}");
+    }
+    for names in [["2024-01.csv", "2024-02.csv"], ["BTCUSDT-1m-2024-01.csv", "BTCUSDT-1m-2024-02.csv"]] {
+        let first = opened(&folder, names[0], &rows(0), None).await;
+        let second = opened(&folder, names[1], &rows(120), None).await;
+        assert!(FileSet::new([first, second]).is_ok(), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hole_with_a_file_that_lacks_the_symbol_is_not_proven() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |symbol: &str, minutes: std::ops::Range<i64>| {
+        let lines = minutes.map(|at| format!("{},{symbol},{at}\n", BASE + at * 60));
+        format!("ts,symbol,close\n{}", lines.collect::<String>())
+    };
+    let mut files = Vec::new();
+    for (name, symbol, minutes) in
+        [("a.csv", "FB", 0..20), ("b.csv", "META", 20..23), ("c.csv", "FB", 24..44)]
+    {
+        files.push(opened(&folder, name, &rows(symbol, minutes), Some("symbol")).await);
+    }
+    let set = FileSet::new(files).unwrap();
+    let key = SeriesKey::new("FB", Interval::MINUTE).unwrap();
+    let at = |minute: i64| Timestamp::from_secs(BASE + minute * 60).unwrap();
+    let all = qmtl_history_api::TimeRange::new(at(0), at(44)).unwrap();
+    let proven = set.fetch(&FetchRequest::new(key, all)).await.unwrap().proven;
+    assert_eq!(proven.inclusive(Interval::MINUTE), [(at(0), at(19)), (at(24), at(43))]);
 }

@@ -10,7 +10,7 @@ use qmtl_history_api::{Error, ErrorKind, Result};
 use super::layout::{Column, Layout, integer, number};
 use super::split::{Record, Splitter};
 use crate::file::bytes::{FileBytes, io_error};
-use crate::file::table::{Selection, Table};
+use crate::file::table::{Selection, Table, symbol_of};
 use crate::file::time::TsUnit;
 
 /// Where a block stands in the file, and the line that it starts with.
@@ -55,7 +55,8 @@ impl CsvTable {
                 return Err(Error::new(ErrorKind::Conflict, "the file changed while it was read"));
             }
             let time = self.layout.time(&record)?;
-            let is_other = self.layout.symbol.is_some_and(|at| record.field(at) != rows.symbol.as_bytes());
+            let is_other =
+                self.layout.symbol.is_some_and(|at| symbol_of(record.field(at)) != rows.symbol.as_bytes());
             if is_other || !rows.span.contains(&time) {
                 continue;
             }

@@ -14,7 +14,7 @@ use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
 use crate::file::one_series::OneSeries;
-use crate::file::table::Opened;
+use crate::file::table::{Opened, symbol_of};
 use crate::file::time::{Reading, parse_iso};
 
 /// Scans the file, once unless its times must be read one by one; memory is bounded by a block, whatever the
@@ -138,7 +138,10 @@ impl<'a> Scan<'a> {
             }
         }
         if let Some(at) = layout.symbol {
-            let symbol = record.field(at);
+            let symbol = symbol_of(record.field(at));
+            if symbol.is_empty() {
+                return Err(Error::schema("a row has no symbol").with("line", record.line));
+            }
             if self.symbol.1 == usize::MAX || self.symbol.0 != symbol {
                 let text = std::str::from_utf8(symbol)
                     .map_err(|_| Error::schema("a symbol is not UTF-8").with("line", record.line))?;

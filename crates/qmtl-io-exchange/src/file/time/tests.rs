@@ -57,9 +57,11 @@ fn what_is_not_proven_is_refused_with_the_remedy() {
         );
     }
     assert_eq!(
-        refusal(Some(TsUnit::Second), &[-1, BAR]),
+        refusal(Some(TsUnit::Second), &[-9_214_560_001, BAR]),
         "the time column is declared in seconds, but this value leaves the years 1678 to 9999"
     );
+    let from_1962 = [-252_460_800, BAR];
+    assert_eq!(read(Some(TsUnit::Second), &from_1962).unwrap(), (TsUnit::Second, from_1962.to_vec()));
     // Before 1990 a declaration is needed, and believed, also where other units' years lie between two rows.
     assert_eq!(read(Some(TsUnit::Second), &[0, 60]).unwrap(), (TsUnit::Second, vec![0, 60]));
     let apart = [86_400_000, BAR * 1_000];
@@ -114,7 +116,9 @@ fn spans_hold_exactly_the_values_inside() {
     assert_eq!(TsUnit::Millisecond.span(range), 1_001..3_000);
     assert_eq!(TsUnit::Microsecond.span(range), 1_000_001..3_000_000);
     assert_eq!(TsUnit::Nanosecond.span(range), 1_000_001_000..3_000_000_000);
-    assert_eq!(TsUnit::Nanosecond.span(TimeRange::ALL), 0..i64::MAX);
+    assert_eq!(TsUnit::Nanosecond.span(TimeRange::ALL), -9_214_560_000_000_000_000..i64::MAX);
+    let early = TimeRange::new(at(-1_500_000), at(-500_000)).unwrap();
+    assert_eq!((TsUnit::Second.span(early), TsUnit::Millisecond.span(early)), (-1..0, -1_500..-500));
     assert_eq!(TsUnit::Nanosecond.distance_micros(1), 1);
     assert_eq!(TsUnit::Second.distance_micros(60), 60_000_000);
 }
@@ -133,9 +137,16 @@ fn iso_text_names_instants() {
     }
     assert_eq!(parse_iso("2018-01-10"), Some((BAR - 17_700) * 1_000_000));
     assert_eq!(parse_iso("2018-01-10 04:55:00.000001"), Some(BAR * 1_000_000 + 1));
-    for text in
-        ["", "1515560100", "20180110", "04:55", "2018-01-10 04:55:00.0000001", "1969-12-31", "2018-13-01"]
-    {
+    for text in [
+        "",
+        "1515560100",
+        "20180110",
+        "04:55",
+        "2018-01-10 04:55:00.0000001",
+        "1677-12-31",
+        "-1515560100",
+        "2018-13-01",
+    ] {
         assert_eq!(parse_iso(text), None, "{text}");
     }
 }
