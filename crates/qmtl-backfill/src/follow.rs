@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use qmtl_history_api::frame::Conflict;
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::frame::{self, Conflict};
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, Moment, NoProgress,
-    ProgressSink, RangeSet, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, HistoryBackend, HistoryBackendExt, Moment,
+    NoProgress, ProgressSink, RangeSet, ReadRequest, Result, SeriesKey, SourceId, StopSignal, TimeRange,
+    Timestamp,
 };
 
 use qmtl_observe::TokioClock;
 
 use crate::FetcherBackfillStrategy;
 use crate::absence::opened_by;
+use crate::strategy::batch;
 use pace::Pace;
 
 /// The longest sleep: a wall clock may be set while we sleep by the other one.
@@ -108,10 +111,40 @@ struct Followed {
     key: SeriesKey,
     strategy: FetcherBackfillStrategy,
     pace: Pace,
-    /// Bars that were stored when their source might still change them, by source.
-    early: Vec<(SourceId, RangeSet)>,
+    /// What was stored when its source might still change it.
+    early: Vec<Early>,
     /// When bars were last looked at again, on the monotonic clock.
     reread_at: Option<Duration>,
+}
+
+/// Bars of one source that it might still change when they were stored.
+#[derive(Clone, Debug)]
+struct Early {
+    source: SourceId,
+    bars: RangeSet,
+    /// Their rows as they came to stand in the store, as far as they have been looked at: a row that is another
+    /// one by now is somebody else's.
+    rows: RecordBatch,
+}
+
+impl Early {
+    /// Looks at the rows of the bars that have not been looked at. A store that does not answer is asked with the
+    /// next round.
+    async fn look(&mut self, key: &SeriesKey, backend: &dyn HistoryBackend) -> Result<()> {
+        let unseen = self.bars.difference(&frame::row_runs(key, &self.rows)?);
+        let Some(span) = unseen.span() else { return Ok(()) };
+        let rows = backend.read_all(&ReadRequest::new(key.clone(), span)).await?;
+        let rows = batch::within(&rows, &unseen)?;
+        self.rows = batch::join(key, &[self.rows.clone(), rows])?;
+        Ok(())
+    }
+
+    /// Keeps `bars` alone.
+    fn retain(&mut self, bars: RangeSet) -> Result<()> {
+        self.rows = batch::within(&self.rows, &bars)?;
+        self.bars = bars;
+        Ok(())
+    }
 }
 
 impl Follower {
@@ -154,9 +187,10 @@ impl Follower {
 
     /// Takes in a fill of a followed series that somebody else ran: what it stored need not be looked for.
     pub async fn take_in(&mut self, report: &BackfillReport, backend: &dyn HistoryBackend) {
-        let now = self.clock.now();
+        // A clock that is set to and fro between two looks would seem never to have been set.
+        let (now, _) = self.compare_clocks();
         if let Some(own) = self.series.iter_mut().find(|own| own.key == report.key) {
-            own.take_in(report, (now, &self.config), backend).await;
+            own.take_in(report, (now.wall, &self.config), backend).await;
         }
     }
 
@@ -166,7 +200,7 @@ impl Follower {
     /// Dropping the future cancels: what is stored stays, and the same rounds are due again.
     pub async fn next(&mut self, backend: &dyn HistoryBackend) -> Vec<Round> {
         while !self.stop.is_stopped() {
-            let Moment { wall: now, monotonic, .. } = self.compare_clocks();
+            let (Moment { wall: now, monotonic, .. }, _) = self.compare_clocks();
             let rounds: Vec<_> = self.series.iter().filter_map(|own| own.due(now, monotonic)).collect();
             if rounds.is_empty() {
                 let next = self.series.iter().map(|own| own.next_due(now, monotonic)).min();
@@ -189,8 +223,8 @@ impl Follower {
                 .collect()
                 .await;
             let mut told = Vec::new();
+            let (Moment { wall: now, monotonic, .. }, was_set) = self.compare_clocks();
             for (round, looked_at) in done {
-                let (now, monotonic) = (self.clock.now(), self.clock.monotonic());
                 if let Some(own) = self.series.iter_mut().find(|own| own.key == round.key) {
                     if let Some(bars) = looked_at {
                         own.looked_at(&bars, monotonic);
@@ -203,20 +237,25 @@ impl Follower {
                 }
                 told.push(round);
             }
+            if was_set {
+                // What a round has settled by a clock that was set meanwhile is not settled.
+                self.series.iter_mut().for_each(|own| own.pace.due_now());
+            }
             return told;
         }
         Vec::new()
     }
 
-    /// The time by both clocks; when the wall clock was set since the last look, every series is due.
-    fn compare_clocks(&mut self) -> Moment {
+    /// The time by both clocks, and whether the wall clock was set since the last look: then every series is due.
+    fn compare_clocks(&mut self) -> (Moment, bool) {
         let now = Moment::now(&*self.clock);
-        if now.since(self.seen).is_none() {
+        let was_set = now.since(self.seen).is_none();
+        if was_set {
             tracing::info!(now = %now.wall, before = %self.seen.wall, "the clock was set; every series is looked at");
             self.series.iter_mut().for_each(|own| own.pace.due_now());
         }
         self.seen = now;
-        now
+        (now, was_set)
     }
 }
 
@@ -226,14 +265,14 @@ struct Due {
     key: SeriesKey,
     /// What to fill.
     fill: Option<TimeRange>,
-    /// What to look at again.
-    again: Vec<(SourceId, RangeSet)>,
+    /// What to look at again: the source and the rows that it gave.
+    again: Vec<(SourceId, RecordBatch)>,
 }
 
 impl Followed {
     /// When something is to be done next.
     fn next_due(&self, now: Timestamp, monotonic: Duration) -> Timestamp {
-        let early = self.early.iter().filter_map(|(_, bars)| bars.span()).map(TimeRange::start).min();
+        let early = self.early.iter().filter_map(|early| early.bars.span()).map(TimeRange::start).min();
         let settled = early.and_then(|bar| bar.checked_add(self.settles_after()));
         // Looks are not taken more often than every so often, however short the bars are.
         let pause = self.reread_at.map_or(Duration::ZERO, |at| (at + REREAD_EVERY).saturating_sub(monotonic));
@@ -255,8 +294,10 @@ impl Followed {
             .early
             .iter()
             .filter(|_| is_rested)
-            .map(|(source, bars)| (source.clone(), settled(bars)))
-            .filter(|(_, bars)| !bars.is_empty())
+            .filter_map(|early| {
+                let rows = batch::within(&early.rows, &settled(&early.bars)).ok()?;
+                (rows.num_rows() > 0).then(|| (early.source.clone(), rows))
+            })
             .collect();
         (fill.is_some() || !again.is_empty()).then(|| Due { key: self.key.clone(), fill, again })
     }
@@ -270,13 +311,14 @@ impl Followed {
     ) -> (Round, Option<Vec<(SourceId, RangeSet)>>) {
         let mut revised = Vec::new();
         let mut looked_at = (!due.again.is_empty()).then(Vec::new);
-        for (source, bars) in &due.again {
-            match self.strategy.reread(&self.key, (source, bars), backend, stop).await {
+        for (source, rows) in &due.again {
+            let bars = frame::row_runs(&self.key, rows).unwrap_or_default();
+            match self.strategy.reread(&self.key, (source, rows), backend, stop).await {
                 Ok(reread) => {
                     revised.extend(reread.revised);
                     // A source that has lost a bar is not asked for it for ever.
                     let past = self.settles_after() + REREAD_FOR;
-                    let past = reread.as_of.map(|as_of| opened_by(as_of, past, bars)).unwrap_or_default();
+                    let past = reread.as_of.map(|as_of| opened_by(as_of, past, &bars)).unwrap_or_default();
                     looked_at.get_or_insert_default().push((source.clone(), past.union(&reread.checked)));
                 }
                 // It is looked at with the next round.
@@ -290,7 +332,7 @@ impl Followed {
             }
             None => None,
         };
-        let looked = due.again.iter().filter_map(|(_, bars)| bars.span()).next();
+        let looked = due.again.iter().find_map(|(_, rows)| frame::row_runs(&self.key, rows).ok()?.span());
         let range = due.fill.or(looked).unwrap_or(TimeRange::ALL);
         (Round { key: self.key.clone(), range, filled, revised }, looked_at)
     }
@@ -298,11 +340,14 @@ impl Followed {
     fn looked_at(&mut self, bars: &[(SourceId, RangeSet)], monotonic: Duration) {
         self.reread_at = Some(monotonic);
         for (source, bars) in bars {
-            for (_, early) in self.early.iter_mut().filter(|(own, _)| own == source) {
-                *early = early.difference(bars);
+            for early in self.early.iter_mut().filter(|early| early.source == *source) {
+                let left = early.bars.difference(bars);
+                if let Err(error) = early.retain(left) {
+                    tracing::warn!(series = %self.key, error = error.chain(), "bars are not looked at again");
+                }
             }
         }
-        self.early.retain(|(_, early)| !early.is_empty());
+        self.early.retain(|early| !early.bars.is_empty());
     }
 
     async fn take_in(
@@ -318,10 +363,18 @@ impl Followed {
             seen.checked_sub(self.settles_after()).and_then(|bar| TimeRange::checked(bar, Timestamp::MAX));
         for (source, bars) in &report.filled {
             let bars = early.map_or_else(|| bars.clone(), |early| bars.within(early)).on_grid(interval);
-            match self.early.iter_mut().find(|(own, _)| own == source) {
-                Some((_, known)) => *known = known.union(&bars),
-                None if !bars.is_empty() => self.early.push((source.clone(), bars)),
+            match self.early.iter_mut().find(|early| early.source == *source) {
+                Some(early) => early.bars = early.bars.union(&bars),
+                None if !bars.is_empty() => {
+                    let rows = RecordBatch::new_empty(frame::ts_only_schema());
+                    self.early.push(Early { source: source.clone(), bars, rows });
+                }
                 None => {}
+            }
+        }
+        for early in &mut self.early {
+            if let Err(error) = early.look(&self.key, backend).await {
+                tracing::debug!(series = %self.key, error = error.chain(), "stored rows are looked at later");
             }
         }
         let failed_from = report.failed.iter().map(|(range, _)| range.start()).min();

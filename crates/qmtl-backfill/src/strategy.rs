@@ -1,6 +1,6 @@
 //! Filling from a fetcher: coverage, plan, windows in flight, gathered writes, report.
 
-mod batch;
+pub(crate) mod batch;
 mod fetch;
 mod notes;
 mod reread;
@@ -305,8 +305,11 @@ impl FetcherBackfillStrategy {
         };
         let now = self.clock.now();
         report.missing = after.missing(request.range, key.interval, &self.sources(), now);
-        // What closed days ago by our clock is not young, whatever time it is at its source.
+        // What closed days ago by our clock is not young, whatever time it is at its source; nor is anything where
+        // it is days ago at the source.
+        let is_astray = report.answered_at.is_some_and(|at| now.since(at) > YOUNG_FOR);
         let young = now.checked_sub(YOUNG_FOR).and_then(|from| TimeRange::checked(from, Timestamp::MAX));
+        let young = young.filter(|_| !is_astray);
         report.too_young = young.map_or_else(RangeSet::new, |young| report.too_young.within(young));
         report.too_young = report.too_young.intersection(&report.missing);
         report.out_of_reach = plan.out_of_reach().intersection(&report.missing);

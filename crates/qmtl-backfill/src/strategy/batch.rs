@@ -35,7 +35,7 @@ pub(super) fn owned(batch: RecordBatch) -> Result<RecordBatch> {
 }
 
 /// The rows of a canonical batch that stand inside of `wanted`.
-pub(super) fn within(batch: &RecordBatch, wanted: &RangeSet) -> Result<RecordBatch> {
+pub(crate) fn within(batch: &RecordBatch, wanted: &RangeSet) -> Result<RecordBatch> {
     let ts = frame::timestamps(batch)?;
     let is_wanted = ts.values().iter().map(|micros| {
         let point = Timestamp::from_micros(*micros)?;
@@ -83,7 +83,7 @@ pub(super) fn with_columns(key: &SeriesKey, columns: &SchemaRef, batch: &RecordB
 }
 
 /// Ascending canonical batches of compatible columns as one; a column that one lacks is null there.
-pub(super) fn join(key: &SeriesKey, batches: &[RecordBatch]) -> Result<RecordBatch> {
+pub(crate) fn join(key: &SeriesKey, batches: &[RecordBatch]) -> Result<RecordBatch> {
     let mut columns = frame::ts_only_schema();
     for batch in batches {
         columns = with_columns(key, &columns, batch)?;

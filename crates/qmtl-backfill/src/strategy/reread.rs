@@ -27,17 +27,17 @@ pub struct Reread {
 }
 
 impl FetcherBackfillStrategy {
-    /// Reads `bars`, which `source` gave before, once more from it, and replaces the stored rows that
-    /// differ, each by its own later version.
+    /// Reads the bars of `given`, the canonical rows that `source` gave before, once more from it, and replaces
+    /// the stored rows that differ, each by its own later version.
     ///
-    /// Bars that the source may still change are left for later, and so are those that it no longer has. When
+    /// A stored row that is not the given one any more is somebody else's and stays. Bars that the source may still change are left for later, and so are those that it no longer has. When
     /// `stop` is given it asks nothing more, and says what it has looked at by then.
     /// Errors: `NotFound` for a source that this strategy does not have; else those of the source and of
     /// the store.
     pub async fn reread(
         &self,
         key: &SeriesKey,
-        (source, bars): (&SourceId, &RangeSet),
+        (source, given): (&SourceId, &RecordBatch),
         backend: &dyn HistoryBackend,
         stop: &StopSignal,
     ) -> Result<Reread> {
@@ -46,7 +46,8 @@ impl FetcherBackfillStrategy {
             Error::new(ErrorKind::NotFound, "the strategy has no such source").with("source", source)
         })?;
         let mut reread = Reread::default();
-        for piece in plan::pieces(bars, key.interval, fetcher.limits().max_rows) {
+        let bars = frame::row_runs(key, given)?;
+        for piece in plan::pieces(&bars, key.interval, fetcher.limits().max_rows) {
             let Some(range) = piece.span() else { continue };
             let (rows, as_of) = tokio::select! {
                 biased;
@@ -58,6 +59,9 @@ impl FetcherBackfillStrategy {
             let rows = batch::within(&rows, &absence::opened_by(as_of, wait, &piece))?;
             let stored = backend.read_all(&ReadRequest::new(key.clone(), range)).await?;
             let rows = batch::named_as_stored(&rows, &stored.schema());
+            reread.checked = reread.checked.union(&frame::row_runs(key, &rows)?);
+            let others: RangeSet = others_in(key, (&stored, given))?;
+            let rows = batch::within(&rows, &RangeSet::from(range).difference(&others))?;
             let revised = frame::differences(&stored, &rows)?;
             if !revised.is_empty() {
                 let points = revised.iter().map(|row| row.ts);
@@ -66,7 +70,6 @@ impl FetcherBackfillStrategy {
                 let write = WriteRequest::new(key.clone()).with_on_conflict(OnConflict::Replace);
                 backend.write_rows(&write, newer).await?;
             }
-            reread.checked = reread.checked.union(&frame::row_runs(key, &rows)?);
             reread.revised.extend(revised);
         }
         Ok(reread)
@@ -89,6 +92,12 @@ impl FetcherBackfillStrategy {
         let rows = frame::normalize(key, range, &batches)?.rows;
         Ok((rows, fetched.as_of.map_or(now, |as_of| as_of.min(now))))
     }
+}
+
+/// Where `stored` has another row than `ours`, which somebody else has put there.
+pub(super) fn others_in(key: &SeriesKey, (stored, ours): (&RecordBatch, &RecordBatch)) -> Result<RangeSet> {
+    let points = frame::differences(stored, ours)?.into_iter().map(|row| row.ts);
+    Ok(RangeSet::from_sorted_points(points, key.interval))
 }
 
 /// `stored` with the columns that `newer`, which has the same times, has of them.

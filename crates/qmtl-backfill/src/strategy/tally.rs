@@ -80,10 +80,10 @@ impl Tally {
         self.kept_out += receipt.rows_kept_out;
     }
 
-    /// Takes in what a stored answer brought.
-    pub(super) fn stored(&mut self, answer: &Answer) {
+    /// Takes in what a stored answer brought, but for the bars of which `others` had put other rows there.
+    pub(super) fn stored(&mut self, answer: &Answer, others: &RangeSet) {
         for part in &answer.parts {
-            self.filled[part.source].extend(part.present.iter());
+            self.filled[part.source].extend(part.present.difference(others).iter());
             part.proofs.iter().for_each(|proof| self.empty[part.source].extend(proof.ranges.iter()));
         }
     }

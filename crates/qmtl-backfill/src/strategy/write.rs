@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Error, ErrorKind, Result, WriteReceipt, WriteRequest};
+use qmtl_history_api::{
+    Error, ErrorKind, HistoryBackendExt, RangeSet, ReadRequest, Result, WriteReceipt, WriteRequest, frame,
+};
 use qmtl_observe::metrics;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument;
 
 use super::fetch::Answer;
 use super::tally::Tally;
-use super::{Job, batch, fetch};
+use super::{Job, batch, fetch, reread};
 
 /// Failed writes in a row after which the store is taken to be gone.
 const WRITES_IN_VAIN: u32 = 3;
@@ -143,9 +146,9 @@ impl<'a> Writer<'a> {
         let mut chunks = VecDeque::from([chunk]);
         while let Some(chunk) = chunks.pop_front() {
             match self.store(&chunk).await {
-                Ok(receipt) => {
+                Ok((receipt, others)) => {
                     self.in_vain = 0;
-                    self.conclude(chunk, receipt);
+                    self.conclude(chunk, receipt, &others);
                 }
                 Err(error) if is_refusal(&error) && chunk.len() > 1 => {
                     chunks.extend(chunk.into_iter().map(|answer| vec![answer]));
@@ -166,7 +169,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn store(&self, chunk: &[Answer]) -> Result<WriteReceipt> {
+    /// Stores a chunk; says too where another writer's rows stand instead of ours.
+    async fn store(&self, chunk: &[Answer]) -> Result<(WriteReceipt, RangeSet)> {
         let pieces: Vec<_> = chunk.iter().flat_map(|answer| answer.rows.iter().cloned()).collect();
         let rows = batch::join(self.job.key, &pieces)?;
         let mut request = WriteRequest::new(self.job.key.clone());
@@ -174,14 +178,30 @@ impl<'a> Writer<'a> {
             fetch::add_proof(&mut request.empty, proof.clone());
         }
         if rows.num_rows() == 0 && request.empty.is_empty() {
-            return Ok(WriteReceipt::default());
+            return Ok(Default::default());
         }
         let span = tracing::info_span!("backfill.write", rows = rows.num_rows());
-        self.job.backend.write_rows(&request, rows).instrument(span).await
+        let receipt = self.job.backend.write_rows(&request, rows.clone()).instrument(span).await?;
+        let others = if receipt.rows_kept_out > 0 { self.others(&rows).await } else { RangeSet::new() };
+        Ok((receipt, others))
+    }
+
+    /// Where the store has other rows than these. A store that does not answer now says nothing of that.
+    async fn others(&self, rows: &RecordBatch) -> RangeSet {
+        let key = self.job.key;
+        let look = async {
+            let Some(span) = frame::row_runs(key, rows)?.span() else { return Ok(RangeSet::new()) };
+            let stored = self.job.backend.read_all(&ReadRequest::new(key.clone(), span)).await?;
+            reread::others_in(key, (&stored, rows))
+        };
+        look.await.unwrap_or_else(|error: Error| {
+            tracing::debug!(series = %key, error = error.chain(), "whose rows were kept is not known");
+            RangeSet::new()
+        })
     }
 
     /// Reports the windows of a chunk that is stored.
-    fn conclude(&mut self, chunk: Vec<Answer>, receipt: WriteReceipt) {
+    fn conclude(&mut self, chunk: Vec<Answer>, receipt: WriteReceipt, others: &RangeSet) {
         let interval = self.job.key.interval;
         self.tally.written(receipt);
         metrics::rows_written(self.job.key, receipt.rows_written);
@@ -191,7 +211,7 @@ impl<'a> Writer<'a> {
         }
         let mut unassigned = receipt.rows_written;
         for answer in chunk {
-            self.tally.stored(&answer);
+            self.tally.stored(&answer, others);
             // A receipt speaks of the chunk; where others wrote beside us, the first windows count.
             let rows = row_count(&answer).min(unassigned);
             unassigned -= rows;

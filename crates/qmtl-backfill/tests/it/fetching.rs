@@ -275,6 +275,8 @@ async fn a_row_off_the_grid_costs_its_own_bar_alone_and_is_listed() {
 #[tokio::test]
 async fn rows_of_another_grid_prove_nothing_on_ours() {
     let store = Store::new();
+    // A series that has a row stands on its grid.
+    store.seed(&btc(), bars(&btc(), bar(&btc(), 100), 1)).await;
     let fetcher = Arc::new(FakeFetcher::new("fake").with_rows(|request| {
         let rows = runs([(0, 5), (12, 17)]).within(request.range);
         let late = rows.points(request.key.interval).map(|ts| ts.checked_add_micros(30_000_000).unwrap());

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qmtl_backfill::{FetcherBackfillStrategy, FollowConfig, Follower, Round};
-use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::Float64Type;
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillRequest, BatchStream, Clock, DataFetcher, FetchRequest, Fetched,
     NoProgress, PageOrder, RangeSet, Result, SourceId, SourceProfile, StopSignal, Timestamp, async_trait,
+    frame,
 };
 use qmtl_history_testkit::fixtures::{self, ManualClock, bar, bars, rows_within, source, sparse_bars};
 
@@ -101,9 +104,67 @@ async fn a_second_look_leaves_what_the_source_does_not_give() {
     let clock = ManualClock::new(bar(&btc(), 20));
     let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, runs([(3, 5)])));
     store.seed(&btc(), bars(&btc(), bar(&btc(), 0), 10)).await;
-    let all = RangeSet::from(span(0, 20));
+    let given = bars(&btc(), bar(&btc(), 0), 20);
     let reread =
-        strategy.reread(&btc(), (&source("revising"), &all), &store, &StopSignal::new()).await.unwrap();
+        strategy.reread(&btc(), (&source("revising"), &given), &store, &StopSignal::new()).await.unwrap();
     assert_eq!((reread.checked, reread.revised.len()), (runs([(0, 3), (5, 18)]), 0));
     assert_eq!(reread.as_of, Some(bar(&btc(), 20)));
+}
+
+#[tokio::test]
+async fn a_second_look_leaves_rows_that_somebody_else_has_put_there() {
+    let clock = ManualClock::new(bar(&btc(), 20));
+    let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, RangeSet::new()));
+    let closes = |values: [f64; 3]| {
+        let points = [0, 1, 2].map(|index| bar(&btc(), index));
+        fixtures::batch(&points, [("close", Arc::new(Float64Array::from(values.to_vec())) as _)])
+    };
+    // The source gave 1, 2, 3, and somebody has corrected the last one since.
+    store.seed(&btc(), closes([1.0, 2.0, 7.0])).await;
+    let given = closes([1.0, 2.0, 3.0]);
+    let reread =
+        strategy.reread(&btc(), (&source("revising"), &given), &store, &StopSignal::new()).await.unwrap();
+    let revised: Vec<_> = reread.revised.iter().map(|row| row.ts).collect();
+    assert_eq!((revised, reread.checked), (vec![bar(&btc(), 0), bar(&btc(), 1)], span(0, 3).into()));
+    let stored = store.rows(&btc()).await;
+    let close = stored.column_by_name("close").unwrap().as_primitive::<Float64Type>();
+    let truth = bars(&btc(), bar(&btc(), 0), 2);
+    let truth = truth.column_by_name("close").unwrap().as_primitive::<Float64Type>();
+    assert_eq!((&close.values()[..2], close.value(2)), (&truth.values()[..], 7.0));
+}
+
+#[tokio::test]
+async fn rows_that_another_writer_was_first_with_are_not_the_sources() {
+    let clock = ManualClock::new(bar(&btc(), 20));
+    let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, RangeSet::new()));
+    let other = bars(&btc(), bar(&btc(), 5_000), 4);
+    let other = RecordBatch::try_new(
+        other.schema(),
+        std::iter::once(Arc::new(frame::ts_array((5..9).map(|index| bar(&btc(), index)))) as ArrayRef)
+            .chain(other.columns()[1..].iter().cloned())
+            .collect(),
+    );
+    // It comes between the look at the store and the write.
+    *store.after_coverage.lock().unwrap() = Some(other.unwrap());
+    let request = BackfillRequest::new(btc(), span(0, 10));
+    let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
+    assert_eq!((report.rows_written, report.rows_kept_out), (6, 4));
+    assert_eq!(report.filled, [(source("revising"), runs([(0, 5), (9, 10)]))]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_to_and_fro_between_two_looks_leaves_no_series_asleep() {
+    let start = bar(&btc(), 20).checked_add(Duration::from_secs(1)).unwrap();
+    let clock = ManualClock::skipping_sleep(start);
+    let (store, strategy) = (Store::new(), strategy(&clock, Duration::ZERO, RangeSet::new()));
+    let mut follower = Follower::new(FollowConfig::default()).with_clock(clock.clone());
+    follower.follow(btc(), bar(&btc(), 0), strategy.clone());
+    // A fill that somebody else ran is told while the clock is a month ahead.
+    clock.set(start.checked_add(Duration::from_secs(30 * 86_400)).unwrap());
+    let request = BackfillRequest::new(btc(), span(0, 20));
+    let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
+    follower.take_in(&report, &store).await;
+    clock.set(start);
+    follower.next(&store).await;
+    assert!(clock.now() < bar(&btc(), 25), "it slept until {}", clock.now());
 }

@@ -144,7 +144,7 @@ pub(crate) fn counts_add_up(
     if !report.too_young.difference(&report.missing).is_empty() {
         return Err(format!("bars are too young but not missing: {:?}", report.too_young));
     }
-    let mut told = told.iter().filter(|(range, ..)| *range == wanted).peekable();
+    let mut told = told.iter().filter(|(range, ..)| range.contains_range(wanted)).peekable();
     if told.peek().is_none() {
         return Ok(());
     }

@@ -349,8 +349,9 @@ impl<'a> Run<'a> {
                 invariants::rows_add_up(report.rows_written, rows, (failures, unknown))
             });
             self.found(Invariant::CountsAddUp, counted)?;
-            let first = answers.iter().find(|(range, ..)| *range == report.wanted);
-            if let Some((wanted, coverage, now)) = first {
+            // A fill looks at the bars before its range too.
+            let first = answers.iter().find(|(range, ..)| range.contains_range(report.wanted));
+            if let Some((_, coverage, now)) = first {
                 let limits = qmtl_history_api::FetchLimits::none().with_max_rows(match market.kind {
                     Kind::Binance => 1_000,
                     Kind::Coinbase => 300,
@@ -361,7 +362,8 @@ impl<'a> Run<'a> {
                     .window_bars
                     .iter()
                     .fold(planner, |planner, bars| planner.with_window_bars(*bars));
-                planned = planner.plan(*wanted, coverage, *now).map_or(0, |plan| plan.request_count());
+                let (wanted, known) = (report.wanted, coverage.within(report.wanted));
+                planned = planner.plan(wanted, &known, *now).map_or(0, |plan| plan.request_count());
             }
         }
         let is_calm = asked.faulty == before.asked.faulty

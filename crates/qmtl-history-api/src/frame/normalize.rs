@@ -69,6 +69,9 @@ impl Dropped {
 /// Conflicts that [`normalize`] names; all are counted.
 const CONFLICTS_NAMED: usize = 1_000;
 
+/// From so many contradicting rows on, when they are half as many as there are times, rows are not of one series.
+const FEWEST_REPEATS: u64 = 5;
+
 /// What [`normalize`] made of a source's rows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -94,7 +97,8 @@ pub struct Normalized {
 /// Errors, all `Schema` and naming series, column and row, nothing being returned of the window:
 /// `ts` is missing, null or no timestamp; a row lies outside the years 1678 to 9999 or more than ten
 /// years outside the window (the unit is wrong); most rows are off the grid and lie closer to each
-/// other than bars of this interval can.
+/// other than bars of this interval can; five rows or more, and half as many as there are times, contradict
+/// another of their time.
 pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
     let mut normal = Normalized {
         rows: RecordBatch::new_empty(ts_only_schema()),
@@ -156,6 +160,17 @@ pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) ->
         if let Some(error) = failure {
             return Err(error);
         }
+    }
+    let conflicts = normal.dropped.conflict;
+    if conflicts >= FEWEST_REPEATS && conflicts * 2 >= order.len() as u64 {
+        let first = normal.conflicts.first().map(|conflict| conflict.ts.to_string());
+        return Err(Error::schema(
+            "many times have several rows that contradict each other: these are several series, or no bars",
+        )
+        .with("series", key)
+        .with("times", order.len())
+        .with("contradicting_rows", conflicts)
+        .with("first", first.unwrap_or_default()));
     }
     normal.rows = assemble(&joined, &ts, &order)?;
     Ok(normal)

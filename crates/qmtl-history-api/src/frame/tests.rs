@@ -154,6 +154,24 @@ fn values_that_are_no_numbers_are_told_by_column() {
 }
 
 #[test]
+fn rows_that_contradict_each_other_again_and_again_are_not_of_one_series() {
+    let of = |times: i64, repeated: i64| {
+        let stamps = (0..times).chain(0..repeated).map(|at| BASE + at * 60).collect::<Vec<_>>();
+        let close = (0..times + repeated).map(|at| f64::from(i32::try_from(at).unwrap())).collect::<Vec<_>>();
+        let given = batch(vec![
+            ("ts", Arc::new(TimestampSecondArray::from(stamps)) as _),
+            ("close", Arc::new(Float64Array::from(close)) as _),
+        ]);
+        normalize(&key(), window(0, 6_000), &[given])
+    };
+    assert_eq!(of(20, 9).unwrap().dropped.conflict, 9);
+    assert_eq!(of(4, 4).unwrap().dropped.conflict, 4, "a few are a few");
+    let error = of(20, 10).unwrap_err().to_string();
+    assert!(error.starts_with("many times have several rows that contradict each other"), "{error}");
+    assert!(error.contains("times: 20, contradicting_rows: 10"), "{error}");
+}
+
+#[test]
 fn rows_that_all_miss_the_grid_alike_tell_of_another_one() {
     let told = |interval: &str, times: &[&str]| {
         let key = SeriesKey::new("BTC", interval.parse().unwrap()).unwrap();
@@ -281,8 +299,7 @@ proptest! {
     fn any_rows_agree_with_a_model(given in prop::collection::vec((-20i64..80, 0u8..3), 0..120), cut in 0usize..120) {
         let values: Vec<_> = given.iter().map(|(minute, close)| (BASE + minute * 60, f64::from(*close))).collect();
         let cut = cut.min(values.len());
-        let normal = normalize(&key(), window(0, 60), &[rows(&values[..cut]), rows(&values[cut..])]).unwrap();
-        check(&key(), &normal.rows).unwrap();
+        let normal = normalize(&key(), window(0, 60), &[rows(&values[..cut]), rows(&values[cut..])]);
         let (mut model, mut dropped) = (BTreeMap::new(), Dropped::default());
         for (secs, close) in values {
             if !(BASE..BASE + 3_600).contains(&secs) {
@@ -293,6 +310,12 @@ proptest! {
                 model.insert(secs * 1_000_000, close);
             }
         }
+        if dropped.conflict >= 5 && dropped.conflict * 2 >= model.len() as u64 {
+            prop_assert!(normal.unwrap_err().to_string().contains("contradict each other"));
+            return Ok(());
+        }
+        let normal = normal.unwrap();
+        check(&key(), &normal.rows).unwrap();
         prop_assert_eq!(normal.dropped, dropped);
         prop_assert_eq!(timestamps(&normal.rows).unwrap().values().to_vec(), model.keys().copied().collect::<Vec<_>>());
         let kept = normal.rows.column(1).as_primitive::<Float64Type>().values().to_vec();

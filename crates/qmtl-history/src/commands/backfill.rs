@@ -274,8 +274,8 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
 pub(super) fn end_of(done: &[Done]) -> Outcome {
     let failed = done.iter().any(|done| !done.report.failed.is_empty());
     let gained = done.iter().any(|done| done.report.rows_written > 0 || !done.report.known_empty.is_empty());
-    let left_out = |done: &Done| !done.report.wanting().is_empty() || !done.report.off_grid.is_empty();
-    let missing = done.iter().any(left_out);
+    // A row off the grid leaves its bar missing, unless another row is there.
+    let missing = done.iter().any(|done| !done.report.wanting().is_empty());
     match (failed, gained, missing) {
         (true, false, _) => Outcome::Failed,
         (true, true, _) | (false, _, true) => Outcome::Partial,
