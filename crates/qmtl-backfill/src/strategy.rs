@@ -303,8 +303,20 @@ impl FetcherBackfillStrategy {
             report.fetch_requests = job.requests.into_inner() + report.retries;
             after
         };
+        self.conclude(&mut report, &plan, &after);
+        metrics::known_empty_bars(key, after.empty_by_any(self.clock.now()).count(key.interval));
+        let wanted = request.range.count(key.interval);
+        let settled = wanted - report.missing.count(key.interval);
+        metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
+        metrics::auto_backfill_rows(self.name, key, report.rows_written);
+        report.coverage = after;
+        Ok(report)
+    }
+
+    /// Says in `report` what is missing after all, and of that what nobody can help or time alone mends.
+    fn conclude(&self, report: &mut BackfillReport, plan: &Plan, after: &Coverage) {
         let now = self.clock.now();
-        report.missing = after.missing(request.range, key.interval, &self.sources(), now);
+        report.missing = after.missing(report.wanted, report.key.interval, &self.sources(), now);
         // What closed days ago by our clock is not young, whatever time it is at its source; nor is anything where
         // it is days ago at the source.
         let is_astray = report.answered_at.is_some_and(|at| now.since(at) > YOUNG_FOR);
@@ -316,13 +328,6 @@ impl FetcherBackfillStrategy {
         // Of several sources another one may still have the bar; and an answer that is dated by a clock far
         // behind is believed for no time at all.
         report.known_empty = report.known_empty.difference(&report.missing);
-        metrics::known_empty_bars(key, after.empty_by_any(now).count(key.interval));
-        let wanted = request.range.count(key.interval);
-        let settled = wanted - report.missing.count(key.interval);
-        metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
-        metrics::auto_backfill_rows(self.name, key, report.rows_written);
-        report.coverage = after;
-        Ok(report)
     }
 }
 

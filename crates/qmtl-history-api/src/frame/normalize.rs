@@ -161,19 +161,25 @@ pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) ->
             return Err(error);
         }
     }
-    let conflicts = normal.dropped.conflict;
-    if conflicts >= FEWEST_REPEATS && conflicts * 2 >= order.len() as u64 {
-        let first = normal.conflicts.first().map(|conflict| conflict.ts.to_string());
-        return Err(Error::schema(
-            "many times have several rows that contradict each other: these are several series, or no bars",
-        )
-        .with("series", key)
-        .with("times", order.len())
-        .with("contradicting_rows", conflicts)
-        .with("first", first.unwrap_or_default()));
-    }
+    check_repeats(key, &normal, order.len())?;
     normal.rows = assemble(&joined, &ts, &order)?;
     Ok(normal)
+}
+
+/// Fails when many of the rows, which have so many `times`, contradict another of their time.
+fn check_repeats(key: &SeriesKey, normal: &Normalized, times: usize) -> Result<()> {
+    let conflicts = normal.dropped.conflict;
+    if conflicts < FEWEST_REPEATS || conflicts * 2 < times as u64 {
+        return Ok(());
+    }
+    let first = normal.conflicts.first().map(|conflict| conflict.ts.to_string());
+    Err(Error::schema(
+        "many times have several rows that contradict each other: these are several series, or no bars",
+    )
+    .with("series", key)
+    .with("times", times)
+    .with("contradicting_rows", conflicts)
+    .with("first", first.unwrap_or_default()))
 }
 
 /// Where a row stands in respect to the window.

@@ -276,7 +276,6 @@ pub async fn h_read_08_schema_is_that_of_a_read(subject: &Subject) {
     let btc = subject.btc();
     let schema = async || btc.backend.schema(&btc.key).await.expect("a schema can be asked for");
     assert_eq!(schema().await, frame::ts_only_schema());
-    subject.probe("BTC", "5m").keep(subject.probe("BTC", "5m").rows([(0, 1.0)])).await;
     btc.keep(bars(&btc.key, btc.bar(0), 3)).await;
     assert_eq!(schema().await, bars(&btc.key, btc.bar(0), 0).schema());
     if subject.backend().capabilities().adds_columns {

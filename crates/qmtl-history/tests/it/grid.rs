@@ -115,7 +115,7 @@ pub(crate) fn phases_stand_in_every_command(store: &str, scene: &Scene) {
         let rows = coverage["present"].as_array().unwrap().iter();
         let held: i64 =
             rows.map(|pair| (pair[1].as_i64().unwrap() - pair[0].as_i64().unwrap()) / length + 1).sum();
-        assert_eq!((held as usize, &coverage["missing"]), (secs.len(), &json!([])), "{coverage}");
+        assert_eq!((json!(held), &coverage["missing"]), (json!(secs.len()), &json!([])), "{coverage}");
         assert_eq!(coverage["present"][0][0], first);
         // The plain grid is another series, of which nothing is known.
         let other = of(words("coverage", plain, &range));
