@@ -393,6 +393,8 @@ impl<'a> Run<'a> {
     /// Keeps in mind what has been counted of a series by now.
     fn look(&mut self, at: usize) {
         let exchange = &self.series[at].exchange;
+        // What the store told a round that was never judged, because its process died, is nothing to the next.
+        drop(self.store.take_told(&exchange.market().key));
         let stored = self.store.counts(&exchange.market().key);
         let seen = Seen { at: self.clock.truth(), asked: exchange.counts(), stored, took: self.took() };
         self.series[at].seen = seen;
