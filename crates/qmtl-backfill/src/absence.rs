@@ -37,7 +37,7 @@ pub struct Reply {
     pub span: Option<(Timestamp, Timestamp)>,
     /// Where a row would have come if there were one, as the source says.
     pub proven: RangeSet,
-    /// When it was given: the earlier of the source's clock and ours.
+    /// By when it was given at the earliest: the source's time, or ours when it was asked, whichever is earlier.
     pub dated: Timestamp,
 }
 

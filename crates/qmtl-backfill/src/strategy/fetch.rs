@@ -382,7 +382,7 @@ impl Job<'_> {
 
     /// Makes one request.
     async fn fetch_page(&self, source: &Source<'_>, range: TimeRange, answer: &mut Answer) -> Result<Page> {
-        let started = self.clock.monotonic();
+        let (started, asked_at) = (self.clock.monotonic(), self.clock.now());
         self.requests.fetch_add(1, Ordering::Relaxed);
         let drained = AssertUnwindSafe(self.drain(source, range, answer))
             .catch_unwind()
@@ -394,7 +394,9 @@ impl Job<'_> {
         let told = |error: Error| error.with("source", &source.id).with("request", range);
         let Drained { batches, proven, reason, versions, as_of } = drained.map_err(told)?;
 
-        let now = self.clock.now();
+        // What takes a fetcher long, retries or a look for the listing, may come after the answer: it is only known
+        // to be no older than the question.
+        let now = asked_at.min(self.clock.now());
         let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
         // A series that has rows stands on its grid: then these are odd ones.

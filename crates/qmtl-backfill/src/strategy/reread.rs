@@ -82,13 +82,15 @@ impl FetcherBackfillStrategy {
         fetcher: &dyn DataFetcher,
         range: TimeRange,
     ) -> Result<(RecordBatch, Timestamp)> {
+        let asked_at = self.clock.now();
         let request = FetchRequest::new(key.clone(), range).with_begun_by(Some(range.start()));
         let mut fetched = fetcher.fetch(&request).await?;
         let mut batches = Vec::new();
         while let Some(batch) = fetched.batches.next().await {
             batches.push(batch?);
         }
-        let now = self.clock.now();
+        // As with a first look, the answer is only known to be no older than the question.
+        let now = asked_at.min(self.clock.now());
         let rows = frame::normalize(key, range, &batches)?.rows;
         Ok((rows, fetched.as_of.map_or(now, |as_of| as_of.min(now))))
     }

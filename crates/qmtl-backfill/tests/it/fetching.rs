@@ -112,6 +112,19 @@ async fn a_source_proves_nothing_beyond_what_it_was_asked_and_nothing_that_it_ma
     assert_eq!((&report.known_empty, report.is_complete()), (&runs([(6, 8)]), true));
 }
 
+/// A request may end long after its answer was given: retries and a look for the listing come behind it.
+#[tokio::test]
+async fn an_answer_is_dated_by_when_it_was_asked_for_and_not_by_when_its_fetcher_was_done() {
+    let clock = ManualClock::skipping_sleep(bar(&btc(), 30));
+    let has = FakeFetcher::new("fake").with_bars_in(runs([(0, 29)]));
+    let fetcher = Arc::new(has.with_latency(clock.clone(), Duration::from_secs(200)));
+    let store = Store::new();
+    let filling = Filling::new().with_clock(&clock);
+    let report = filling.run(&fetcher, &store, span(25, 30)).await;
+    assert_eq!((&report.missing, &report.too_young), (&runs([(29, 30)]), &runs([(29, 30)])));
+    assert!(store.coverage(&btc(), TimeRange::ALL).await.unwrap().known_empty().is_empty());
+}
+
 #[tokio::test]
 async fn the_servers_clock_dates_an_answer_when_it_is_behind_ours_and_closes_its_bars() {
     // Our clock is three weeks ahead: every bar seems to have closed long ago.
