@@ -113,6 +113,16 @@ impl Error {
         Self::new(ErrorKind::Unexpected, message)
     }
 
+    /// `Unsupported`: a call that needs a Tokio runtime was made where none runs; `who` works on its threads.
+    #[must_use]
+    pub fn outside_runtime(who: &str) -> Self {
+        let message = format!(
+            "{who} works on the threads of a Tokio runtime, and none runs here: call it inside of \
+             `#[tokio::main]` or `Runtime::block_on`"
+        );
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
     /// Adds a name and a value that tell a reader which thing failed. Never pass a secret.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::config::ExchangeConfig;
-use crate::http::{Answer, Call, Failure, HttpClient, Reason, Url};
+use crate::http::{Answer, Call, Failure, HttpClient, Reason, Url, in_runtime};
 
 /// Who is asked, and how.
 #[derive(Debug)]
@@ -76,6 +76,7 @@ pub(crate) fn askable(range: TimeRange, open: Timestamp) -> Option<TimeRange> {
 pub(crate) async fn apart<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
+    in_runtime()?;
     let mut task = JoinSet::new();
     task.spawn(work.in_current_span());
     match task.join_next().await {

@@ -30,6 +30,7 @@ use qmtl_history_api::{
     BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, PageOrder,
     RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
+use tokio::runtime::Handle;
 
 pub use config::{ColumnType, FileConfig, FileFormat};
 pub use set::FileSet;
@@ -375,9 +376,11 @@ fn source_id(path: &Path, bytes: &FileBytes) -> Result<SourceId> {
     SourceId::new(format!("file:{}#{}", name.display(), &hasher.finalize().to_hex()[..16]))
 }
 
-/// Runs blocking work on a thread for it.
+/// Runs blocking work on a thread for it; `Unsupported` outside of a runtime.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+    let runtime =
+        Handle::try_current().map_err(|e| Error::outside_runtime("a file's fetcher").caused_by(e))?;
+    runtime.spawn_blocking(work).await.unwrap_or_else(|e| {
         Err(if e.is_panic() {
             Error::unexpected("reading the file panicked").caused_by(e)
         } else {

@@ -19,7 +19,7 @@ use qmtl_observe::{events, metrics};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
-use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::runtime::Handle;
 
 pub(crate) use failure::{Failure, Reason};
 pub(crate) use reqwest::{StatusCode, Url};
@@ -99,18 +99,19 @@ enum Carrier {
 }
 
 impl Carrier {
-    /// The network, which needs the system's certificates.
-    fn network(host: &str, limits: &HttpLimits) -> Result<Self> {
+    /// The network; TLS trusts what the operating system trusts.
+    fn network(base: &Url, limits: &HttpLimits) -> Result<Self> {
         let builder = Client::builder()
-            .tls_backend_preconfigured(tls()?)
             .connect_timeout(limits.connect_timeout)
             // An API of candles sends nobody elsewhere.
             .redirect(Policy::none())
             .user_agent(concat!("qmtl/", env!("CARGO_PKG_VERSION")));
-        let is_here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        let is_here = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         let builder = if is_here { builder.no_proxy() } else { builder };
+        // A plain connection works on a system without certificates too.
+        let builder = if base.scheme() == "https" { builder } else { builder.tls_certs_only([]) };
         let client =
-            builder.build().map_err(|e| Error::unexpected("cannot set up an HTTP client").caused_by(e))?;
+            builder.build().map_err(|e| Error::unavailable("cannot set up an HTTP client").caused_by(e))?;
         Ok(Self::Network(client))
     }
 }
@@ -125,11 +126,11 @@ impl HttpClient {
         clock: Arc<dyn Clock>,
         transport: Option<Arc<dyn Transport>>,
     ) -> Result<Self> {
-        let host = base.host_str().unwrap_or_default();
         let carrier = match transport {
             Some(transport) => Carrier::Given(transport),
-            None => Carrier::network(host, &limits)?,
+            None => Carrier::network(base, &limits)?,
         };
+        let host = base.host_str().unwrap_or_default();
         let port = base.port_or_known_default().unwrap_or_default();
         let (weight, rate) = (limits.weight_per_minute, limits.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
@@ -144,8 +145,9 @@ impl HttpClient {
     /// Asks until `read` makes something of an answer, as long as that is worth trying. `read` gets
     /// the answers that say something of the request: those of success, and refusals (4xx).
     ///
-    /// An error that retries did not help against is exhausted.
+    /// An error that retries did not help against is exhausted; `Unsupported` outside of a runtime.
     pub(crate) async fn get<T: Send + 'static>(&self, call: &Call, read: &Read<'_, T>) -> Result<T> {
+        in_runtime()?;
         let repeated = AtomicU32::new(0);
         self.tries(call, read, &repeated).await.map_err(|failure| {
             let error = failure.error.with("host", call.url.authority());
@@ -273,14 +275,9 @@ impl HttpClient {
     }
 }
 
-/// Trust as the operating system has it, with the cryptography of `ring`.
-fn tls() -> Result<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map(|builder| builder.with_no_client_auth())
-        .map_err(|e| Error::unavailable("cannot read the system's trusted certificates").caused_by(e))
+/// Timers, connections and tasks panic without a runtime.
+pub(crate) fn in_runtime() -> Result<()> {
+    Handle::try_current().map(drop).map_err(|e| Error::outside_runtime("an exchange's fetcher").caused_by(e))
 }
 
 /// The failure of an answer whose status speaks for itself.

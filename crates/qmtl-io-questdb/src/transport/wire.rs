@@ -8,6 +8,7 @@ use bytes::{BufMut, BytesMut};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures::{FutureExt, Stream, TryStreamExt};
 use qmtl_history_api::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{NoTls, Row};
 
@@ -98,6 +99,7 @@ impl Wire {
     }
 
     async fn client(&self) -> Result<Object> {
+        in_runtime()?;
         self.pool.get().await.map_err(|e| error::no_connection(&self.shown, e))
     }
 
@@ -176,8 +178,14 @@ impl Wire {
     }
 
     async fn within<T>(&self, doing: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        in_runtime()?;
         tokio::time::timeout(self.deadline, work).await.map_err(|_| late(doing))?
     }
+}
+
+/// Timers and connections panic without a runtime.
+fn in_runtime() -> Result<()> {
+    Handle::try_current().map(drop).map_err(|e| Error::outside_runtime("QuestDB's client").caused_by(e))
 }
 
 fn late(doing: &'static str) -> Error {
