@@ -22,7 +22,7 @@ pub struct BackfillRequest {
     pub key: SeriesKey,
     /// The points that must be complete.
     pub range: TimeRange,
-    /// The world on whose behalf this is done; goes into lease keys and logs when given.
+    /// The world on whose behalf this is done; goes into lease keys, logs and the labels of metrics when given.
     pub world: Option<String>,
     /// The point of view of the request, as the caller wrote it; goes into lease keys and logs.
     pub requested_as_of: Option<String>,

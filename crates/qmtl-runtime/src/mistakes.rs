@@ -224,6 +224,8 @@ fn ids_with_colons_break_labels_and_nothing_says_when_a_node_was_ready() {
     assert_eq!(metrics[&format!("warmup_ready_duration_ms{{node_id={ID}}}")].len(), 1);
     assert_eq!(metrics[&format!("gap_repair_latency_ms{{{series},world_id=w}}")].len(), 1);
     assert_eq!(metrics[&format!("coverage_ratio{{{series},world_id=w}}")], [1.0]);
+    let ratios = metrics.keys().filter(|name| name.starts_with("coverage_ratio"));
+    assert_eq!(ratios.count(), 1, "a warm-up and the fill that it asks for have one label");
     assert!(metrics[&format!("nodecache_resident_bytes{{{series}}}")][0] >= 20.0 * 48.0);
 }
 

@@ -43,7 +43,7 @@ pub struct WarmupConfig {
     pub strict: bool,
     /// What a period counts.
     pub period_counts: PeriodCounts,
-    /// The world in the labels of metrics, if there is one.
+    /// The world in the labels of metrics and in the requests to providers, if there is one.
     pub world: Option<String>,
 }
 
@@ -237,7 +237,9 @@ pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, config: &Wa
         Err(error) => return Filled { error: Some(error), ..Filled::default() },
     };
     let mut filled = Filled::default();
-    let rounds = rounds(Fill { provider, clock: stream.clock(), key: stream.key(), range }, &mut filled);
+    let world = world.as_deref();
+    let fill = Fill { provider, clock: stream.clock(), key: stream.key(), range, world };
+    let rounds = rounds(fill, &mut filled);
     let in_time = tokio::select! {
         biased;
         () = rounds => true,
@@ -245,7 +247,7 @@ pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, config: &Wa
     };
     if in_time && filled.asked && filled.error.is_none() {
         let elapsed = stream.clock().monotonic().saturating_sub(begun);
-        metrics::gap_repair_latency(stream.key(), world.as_deref(), elapsed);
+        metrics::gap_repair_latency(stream.key(), world, elapsed);
     }
     if !in_time {
         let late = Error::new(ErrorKind::Cancelled, "the deadline passed while bars were missing")
@@ -265,6 +267,7 @@ struct Fill<'a> {
     clock: &'a Arc<dyn Clock>,
     key: &'a SeriesKey,
     range: TimeRange,
+    world: Option<&'a str>,
 }
 
 /// Asks again and again; returns when nothing is missing, or when asking again cannot help.
@@ -292,10 +295,16 @@ async fn rounds(fill: Fill<'_>, filled: &mut Filled) {
 }
 
 impl Fill<'_> {
+    /// Asks for `range` on behalf of the world, so that all metrics of a fill have its label.
+    fn request(&self, range: TimeRange) -> BackfillRequest {
+        let request = BackfillRequest::new(self.key.clone(), range);
+        self.world.into_iter().fold(request, BackfillRequest::with_world)
+    }
+
     /// One attempt; true when nothing is missing afterwards or nothing can be done.
     async fn round(&self, filled: &mut Filled) -> Result<bool> {
         let able = self.provider.capabilities();
-        let request = BackfillRequest::new(self.key.clone(), self.range);
+        let request = self.request(self.range);
         if able.ensure_range {
             let ensured = self.provider.ensure_range(&request).await;
             if able.coverage {
@@ -320,7 +329,7 @@ impl Fill<'_> {
             return Ok(true);
         }
         filled.asked = true;
-        self.provider.fill_missing(&BackfillRequest::new(self.key.clone(), gap)).await?;
+        self.provider.fill_missing(&self.request(gap)).await?;
         Ok(self.look(filled).await?.is_empty())
     }
 
