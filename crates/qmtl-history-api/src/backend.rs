@@ -3,7 +3,7 @@
 //! Guarantees are numbered; every number is quoted by a check of the conformance suite in
 //! `qmtl-history-testkit`, so the suite is this page made executable.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -139,14 +139,16 @@ impl WriteReceipt {
     }
 }
 
+/// Which types a backend holds.
+type Holds = dyn Fn(&DataType) -> bool + Send + Sync;
+
 /// What a backend can hold and promise. Callers and the conformance suite ask, never guess.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Capabilities {
     /// A short name for metrics and messages: `memory`, `parquet`.
     pub name: &'static str,
-    /// Whether a payload column of this type survives a round trip bit for bit.
-    pub holds: fn(&DataType) -> bool,
+    holds: Arc<Holds>,
     /// Whether NaN survives; where not, a write of NaN is refused.
     pub nan: bool,
     /// Whether a write may bring columns that the series does not have yet (null in older rows).
@@ -161,15 +163,21 @@ impl Capabilities {
     /// A backend called `name` that holds the types for which `holds` answers true, NaN included,
     /// adds columns, keeps existing rows whoever writes beside it, and holds rows of any time.
     #[must_use]
-    pub fn new(name: &'static str, holds: fn(&DataType) -> bool) -> Self {
+    pub fn new(name: &'static str, holds: impl Fn(&DataType) -> bool + Send + Sync + 'static) -> Self {
         Self {
             name,
-            holds,
+            holds: Arc::new(holds),
             nan: true,
             adds_columns: true,
             concurrent_keep_existing: true,
             earliest: Timestamp::MIN,
         }
+    }
+
+    /// Whether a payload column of this type survives a round trip bit for bit.
+    #[must_use]
+    pub fn holds(&self, data_type: &DataType) -> bool {
+        (self.holds)(data_type)
     }
 
     /// Fails with `Unsupported` when a bar of `range` opens before the backend's
@@ -189,42 +197,28 @@ impl Capabilities {
     }
 }
 
+impl Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capabilities")
+            .field("name", &self.name)
+            .field("nan", &self.nan)
+            .field("adds_columns", &self.adds_columns)
+            .field("concurrent_keep_existing", &self.concurrent_keep_existing)
+            .field("earliest", &self.earliest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The guarantees of [`HistoryBackend`], as its page lists them: one on each line, ``- `H-READ-01` `` before it.
+pub const GUARANTEES: &str = include_str!("../docs/guarantees.md");
+
 /// A store of bars: rows by series and timestamp, with what is known about their absence.
 ///
 /// **Frame.** Rows are record batches in the canonical form of [`frame`]: `ts` first, then
 /// payload columns in the order in which the series first saw them.
 ///
 /// **Guarantees** (quoted by the conformance suite)
-/// - `H-READ-01` `read_range` returns exactly the stored rows with `start <= ts < end`, ascending, each `ts` once.
-/// - `H-READ-02` The stream's schema is the series' whole schema (or the projection), also without rows; a series never written has `ts` alone.
-/// - `H-READ-03` A projection returns `ts` and the named columns in the asked order; a column the series lacks is `NotFound`, naming it.
-/// - `H-READ-06` A projection may name `ts`, which stands first all the same; a column named twice is `InvalidInput`, naming it.
-/// - `H-READ-07` With `newest_first` the rows come descending; with a limit only so many, the first ones in the order of the read. The schema is the same.
-/// - `H-READ-04` A stream dropped midway leaves no lock: the next read and write work.
-/// - `H-READ-05` A read shows each commit of a partition whole or not at all, and does not see writes that return after the stream has ended.
-/// - `H-READ-08` `schema` is the schema of a read of all columns.
-/// - `H-WRITE-01` When `write_rows` returns, the next `read_range` and `coverage` of every handle and process see the rows.
-/// - `H-WRITE-02` `KeepExisting` leaves a stored row as it is, bit for bit; `Replace` replaces it whole.
-/// - `H-WRITE-03` Repeating a write changes nothing; the receipt's three counts always add up to the batch's rows.
-/// - `H-WRITE-04` A batch that is not canonical is refused whole before anything is stored: `Schema` naming series, column and row.
-/// - `H-WRITE-05` A column whose type contradicts the stored one is `Schema`, naming series and column; nothing of the batch is stored.
-/// - `H-WRITE-10` Rows of any time from [`Capabilities::earliest`] on are held, on any grid; a batch with an earlier one is refused whole, naming the series and the time.
-/// - `H-WRITE-06` Values survive bit for bit: null, NaN (see [`Capabilities::nan`]), infinities, negative zero, empty strings. A value or type that cannot be held is refused, never altered.
-/// - `H-WRITE-07` Columns are matched by name; a stored column that the batch lacks is null in its rows; a new column is null in older rows where [`Capabilities::adds_columns`], else `Schema` (whether a write that stores no row adds its columns is not promised).
-/// - `H-WRITE-08` An empty batch with proofs records the proofs; without proofs it does nothing, and the series does not come to exist.
-/// - `H-WRITE-09` Concurrent writers of one series lose nothing: after all have returned, the union is stored, each `ts` once, one writer's row whole.
-/// - `H-COV-01` `present` is exactly the stored rows on the grid, joined where they touch, cut to the asked range.
-/// - `H-COV-02` Proofs become known-empty where no row is, with source, reason and time kept; everything else stays missing.
-/// - `H-COV-03` A row that arrives removes the known-empty at its point; a proof never removes a row.
-/// - `H-COV-04` Coverage is never ahead of rows: what `present` claims, a read that starts later returns.
-/// - `H-COV-05` A series never written has an empty coverage; asking is not an error.
-/// - `H-COV-06` Proofs of several sources live side by side; a newer answer of one source, or of another version of it ([`SourceId::name`](crate::SourceId::name)), replaces the older one where they overlap.
-/// - `H-COV-07` A proof keeps the version of its rule and how often it was confirmed; one that is dated more than [`EmptyProof::CLOCKS_DIFFER_BY`] after an answer that is written yields to it, and one of an older rule never replaces one of a newer.
-/// - `H-SER-01` `series` names every series with a row or a proof once, whatever its node id contains.
-/// - `H-SER-02` Series do not touch each other: same node with another interval, ids that differ in case, in a trailing dot, or only in what a path cannot hold.
-/// - `H-REV-01` `revision` is `None` before the first write, and differs after any change of the series' rows or proofs; equal revisions mean that nothing changed.
-/// - `H-ERR-01` Bad input is not retryable; its error names series, column or value.
-/// - `H-CONC-01` Everything is callable through `Arc<dyn HistoryBackend>` from many tasks, and every future is `Send`.
+#[doc = include_str!("../docs/guarantees.md")]
 #[async_trait]
 pub trait HistoryBackend: Debug + Send + Sync + 'static {
     /// Streams the rows of a range (`H-READ-01` … `H-READ-07`).
@@ -301,7 +295,7 @@ forward_backend!(Arc<T>, Box<T>);
 pub trait HistoryBackendExt: HistoryBackend {
     /// Reads a range into one batch. The caller answers for the memory.
     fn read_all(&self, request: &ReadRequest) -> impl Future<Output = Result<RecordBatch>> + Send {
-        async move { self.read_range(request).await?.collect().await }
+        async move { self.read_range(request).await?.into_batch().await }
     }
 
     /// The newest `rows` rows of a series, ascending; all where there are fewer. The caller answers for the memory.
@@ -335,7 +329,7 @@ pub trait HistoryBackendExt: HistoryBackend {
             let request = ReadRequest::new(key.clone(), range).with_columns(Vec::<String>::new());
             let mut stream = self.read_range(&request).await?;
             let mut present = RangeSet::new();
-            while let Some(batch) = stream.next().await {
+            while let Some(batch) = stream.next_batch().await {
                 present.extend(frame::row_runs(key, &batch?)?);
             }
             Ok(present)

@@ -24,7 +24,8 @@ pub use arrow_select;
 pub use async_trait::async_trait;
 
 pub use backend::{
-    Capabilities, HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, WriteReceipt, WriteRequest,
+    Capabilities, GUARANTEES, HistoryBackend, HistoryBackendExt, OnConflict, ReadRequest, WriteReceipt,
+    WriteRequest,
 };
 pub use backfill::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, NoProgress, ProgressEvent, ProgressSink,

@@ -1,10 +1,12 @@
 //! One series of a store under test: the calls of the checks, each of which must succeed or panic.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use qmtl_history_api::arrow_cast::display::array_value_to_string;
 use qmtl_history_api::{
     Coverage, EmptyProof, Error, HistoryBackend, HistoryBackendExt, OnConflict, RangeSet, ReadRequest,
     SeriesKey, TimeRange, Timestamp, WriteReceipt, WriteRequest, frame,
@@ -164,6 +166,54 @@ impl Probe {
     pub(crate) async fn listed(&self) -> Vec<SeriesKey> {
         self.backend.list_series().await.expect("the series can be listed")
     }
+}
+
+/// Panics unless a read gave exactly these rows, and shows the first that differs.
+pub(crate) fn assert_closes(read: &[(i64, f64)], expected: &[(i64, f64)], what: impl Display) {
+    let at = read.iter().zip(expected).take_while(|(read, expected)| read == expected).count();
+    let row = |rows: &[(i64, f64)]| {
+        rows.get(at)
+            .map_or_else(|| "no row".to_owned(), |(ts, close)| format!("ts={} close={close}", time(*ts)))
+    };
+    assert!(
+        at == read.len() && at == expected.len(),
+        "{what}: {} rows instead of {}; row {at} is {} instead of {}",
+        read.len(),
+        expected.len(),
+        row(read),
+        row(expected),
+    );
+}
+
+/// The same of batches, by the values of all columns.
+pub(crate) fn assert_rows(read: &RecordBatch, expected: &RecordBatch, what: impl Display) {
+    if read.columns() == expected.columns() {
+        return;
+    }
+    let shared = read.num_rows().min(expected.num_rows());
+    let differs = |at: &usize| read.slice(*at, 1).columns() != expected.slice(*at, 1).columns();
+    let at = (0..shared).find(differs).unwrap_or(shared);
+    let row = |rows: &RecordBatch| {
+        if at >= rows.num_rows() {
+            return "no row".to_owned();
+        }
+        let (schema, columns) = (rows.schema(), rows.columns());
+        let value = |column| array_value_to_string(column, at).unwrap_or_default();
+        let cells =
+            schema.fields().iter().zip(columns).map(|(field, c)| format!("{}={}", field.name(), value(c)));
+        cells.collect::<Vec<_>>().join(" ")
+    };
+    panic!(
+        "{what}: {} rows instead of {}; row {at} is {} instead of {}",
+        read.num_rows(),
+        expected.num_rows(),
+        row(read),
+        row(expected),
+    );
+}
+
+fn time(micros: i64) -> String {
+    Timestamp::from_micros(micros).map_or_else(|_| format!("{micros} us"), |ts| ts.to_string())
 }
 
 /// The rows of a batch as `(microseconds, close)`; a null is NaN.

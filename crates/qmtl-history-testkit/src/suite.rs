@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use qmtl_history_api::HistoryBackend;
+use qmtl_history_api::{GUARANTEES, HistoryBackend};
 
 type Reopen = dyn Fn() -> BoxFuture<'static, Arc<dyn HistoryBackend>> + Send + Sync;
 
@@ -111,6 +113,12 @@ impl Check {
     pub fn guarantee(&self) -> Option<String> {
         let words: Vec<_> = self.name.split('_').take(3).collect();
         (words.first() == Some(&"h")).then(|| words.join("-").to_uppercase())
+    }
+
+    /// The guarantee in words, as [`GUARANTEES`] has them.
+    fn sentence(&self) -> Option<&'static str> {
+        let bullet = format!("- `{}` ", self.guarantee()?);
+        GUARANTEES.lines().find_map(|line| line.strip_prefix(&bullet))
     }
 }
 
@@ -220,8 +228,9 @@ macro_rules! backend_conformance {
 pub const CHECKS: &[Check] = crate::backend_conformance! { @checks table [] };
 
 /// Runs one check on a fresh store; [`backend_conformance!`](crate::backend_conformance) calls it.
-/// Panics when the check fails, and without a store where `QMTL_REQUIRE_BACKENDS=1`.
-#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+/// Panics when the check fails, after the guarantee was printed that the store breaks, and without a store
+/// where `QMTL_REQUIRE_BACKENDS=1`.
+#[expect(clippy::print_stderr, reason = "a skipped test must say so, and a failed one what was promised")]
 pub fn run<F>(check: &Check, fresh: impl Fn() -> F)
 where
     F: Future<Output = Option<Subject>>,
@@ -231,15 +240,31 @@ where
         .enable_all()
         .build()
         .expect("a test can start threads");
-    runtime.block_on(async {
+    let failed = runtime.block_on(async {
         match fresh().await {
-            Some(subject) => (check.run)(&subject).await,
+            Some(subject) => {
+                let failed = AssertUnwindSafe((check.run)(&subject)).catch_unwind().await.err()?;
+                // Not while the panic unwinds: a store that panics as it is dropped, over a lock that the first
+                // panic poisoned, would abort the process and with it every other check.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(subject)));
+                Some(failed)
+            }
             None if is_required() => {
                 panic!("QMTL_REQUIRE_BACKENDS=1, but there is no backend for {check:?}")
             }
-            None => eprintln!("{check:?}: skipped, no backend is configured"),
+            None => {
+                eprintln!("{check:?}: skipped, no backend is configured");
+                None
+            }
         }
     });
+    if let Some(failed) = failed {
+        match check.guarantee().zip(check.sentence()) {
+            Some((id, sentence)) => eprintln!("The store breaks {id}: {sentence}"),
+            None => eprintln!("The store and a simple model of it part after the same operations."),
+        }
+        resume_unwind(failed);
+    }
 }
 
 /// What a variable tells a test of the server that it needs. Without it the test gets `None` and says

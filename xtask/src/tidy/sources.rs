@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::code::code_of;
 use super::repository::Repository;
 
-const PROTOCOL_PAGE: &str = "crates/qmtl-history-api/src/backend.rs";
+const PROTOCOL_PAGE: &str = "crates/qmtl-history-api/docs/guarantees.md";
 const SUITE: &str = "crates/qmtl-history-testkit/";
 
 pub(super) fn files_have_a_module_doc(repository: &Repository) -> Vec<String> {
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_guarantee_without_a_check_and_a_check_without_a_guarantee_are_named() {
         let repository = files(&[
-            (PROTOCOL_PAGE, "/// - `H-READ-01` rows\n/// - `H-COV-02` proofs, not H-COV or H-cov-01"),
+            (PROTOCOL_PAGE, "- `H-READ-01` rows\n- `H-COV-02` proofs, not H-COV or H-cov-01"),
             ("crates/qmtl-history-testkit/src/read.rs", "/// `H-READ-01` and H-SER-09"),
         ]);
         let findings = guarantees_are_checked(&repository);

@@ -10,6 +10,7 @@ use tokio::sync::Barrier;
 
 use crate::Subject;
 use crate::fixtures::{bars, batch, rows_within};
+use crate::probe::assert_rows;
 
 /// Eight tasks write overlapping stretches of one series at once, each row `open = close = the
 /// writer`, through every handle there is. Gives the receipts.
@@ -101,14 +102,14 @@ pub async fn h_conc_01_many_tasks_at_once(subject: &Subject) {
                 assert!(own.revision().await.is_some() && shared.revision().await.is_some());
                 assert!(own.listed().await.contains(&own.key));
             }
-            assert_eq!(own.all().await.columns(), rows.columns());
+            assert_rows(&own.all().await, &rows, &own.key);
         })
     });
     for task in join_all(tasks).await {
         task.expect("every call works beside others");
     }
     let btc = subject.btc();
-    assert_eq!(btc.all().await.columns(), bars(&btc.key, btc.bar(0), 50).columns());
+    assert_rows(&btc.all().await, &bars(&btc.key, btc.bar(0), 50), &btc.key);
     assert_eq!(btc.listed().await.len(), 9);
     assert_eq!(btc.keep(bars(&btc.key, btc.bar(0), 50)).await.rows_kept_out, 50);
 }

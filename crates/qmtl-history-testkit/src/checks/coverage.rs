@@ -9,7 +9,7 @@ use qmtl_history_api::{
 use super::read::MANY;
 use crate::Subject;
 use crate::fixtures::{proof, secs, source, sparse_bars};
-use crate::probe::Probe;
+use crate::probe::{Probe, assert_closes};
 
 /// When answers are given that settle every bar of the fixtures: 2033.
 fn later() -> Timestamp {
@@ -132,7 +132,7 @@ pub async fn h_cov_03_a_proof_never_removes_a_row(subject: &Subject) {
     let request = btc.request(OnConflict::Replace).with_empty(proof("a", btc.span(0, 20), later()));
     btc.write(&request, btc.rows([(3, 2.0)])).await;
     let close = |bar: u32| (bar, if bar == 3 { 2.0 } else { 1.0 });
-    assert_eq!(btc.closes(TimeRange::ALL).await, btc.expected((0..10).map(close)));
+    assert_closes(&btc.closes(TimeRange::ALL).await, &btc.expected((0..10).map(close)), "all of the series");
     let coverage = btc.coverage(TimeRange::ALL).await;
     assert_eq!(coverage.present().on_grid(btc.key.interval), btc.span(0, 10).into());
     assert_eq!(known(&coverage.empty_by_any(later()), &btc), btc.span(10, 20).into());

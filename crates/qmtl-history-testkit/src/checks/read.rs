@@ -1,8 +1,8 @@
-//! What a read returns: `H-READ-01` to `H-READ-05`.
+//! What a read returns: `H-READ-01` to `H-READ-08`.
 
 use std::sync::Arc;
 
-use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
+use qmtl_history_api::arrow_array::Float64Array;
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{
     ErrorKind, HistoryBackend, HistoryBackendExt, ReadRequest, SeriesKey, TimeRange, Timestamp, frame,
@@ -10,7 +10,7 @@ use qmtl_history_api::{
 
 use crate::Subject;
 use crate::fixtures::{bar, bars, batch, rows_within};
-use crate::probe::closes;
+use crate::probe::{assert_closes, assert_rows, closes};
 
 /// Far more than any sensible partition of a store, so that reads and writes cross several.
 pub(super) const MANY: u32 = 120_000;
@@ -22,10 +22,14 @@ pub async fn h_read_01_half_open_ascending_unique(subject: &Subject) {
     btc.keep(btc.rows((0..10).map(value))).await;
     for (first, end) in [(2, 5), (0, 10), (0, 1), (9, 10), (4, 5), (9, 20)] {
         let expected = btc.expected((first..end.min(10)).map(value));
-        assert_eq!(btc.closes(btc.span(first, end)).await, expected, "bars [{first}, {end})");
+        assert_closes(
+            &btc.closes(btc.span(first, end)).await,
+            &expected,
+            format_args!("bars [{first}, {end})"),
+        );
     }
-    assert_eq!(btc.closes(btc.span(10, 20)).await, [], "after the last row");
-    assert_eq!(btc.closes(TimeRange::ALL).await, btc.expected((0..10).map(value)));
+    assert_closes(&btc.closes(btc.span(10, 20)).await, &[], "after the last row");
+    assert_closes(&btc.closes(TimeRange::ALL).await, &btc.expected((0..10).map(value)), "all of the series");
 }
 
 /// `H-READ-01`: the ends of a range need not be on the grid.
@@ -40,7 +44,7 @@ pub async fn h_read_01_off_grid_ends(subject: &Subject) {
         (shifted(1, 1), shifted(2, 0), 0..0),
     ] {
         let range = TimeRange::new(start, end).expect("start is before end");
-        assert_eq!(btc.closes(range).await, btc.expected(expected.map(|bar| (bar, 1.0))), "{range}");
+        assert_closes(&btc.closes(range).await, &btc.expected(expected.map(|bar| (bar, 1.0))), range);
     }
 }
 
@@ -56,7 +60,8 @@ pub async fn h_read_01_out_of_order_and_overlapping_writes(subject: &Subject) {
         20..30 => 1.0,
         _ => 4.0,
     };
-    assert_eq!(btc.closes(TimeRange::ALL).await, btc.expected((0..32).map(|bar| (bar, writer(bar)))));
+    let expected = btc.expected((0..32).map(|bar| (bar, writer(bar))));
+    assert_closes(&btc.closes(TimeRange::ALL).await, &expected, "all of the series");
 }
 
 /// `H-READ-01`, `H-READ-02`: a series of many partitions, written last part first, reads as one.
@@ -68,10 +73,9 @@ pub async fn h_read_01_many_partitions(subject: &Subject) {
         let rows = rows_within(&whole, btc.span(part * third, (part + 1) * third));
         assert_eq!(btc.keep(rows).await.rows_written, u64::from(third));
     }
-    let same = |read: &RecordBatch, expected: &RecordBatch| read.columns() == expected.columns();
-    assert!(same(&btc.all().await, &whole), "the series differs from what was written");
+    assert_rows(&btc.all().await, &whole, "all of the series");
     for range in [btc.span(third - 1, third + 1), btc.span(1, MANY - 1), btc.span(49_990, 70_010)] {
-        assert!(same(&btc.read(range).await, &rows_within(&whole, range)), "{range} differs");
+        assert_rows(&btc.read(range).await, &rows_within(&whole, range), range);
     }
 }
 
@@ -81,14 +85,9 @@ pub async fn h_read_01_every_grid(subject: &Subject) {
         let series = subject.probe("BTC", interval);
         let rows = bars(&series.key, series.bar(0), 50);
         series.keep(rows.clone()).await;
-        assert_eq!(series.all().await.columns(), rows.columns(), "{}", series.key);
+        assert_rows(&series.all().await, &rows, &series.key);
         let middle = series.span(10, 20);
-        assert_eq!(
-            series.read(middle).await.columns(),
-            rows_within(&rows, middle).columns(),
-            "{}",
-            series.key
-        );
+        assert_rows(&series.read(middle).await, &rows_within(&rows, middle), &series.key);
         assert_eq!(series.present(TimeRange::ALL).await, series.span(0, 50).into(), "{}", series.key);
     }
 }
@@ -101,11 +100,11 @@ pub async fn h_read_01_first_and_last_bar_of_time(subject: &Subject) {
     let close = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0]));
     let rows = batch(&[first, btc.bar(0), last], [("close", close as _)]);
     btc.keep(rows.clone()).await;
-    assert_eq!(btc.closes(TimeRange::ALL).await, closes(&rows));
+    assert_closes(&btc.closes(TimeRange::ALL).await, &closes(&rows), "all of the series");
     let head = TimeRange::new(first, btc.bar(0)).expect("the bar is before 2024");
-    assert_eq!(btc.closes(head).await, [(first.as_micros(), 1.0)]);
+    assert_closes(&btc.closes(head).await, &[(first.as_micros(), 1.0)], "the first bar");
     let tail = TimeRange::new(last, Timestamp::MAX).expect("the bar is before the end");
-    assert_eq!(btc.closes(tail).await, [(last.as_micros(), 3.0)]);
+    assert_closes(&btc.closes(tail).await, &[(last.as_micros(), 3.0)], "the last bar");
     assert_eq!(btc.present(TimeRange::ALL).await.count(btc.key.interval), 3);
 }
 
@@ -137,7 +136,7 @@ pub async fn h_read_02_every_batch_has_the_schema(subject: &Subject) {
     let mut stream = btc.backend.read_range(&request).await.expect("a series can be read");
     assert_eq!(stream.schema(), expected);
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
+    while let Some(batch) = stream.next_batch().await {
         let batch = batch.expect("the stream goes on to its end");
         assert_eq!(batch.schema(), expected);
         rows += batch.num_rows();
@@ -230,16 +229,17 @@ pub async fn h_read_07_newest_first_and_limits(subject: &Subject) {
             let kept = usize::try_from(limit).unwrap_or(usize::MAX).min(inside.len());
             let request = ReadRequest::new(btc.key.clone(), range);
             let oldest = btc.ordered(&request.clone().with_limit(limit)).await;
-            assert_eq!(oldest, inside[..kept], "the oldest {limit} of {range}");
+            assert_closes(&oldest, &inside[..kept], format_args!("the oldest {limit} of {range}"));
             let newest = btc.ordered(&request.clone().with_newest_first().with_limit(limit)).await;
             let expected: Vec<_> = inside.iter().rev().take(kept).copied().collect();
-            assert_eq!(newest, expected, "the newest {limit} of {range}");
+            assert_closes(&newest, &expected, format_args!("the newest {limit} of {range}"));
             let all = btc.ordered(&request.with_newest_first()).await;
-            assert_eq!(all, inside.iter().rev().copied().collect::<Vec<_>>(), "{range} newest first");
+            let expected: Vec<_> = inside.iter().rev().copied().collect();
+            assert_closes(&all, &expected, format_args!("{range} newest first"));
         }
     }
     let last = btc.backend.read_last(&btc.key, 3).await.expect("a series can be read");
-    assert_eq!(closes(&last), whole[whole.len() - 3..]);
+    assert_closes(&closes(&last), &whole[whole.len() - 3..], "the last three");
 }
 
 /// `H-READ-07`: the same in a series of many partitions, each batch in the schema of the stream.
@@ -255,7 +255,7 @@ pub async fn h_read_07_limits_over_many_partitions(subject: &Subject) {
         let request = if newest_first { request.with_newest_first() } else { request };
         let mut stream = btc.backend.read_range(&request).await.expect("a series can be read");
         let (schema, mut times) = (stream.schema(), Vec::new());
-        while let Some(batch) = stream.next().await {
+        while let Some(batch) = stream.next_batch().await {
             let batch = batch.expect("the stream goes on to its end");
             assert_eq!(batch.schema(), schema);
             times.extend_from_slice(frame::timestamps(&batch).expect("a read gives a time column").values());
@@ -305,7 +305,7 @@ pub async fn h_read_04_dropped_stream_leaves_no_lock(subject: &Subject) {
         let request = ReadRequest::new(btc.key.clone(), TimeRange::ALL);
         let unread = btc.backend.read_range(&request).await.expect("a series can be read");
         let mut begun = btc.backend.read_range(&request).await.expect("a series can be read");
-        begun.next().await.expect("there are rows").expect("they can be read");
+        begun.next_batch().await.expect("there are rows").expect("they can be read");
         drop((begun, unread));
     }
     assert_eq!(btc.keep(bars(&btc.key, bar(&btc.key, 60_000), 10)).await.rows_written, 10);

@@ -8,7 +8,7 @@ use qmtl_history_api::{ErrorKind, HistoryBackendExt, OnConflict, ReadRequest, Ti
 
 use crate::Subject;
 use crate::fixtures::{proof, secs};
-use crate::probe::Probe;
+use crate::probe::{Probe, assert_closes};
 
 /// Node ids that a path, a table name, a line or a case-insensitive file system cannot tell apart
 /// or hold at all.
@@ -90,11 +90,8 @@ pub async fn h_ser_02_alike_ids_do_not_touch(subject: &Subject) {
     }
     for (index, one) in series.iter().enumerate() {
         let (key, bar) = (&one.key, number(index));
-        assert_eq!(
-            one.closes(TimeRange::ALL).await,
-            one.expected([(0, f64::from(bar)), (bar + 1, 1.0)]),
-            "{key}"
-        );
+        let expected = one.expected([(0, f64::from(bar)), (bar + 1, 1.0)]);
+        assert_closes(&one.closes(TimeRange::ALL).await, &expected, key);
         let coverage = one.coverage(TimeRange::ALL).await;
         assert_eq!(coverage.present().on_grid(key.interval), one.ranges([0, bar + 1]), "{key}");
         assert_eq!(
@@ -114,7 +111,7 @@ pub async fn h_ser_02_intervals_do_not_touch(subject: &Subject) {
     }
     for (index, one) in (1_u32..).zip(&series) {
         let expected = one.expected((0..index).map(|bar| (bar, f64::from(index))));
-        assert_eq!(one.closes(TimeRange::ALL).await, expected, "{}", one.key);
+        assert_closes(&one.closes(TimeRange::ALL).await, &expected, &one.key);
         assert_eq!(one.present(TimeRange::ALL).await, one.span(0, index).into(), "{}", one.key);
     }
     assert_eq!(series[0].listed().await, series.map(|one| one.key));

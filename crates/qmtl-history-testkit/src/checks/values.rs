@@ -70,7 +70,7 @@ pub async fn h_write_06_nan_as_declared(subject: &Subject) {
     let values: ArrayRef =
         Arc::new(quiet.into_iter().map(Some).chain([None, Some(1.0)]).collect::<Float64Array>());
     assert_eq!(fate(&subject.probe("f64", "1m"), &values).await, promised);
-    if (subject.backend().capabilities().holds)(&DataType::Float32) {
+    if subject.backend().capabilities().holds(&DataType::Float32) {
         let values: ArrayRef = Arc::new(Float32Array::from(vec![Some(f32::NAN), None, Some(-0.0)]));
         assert_eq!(fate(&subject.probe("f32", "1m"), &values).await, promised);
     }
@@ -78,8 +78,7 @@ pub async fn h_write_06_nan_as_declared(subject: &Subject) {
 
 /// `H-WRITE-06`: strings come back byte for byte, or are refused; plain ones must be held.
 pub async fn h_write_06_strings_byte_for_byte(subject: &Subject) {
-    let held = subject.backend().capabilities().holds;
-    if !held(&DataType::Utf8) {
+    if !subject.backend().capabilities().holds(&DataType::Utf8) {
         return;
     }
     let plain: ArrayRef = Arc::new(StringArray::from(vec!["buy", "sell", "BTC/USDT"]));
@@ -95,11 +94,11 @@ pub async fn h_write_06_strings_byte_for_byte(subject: &Subject) {
 
 /// `H-WRITE-06`: a type that the store says it holds round-trips, every other one is refused.
 pub async fn h_write_06_every_type_held_or_refused(subject: &Subject) {
-    let holds = subject.backend().capabilities().holds;
-    assert!(holds(&DataType::Float64), "a store of bars holds Float64");
+    let capabilities = subject.backend().capabilities();
+    assert!(capabilities.holds(&DataType::Float64), "a store of bars holds Float64");
     for (index, values) in samples().into_iter().enumerate() {
         let node = format!("{index}");
-        let promised = if holds(values.data_type()) { Fate::Held } else { Fate::Refused };
+        let promised = if capabilities.holds(values.data_type()) { Fate::Held } else { Fate::Refused };
         assert_eq!(fate(&subject.probe(&node, "1m"), &values).await, promised, "{}", values.data_type());
         let with_null = new_null_array(values.data_type(), 1);
         let mixed = arrow_select::concat::concat(&[&values, &with_null, &values]).expect("one type");

@@ -12,7 +12,7 @@ use qmtl_history_api::{ErrorKind, HistoryBackend, OnConflict, TimeRange, Timesta
 
 use crate::Subject;
 use crate::fixtures::{bars, batch, proof, secs};
-use crate::probe::Probe;
+use crate::probe::{Probe, assert_closes, assert_rows};
 
 /// `H-WRITE-01`: when a write returns, the next read, coverage, list and revision see it.
 pub async fn h_write_01_visible_at_once(subject: &Subject) {
@@ -20,10 +20,8 @@ pub async fn h_write_01_visible_at_once(subject: &Subject) {
     let mut revision = None;
     for count in 1..=20_u32 {
         btc.keep(btc.rows([(count - 1, f64::from(count))])).await;
-        assert_eq!(
-            btc.closes(TimeRange::ALL).await,
-            btc.expected((0..count).map(|bar| (bar, f64::from(bar + 1))))
-        );
+        let expected = btc.expected((0..count).map(|bar| (bar, f64::from(bar + 1))));
+        assert_closes(&btc.closes(TimeRange::ALL).await, &expected, format_args!("after write {count}"));
         assert_eq!(btc.present(TimeRange::ALL).await, btc.span(0, count).into());
         assert_eq!(btc.listed().await, from_ref(&btc.key));
         let next = btc.revision().await;
@@ -44,7 +42,8 @@ pub async fn h_write_01_visible_to_every_handle(subject: &Subject) {
         let count = u32::try_from(index).expect("three") + 1;
         let before = reader.snapshot().await;
         writer.keep(writer.rows([(count - 1, 1.0)])).await;
-        assert_eq!(reader.closes(TimeRange::ALL).await, reader.expected((0..count).map(|bar| (bar, 1.0))));
+        let expected = reader.expected((0..count).map(|bar| (bar, 1.0)));
+        assert_closes(&reader.closes(TimeRange::ALL).await, &expected, "through the other handle");
         assert_eq!(reader.present(TimeRange::ALL).await, reader.span(0, count).into());
         assert_ne!(reader.revision().await, before.revision, "the revision did not change");
         assert_eq!(reader.listed().await, from_ref(&reader.key));
@@ -72,7 +71,7 @@ pub async fn h_write_02_keep_existing_keeps_bit_for_bit(subject: &Subject) {
     assert_eq!(btc.keep(stored.clone()).await, WriteReceipt::new(1, 0, 0));
     for other in [pair(&btc, 0, Some(5.0), Some(0.0)), pair(&btc, 0, Some(6.0), None)] {
         assert_eq!(btc.keep(other).await, WriteReceipt::new(0, 0, 1));
-        assert_eq!(btc.all().await.columns(), stored.columns(), "the stored row was changed");
+        assert_rows(&btc.all().await, &stored, "the stored row was changed");
     }
 }
 
@@ -83,10 +82,12 @@ pub async fn h_write_02_replace_takes_the_whole_row(subject: &Subject) {
     btc.keep(pair(&btc, 1, Some(3.0), Some(4.0))).await;
     let with_null = pair(&btc, 0, None, Some(5.0));
     assert_eq!(btc.replace(with_null.clone()).await, WriteReceipt::new(0, 1, 0));
-    assert_eq!(btc.read(btc.span(0, 1)).await.columns(), with_null.columns());
+    assert_rows(&btc.read(btc.span(0, 1)).await, &with_null, "the row that was replaced");
     assert_eq!(btc.replace(btc.rows([(0, 6.0)])).await, WriteReceipt::new(0, 1, 0));
-    assert_eq!(btc.read(btc.span(0, 1)).await.columns(), pair(&btc, 0, Some(6.0), None).columns());
-    assert_eq!(btc.read(btc.span(1, 2)).await.columns(), pair(&btc, 1, Some(3.0), Some(4.0)).columns());
+    let replaced = pair(&btc, 0, Some(6.0), None);
+    assert_rows(&btc.read(btc.span(0, 1)).await, &replaced, "the row that was replaced");
+    let kept = pair(&btc, 1, Some(3.0), Some(4.0));
+    assert_rows(&btc.read(btc.span(1, 2)).await, &kept, "the row beside it");
 }
 
 /// `H-WRITE-03`: repeating a write, rows and proofs, changes nothing that can be read.
@@ -105,7 +106,7 @@ pub async fn h_write_03_repeating_changes_nothing(subject: &Subject) {
             assert_eq!(btc.all().await, read);
             assert_eq!(btc.coverage(TimeRange::ALL).await, coverage);
         }
-        assert_eq!(read.columns(), rows.columns());
+        assert_rows(&read, &rows, "all of the series");
     }
 }
 
@@ -248,7 +249,7 @@ pub async fn h_write_08_empty_batch_records_proofs(subject: &Subject) {
     btc.prove(proof("b", btc.span(30, 40), secs(2_000_000_000))).await;
     let coverage = btc.coverage(TimeRange::ALL).await;
     assert_eq!(coverage.known_empty().len(), 2, "{coverage:?}");
-    assert_eq!(btc.closes(TimeRange::ALL).await, btc.expected([(20, 1.0)]));
+    assert_closes(&btc.closes(TimeRange::ALL).await, &btc.expected([(20, 1.0)]), "all of the series");
 }
 
 /// `H-WRITE-08`: an empty batch without proofs does nothing, and no series comes of it.
@@ -280,7 +281,7 @@ pub async fn h_write_10_any_time_that_can_be_held(subject: &Subject) {
         let close: Vec<_> = (0..u32::try_from(points.len()).expect("a few rows")).map(f64::from).collect();
         let rows = batch(&points, [("close", Arc::new(Float64Array::from(close)) as _)]);
         series.keep(rows.clone()).await;
-        assert_eq!(series.all().await.columns(), rows.columns(), "{}", series.key);
+        assert_rows(&series.all().await, &rows, &series.key);
         let present = series.present(TimeRange::ALL).await;
         assert!(present.points(grid).eq(points.iter().copied()), "{}: {present:?}", series.key);
         let newest = TimeRange::new(points[points.len() - 1], series.bar(0)).expect("it is long before 2024");

@@ -5,12 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use qmtl_history_api::GUARANTEES;
 use qmtl_history_testkit::faults::Fault;
 use qmtl_history_testkit::{CHECKS, Check, Subject, told};
 use qmtl_io_memory::MemoryBackend;
-
-/// The page that numbers the guarantees.
-const PROTOCOL: &str = include_str!("../../../qmtl-history-api/src/backend.rs");
 
 /// A store in memory with two handles.
 fn subject() -> Subject {
@@ -21,7 +19,7 @@ fn subject() -> Subject {
 
 /// The guarantees of the page, each the first code of its bullet.
 fn guarantees() -> BTreeSet<String> {
-    let bullets = PROTOCOL.lines().filter_map(|line| line.strip_prefix("/// - `H-"));
+    let bullets = GUARANTEES.lines().filter_map(|line| line.strip_prefix("- `H-"));
     bullets.filter_map(|rest| Some(format!("H-{}", rest.split_once('`')?.0))).collect()
 }
 
@@ -104,6 +102,34 @@ fn without_a_backend_a_check_says_that_it_skips_or_fails_where_one_is_required()
             required,
             said,
         );
+    }
+}
+
+/// What a store of a test may need to live, and what fails to go.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// It names the promise and the row, and ends alone: not even a store that panics once more as it is dropped
+/// takes the other tests of the process with it.
+#[test]
+fn a_failed_check_says_what_was_promised_and_shows_the_first_row_that_differs() {
+    let name = "a_failed_check_says_what_was_promised_and_shows_the_first_row_that_differs";
+    if std::env::var_os(ALONE).is_some() {
+        let broken = || Some(Fault::EndInclusive.wrap(subject()).with_guard(PanicsOnDrop));
+        return qmtl_history_testkit::run(&CHECKS[0], || std::future::ready(broken()));
+    }
+    let promise = GUARANTEES.lines().next().and_then(|line| line.strip_prefix("- `H-READ-01` "));
+    for said in [
+        &format!("The store breaks H-READ-01: {}", promise.expect("the first guarantee is about reads")),
+        "bars [2, 5): 4 rows instead of 3; row 3 is ts=2024-01-01T00:05:00Z close=5 instead of no row",
+        "test result: FAILED",
+    ] {
+        alone_says(name, "1", said);
     }
 }
 
