@@ -61,14 +61,14 @@ impl BatchStream {
     }
 
     /// The next batch, `None` at the end.
-    pub async fn next(&mut self) -> Option<Result<RecordBatch>> {
+    pub async fn next_batch(&mut self) -> Option<Result<RecordBatch>> {
         poll_fn(|cx| self.batches.as_mut().poll_next(cx)).await
     }
 
     /// Reads the stream to its end into one batch. The caller answers for the memory.
-    pub async fn collect(mut self) -> Result<RecordBatch> {
+    pub async fn into_batch(mut self) -> Result<RecordBatch> {
         let mut batches = Vec::new();
-        while let Some(batch) = self.next().await {
+        while let Some(batch) = self.next_batch().await {
             batches.push(batch?);
         }
         concat_batches(&self.schema, &batches)

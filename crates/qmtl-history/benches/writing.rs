@@ -21,7 +21,7 @@ async fn main() -> Result<()> {
     let key = SeriesKey::new(node, interval.parse()?)?;
     let source = FileFetcher::open(FileConfig::new(file)).await?;
     let range = source.range(&key)?;
-    let fetched = source.fetch(&FetchRequest::new(key.clone(), range)).await?.batches.collect().await?;
+    let fetched = source.fetch(&FetchRequest::new(key.clone(), range)).await?.batches.into_batch().await?;
     let rows = frame::normalize(&key, range, &[fetched])?.rows;
     // Where the file is, a store may be, and be measured.
     let place = Path::new(file).parent().unwrap_or(Path::new("."));

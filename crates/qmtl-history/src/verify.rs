@@ -130,7 +130,7 @@ impl<'a> Scan<'a> {
         let before = backend.revision(self.key).await?;
         let coverage = backend.coverage(self.key, range).await?;
         let mut rows = backend.read_range(&ReadRequest::new(self.key.clone(), range)).await?;
-        while let Some(batch) = rows.next().await {
+        while let Some(batch) = rows.next_batch().await {
             let batch = batch?;
             let mut found = self.times(&batch)?;
             found.extend(numbers(&batch));

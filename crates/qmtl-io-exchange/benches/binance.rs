@@ -55,7 +55,7 @@ async fn measure(url: &str) -> Result<()> {
     let at = |page: i64| Timestamp::from_micros((START + page * PAGE_MS) * 1_000);
     let fetch = async |page: i64| -> Result<usize> {
         let request = FetchRequest::new(key.clone(), TimeRange::new(at(page)?, at(page + 1)?)?);
-        Ok(fetcher.fetch(&request).await?.batches.collect().await?.num_rows())
+        Ok(fetcher.fetch(&request).await?.batches.into_batch().await?.num_rows())
     };
     // The server's clock and the listing are asked for once.
     fetch(0).await?;

@@ -88,7 +88,7 @@ async fn open(root: &Path, codec: Codec) -> Result<ParquetBackend> {
 async fn read(store: &ParquetBackend, request: &ReadRequest) -> Result<usize> {
     let mut stream = store.read_range(request).await?;
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
+    while let Some(batch) = stream.next_batch().await {
         rows += batch?.num_rows();
     }
     Ok(rows)

@@ -12,7 +12,8 @@ use qmtl_history_api::{
     Maintenance, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
     WriteRequest, async_trait, frame,
 };
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
 
 use crate::columns::Columns;
 use crate::config::ParquetConfig;
@@ -31,8 +32,8 @@ type Locks = Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>;
 /// A history store of plain Parquet files in a folder, or in a bucket (feature `s3`).
 ///
 /// Handles are cheap to clone and share everything. Several processes may use one store: commits
-/// are exact between them. Every call needs a Tokio runtime, whose blocking threads do the work; requests
-/// to a bucket have a thread of their own.
+/// are exact between them. Every call needs a Tokio runtime, whose blocking threads do the work, and is
+/// `Unsupported` without one; requests to a bucket have a thread of their own.
 #[derive(Clone, Debug)]
 pub struct ParquetBackend {
     store: Arc<Store>,
@@ -264,11 +265,13 @@ fn prepare(
     Ok((series, parts.into_iter().collect()))
 }
 
-/// Runs `work` on a thread that may block; a panic there goes on here.
+/// Runs `work` on a thread that may block; a panic there goes on here. `Unsupported` outside of a runtime.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|e| match JoinError::try_into_panic(e) {
+    let runtime =
+        Handle::try_current().map_err(|e| Error::outside_runtime("a Parquet store").caused_by(e))?;
+    runtime.spawn_blocking(work).await.unwrap_or_else(|e| match JoinError::try_into_panic(e) {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(e) => Err(Error::new(ErrorKind::Cancelled, "the runtime is shutting down").caused_by(e)),
     })

@@ -91,7 +91,7 @@ async fn write(store: &QuestDbBackend, node: &str, rows: RecordBatch) -> Result<
 async fn rows_of(store: &QuestDbBackend, node: &str, range: TimeRange) -> Result<usize> {
     let mut stream = store.read_range(&ReadRequest::new(key(node)?, range)).await?;
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
+    while let Some(batch) = stream.next_batch().await {
         rows += batch?.num_rows();
     }
     Ok(rows)
@@ -102,7 +102,7 @@ async fn rows_of(store: &QuestDbBackend, node: &str, range: TimeRange) -> Result
 async fn stream_ten(store: &QuestDbBackend) -> Result<f64> {
     let mut stream = store.read_range(&ReadRequest::new(key("ten")?, TimeRange::ALL)).await?;
     let (mut rows, mut early) = (0, None);
-    while let Some(batch) = stream.next().await {
+    while let Some(batch) = stream.next_batch().await {
         rows += batch?.num_rows();
         if rows >= 5_000_000 && early.is_none() {
             early = Some(peak_mb()?);

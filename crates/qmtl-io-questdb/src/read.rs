@@ -56,7 +56,7 @@ impl Store {
         if !request.newest_first {
             return Ok(rows.limited(request.limit));
         }
-        let rows = frame::reversed(&rows.collect().await?)?;
+        let rows = frame::reversed(&rows.into_batch().await?)?;
         Ok(BatchStream::from_batches(rows.schema(), vec![rows]).limited(request.limit))
     }
 }

@@ -208,7 +208,7 @@ impl Transport {
                 tracing::debug!(table = table.name, reason = error.chain(), "reading over the wire instead");
                 let mut rows = self.wire_rows(scan, StreamKind::Bars).await?;
                 let mut batches = Vec::new();
-                while let Some(batch) = rows.next().await {
+                while let Some(batch) = rows.next_batch().await {
                     batches.push(batch?);
                 }
                 Ok(batches)

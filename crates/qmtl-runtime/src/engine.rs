@@ -323,7 +323,7 @@ impl Run {
         let request = ReadRequest::new(self.job.key.clone(), window);
         let mut stream = self.job.provider.fetch(&request).await?;
         let (mut fetched, before) = (0, outcome.rows_added);
-        while let Some(batch) = stream.next().await {
+        while let Some(batch) = stream.next_batch().await {
             let batch = rows_before(&batch?, window.end())?;
             let merged = self.job.cache.write(|cache| cache.backfill_bulk(&batch))?;
             fetched += batch.num_rows();

@@ -327,7 +327,7 @@ impl Pipeline {
             if self.pending(at) > 0 {
                 continue;
             }
-            match source.next().await {
+            match source.next_batch().await {
                 Some(batch) => came.push((self.inputs[at].cache(), batch?, Ok(()))),
                 None => *stream = None,
             }

@@ -275,7 +275,7 @@ fn straight_from(fetcher: Arc<dyn DataFetcher>) -> impl HistoryProvider {
         async move {
             let ReadRequest { key, range, .. } = &request;
             let fetched = fetcher.fetch(&FetchRequest::new(key.clone(), *range)).await?;
-            let raw = fetched.batches.collect().await?;
+            let raw = fetched.batches.into_batch().await?;
             let rows = frame::normalize(key, *range, &[raw])?.rows;
             Ok(BatchStream::from_batches(rows.schema(), vec![rows]))
         }

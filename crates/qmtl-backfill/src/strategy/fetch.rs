@@ -434,7 +434,7 @@ impl Job<'_> {
         let mut fetched = source.fetcher.fetch(&request).await?;
         let mut batches = Vec::new();
         let mut bytes: u64 = answer.parts.iter().map(|part| part.bytes).sum();
-        while let Some(batch) = fetched.batches.next().await {
+        while let Some(batch) = fetched.batches.next_batch().await {
             let batch = batch?;
             bytes += batch::bytes(&batch);
             self.budget.grow(&mut answer.share, COPIES * bytes).await;

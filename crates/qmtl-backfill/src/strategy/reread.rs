@@ -86,7 +86,7 @@ impl FetcherBackfillStrategy {
         let request = FetchRequest::new(key.clone(), range).with_begun_by(Some(range.start()));
         let mut fetched = fetcher.fetch(&request).await?;
         let mut batches = Vec::new();
-        while let Some(batch) = fetched.batches.next().await {
+        while let Some(batch) = fetched.batches.next_batch().await {
             batches.push(batch?);
         }
         // As with a first look, the answer is only known to be no older than the question.

@@ -62,7 +62,7 @@ async fn reading_never_fills_and_the_fetcher_serves_both_calls() {
             .fetch(&ReadRequest::new(btc(), span(0, 30)))
             .await
             .unwrap()
-            .collect()
+            .into_batch()
             .await
             .unwrap()
             .num_rows()

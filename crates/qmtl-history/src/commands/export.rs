@@ -104,7 +104,7 @@ async fn copy(
     let mut stream = store.read_range(&request).await?;
     let mut writer = TableWriter::new((format(args)?, args.ts_format), &stream.schema(), out, is_pipe)?;
     let mut rows = 0;
-    while let Some(batch) = stream.next().await {
+    while let Some(batch) = stream.next_batch().await {
         let batch = batch?;
         writer.write(&batch)?;
         rows += batch.num_rows() as u64;

@@ -68,7 +68,7 @@ async fn files_prove_between_their_rows_and_those_of_the_days_beside_them() {
     // A hole lies across midnight: the fourth day begins inside it.
     let fetched = fetcher.fetch(&FetchRequest::new(key(), days(2, 4))).await.unwrap();
     assert_eq!(fetched.proven, RangeSet::from(days(2, 4)));
-    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 2 * 1_440 - 1_500);
+    assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 2 * 1_440 - 1_500);
     assert_eq!(files(&sim).len(), 4, "a checksum and a file for each day");
     fetcher.fetch(&FetchRequest::new(key(), days(2, 3))).await.unwrap();
     assert_eq!(files(&sim).len(), 4, "and never again");
@@ -107,7 +107,7 @@ async fn a_file_that_suffers_a_fault_is_fetched_until_its_checksum_is_right() {
         let fetcher = ArchiveFetcher::new(archives(&sim).with_max_body_bytes(4 << 20)).unwrap();
         let fetched = fetcher.fetch(&FetchRequest::new(key(), days(0, 5))).await;
         let fetched = fetched.unwrap_or_else(|error| panic!("{fault:?}: {error:?}"));
-        let rows = fetched.batches.collect().await.unwrap().num_rows();
+        let rows = fetched.batches.into_batch().await.unwrap().num_rows();
         assert_eq!(rows, 5 * 1_440 - 1_541, "{fault:?}");
         let struck = requests(&sim, Endpoint::Archive).iter().filter(|record| record.fault.is_some()).count();
         assert!(struck >= 2, "{fault:?}");
@@ -136,7 +136,7 @@ async fn milliseconds_before_2025_and_microseconds_since_are_the_same_bars() {
     let fetcher = ArchiveFetcher::new(at_the_end(archives(&sim), range)).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key, range)).await.unwrap();
     assert_eq!(fetched.proven, RangeSet::from(range));
-    let rows = fetched.batches.collect().await.unwrap();
+    let rows = fetched.batches.into_batch().await.unwrap();
     assert_eq!(rows.num_rows(), 70 * 24);
     let names: Vec<_> = files(&sim).into_iter().filter(|name| name.ends_with(".zip")).collect();
     assert_eq!(names[..2], ["ADABTC-1h-2024-12.zip", "ADABTC-1h-2025-01.zip"]);
@@ -159,7 +159,7 @@ async fn a_month_that_is_not_out_yet_comes_in_days() {
     sim.clear_faults();
     sim.set_now(january.end().as_micros() / 1_000 - 1);
     let fetched = fetcher.fetch(&FetchRequest::new(key, january)).await.unwrap();
-    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 30 * 24);
+    assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 30 * 24);
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn a_revised_file_is_noticed_and_fetched_anew() {
         let fetcher = ArchiveFetcher::with_folder(archives(&sim), folder.path()).unwrap();
         sim.clear_requests();
         let fetched = fetcher.fetch(&FetchRequest::new(key(), days(0, 2))).await.unwrap();
-        let rows = fetched.batches.collect().await.unwrap();
+        let rows = fetched.batches.into_batch().await.unwrap();
         let first = rows.column_by_name("open").unwrap().as_primitive::<Float64Type>().value(0);
         (first, fetcher.revised(), files(&sim))
     };
@@ -194,7 +194,7 @@ async fn a_kept_file_that_was_damaged_is_fetched_again() {
     let fetch = async || {
         let fetcher = ArchiveFetcher::with_folder(archives(&sim), folder.path()).unwrap();
         let fetched = fetcher.fetch(&FetchRequest::new(key(), days(0, 1))).await.unwrap();
-        fetched.batches.collect().await.unwrap().num_rows()
+        fetched.batches.into_batch().await.unwrap().num_rows()
     };
     let rows = fetch().await;
     let kept = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use futures::FutureExt;
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::{DataFetcher, Error, FetchRequest, Interval, SeriesKey, TimeRange, Timestamp, frame};
+use qmtl_history_api::{
+    DataFetcher, Error, ErrorKind, FetchRequest, Interval, SeriesKey, TimeRange, Timestamp, frame,
+};
 use qmtl_io_exchange::{FileConfig, FileFetcher};
 use tempfile::TempDir;
 
@@ -46,8 +49,15 @@ pub(crate) async fn rows(
     window: TimeRange,
 ) -> Result<RecordBatch, Error> {
     let answer = fetcher.fetch(&FetchRequest::new(key.clone(), window)).await?;
-    let batch = answer.batches.collect().await?;
+    let batch = answer.batches.into_batch().await?;
     Ok(frame::normalize(key, window, &[batch])?.rows)
+}
+
+#[test]
+fn a_call_outside_of_a_runtime_is_refused() {
+    let file = file("a.csv", "time,close\n1704067200,1\n");
+    let refused = FileFetcher::open(file.config()).now_or_never().unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
 }
 
 #[tokio::test]

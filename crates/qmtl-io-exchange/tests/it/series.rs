@@ -217,7 +217,7 @@ async fn rows_off_the_grid_are_given_as_they_are() {
     let fetcher = written.open().await;
     let (key, window) = (key("X", "1m"), range(BASE, BASE + 36_000));
     let answer = fetcher.fetch(&FetchRequest::new(key.clone(), window)).await.unwrap();
-    let found = answer.batches.collect().await.unwrap();
+    let found = answer.batches.into_batch().await.unwrap();
     assert_eq!(found.num_rows(), 600);
     assert_eq!(found.column(0).as_primitive::<TimestampSecondType>().value(300), BASE + 18_007);
 
@@ -278,12 +278,12 @@ async fn a_file_that_changed_is_refused_also_midway() {
     let fetcher = growing.open().await;
     let everything = FetchRequest::new(key("X", "1m"), range(BASE, BASE + 6_000_000));
     let mut batches = fetcher.fetch(&everything).await.unwrap().batches;
-    assert!(batches.next().await.unwrap().unwrap().num_rows() > 8_000);
+    assert!(batches.next_batch().await.unwrap().unwrap().num_rows() > 8_000);
     let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     std::fs::File::options().append(true).open(&growing.path).unwrap().set_modified(later).unwrap();
     let expected =
         format!("the file changed after it was opened; open it again (file: {})", growing.path.display());
-    let error = batches.next().await.unwrap().unwrap_err();
+    let error = batches.next_batch().await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.to_string()), (ErrorKind::Conflict, expected.clone()));
     let hole = FetchRequest::new(key("X", "1m"), range(BASE + 1, BASE + 2));
     assert_eq!(fetcher.fetch(&hole).await.unwrap_err().to_string(), expected);
@@ -341,7 +341,7 @@ async fn blanks_around_a_symbol_are_none_and_another_case_is_told() {
     let whole =
         opened(&folder, "blanks.csv", &rows(["BTC", "BTC ", " BTC", "BTC\u{a0}"]), Some("symbol")).await;
     let request = FetchRequest::new(key.clone(), whole.range(&key).unwrap());
-    assert_eq!(whole.fetch(&request).await.unwrap().batches.collect().await.unwrap().num_rows(), 4);
+    assert_eq!(whole.fetch(&request).await.unwrap().batches.into_batch().await.unwrap().num_rows(), 4);
     let cased = opened(&folder, "case.csv", &rows(["BTC", "btc", "BTC", "BTC"]), Some("symbol")).await;
     let error = cased.range(&key).unwrap_err().to_string();
     assert!(

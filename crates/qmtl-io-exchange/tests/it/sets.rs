@@ -34,7 +34,7 @@ async fn fetched(set: &FileSet, window: TimeRange) -> Fetched {
 }
 
 async fn rows(set: &FileSet, window: TimeRange) -> RecordBatch {
-    let batch = fetched(set, window).await.batches.collect().await.unwrap();
+    let batch = fetched(set, window).await.batches.into_batch().await.unwrap();
     frame::normalize(&key("X", "1h"), window, &[batch]).unwrap().rows
 }
 

@@ -45,7 +45,7 @@ async fn a_million_bars_in_a_thousand_writes() {
         let receipt = series.write(&request, bars(part * 1_000, (part + 1) * 1_000, 1.0)).unwrap();
         assert_eq!(receipt.rows_written, 1_000);
     }
-    let rows = series.read(&ReadRequest::new(key(), TimeRange::ALL)).unwrap().collect().await.unwrap();
+    let rows = series.read(&ReadRequest::new(key(), TimeRange::ALL)).unwrap().into_batch().await.unwrap();
     frame::check(&key(), &rows).unwrap();
     assert_eq!(rows.num_rows(), 1_000_000);
     assert_eq!(series.coverage(TimeRange::ALL).present().len(), 1);

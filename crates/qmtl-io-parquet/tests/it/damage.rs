@@ -260,11 +260,11 @@ async fn a_read_whose_files_vanish_goes_on_with_their_successors() {
     for file in &three.files {
         fs::remove_file(file).unwrap();
     }
-    assert_eq!(stream.collect().await.unwrap().num_rows(), 120_000);
+    assert_eq!(stream.into_batch().await.unwrap().num_rows(), 120_000);
 
     let stream = three.store.read_range(&request).await.unwrap();
     fs::remove_dir_all(three.folder.path()).unwrap();
-    let error = stream.collect().await.unwrap_err();
+    let error = stream.into_batch().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(
         error.to_string().starts_with("the files of a partition keep vanishing while they are read"),

@@ -395,7 +395,7 @@ async fn a_reader_that_meets_collected_files_plans_again() {
     age(root, now(), HOUR);
     store.collect(&key(), now(), false).await.unwrap();
     assert_eq!(numbers(root), [3]);
-    assert_eq!(stream.collect().await.unwrap(), numbered(0, 4_000));
+    assert_eq!(stream.into_batch().await.unwrap(), numbered(0, 4_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

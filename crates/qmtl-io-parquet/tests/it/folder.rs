@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use qmtl_history_api::{
     ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, RangeSet, ReadRequest, SeriesKey, TimeRange,
@@ -37,6 +38,17 @@ fn tree(root: &Path) -> Vec<String> {
     walk(root, root, &mut paths);
     paths.sort();
     paths
+}
+
+#[test]
+fn a_call_outside_of_a_runtime_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = runtime.block_on(open(folder.path()));
+    let refused = ParquetBackend::open(ParquetConfig::new(folder.path())).now_or_never().unwrap();
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+    let refused = store.coverage(&key(), TimeRange::ALL).now_or_never().unwrap().unwrap_err();
+    assert!(refused.to_string().contains("#[tokio::main]"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

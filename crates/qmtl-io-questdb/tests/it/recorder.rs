@@ -41,7 +41,7 @@ async fn bars_become_the_series_and_its_coverage() {
     assert_eq!(rows.column(1).as_ref(), &closes as &dyn qmtl_history_api::arrow_array::Array);
     let coverage = backend.coverage(&key, TimeRange::ALL).await.unwrap();
     assert_eq!(coverage.present(), &span(&key, 0, 4_000).into());
-    let stored = recorder.stored(&key, span(&key, 10, 20)).await.unwrap().collect().await.unwrap();
+    let stored = recorder.stored(&key, span(&key, 10, 20)).await.unwrap().into_batch().await.unwrap();
     assert_eq!(stored.num_rows(), 10);
 }
 
@@ -58,14 +58,14 @@ async fn what_waits_can_be_read_and_is_written_when_it_is_old() {
             .await
             .unwrap();
     }
-    let waiting = recorder.buffered(&key, span(&key, 0, 2)).await.unwrap().collect().await.unwrap();
+    let waiting = recorder.buffered(&key, span(&key, 0, 2)).await.unwrap().into_batch().await.unwrap();
     assert_eq!(
         waiting.column(1).as_ref(),
         &Float64Array::from(vec![0.0, 1.0]) as &dyn qmtl_history_api::arrow_array::Array
     );
     assert_eq!((recorder.unwritten(), backend.list_series().await.unwrap().len()), (3, 0));
     recorder.flush().await.unwrap();
-    let waiting = recorder.buffered(&key, TimeRange::ALL).await.unwrap().collect().await.unwrap();
+    let waiting = recorder.buffered(&key, TimeRange::ALL).await.unwrap().into_batch().await.unwrap();
     assert_eq!((waiting.num_rows(), recorder.unwritten()), (0, 0));
 }
 
@@ -86,7 +86,7 @@ async fn plain_events_have_a_table_of_their_own_and_are_no_series() {
     assert_eq!(backend.list_series().await.unwrap(), []);
     assert!(backend.coverage(&key, TimeRange::ALL).await.unwrap().present().is_empty());
     // They come back as they are, off the grid and at one time.
-    let stored = recorder.stored(&key, TimeRange::ALL).await.unwrap().collect().await.unwrap();
+    let stored = recorder.stored(&key, TimeRange::ALL).await.unwrap().into_batch().await.unwrap();
     let mut closes = stored.column(1).as_primitive::<Float64Type>().values().to_vec();
     closes.sort_by(f64::total_cmp);
     assert_eq!(closes, [1.0, 2.0, 2.0]);

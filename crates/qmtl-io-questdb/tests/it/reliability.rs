@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
 use qmtl_history_api::{
@@ -19,6 +20,13 @@ use crate::server::{Own, client, connect};
 /// How often something is tried: few times by default, as often as a variable says in a soak.
 fn times(variable: &str, default: u32) -> u32 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_call_outside_of_a_runtime_is_refused() {
+    let config = QuestDbConfig::from_dsn("questdb://admin:quest@127.0.0.1:1/qdb").unwrap();
+    let refused = QuestDbBackend::connect(config).now_or_never().unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
 }
 
 /// The server is killed while batches are written: what was acknowledged is there afterwards, and

@@ -48,7 +48,8 @@ async fn what_was_recorded_is_replayed_into_a_store() {
     let wanted = span(&key, 0, 70);
     let report = provider.ensure_range(&BackfillRequest::new(key.clone(), wanted)).await.unwrap();
     assert_eq!((report.rows_written, report.is_complete()), (60, false), "{report:?}");
-    let rows = provider.fetch(&ReadRequest::new(key.clone(), wanted)).await.unwrap().collect().await.unwrap();
+    let rows =
+        provider.fetch(&ReadRequest::new(key.clone(), wanted)).await.unwrap().into_batch().await.unwrap();
     let closes: Float64Array = (0..50_u32).chain(60..70).map(|index| Some(f64::from(index))).collect();
     assert_eq!(rows.column(1).as_ref(), &closes as &dyn qmtl_history_api::arrow_array::Array);
     recorder.flush().await.unwrap();
@@ -100,6 +101,6 @@ async fn plain_events_of_an_input_are_no_history() {
     let off_grid = bar(&key, 0).checked_add_micros(7).unwrap();
     service.record(&key, off_grid, payload(1.0)).await.unwrap();
     service.flush().await.unwrap();
-    let stored = recorder.stored(&key, TimeRange::ALL).await.unwrap().collect().await.unwrap();
+    let stored = recorder.stored(&key, TimeRange::ALL).await.unwrap().into_batch().await.unwrap();
     assert_eq!((stored.num_rows(), backend.list_series().await.unwrap()), (1, Vec::new()));
 }

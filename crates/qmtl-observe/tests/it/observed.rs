@@ -57,7 +57,7 @@ fn calls_are_measured_and_their_errors_counted_by_kind_also_inside_a_stream() {
         runtime.block_on(async {
             let store = Observed::new(Broken);
             let mut read = store.read_range(&ReadRequest::new(key("a"), window())).await.unwrap();
-            assert_eq!(read.next().await.unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(read.next_batch().await.unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
             let batch = RecordBatch::new_empty(ts_only_schema());
             assert!(store.write_rows(&WriteRequest::new(key("a")), batch).await.is_err());
             assert!(store.coverage(&key("a"), window()).await.is_ok());

@@ -67,7 +67,7 @@ async fn day(candles: &FileFetcher, input: &StreamInput) -> Result<Vec<(Timestam
     let start: Timestamp = START.parse()?;
     let day =
         TimeRange::new(start, start.checked_add(Duration::from_secs(86_400)).unwrap_or(Timestamp::MAX))?;
-    let raw = candles.fetch(&FetchRequest::new(input.key().clone(), day)).await?.batches.collect().await?;
+    let raw = candles.fetch(&FetchRequest::new(input.key().clone(), day)).await?.batches.into_batch().await?;
     let rows = frame::normalize(input.key(), day, &[raw])?.rows;
     let times = frame::timestamps(&rows)?.values().to_vec();
     times

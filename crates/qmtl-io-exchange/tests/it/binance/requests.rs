@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use qmtl_backfill::FetcherBackfillStrategy;
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::TimestampMicrosecondType;
@@ -20,6 +21,20 @@ use qmtl_sim_exchange::{Endpoint, SimExchange};
 use super::market::{
     BARS, Hurried, LISTED, MINUTE, NOW, assert_right, at, clock, config, fill, key, klines, settings, wanted,
 };
+
+#[test]
+fn a_call_outside_of_a_runtime_is_refused() {
+    let fetcher = BinanceFetcher::new(ExchangeConfig::binance().with_base_url("http://127.0.0.1:1")).unwrap();
+    let request = FetchRequest::new(key(), wanted());
+    let refused = fetcher.fetch(&request).now_or_never().unwrap().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+}
+
+/// The features of one tree add up: what our client needs must not break an application's own.
+#[test]
+fn another_client_finds_its_cryptography() {
+    reqwest::Client::builder().build().unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_asks_what_was_planned_and_a_second_one_nothing() {
@@ -62,7 +77,7 @@ async fn a_fetch_is_the_first_page_of_its_range_and_dated_by_the_servers_clock()
     let range = TimeRange::new(at(LISTED), at(LISTED + 2_950 * MINUTE)).unwrap();
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     assert_eq!((fetched.proven, fetched.as_of), (RangeSet::from(range), Some(at(NOW))));
-    let rows = fetched.batches.collect().await.unwrap();
+    let rows = fetched.batches.into_batch().await.unwrap();
     // The page's thousand rows skip the holes of 1 and 40 bars.
     let last = rows.column(0).as_primitive::<TimestampMicrosecondType>().value(999);
     assert_eq!((rows.num_rows(), last), (1_000, (LISTED + 1_040 * MINUTE) * 1_000));
@@ -81,13 +96,13 @@ async fn bars_that_are_open_by_the_servers_clock_are_not_asked_for() {
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     let closed = at(LISTED + (BARS - 1) * MINUTE);
     assert_eq!(fetched.proven.span().unwrap().end(), closed);
-    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 9);
+    assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 9);
 
     let future = TimeRange::new(closed, at(NOW + 30 * MINUTE)).unwrap();
     sim.clear_requests();
     let fetched = fetcher.fetch(&FetchRequest::new(key(), future)).await.unwrap();
     assert!(fetched.proven.is_empty());
-    assert_eq!((fetched.batches.collect().await.unwrap().num_rows(), klines(&sim).len()), (0, 0));
+    assert_eq!((fetched.batches.into_batch().await.unwrap().num_rows(), klines(&sim).len()), (0, 0));
 }
 
 #[tokio::test]
@@ -183,9 +198,9 @@ async fn a_page_that_leaves_out_the_first_bar_of_all_does_not_make_the_second_on
     let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
     // Of the first bar the page says nothing, and that it exists is known by then.
     assert_eq!(fetched.proven.span().unwrap().start(), at(LISTED + MINUTE));
-    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 9);
+    assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 9);
     let again = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
-    assert_eq!(again.batches.collect().await.unwrap().num_rows(), 10);
+    assert_eq!(again.batches.into_batch().await.unwrap().num_rows(), 10);
 }
 
 #[tokio::test]
@@ -197,7 +212,7 @@ async fn a_bar_is_not_the_first_of_all_while_one_before_it_may_still_be_publishe
     // The first of two bars is late: neither the page nor the look for the listing has it.
     fetcher.fetch(&FetchRequest::new(key(), all)).await.unwrap();
     let late = fetcher.fetch(&FetchRequest::new(key(), before)).await.unwrap();
-    assert_eq!(late.batches.collect().await.unwrap().num_rows(), 1);
+    assert_eq!(late.batches.into_batch().await.unwrap().num_rows(), 1);
 }
 
 #[tokio::test]
@@ -207,7 +222,7 @@ async fn what_is_asked_begins_on_the_grid_where_the_first_row_of_all_does_not() 
     for _ in 0..2 {
         let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
         assert_eq!(fetched.proven.span().unwrap().start(), at(LISTED));
-        assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 2);
+        assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 2);
     }
 }
 
@@ -220,7 +235,7 @@ async fn a_node_may_be_called_otherwise_than_its_symbol() {
     let range = TimeRange::new(at(LISTED), at(LISTED + 5 * MINUTE)).unwrap();
     let request = FetchRequest::new(key, range);
     let fetched = BinanceFetcher::new(named).unwrap().fetch(&request).await.unwrap();
-    assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 5);
+    assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 5);
 
     // Unnamed, the node's id goes out as it is, and the exchange does not understand it.
     let error = BinanceFetcher::new(settings(&sim)).unwrap().fetch(&request).await.unwrap_err();
@@ -287,7 +302,7 @@ async fn the_weight_of_a_minute_is_kept_by_all_fetchers_of_a_host_together() {
     let fetch = async || {
         let fetcher = BinanceFetcher::new(narrow.clone()).unwrap();
         let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
-        (fetched.batches.collect().await.unwrap().num_rows(), fetcher)
+        (fetched.batches.into_batch().await.unwrap().num_rows(), fetcher)
     };
     let started = clock.monotonic();
     let (rows, _keeps_the_limiter) = fetch().await;
@@ -325,7 +340,7 @@ async fn weight_that_others_use_counts_too() {
         let from = LISTED + page * 5 * MINUTE;
         let range = TimeRange::new(at(from), at(from + 5 * MINUTE)).unwrap();
         let fetched = fetcher.fetch(&FetchRequest::new(key(), range)).await.unwrap();
-        assert_eq!(fetched.batches.collect().await.unwrap().num_rows(), 5);
+        assert_eq!(fetched.batches.into_batch().await.unwrap().num_rows(), 5);
     }
     assert!(clock.monotonic() - started >= Duration::from_secs(59));
     assert!(fetcher.retries().is_empty(), "it was never refused");
