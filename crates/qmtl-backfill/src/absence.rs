@@ -239,6 +239,13 @@ impl Inquiry {
     }
 }
 
+/// By when an answer was given at the earliest, if its source says `as_of` and our clock showed these times when it
+/// was asked and when it had answered. What takes a fetcher long, retries or a look for the listing, may come after the
+/// answer, which is only known to be no older than the question.
+pub(crate) fn dated(as_of: Option<Timestamp>, (asked, done): (Timestamp, Timestamp)) -> Timestamp {
+    as_of.map_or(asked, |as_of| as_of.min(asked)).min(done)
+}
+
 /// Those of `bars` that had opened `ago` before `now`, or earlier.
 pub(crate) fn opened_by(now: Timestamp, ago: Duration, bars: &RangeSet) -> RangeSet {
     let end = now.checked_sub(ago).and_then(|newest| newest.checked_add_micros(1));

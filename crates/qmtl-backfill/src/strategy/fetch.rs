@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::notes::Notes;
 use super::{COPIES, Job, Source, batch};
-use crate::absence::{Inquiry, Reply, Spacing, Verdict};
+use crate::absence::{self, Inquiry, Reply, Spacing, Verdict};
 use crate::budget::Share;
 use crate::plan::{self, Window};
 
@@ -394,9 +394,7 @@ impl Job<'_> {
         let told = |error: Error| error.with("source", &source.id).with("request", range);
         let Drained { batches, proven, reason, versions, as_of } = drained.map_err(told)?;
 
-        // What takes a fetcher long, retries or a look for the listing, may come after the answer: it is only known
-        // to be no older than the question.
-        let now = asked_at.min(self.clock.now());
+        let dated = absence::dated(as_of, (asked_at, self.clock.now()));
         let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
         // A series that has rows stands on its grid: then these are odd ones.
@@ -420,7 +418,6 @@ impl Job<'_> {
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
         part.take_off_grid(range, &off_grid);
         let doubtful = off_grid.iter().filter_map(|row| row.bars(self.key.interval)).collect();
-        let dated = as_of.map_or(now, |as_of| as_of.min(now));
         answer.dated = answer.dated.into_iter().chain([dated]).min();
         let reply = Reply { asked: range, present, doubtful, span, proven, dated };
         Ok(Page { reply, rows, reason, versions })

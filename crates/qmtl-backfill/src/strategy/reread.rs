@@ -30,8 +30,9 @@ impl FetcherBackfillStrategy {
     /// Reads the bars of `given`, the canonical rows that `source` gave before, once more from it, and replaces
     /// the stored rows that differ, each by its own later version.
     ///
-    /// A stored row that is not the given one any more is somebody else's and stays. Bars that the source may still change are left for later, and so are those that it no longer has. When
-    /// `stop` is given it asks nothing more, and says what it has looked at by then.
+    /// A stored row that is not the given one any more is somebody else's and stays. Bars that the source may still
+    /// change are left for later, and so are those that it no longer has. Once `stop` is given it asks nothing more,
+    /// and says what it has looked at by then.
     /// Errors: `NotFound` for a source that this strategy does not have; else those of the source and of
     /// the store.
     pub async fn reread(
@@ -89,10 +90,8 @@ impl FetcherBackfillStrategy {
         while let Some(batch) = fetched.batches.next_batch().await {
             batches.push(batch?);
         }
-        // As with a first look, the answer is only known to be no older than the question.
-        let now = asked_at.min(self.clock.now());
-        let rows = frame::normalize(key, range, &batches)?.rows;
-        Ok((rows, fetched.as_of.map_or(now, |as_of| as_of.min(now))))
+        let dated = absence::dated(fetched.as_of, (asked_at, self.clock.now()));
+        Ok((frame::normalize(key, range, &batches)?.rows, dated))
     }
 }
 
