@@ -105,20 +105,21 @@ impl Planner {
             let own = missing(std::slice::from_ref(source)).intersection(&wanting);
             reach(limits).map_or_else(RangeSet::new, |reach| own.within(reach))
         };
-        let all = |of: RangeSet, more: RangeSet| of.union(&more);
-        let gaps = match &*self.sources {
-            [] => wanting.clone(),
-            sources => sources.iter().map(own).fold(RangeSet::new(), all),
+        let of_sources: Vec<_> = self.sources.iter().map(own).collect();
+        let reached: RangeSet = self.sources.iter().filter_map(|(_, limits)| reach(limits)).collect();
+        let (gaps, out_of_reach) = if self.sources.is_empty() {
+            (wanting.clone(), RangeSet::new())
+        } else {
+            let gaps = of_sources.iter().fold(RangeSet::new(), |gaps, own| gaps.union(own));
+            (gaps, wanting.difference(&reached))
         };
-        let reached = self.sources.iter().filter_map(|(_, limits)| reach(limits)).map(RangeSet::from);
-        let reached = reached.fold(RangeSet::new(), all);
-        let out_of_reach = if self.sources.is_empty() { reached } else { wanting.difference(&reached) };
-        let demand = |asked: &(SourceId, FetchLimits)| -> Result<Demand> {
-            let own = own(asked).intersection(&gaps);
-            Ok(Demand::new(asked.0.clone(), cuts(&asked.1)?.count(&own).requests, &asked.1))
-        };
-        let asked = self.stand_ins.iter().chain(&self.sources);
-        let demands = asked.map(demand).collect::<Result<Vec<_>>>()?;
+        let of_stand_ins = self.stand_ins.iter().map(|asked| own(asked).intersection(&gaps));
+        let of_all = of_stand_ins.chain(of_sources);
+        let demands =
+            self.stand_ins.iter().chain(&self.sources).zip(of_all).map(|((source, limits), own)| {
+                Ok(Demand::new(source.clone(), cuts(limits)?.count(&own).requests, limits))
+            });
+        let demands = demands.collect::<Result<Vec<_>>>()?;
         let cuts = cuts(&self.limits)?;
         let mut counts = cuts.count(&gaps);
         if !demands.is_empty() {
