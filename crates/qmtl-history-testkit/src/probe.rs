@@ -171,18 +171,15 @@ impl Probe {
 /// Panics unless a read gave exactly these rows, and shows the first that differs.
 pub(crate) fn assert_closes(read: &[(i64, f64)], expected: &[(i64, f64)], what: impl Display) {
     let at = read.iter().zip(expected).take_while(|(read, expected)| read == expected).count();
+    if at == read.len() && at == expected.len() {
+        return;
+    }
     let row = |rows: &[(i64, f64)]| {
-        rows.get(at)
-            .map_or_else(|| "no row".to_owned(), |(ts, close)| format!("ts={} close={close}", time(*ts)))
+        let (micros, close) = rows.get(at)?;
+        let ts = Timestamp::from_micros(*micros).expect("a read gives times that there are");
+        Some(format!("ts={ts} close={close}"))
     };
-    assert!(
-        at == read.len() && at == expected.len(),
-        "{what}: {} rows instead of {}; row {at} is {} instead of {}",
-        read.len(),
-        expected.len(),
-        row(read),
-        row(expected),
-    );
+    differ(what, at, (read.len(), row(read)), (expected.len(), row(expected)));
 }
 
 /// The same of batches, by the values of all columns.
@@ -194,26 +191,30 @@ pub(crate) fn assert_rows(read: &RecordBatch, expected: &RecordBatch, what: impl
     let differs = |at: &usize| read.slice(*at, 1).columns() != expected.slice(*at, 1).columns();
     let at = (0..shared).find(differs).unwrap_or(shared);
     let row = |rows: &RecordBatch| {
-        if at >= rows.num_rows() {
-            return "no row".to_owned();
-        }
         let (schema, columns) = (rows.schema(), rows.columns());
         let value = |column| array_value_to_string(column, at).unwrap_or_default();
         let cells =
             schema.fields().iter().zip(columns).map(|(field, c)| format!("{}={}", field.name(), value(c)));
-        cells.collect::<Vec<_>>().join(" ")
+        (at < rows.num_rows()).then(|| cells.collect::<Vec<_>>().join(" "))
     };
-    panic!(
-        "{what}: {} rows instead of {}; row {at} is {} instead of {}",
-        read.num_rows(),
-        expected.num_rows(),
-        row(read),
-        row(expected),
-    );
+    differ(what, at, (read.num_rows(), row(read)), (expected.num_rows(), row(expected)));
 }
 
-fn time(micros: i64) -> String {
-    Timestamp::from_micros(micros).map_or_else(|_| format!("{micros} us"), |ts| ts.to_string())
+/// Panics with how many rows there are of each and what stands in row `at`, the first that differs.
+fn differ(
+    what: impl Display,
+    at: usize,
+    read: (usize, Option<String>),
+    expected: (usize, Option<String>),
+) -> ! {
+    let shown = |row: Option<String>| row.unwrap_or_else(|| "no row".to_owned());
+    panic!(
+        "{what}: {} rows instead of {}; row {at} is {} instead of {}",
+        read.0,
+        expected.0,
+        shown(read.1),
+        shown(expected.1),
+    );
 }
 
 /// The rows of a batch as `(microseconds, close)`; a null is NaN.

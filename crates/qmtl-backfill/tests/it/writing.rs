@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use qmtl_history_api::arrow_array::{RecordBatch, StringArray};
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillRequest, Clock, Error, ErrorKind, FetchRequest, Fetched, NoProgress,
-    RangeSet, StopSignal, fetcher_fn, frame,
+    AutoBackfillStrategy, BackfillRequest, Clock, DataFetcher, Error, ErrorKind, FetchRequest, Fetched,
+    NoProgress, RangeSet, StopSignal, TimeRange, fetcher_fn, frame,
 };
 use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, bar, bars, batch, source, sparse_bars};
 
@@ -19,6 +19,23 @@ const BAR: u64 = 48;
 fn holds(rows: &RecordBatch, index: u32) -> bool {
     let ts = frame::timestamps(rows).unwrap().values();
     ts.contains(&bar(&btc(), index).as_micros())
+}
+
+/// A source that has every bar, and sleeps before it answers about the windows in which it is `asleep`.
+fn drowsy(
+    clock: &ManualClock,
+    asleep: impl Fn(TimeRange) -> bool + Send + Sync + 'static,
+) -> Arc<impl DataFetcher> {
+    let clock = clock.clone();
+    Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
+        let (clock, sleeps) = (clock.clone(), asleep(request.range));
+        async move {
+            if sleeps {
+                clock.sleep(Duration::from_secs(1_000)).await;
+            }
+            Ok(Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
+        }
+    }))
 }
 
 #[tokio::test]
@@ -46,17 +63,8 @@ async fn rows_are_written_ascending_in_pieces_of_the_wanted_size() {
 async fn a_fill_that_is_stopped_stores_what_has_come_and_tells_exactly_that() {
     let clock = late();
     // Every second window answers at once, the others never.
-    let slow = clock.clone();
-    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
-        let slow = slow.clone();
-        async move {
-            let window = request.range.start().since(bar(&btc(), 0)).as_secs() / 600;
-            if window % 2 == 1 {
-                slow.sleep(Duration::from_secs(1_000)).await;
-            }
-            Ok(Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
-        }
-    }));
+    let window = |range: TimeRange| range.start().since(bar(&btc(), 0)).as_secs() / 600;
+    let fetcher = drowsy(&clock, move |range| window(range) % 2 == 1);
     let (store, stop) = (Arc::new(Store::new()), StopSignal::new());
     let (filling, to, signal) = (Filling::new().with_clock(&clock), Arc::clone(&store), stop.clone());
     let request = BackfillRequest::new(btc(), span(0, 100)).with_stop(signal);
@@ -85,16 +93,7 @@ async fn a_fill_that_is_stopped_stores_what_has_come_and_tells_exactly_that() {
 async fn rows_do_not_wait_for_others_for_ever() {
     let clock = late();
     // The first window answers at once, the second one never.
-    let slow = clock.clone();
-    let fetcher = Arc::new(fetcher_fn(source("fake"), move |request: FetchRequest| {
-        let slow = slow.clone();
-        async move {
-            if request.range == span(10, 20) {
-                slow.sleep(Duration::from_secs(1_000)).await;
-            }
-            Ok(Fetched::from_batch(sparse_bars(&request.key, &request.range.into())))
-        }
-    }));
+    let fetcher = drowsy(&clock, |range| range == span(10, 20));
     let store = Arc::new(Store::new());
     let (filling, to) = (Filling::new().with_clock(&clock), Arc::clone(&store));
     let running = tokio::spawn(async move { filling.run(&fetcher, &to, span(0, 20)).await });
