@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, Error, ErrorKind, HistoryBackend, RangeSet, TimeRange, Timestamp,
+    AutoBackfillStrategy, BackfillReport, Error, ErrorKind, HistoryBackend, RangeSet, StopSignal, TimeRange,
+    Timestamp,
 };
 use serde::Serialize;
 
@@ -244,9 +245,8 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     };
     fill::fill(&jobs, limits, backend, (&progress, &stop, keep)).await;
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let is_stopped = |error: &Error| error.kind() == ErrorKind::Cancelled && stop.is_stopped();
     if let [Some(Err(error))] = reports.as_slice()
-        && !is_stopped(error)
+        && !is_stopped(error, &stop)
     {
         return Err(error.clone().into());
     }
@@ -254,7 +254,7 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     let mut done = Vec::new();
     for (job, report) in jobs.into_iter().zip(reports) {
         let report = match report {
-            Some(Err(error)) if is_stopped(&error) => continue,
+            Some(Err(error)) if is_stopped(&error, &stop) => continue,
             Some(report) => report,
             None => continue,
         };
@@ -268,6 +268,11 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     let was_cut = done.len() < count || done.iter().any(|done| done.report.stopped);
     let outcome = if was_cut { Outcome::Interrupted } else { end_of(&done) };
     Ok(Run { done, one: count == 1, outcome })
+}
+
+/// Whether a fill was stopped before it had begun, which is nothing to tell.
+pub(super) fn is_stopped(error: &Error, stop: &StopSignal) -> bool {
+    error.kind() == ErrorKind::Cancelled && stop.is_stopped()
 }
 
 /// The exit of a run that was not interrupted.

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
-use qmtl_history_api::{
-    BackfillReport, Error, ErrorKind, ProgressEvent, ProgressSink, SeriesKey, StopSignal,
-};
+use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
@@ -110,7 +108,9 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
             }
         };
         for round in rounds {
-            if is_stopped(&round, &stop) {
+            if let Some(Err(error)) = &round.filled
+                && backfill::is_stopped(error, &stop)
+            {
                 continue;
             }
             if let Some(job) = open.jobs.iter().find(|job| job.key == round.key) {
@@ -123,12 +123,6 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
     }
     context.console.warn("interrupted; what is stored stays, the same command goes on from there");
     Ok(Outcome::Interrupted)
-}
-
-/// Whether a round was stopped before its fill had begun, which is nothing to tell.
-fn is_stopped(round: &Round, stop: &StopSignal) -> bool {
-    let error = round.filled.as_ref().and_then(|filled| filled.as_ref().err());
-    stop.is_stopped() && error.is_some_and(|error| error.kind() == ErrorKind::Cancelled)
 }
 
 /// Tells what a round brought, and how the run would end after it.
