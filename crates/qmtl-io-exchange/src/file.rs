@@ -94,8 +94,9 @@ impl FileFetcher {
     /// From the first bar of a series to the end of its last one.
     ///
     /// Errors: `NotFound` for a symbol that the file lacks, naming similar ones; `InvalidInput`
-    /// when a node that is named after a symbol is read from a file of another one, and when the file's name, its close times or the distances of its rows say that it holds bars of another
-    /// interval, or another one was vouched for.
+    /// when a node that is named after a symbol is read from a file of another one, when the file's name, its close
+    /// times or the distances of its rows say that it holds bars of another interval, and when another one was
+    /// vouched for.
     pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
         self.0.series(key).map(|(_, range)| range).map_err(|e| self.0.in_file(e))
     }

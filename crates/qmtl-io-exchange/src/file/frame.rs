@@ -220,8 +220,8 @@ impl Columns {
             .column_by_name(name)
             .ok_or_else(|| Error::unexpected("a block lacks the symbol column").with("column", name))?;
         let symbols = text(column, name)?;
-        let trimmed = |symbol: Option<&str>| symbol.unwrap_or_default().trim().to_owned();
-        Ok(Some(StringArray::from_iter_values(symbols.iter().map(trimmed))))
+        let trimmed = symbols.iter().map(|symbol| symbol.unwrap_or_default().trim());
+        Ok(Some(StringArray::from_iter_values(trimmed)))
     }
 }
 
