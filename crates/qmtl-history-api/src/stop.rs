@@ -1,4 +1,4 @@
-//! A wish that work should end well.
+//! A wish that work should end well. Made by hand: cancellation tokens come with a runtime, and this crate knows none.
 
 use std::collections::BTreeMap;
 use std::fmt;
