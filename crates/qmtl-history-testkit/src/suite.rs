@@ -261,7 +261,7 @@ where
     if let Some(failed) = failed {
         match check.guarantee().zip(check.sentence()) {
             Some((id, sentence)) => eprintln!("The store breaks {id}: {sentence}"),
-            None => eprintln!("The store and a simple model of it part after the same operations."),
+            None => eprintln!("The store and a simple model of it diverge after the same operations."),
         }
         resume_unwind(failed);
     }

@@ -217,7 +217,7 @@ pub struct SeriesArgs {
     /// A node id, any text up to 1 KB; may be repeated
     #[arg(long, value_name = "ID", requires = "interval")]
     pub node: Vec<String>,
-    /// The distance of two bars: 1s, 5m, 1h, 1d, 1w; behind a + what their openings lag behind the UTC clock: 1h+30m, 1d+16h, 1w+3d (1w@thu)
+    /// The distance between bars: 1s, 5m, 1h, 1d, 1w; for bars that open later than on the hour, at midnight UTC or on Monday, add by how much: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
     #[arg(long, value_name = "INTERVAL", requires = "node")]
     pub interval: Option<String>,
     /// A TOML file that lists series (see `backfill --help`)

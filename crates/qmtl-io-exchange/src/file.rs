@@ -223,7 +223,7 @@ impl Inner {
         match self.opened.index.symbols().find(is_twin) {
             None => Ok(()),
             Some(other) => {
-                Err(Error::invalid("the file spells a symbol in two ways; make them one, or two symbols")
+                Err(Error::invalid("the file spells a symbol in two ways; use one spelling for both")
                     .with("spellings", format_args!("{symbol:?}, {other:?}")))
             }
         }
@@ -247,7 +247,7 @@ impl Inner {
         if is_symbol(node.as_str()) {
             let remedy = match self.opened.sole {
                 Some(_) => {
-                    "if it is the right file, say that the node is called so there (with_symbol_column, with_symbol)"
+                    "if it is the right file, say which symbol is the node's in it (with_symbol_column, with_symbol)"
                 }
                 None => "if it is the right file, rename it",
             };

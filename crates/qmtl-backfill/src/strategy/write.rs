@@ -195,7 +195,7 @@ impl<'a> Writer<'a> {
             reread::others_in(key, (&stored, rows))
         };
         look.await.unwrap_or_else(|error: Error| {
-            tracing::debug!(series = %key, error = error.chain(), "whose rows were kept is not known");
+            tracing::debug!(series = %key, error = error.chain(), "cannot tell whose rows were kept");
             RangeSet::new()
         })
     }

@@ -174,7 +174,7 @@ fn check_repeats(key: &SeriesKey, normal: &Normalized, times: usize) -> Result<(
     }
     let first = normal.conflicts.first().map(|conflict| conflict.ts.to_string());
     Err(Error::schema(
-        "many times have several rows that contradict each other: these are several series, or no bars",
+        "many times have several rows that contradict each other: the rows belong to several series, or are not bars",
     )
     .with("series", key)
     .with("times", times)
