@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{
-    BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet, Result,
-    SeriesKey, TimeRange, Timestamp,
+    BackfillReport, BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet,
+    Result, SeriesKey, TimeRange, Timestamp,
 };
 use qmtl_observe::metrics;
 
@@ -315,11 +315,11 @@ impl Fill<'_> {
             let done = RangeSet::from(self.range).difference(&report.missing);
             // The strategy knows its sources: what it does not miss has a row or a proof.
             filled.known_empty = done.difference(&filled.present);
-            return report.failed.into_iter().next().map_or(Ok(report.missing.is_empty()), |(_, e)| Err(e));
+            return is_done(report);
         }
         if !able.coverage {
             return if able.fill_missing {
-                self.provider.fill_missing(&request).await.map(|report| report.is_complete())
+                self.provider.fill_missing(&request).await.and_then(is_done)
             } else {
                 Ok(true)
             };
@@ -329,8 +329,9 @@ impl Fill<'_> {
             return Ok(true);
         }
         filled.asked = true;
-        self.provider.fill_missing(&self.request(gap)).await?;
-        Ok(self.look(filled).await?.is_empty())
+        let report = self.provider.fill_missing(&self.request(gap)).await?;
+        let missing = self.look(filled).await?;
+        is_done(report).map(|_| missing.is_empty())
     }
 
     /// Reads the coverage; what is missing of the range, on the grid.
@@ -341,6 +342,11 @@ impl Fill<'_> {
         let missing = RangeSet::from(self.range).difference(&filled.present).difference(&filled.known_empty);
         Ok(missing.on_grid(self.key.interval))
     }
+}
+
+/// Whether nothing of a request is missing; why the first part of it failed, if one did.
+fn is_done(report: BackfillReport) -> Result<bool> {
+    report.failed.into_iter().next().map_or(Ok(report.missing.is_empty()), |(_, e)| Err(e))
 }
 
 /// Loads `range` into the cache.

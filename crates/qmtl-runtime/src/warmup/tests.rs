@@ -200,6 +200,21 @@ async fn a_provider_that_never_fills_is_asked_at_most_ten_times_a_second_until_t
 }
 
 #[tokio::test]
+async fn why_a_fill_failed_is_told_whatever_the_provider_is_able_to() {
+    let blind = ProviderCapabilities::fetch_only().with_fill_missing(true);
+    for able in [ProviderCapabilities::all(), loop_only(), blind] {
+        let (clock, store) = (clock_in(100), store());
+        let fetcher = FakeFetcher::new("fake");
+        let fetcher =
+            fetcher.with_failures(|_, _| Some(Error::unavailable("the exchange is gone").exhausted()));
+        let provider = Provider::new(&clock, &store, fetcher).able(able);
+        let report = prime(&stream(50, &clock, provider), &clock, &WarmupConfig::default()).await.unwrap();
+        let error = report.inputs[0].error.as_ref().map(Error::chain).unwrap_or_default();
+        assert!(error.contains("the exchange is gone"), "{able:?}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_gave_up_is_asked_again_by_the_next_warm_up() {
     let (clock, store) = (clock_in(100), store());
     let provider = Provider::new(
