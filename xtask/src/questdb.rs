@@ -28,11 +28,15 @@ const SETTINGS: [(&str, &str); 4] = [
     ("QDB_DEV_MODE_ENABLED", "true"),
 ];
 /// What a server for tests is told besides: each column and symbol of their thousand small tables
-/// takes such a page on the disk, which is 16 MB by default.
-const SMALL: [(&str, &str); 3] = [
+/// takes such a page on the disk, which is 16 MB by default, and stays open for minutes after its last use.
+const SMALL: [(&str, &str); 7] = [
     ("QDB_CAIRO_WRITER_DATA_INDEX_VALUE_APPEND_PAGE_SIZE", "262144"),
     ("QDB_CAIRO_WRITER_DATA_APPEND_PAGE_SIZE", "262144"),
     ("QDB_CAIRO_WAL_WRITER_DATA_APPEND_PAGE_SIZE", "65536"),
+    ("QDB_CAIRO_IDLE_CHECK_INTERVAL", "1000"),
+    ("QDB_CAIRO_INACTIVE_READER_TTL", "2000"),
+    ("QDB_CAIRO_INACTIVE_WRITER_TTL", "2000"),
+    ("QDB_CAIRO_WAL_INACTIVE_WRITER_TTL", "2000"),
 ];
 /// Where the healthcheck of the container asks.
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
         "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended";
     const FILES: &str = "let the server have more open files (ulimit -n), then run ALTER TABLE … RESUME WAL \
                          if the table is suspended";
+    const UNMADE: &str = "the server's log says why: most often it may have no more open files (ulimit -n) or its disk is full";
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
         ("unknown function", ErrorKind::Unsupported, None),
@@ -29,6 +30,8 @@ pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
         ("errno: 28,", ErrorKind::Storage, Some(FULL)),
         ("[28] could not", ErrorKind::Storage, Some(FULL)),
         ("No space left", ErrorKind::Storage, Some(FULL)),
+        // Of what it lacked to make one, QuestDB says nothing here.
+        ("Could not create table", ErrorKind::Storage, Some(UNMADE)),
         // What follows says how it was to be opened.
         ("could not open", ErrorKind::Storage, None),
         ("could not allocate", ErrorKind::Storage, Some(FULL)),
@@ -155,6 +158,13 @@ mod tests {
         assert_eq!(classify(&open(2)), (ErrorKind::Storage, None));
         let (kind, remedy) = classify(&open(24));
         assert!(kind == ErrorKind::Storage && remedy.unwrap().contains("ulimit -n"), "{remedy:?}");
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_made_comes_with_where_to_look() {
+        let (kind, remedy) =
+            classify("Could not create table, could not open read-write [file=/data/_wal_index.d]");
+        assert!(kind == ErrorKind::Storage && remedy.unwrap().contains("log"), "{remedy:?}");
     }
 
     #[test]
