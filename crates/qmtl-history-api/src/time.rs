@@ -55,10 +55,25 @@ impl Timestamp {
             .ok_or_else(|| Error::invalid(OUTSIDE).with("seconds", secs))
     }
 
+    /// The point `millis` milliseconds after the epoch (negative: before it); `InvalidInput` outside 1678 to 9999.
+    pub fn from_millis(millis: i64) -> Result<Self> {
+        millis
+            .checked_mul(1_000)
+            .filter(|micros| (Self::MIN.0..=Self::MAX.0).contains(micros))
+            .map(Self)
+            .ok_or_else(|| Error::invalid(OUTSIDE).with("milliseconds", millis))
+    }
+
     /// Microseconds since the epoch.
     #[must_use]
     pub fn as_micros(self) -> i64 {
         self.0
+    }
+
+    /// Whole milliseconds since the epoch, rounded down.
+    #[must_use]
+    pub fn as_millis(self) -> i64 {
+        self.0.div_euclid(1_000)
     }
 
     /// Whole seconds since the epoch, rounded down.

@@ -13,16 +13,15 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet, Result,
-    SourceId, SourceProfile, TimeRange, async_trait, frame,
+    BatchStream, DataFetcher, Error, FetchLimits, FetchRequest, Fetched, Interval, PageOrder, RangeSet,
+    Result, SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 use tokio::sync::Mutex;
 
-use crate::api::{self, Api};
 use crate::binance::INTERVALS;
 use crate::config::ExchangeConfig;
 use crate::file::{FileConfig, FileFetcher, FileFormat};
-use crate::http::{Answer, Call, Failure, Reason, StatusCode};
+use crate::http::{Answer, Failure, HttpClient, HttpRequest, Reason};
 use names::Period;
 use shelf::{Kept, Shelf};
 
@@ -58,7 +57,7 @@ pub struct ArchiveFetcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    api: Api,
+    http: HttpClient,
     shelf: Arc<Shelf>,
     files: StdMutex<HashMap<String, Slot>>,
     revised: StdMutex<Vec<Revision>>,
@@ -111,17 +110,17 @@ impl ArchiveFetcher {
     }
 
     fn keeping(config: ExchangeConfig, folder: Option<&Path>) -> Result<Self> {
-        let api = Api::open(config, "binance-archive", &OWN_HOSTS, None)?;
+        let http = HttpClient::new(config, "binance-archive", &OWN_HOSTS)?;
         let shelf = Arc::new(Shelf::new(folder)?);
         let (files, revised, months) = (StdMutex::default(), StdMutex::default(), StdMutex::default());
-        Ok(Self(Arc::new(Inner { api, shelf, files, revised, months })))
+        Ok(Self(Arc::new(Inner { http, shelf, files, revised, months })))
     }
 
     /// How many requests were repeated so far, by reason, as
     /// [`BinanceFetcher::retries`](crate::BinanceFetcher::retries).
     #[must_use]
     pub fn retries(&self) -> BTreeMap<&'static str, u64> {
-        self.0.api.http.retries()
+        self.0.http.retries()
     }
 
     /// The files that were revised since they had been kept, as far as this fetcher has noticed.
@@ -166,24 +165,26 @@ impl DataFetcher for ArchiveFetcher {
         let columns = SchemaRef::clone(&schema);
         let rows = stream::iter(parts.into_iter().map(Ok)).try_flatten();
         let batches = rows.map(move |batch| batch.and_then(|batch| to_micros(&columns, &batch))).boxed();
-        let reason = format!("no row in a file of {}", inner.api.source);
+        let reason = format!("no row in a file of {}", inner.http.source());
         let fetched = Fetched::new(BatchStream::new(schema, batches)).with_proven(proven, reason);
         Ok(versions.into_iter().fold(fetched, |fetched, (ranges, id)| fetched.with_version(ranges, id)))
     }
 
     fn source_id(&self) -> SourceId {
-        self.0.api.source.clone()
+        self.0.http.source().clone()
     }
 
     fn limits(&self) -> FetchLimits {
-        let rate = f64::from(self.0.api.config.weight_per_minute) / 60.0;
+        let rate = f64::from(self.0.http.config().weight_per_minute) / 60.0;
         FetchLimits::none()
-            .with_requests_per_second(self.0.api.config.requests_per_second.map_or(rate, |own| own.min(rate)))
-            .with_burst(self.0.api.config.weight_per_minute.into())
+            .with_requests_per_second(
+                self.0.http.config().requests_per_second.map_or(rate, |own| own.min(rate)),
+            )
+            .with_burst(self.0.http.config().weight_per_minute.into())
     }
 
     fn profile(&self) -> SourceProfile {
-        SourceProfile::new(PageOrder::Unpaged).with_publish_lag(self.0.api.config.publish_lag)
+        SourceProfile::new(PageOrder::Unpaged).with_publish_lag(self.0.http.config().publish_lag)
     }
 
     /// A proof ends with the file that it is from: asks for the checksum that the file has now. While the
@@ -218,11 +219,12 @@ impl Inner {
     /// A series as the archives call it.
     fn series(&self, request: &FetchRequest) -> Result<(String, &'static str)> {
         let key = &request.key;
-        let of_days = |(secs, _): &&(i64, &str)| api::is_plain(key.interval, *secs) && *secs <= 86_400;
-        let (_, interval) = INTERVALS.iter().find(of_days).ok_or_else(|| {
+        let wanted = Some(key.interval).filter(|interval| *interval <= Interval::DAY).map(|i| i.to_string());
+        let offered = INTERVALS.iter().find(|(ours, _)| wanted.as_deref() == Some(*ours));
+        let (_, interval) = offered.ok_or_else(|| {
             Error::invalid("there are no archives of bars of this interval").with("series", key)
         })?;
-        let symbol = self.api.config.symbol(&key.node_id);
+        let symbol = self.http.config().symbol(&key.node_id);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if symbol.is_empty() || symbol.starts_with('.') || !symbol.chars().all(is_plain) {
             return Err(Error::invalid(
@@ -239,7 +241,7 @@ impl Inner {
         request: &FetchRequest,
         (symbol, interval): (&str, &str),
     ) -> Result<Vec<(Period, Open)>> {
-        let now = self.api.config.clock.now();
+        let now = self.http.config().clock.now();
         let mut there = Vec::new();
         for period in names::files(request.range, now) {
             let revised =
@@ -284,7 +286,7 @@ impl Inner {
     async fn current_sum(&self, request: &FetchRequest, path: &str) -> Result<Option<String>> {
         let slot = self.slot(path);
         let known = slot.lock().await;
-        let now = self.api.config.clock.monotonic();
+        let now = self.http.config().clock.monotonic();
         match known.as_ref().filter(|known| now < known.at + TRUSTED_FOR) {
             Some(known) => Ok(known.file.as_ref().map(|file| file.sha256.clone())),
             None => self.sum(request, path).await,
@@ -295,7 +297,7 @@ impl Inner {
     async fn file(&self, request: &FetchRequest, path: &str) -> Result<Option<Open>> {
         let slot = self.slot(path);
         let mut known = slot.lock().await;
-        let now = self.api.config.clock.monotonic();
+        let now = self.http.config().clock.monotonic();
         if let Some(known) = known.as_ref().filter(|known| now < known.at + TRUSTED_FOR) {
             return Ok(known.file.clone());
         }
@@ -329,8 +331,8 @@ impl Inner {
             let sum = text.split_whitespace().next().unwrap_or_default();
             let is_sum = sum.len() == 64 && sum.bytes().all(|c| c.is_ascii_hexdigit());
             match status {
-                StatusCode::NOT_FOUND => Ok(None),
-                _ if !status.is_success() => Err(refusal(status)),
+                404 => Ok(None),
+                _ if !answer.is_success() => Err(refusal(status)),
                 _ if is_sum => Ok(Some(sum.to_ascii_lowercase())),
                 _ => Err(Failure::passing(
                     Reason::BadAnswer,
@@ -338,7 +340,7 @@ impl Inner {
                 )),
             }
         };
-        self.api.http.get(&self.call(request, &format!("{path}.CHECKSUM")), &read).await
+        self.http.get(&at(&format!("{path}.CHECKSUM")), request, read).await
     }
 
     /// Opens the file of this checksum: one that is kept, else the server's.
@@ -371,24 +373,25 @@ impl Inner {
     }
 
     async fn download(&self, request: &FetchRequest, path: &str, sha256: &str) -> Result<Vec<u8>> {
-        let read = |Answer { status, body, .. }: &Answer| {
-            if !status.is_success() {
-                return Err(refusal(*status));
+        let read = |answer: &Answer| {
+            if !answer.is_success() {
+                return Err(refusal(answer.status));
             }
-            let found = shelf::checksum(body);
+            let found = shelf::checksum(&answer.body);
             if found != sha256 {
                 let error = Error::unavailable("an archive is not what its checksum says");
                 let error = error.with("sha256", found).with("expected", sha256);
                 return Err(Failure::passing(Reason::BadAnswer, error));
             }
-            Ok(body.clone())
+            Ok(answer.body.clone())
         };
-        self.api.http.get(&self.call(request, path), &read).await
+        self.http.get(&at(path), request, read).await
     }
+}
 
-    fn call(&self, request: &FetchRequest, path: &str) -> Call {
-        self.api.call(path.split('/'), 1, request)
-    }
+/// The request for a file.
+fn at(path: &str) -> HttpRequest {
+    HttpRequest::new(path.split('/'))
 }
 
 /// The schema with times in microseconds: files before 2025 count milliseconds.
@@ -409,7 +412,7 @@ fn to_micros(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
 }
 
 /// A status that is neither success nor one of those that may pass.
-fn refusal(status: StatusCode) -> Failure {
+fn refusal(status: u16) -> Failure {
     let error = Error::unavailable("the server has archives, but does not give this one");
-    Failure::lasting(error.with("status", status.as_u16()).retryable(false))
+    Failure::lasting(error.with("status", status).retryable(false))
 }

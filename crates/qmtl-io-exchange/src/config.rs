@@ -7,7 +7,9 @@ use std::time::Duration;
 use qmtl_history_api::{Clock, Error, NodeId, Result, SourceProfile};
 use qmtl_observe::TokioClock;
 
-use crate::http::{HttpLimits, Transport, Url};
+use reqwest::Url;
+
+use crate::http::Transport;
 
 /// What a fetcher of an exchange asks, and how; the defaults suit the exchange.
 #[derive(Clone, Debug)]
@@ -41,15 +43,17 @@ pub struct ExchangeConfig {
 }
 
 impl ExchangeConfig {
-    /// Binance's spot API: nine tenths of the weight that it grants an address, 30 seconds for a
-    /// try, 10 for a connection, 15 minutes and 8 repetitions for a request, 32 MiB.
+    /// Any API at this address, asked once a second: say what it grants with
+    /// [`with_requests_per_second`](Self::with_requests_per_second) and
+    /// [`with_weight_per_minute`](Self::with_weight_per_minute). 30 seconds for a try, 10 for a connection,
+    /// 15 minutes and 8 repetitions for a request, 32 MiB.
     #[must_use]
-    pub fn binance() -> Self {
+    pub fn new(base_url: impl Into<String>) -> Self {
         Self {
-            base_url: "https://api.binance.com".to_owned(),
+            base_url: base_url.into(),
             symbols: HashMap::new(),
-            weight_per_minute: 5_400,
-            requests_per_second: None,
+            weight_per_minute: 60,
+            requests_per_second: Some(1.0),
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(15 * 60),
@@ -59,6 +63,13 @@ impl ExchangeConfig {
             transport: None,
             clock: Arc::new(TokioClock::new()),
         }
+    }
+
+    /// Binance's spot API: nine tenths of the weight that it grants an address, else as [`ExchangeConfig::new`].
+    #[must_use]
+    pub fn binance() -> Self {
+        let base = Self::new("https://api.binance.com");
+        Self { weight_per_minute: 5_400, requests_per_second: None, ..base }
     }
 
     /// Coinbase Exchange: nine of the ten requests a second that it grants an address, else as
@@ -99,6 +110,12 @@ impl ExchangeConfig {
     pub fn with_symbol(mut self, node: NodeId, symbol: impl Into<String>) -> Self {
         self.symbols.insert(node, symbol.into());
         self
+    }
+
+    /// [`with_symbol`](Self::with_symbol) in the words of exchanges whose symbols are called products.
+    #[must_use]
+    pub fn with_product(self, node: NodeId, product: impl Into<String>) -> Self {
+        self.with_symbol(node, product)
     }
 
     /// Weight that may be used in any minute.
@@ -217,18 +234,5 @@ impl ExchangeConfig {
     /// What the exchange calls a node.
     pub(crate) fn symbol<'a>(&'a self, node: &'a NodeId) -> &'a str {
         self.symbols.get(node).map_or_else(|| node.as_str(), String::as_str)
-    }
-
-    pub(crate) fn limits(&self, weight_header: Option<&'static str>) -> HttpLimits {
-        HttpLimits {
-            timeout: self.timeout,
-            connect_timeout: self.connect_timeout,
-            deadline: self.deadline,
-            retries: self.retries,
-            max_body: self.max_body_bytes,
-            weight_per_minute: self.weight_per_minute,
-            requests_per_second: self.requests_per_second,
-            weight_header,
-        }
     }
 }

@@ -1,7 +1,9 @@
 //! Requests to exchanges: limits, time, caps and retries, in one place for all of them.
 
+mod answer;
 mod failure;
 mod limiter;
+mod request;
 mod server_clock;
 mod transport;
 
@@ -14,80 +16,47 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use chrono::DateTime;
 use futures::future::{BoxFuture, Either, select};
-use qmtl_history_api::{Clock, Error, ErrorKind, FetchRequest, Result, Retry, SourceId, Timestamp};
+use qmtl_history_api::{Error, ErrorKind, FetchRequest, Result, Retry, SourceId, Timestamp};
 use qmtl_observe::{events, metrics};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, StatusCode, Url};
 use tokio::runtime::Handle;
 
-pub(crate) use failure::{Failure, Reason};
-pub(crate) use reqwest::{StatusCode, Url};
-pub(crate) use server_clock::ServerClock;
+pub use answer::Answer;
+pub use failure::{Failure, Reason};
+pub use limiter::Limiter;
+pub use request::HttpRequest;
+pub use server_clock::ServerClock;
 pub use transport::{Transport, TransportAnswer};
 
-use limiter::Limiter;
+use crate::config::ExchangeConfig;
 
 /// The longest pause that a header can impose on all jobs of the process; no exchange bans for longer.
 const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
 
-/// What bounds the requests to one host.
-#[derive(Clone, Debug)]
-pub(crate) struct HttpLimits {
-    /// For one try, from sending to the last byte.
-    pub(crate) timeout: Duration,
-    pub(crate) connect_timeout: Duration,
-    /// For a request with all its tries and pauses.
-    pub(crate) deadline: Duration,
-    /// Repetitions after the first try.
-    pub(crate) retries: usize,
-    /// Bytes of a body after decompression.
-    pub(crate) max_body: usize,
-    /// Weight that may be used in any minute.
-    pub(crate) weight_per_minute: u32,
-    /// Requests that may be made in a second.
-    pub(crate) requests_per_second: Option<f64>,
-    /// The answer's header that tells the weight used in the server's running minute.
-    pub(crate) weight_header: Option<&'static str>,
-}
-
-/// One request.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) url: Url,
-    pub(crate) weight: u32,
-    /// On whose behalf: its series goes into metrics and logs, its sink hears of retries.
-    pub(crate) request: FetchRequest,
-}
-
-/// An answer, read to its end.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    /// What its `Date` header says.
-    pub(crate) date: Option<Timestamp>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Answer {
-    /// Whether it is all that the server has to say: a page of part of the rows (206), or from somebody
-    /// between it and us, brings rows and proves nothing.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.status == StatusCode::OK
-    }
-}
-
 /// Makes something of an answer.
 pub(crate) type Read<'a, T> = dyn Fn(&Answer) -> Result<T, Failure> + Sync + 'a;
 
-/// A client of one host.
+/// One request on its way.
 #[derive(Debug)]
-pub(crate) struct HttpClient {
-    carrier: Carrier,
-    clock: Arc<dyn Clock>,
-    limits: HttpLimits,
-    limiter: Arc<Limiter>,
+struct Call<'a> {
+    url: Url,
+    weight: u32,
+    on_behalf: &'a FetchRequest,
+}
+
+/// A client of one host's API: it keeps to the host's limits, together with all clients of the host in this
+/// process, repeats requests that failed in passing, counts that, and reads no answer without bound.
+#[derive(Debug)]
+pub struct HttpClient {
+    config: ExchangeConfig,
+    base: Url,
     source: SourceId,
+    /// The answer's header that tells the weight used in the server's running minute.
+    weight_header: Option<&'static str>,
+    carrier: Carrier,
+    limiter: Arc<Limiter>,
     retries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -100,9 +69,9 @@ enum Carrier {
 
 impl Carrier {
     /// The network; TLS trusts what the operating system trusts.
-    fn network(base: &Url, limits: &HttpLimits) -> Result<Self> {
+    fn network(base: &Url, config: &ExchangeConfig) -> Result<Self> {
         let builder = Client::builder()
-            .connect_timeout(limits.connect_timeout)
+            .connect_timeout(config.connect_timeout)
             // An API of candles sends nobody elsewhere.
             .redirect(Policy::none())
             .user_agent(concat!("qmtl/", env!("CARGO_PKG_VERSION")));
@@ -117,40 +86,75 @@ impl Carrier {
 }
 
 impl HttpClient {
-    /// A client of `base`'s host, whose requests `transport` carries instead of the network when there is
-    /// one; all clients of a host share its weight.
-    pub(crate) fn new(
-        base: &Url,
-        source: SourceId,
-        limits: HttpLimits,
-        clock: Arc<dyn Clock>,
-        transport: Option<Arc<dyn Transport>>,
-    ) -> Result<Self> {
-        let carrier = match transport {
-            Some(transport) => Carrier::Given(transport),
-            None => Carrier::network(base, &limits)?,
+    /// A client of the API called `name` at the address of the settings, whose usual hosts are `own_hosts`;
+    /// elsewhere the source is called `name:host`, so that what a test's server proves is not taken for the
+    /// exchange's word. It asks nothing.
+    ///
+    /// Errors: `InvalidInput` for a base URL that is none, has a scheme other than http and https,
+    /// or holds a password, and for limits that leave no room for a request; `Unavailable` when the
+    /// system's certificates cannot be read.
+    pub fn new(config: ExchangeConfig, name: &str, own_hosts: &[&str]) -> Result<Self> {
+        config.check_room()?;
+        let base = config.url()?;
+        let source = match base.host_str() {
+            Some(host) if own_hosts.contains(&host) => SourceId::new(name),
+            _ => SourceId::new(format!("{name}:{}", base.authority())),
+        }?;
+        let carrier = match &config.transport {
+            Some(transport) => Carrier::Given(Arc::clone(transport)),
+            None => Carrier::network(&base, &config)?,
         };
         let host = base.host_str().unwrap_or_default();
         let port = base.port_or_known_default().unwrap_or_default();
-        let (weight, rate) = (limits.weight_per_minute, limits.requests_per_second);
+        let (weight, rate) = (config.weight_per_minute, config.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
-        Ok(Self { carrier, clock, limits, limiter, source, retries: Mutex::default() })
+        let retries = Mutex::default();
+        Ok(Self { config, base, source, weight_header: None, carrier, limiter, retries })
     }
 
-    /// Repetitions so far, by reason.
-    pub(crate) fn retries(&self) -> BTreeMap<&'static str, u64> {
+    /// Takes in the weight that the server says was used in its running minute, which it tells in this header,
+    /// in lower case.
+    #[must_use]
+    pub fn with_weight_header(mut self, header: Option<&'static str>) -> Self {
+        self.weight_header = header;
+        self
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &ExchangeConfig {
+        &self.config
+    }
+
+    /// Who answers.
+    #[must_use]
+    pub fn source(&self) -> &SourceId {
+        &self.source
+    }
+
+    /// How many requests were repeated so far, by reason: [`Reason::as_str`].
+    #[must_use]
+    pub fn retries(&self) -> BTreeMap<&'static str, u64> {
         self.retries.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks until `read` makes something of an answer, as long as that is worth trying. `read` gets
-    /// the answers that say something of the request: those of success, and refusals (4xx).
+    /// the answers that say something of the request: those of success, and refusals (4xx) but for 403, 418 and
+    /// 429. It is `on_behalf` of a fetch: its series goes into metrics and logs, its sink hears of retries.
     ///
-    /// An error that retries did not help against is exhausted; `Unsupported` outside of a runtime.
-    pub(crate) async fn get<T: Send + 'static>(&self, call: &Call, read: &Read<'_, T>) -> Result<T> {
+    /// Errors: that of `read`, or `Unavailable`; exhausted where retries did not help. `Unsupported` outside of a
+    /// runtime.
+    pub async fn get<T: Send + 'static>(
+        &self,
+        request: &HttpRequest,
+        on_behalf: &FetchRequest,
+        read: impl Fn(&Answer) -> Result<T, Failure> + Send + Sync,
+    ) -> Result<T> {
         in_runtime()?;
         let repeated = AtomicU32::new(0);
-        self.tries(call, read, &repeated).await.map_err(|failure| {
-            let error = failure.error.with("host", call.url.authority());
+        let call = Call { url: request.url(&self.base), weight: request.weight, on_behalf };
+        self.tries(&call, &read, &repeated).await.map_err(|failure| {
+            let error = failure.error.with("host", self.base.authority());
             match failure.reason {
                 Some(_) => error.with("tries", repeated.into_inner() + 1).exhausted(),
                 None => error,
@@ -161,12 +165,12 @@ impl HttpClient {
     /// Boxed, because the compiler cannot see through the types of a retry that it is `Send`.
     fn tries<'a, T: Send + 'static>(
         &'a self,
-        call: &'a Call,
+        call: &'a Call<'a>,
         read: &'a Read<'a, T>,
         repeated: &'a AtomicU32,
     ) -> BoxFuture<'a, Result<T, Failure>> {
-        let deadline = self.clock.monotonic() + self.limits.deadline;
-        let clock = Arc::clone(&self.clock);
+        let deadline = self.config.clock.monotonic() + self.config.deadline;
+        let clock = Arc::clone(&self.config.clock);
         let attempt = move || async move { read(&self.attempt(call, deadline).await?) };
         let retried = attempt
             .retry(self.backoff())
@@ -177,7 +181,7 @@ impl HttpClient {
             .when(|failure: &Failure| failure.reason.is_some())
             .adjust(move |failure: &Failure, pause| {
                 let pause = pause?.max(failure.pause);
-                (self.clock.monotonic() + pause < deadline).then_some(pause)
+                (self.config.clock.monotonic() + pause < deadline).then_some(pause)
             })
             .notify(move |failure: &Failure, pause| {
                 let attempt = repeated.fetch_add(1, Ordering::Relaxed) + 1;
@@ -193,27 +197,28 @@ impl HttpClient {
             .with_jitter()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(30))
-            .with_max_times(self.limits.retries)
+            .with_max_times(self.config.retries)
     }
 
-    fn count_retry(&self, call: &Call, retry: Retry) {
+    fn count_retry(&self, call: &Call<'_>, retry: Retry) {
         *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(retry.reason).or_default() += 1;
-        metrics::retry(&call.request.key);
-        events::backfill_retry(&call.request.key, retry.attempt);
-        if let Some(sink) = &call.request.retries {
-            sink.on_retry(call.request.range, retry);
+        metrics::retry(&call.on_behalf.key);
+        events::backfill_retry(&call.on_behalf.key, retry.attempt);
+        if let Some(sink) = &call.on_behalf.retries {
+            sink.on_retry(call.on_behalf.range, retry);
         }
     }
 
     /// One try: waits for its weight, then for the answer.
-    async fn attempt(&self, call: &Call, deadline: Duration) -> Result<Answer, Failure> {
-        let waited = self.limiter.acquire(call.weight, &*self.clock, deadline).await.map_err(|wait| {
-            let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
-            Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
-        })?;
+    async fn attempt(&self, call: &Call<'_>, deadline: Duration) -> Result<Answer, Failure> {
+        let waited =
+            self.limiter.acquire(call.weight, &*self.config.clock, deadline).await.map_err(|wait| {
+                let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
+                Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
+            })?;
         metrics::rate_limit_wait(&self.source, waited);
-        let timeout = self.limits.timeout.min(deadline.saturating_sub(self.clock.monotonic()));
-        match select(pin!(self.exchange(call)), self.clock.sleep(timeout)).await {
+        let timeout = self.config.timeout.min(deadline.saturating_sub(self.config.clock.monotonic()));
+        match select(pin!(self.exchange(call)), self.config.clock.sleep(timeout)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(Failure::passing(
                 Reason::Timeout,
@@ -223,7 +228,7 @@ impl HttpClient {
         }
     }
 
-    async fn exchange(&self, call: &Call) -> Result<Answer, Failure> {
+    async fn exchange(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let client = match &self.carrier {
             Carrier::Network(client) => client,
             Carrier::Given(transport) => {
@@ -233,7 +238,7 @@ impl HttpClient {
                         Failure::passing(Reason::Connection, error)
                     })?;
                 self.look_at(status, &headers)?;
-                return Ok(Answer { status, date: date(&headers), body });
+                return Ok(Answer::new(status.as_u16(), body).with_date(date(&headers)));
             }
         };
         let response = client.get(call.url.clone()).send().await.map_err(no_answer)?;
@@ -241,17 +246,17 @@ impl HttpClient {
         self.look_at(status, response.headers())?;
         let date = date(response.headers());
         let body = self.body(response).await?;
-        Ok(Answer { status, date, body })
+        Ok(Answer::new(status.as_u16(), body).with_date(date))
     }
 
     /// What the head of an answer says of limits, and whether it is a refusal already.
     fn look_at(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
-        let now = self.clock.monotonic();
-        if let Some(used) = self.limits.weight_header.and_then(|name| number(headers, name)) {
-            self.limiter.budget().observe(now, used);
+        let now = self.config.clock.monotonic();
+        if let Some(used) = self.weight_header.and_then(|name| number(headers, name)) {
+            self.limiter.observe(now, used);
         }
         let Some(failure) = refused(status, headers) else { return Ok(()) };
-        self.limiter.budget().block(now + failure.pause);
+        self.limiter.block(now + failure.pause);
         Err(failure)
     }
 
@@ -262,11 +267,11 @@ impl HttpClient {
         };
         // A promise of the answer's, so it is not believed beyond the cap.
         let promised = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
-        let mut body = Vec::with_capacity(promised.unwrap_or_default().min(self.limits.max_body));
+        let mut body = Vec::with_capacity(promised.unwrap_or_default().min(self.config.max_body_bytes));
         while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
-            if body.len() + chunk.len() > self.limits.max_body {
+            if body.len() + chunk.len() > self.config.max_body_bytes {
                 let error = Error::unavailable("the source's answer is larger than any right one");
-                let cap = self.limits.max_body;
+                let cap = self.config.max_body_bytes;
                 return Err(Failure::passing(Reason::TooLarge, error.with("cap_bytes", cap)));
             }
             body.extend_from_slice(&chunk);

@@ -14,15 +14,23 @@ mod file;
 #[cfg(feature = "http")]
 mod http;
 mod kline;
+#[cfg(feature = "http")]
+mod pager;
 
+#[cfg(feature = "http")]
+pub use api::{ApiSpec, Beginning, CandleApi, CandleRequest, doubles, page};
 #[cfg(feature = "binance")]
 pub use archive::{ArchiveFetcher, Revision};
 #[cfg(feature = "binance")]
-pub use binance::BinanceFetcher;
+pub use binance::{BinanceApi, BinanceFetcher};
 #[cfg(feature = "coinbase")]
-pub use coinbase::CoinbaseFetcher;
+pub use coinbase::{CoinbaseApi, CoinbaseFetcher};
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
 pub use file::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
 #[cfg(feature = "http")]
-pub use http::{Transport, TransportAnswer};
+pub use http::{
+    Answer, Failure, HttpClient, HttpRequest, Limiter, Reason, ServerClock, Transport, TransportAnswer,
+};
+#[cfg(feature = "http")]
+pub use pager::Pager;

@@ -2,18 +2,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use qmtl_history_api::arrow_array::builder::{Float64Builder, Int64Builder};
-use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
+use qmtl_history_api::arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, TimeRange, Timestamp, frame};
+use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, Timestamp, frame};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::http::{Answer, Failure, Reason, StatusCode};
+use crate::http::{Answer, Failure, Reason};
 use crate::{api, kline};
-
-/// Ten years: a row this far from what was asked for counts its time in another unit.
-const FAR_MICROS: i64 = 3_650 * 86_400 * 1_000_000;
 
 /// `ts`, then what an archive of the same bars has.
 pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -38,43 +34,17 @@ struct Row<'a>(
     IgnoredAny,
 );
 
-/// The rows of an answer, and what is needed to ask for the next.
-#[derive(Debug)]
-pub(super) struct Page {
-    pub(super) batch: RecordBatch,
-    /// The opening times of the first and the last bar inside what was asked for.
-    pub(super) span: Option<(Timestamp, Timestamp)>,
-    /// Whether the absence of a row in it means anything.
-    pub(super) is_whole: bool,
-}
-
-/// Reads the rows that answer for `asked`.
-///
-/// Rows out of order, twice, off the grid, or beside some that were asked for come as they are: bringing
-/// them into form is the reader's business. What cannot be an answer at all is a passing failure, bars of
-/// another interval than was asked for a lasting one.
-pub(super) fn read(key: &SeriesKey, asked: TimeRange, answer: &Answer) -> Result<Page, Failure> {
+/// The rows of an answer: out of order, twice, off the grid, or beside some that were asked for, as they come. What
+/// cannot be an answer at all is a passing failure, bars of another interval than was asked for a lasting one.
+pub(super) fn rows(key: &SeriesKey, answer: &Answer) -> Result<RecordBatch, Failure> {
     let rows: Vec<Row<'_>> = parse(answer)?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error.with("series", key));
     let mut times = Vec::with_capacity(rows.len());
     for (at, row) in rows.iter().enumerate() {
-        times.push(opening(key, asked, row).map_err(|error| bad(error.with("row", at)))?);
+        times.push(opening(key, row).map_err(|error| bad(error.with("row", at)))?);
     }
     check_lengths(key, &rows, &times)?;
-    let inside = || times.iter().copied().filter(|ts| asked.contains(*ts));
-    let span = inside().min().zip(inside().max());
-    if let (None, Some(first)) = (span, times.first()) {
-        return Err(bad(Error::schema("the page does not advance: it has no row that was asked for")
-            .with("asked", asked)
-            .with("first", first)));
-    }
-    let payload = columns(&rows).map_err(bad)?;
-    let ts: ArrayRef = Arc::new(frame::ts_array(times));
-    let columns = std::iter::once(ts).chain(payload).collect();
-    let batch = RecordBatch::try_new(Arc::clone(&SCHEMA), columns).map_err(|e| {
-        Failure::lasting(Error::unexpected("cannot assemble the rows of a page").caused_by(e))
-    })?;
-    Ok(Page { batch, span, is_whole: answer.is_whole() })
+    api::page(&SCHEMA, times, columns(&rows).map_err(bad)?)
 }
 
 /// The instant of `/api/v3/time`; where the server has no such address, that of the answer's date.
@@ -84,11 +54,13 @@ pub(super) fn server_time(answer: &Answer) -> Result<Option<Timestamp>, Failure>
     struct Time {
         server_time: i64,
     }
-    if answer.status == StatusCode::NOT_FOUND {
+    if answer.status == 404 {
         return Ok(answer.date);
     }
     let Time { server_time } = parse(answer)?;
-    millis(server_time).map(Some).map_err(|error| Failure::passing(Reason::BadAnswer, error))
+    Timestamp::from_millis(server_time).map(Some).map_err(|e| {
+        Failure::passing(Reason::BadAnswer, Error::schema("the server's time cannot be one").caused_by(e))
+    })
 }
 
 /// What the body holds; an error object is the failure that it tells of.
@@ -98,7 +70,7 @@ fn parse<'a, T: Deserialize<'a>>(answer: &'a Answer) -> Result<T, Failure> {
         code: i64,
         msg: String,
     }
-    api::decode("Binance", answer, |Refusal { code, msg }| refusal(code, &msg))
+    answer.json("Binance", |Refusal { code, msg }| refusal(code, &msg))
 }
 
 /// What an error code means here.
@@ -122,23 +94,17 @@ fn refusal(code: i64, msg: &str) -> Failure {
     }
 }
 
-/// When a row's bar opens; `Schema` when its time is in another unit or far from `asked`.
-fn opening(key: &SeriesKey, asked: TimeRange, row: &Row<'_>) -> Result<Timestamp> {
+/// When a row's bar opens; `Schema` when its time is in another unit: in seconds or microseconds a bar is a
+/// thousandth or a thousandfold of what it is in milliseconds.
+fn opening(key: &SeriesKey, row: &Row<'_>) -> Result<Timestamp> {
     let (opens, closes) = (row.0, row.6);
-    let fault = |message: &str| Error::schema(message).with("column", "open_time").with("value", opens);
     let length = closes.saturating_sub(opens).saturating_add(1);
     let interval = key.interval.as_secs();
-    // In seconds or microseconds a bar is a thousandth or a thousandfold of what it is in milliseconds.
     let is_other_unit = length == interval || length == interval.saturating_mul(1_000_000);
-    let ts = millis(opens).ok();
-    let is_far = ts.is_none_or(|ts| {
-        ts.as_micros() < asked.start().as_micros() - FAR_MICROS
-            || ts.as_micros() > asked.end().as_micros() + FAR_MICROS
-    });
-    let Some(ts) = ts.filter(|_| !is_other_unit && !is_far) else {
-        return Err(fault("a row's time is not one in milliseconds, as this API counts"));
-    };
-    Ok(ts)
+    Timestamp::from_millis(opens).ok().filter(|_| !is_other_unit).ok_or_else(|| {
+        let error = Error::schema("a row's time is not one in milliseconds, as this API counts");
+        error.with("column", "open_time").with("value", opens)
+    })
 }
 
 /// Fails, for good, when a row says of itself that its bar is of another length than was asked for: the
@@ -161,30 +127,11 @@ fn check_lengths(key: &SeriesKey, rows: &[Row<'_>], times: &[Timestamp]) -> Resu
     }
 }
 
-fn millis(value: i64) -> Result<Timestamp> {
-    let outside = || Error::schema("a time is outside the years 1678 to 9999").with("milliseconds", value);
-    value.checked_mul(1_000).and_then(|micros| Timestamp::from_micros(micros).ok()).ok_or_else(outside)
-}
-
 /// The payload in the order of [`SCHEMA`].
 fn columns(rows: &[Row<'_>]) -> Result<Vec<ArrayRef>> {
     let doubles = |name: &str, of: for<'a> fn(&Row<'a>) -> &'a str| -> Result<ArrayRef> {
-        let mut values = Float64Builder::with_capacity(rows.len());
-        for (at, row) in rows.iter().enumerate() {
-            let text = of(row);
-            let value = lexical_core::parse(text.as_bytes()).ok().filter(|value: &f64| value.is_finite());
-            values.append_value(value.ok_or_else(|| {
-                let start: String = text.chars().take(40).collect();
-                Error::schema("a value is not a number that a double can hold")
-                    .with("row", at)
-                    .with("column", name)
-                    .with("value", format_args!("{start:?}"))
-            })?);
-        }
-        Ok(Arc::new(values.finish()))
+        Ok(Arc::new(api::doubles(name, rows.iter().map(of))?))
     };
-    let mut trades = Int64Builder::with_capacity(rows.len());
-    rows.iter().for_each(|row| trades.append_value(row.8));
     Ok(vec![
         doubles("open", |row| row.1)?,
         doubles("high", |row| row.2)?,
@@ -192,7 +139,7 @@ fn columns(rows: &[Row<'_>]) -> Result<Vec<ArrayRef>> {
         doubles("close", |row| row.4)?,
         doubles("volume", |row| row.5)?,
         doubles("quote_volume", |row| row.7)?,
-        Arc::new(trades.finish()),
+        Arc::new(rows.iter().map(|row| row.8).collect::<Int64Array>()),
         doubles("taker_base_volume", |row| row.9)?,
         doubles("taker_quote_volume", |row| row.10)?,
     ])

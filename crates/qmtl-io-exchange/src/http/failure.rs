@@ -6,7 +6,8 @@ use qmtl_history_api::Error;
 
 /// Why a request is made again, in a bounded number of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+#[non_exhaustive]
+pub enum Reason {
     /// 429.
     RateLimited,
     /// 418: the address is banned for a while.
@@ -30,8 +31,10 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// The word for reports: `rate_limited`, `timeout`.
-    pub(crate) fn as_str(self) -> &'static str {
+    /// The word for reports: `rate_limited`, `banned`, `forbidden`, `server_error`, `timeout`, `connection`,
+    /// `truncated`, `too_large`, `redirected` or `bad_answer`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
             Self::Banned => "banned",
@@ -47,28 +50,34 @@ impl Reason {
     }
 }
 
-/// A request that failed.
+/// A request that failed, and whether to make it again.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
+#[non_exhaustive]
+pub struct Failure {
+    /// What is told when no repetition helps.
+    pub error: Error,
     /// Why to try again; `None` when that would be vain.
-    pub(crate) reason: Option<Reason>,
+    pub reason: Option<Reason>,
     /// The shortest pause before the next try that the source asks for.
-    pub(crate) pause: Duration,
+    pub pause: Duration,
 }
 
 impl Failure {
     /// A failure that may pass.
-    pub(crate) fn passing(reason: Reason, error: Error) -> Self {
+    #[must_use]
+    pub fn passing(reason: Reason, error: Error) -> Self {
         Self { error, reason: Some(reason), pause: Duration::ZERO }
     }
 
-    /// A failure that stays.
-    pub(crate) fn lasting(error: Error) -> Self {
+    /// A failure that stays: the request is not made again.
+    #[must_use]
+    pub fn lasting(error: Error) -> Self {
         Self { error, reason: None, pause: Duration::ZERO }
     }
 
-    pub(crate) fn with_pause(mut self, pause: Duration) -> Self {
+    /// Says how long to wait at least before the next try.
+    #[must_use]
+    pub fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }

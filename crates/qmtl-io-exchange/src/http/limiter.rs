@@ -13,7 +13,7 @@ const KEPT_SECS: u64 = 61;
 ///
 /// The minute slides: whatever minute the server counts by, no 60 seconds hold more than the budget.
 #[derive(Debug)]
-pub(crate) struct Budget {
+struct Budget {
     per_minute: u32,
     /// Weight by the second in which it was used, ascending.
     used: VecDeque<(u64, u32)>,
@@ -48,12 +48,12 @@ impl Pace {
 }
 
 impl Budget {
-    pub(crate) fn new(per_minute: u32) -> Self {
+    fn new(per_minute: u32) -> Self {
         Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, pace: None }
     }
 
     /// Grants `rate` requests a second at most; of several rates the lowest stands.
-    pub(crate) fn slow_to(&mut self, rate: f64) {
+    fn slow_to(&mut self, rate: f64) {
         let slower = Pace::new(rate);
         if self.pace.is_none_or(|pace| pace.distance < slower.distance) {
             self.pace = Some(slower);
@@ -62,7 +62,7 @@ impl Budget {
 
     /// Uses `weight` now, or says how long to wait before asking again. A weight beyond the whole
     /// budget is granted when nothing else was used for a minute.
-    pub(crate) fn take(&mut self, now: Duration, weight: u32) -> Result<(), Duration> {
+    fn take(&mut self, now: Duration, weight: u32) -> Result<(), Duration> {
         if now < self.blocked_until {
             return Err(self.blocked_until - now);
         }
@@ -92,7 +92,7 @@ impl Budget {
     }
 
     /// Takes in the server's count of its running minute: what is not ours, others used.
-    pub(crate) fn observe(&mut self, now: Duration, counted: u32) {
+    fn observe(&mut self, now: Duration, counted: u32) {
         self.forget(now);
         let others = counted.saturating_sub(self.total());
         if others > 0 {
@@ -101,7 +101,7 @@ impl Budget {
     }
 
     /// Grants nothing before `until`.
-    pub(crate) fn block(&mut self, until: Duration) {
+    fn block(&mut self, until: Duration) {
         self.blocked_until = self.blocked_until.max(until);
     }
 
@@ -123,13 +123,15 @@ impl Budget {
     }
 }
 
-/// The budget of one host.
+/// How much may still be asked of one host, by all clients of it in this process.
 #[derive(Debug)]
-pub(crate) struct Limiter(Mutex<Budget>);
+pub struct Limiter(Mutex<Budget>);
 
 impl Limiter {
-    /// The limiter that all clients of `host` share; of several budgets and rates the lowest stands.
-    pub(crate) fn shared(host: &str, per_minute: u32, rate: Option<f64>) -> Arc<Self> {
+    /// The limiter that all clients of `host`, such as `api.example.com:443`, share: so much weight in any minute, so
+    /// many requests in any second. Of several budgets and rates the lowest stands.
+    #[must_use]
+    pub fn shared(host: &str, per_minute: u32, rate: Option<f64>) -> Arc<Self> {
         static HOSTS: LazyLock<Mutex<HashMap<String, Weak<Limiter>>>> = LazyLock::new(Mutex::default);
         let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.retain(|_, limiter| limiter.strong_count() > 0);
@@ -149,7 +151,7 @@ impl Limiter {
 
     /// Waits until `weight` may be used, and says how long that took. When the wait would last
     /// beyond `deadline` (monotonic), the error is how long it would be.
-    pub(crate) async fn acquire(
+    pub async fn acquire(
         &self,
         weight: u32,
         clock: &dyn Clock,
@@ -167,7 +169,18 @@ impl Limiter {
         }
     }
 
-    pub(crate) fn budget(&self) -> MutexGuard<'_, Budget> {
+    /// Takes in the server's own count of what was used in its running minute: what is not ours, others used.
+    /// `now` is monotonic.
+    pub fn observe(&self, now: Duration, used: u32) {
+        self.budget().observe(now, used);
+    }
+
+    /// Grants nothing before `until`, a time on the monotonic clock: the server has said so.
+    pub fn block(&self, until: Duration) {
+        self.budget().block(until);
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

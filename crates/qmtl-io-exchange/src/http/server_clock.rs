@@ -12,7 +12,7 @@ const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// What the server's clock showed last. The lock is held by who reads it.
 #[derive(Debug, Default)]
-pub(crate) struct ServerClock(Mutex<Option<Reading>>);
+pub struct ServerClock(Mutex<Option<Reading>>);
 
 /// What the server's clock showed, and what our clocks did then.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +32,8 @@ impl Reading {
 
 impl ServerClock {
     /// The server's time, or a little before it; read anew when it decides whether bars up to `end`
-    /// have closed. A server that has none (`None`) is taken to go by our clock.
-    pub(crate) async fn now(
+    /// have closed. A server that has none (`None`) is taken to go by our clock. Errors: those of `read`.
+    pub async fn now(
         &self,
         clock: &dyn Clock,
         end: Timestamp,
