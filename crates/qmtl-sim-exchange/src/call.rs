@@ -5,6 +5,7 @@ use crate::archive::{ARCHIVES, FileName};
 use crate::binance::Klines;
 use crate::coinbase::Candles;
 use crate::log::{Asked, Endpoint};
+use crate::venue::{Ask, Venue};
 
 /// The parts of an HTTP request that matter here.
 #[derive(Debug, Clone, Default)]
@@ -25,11 +26,18 @@ pub(crate) enum Call {
     CoinbaseTime,
     ProductCandles(Result<Candles, Answer>),
     Archive(Option<FileName>),
+    Venue(Ask),
     Unknown,
 }
 
 impl Call {
-    pub(crate) fn parse(request: &Request) -> Self {
+    pub(crate) fn parse(request: &Request, venue: Option<&dyn Venue>) -> Self {
+        if let Some(venue) = venue {
+            let query: Vec<_> = form_urlencoded::parse(request.query.as_bytes()).into_owned().collect();
+            if let Some(ask) = venue.asks(&request.path, &query) {
+                return Self::Venue(ask);
+            }
+        }
         match request.path.as_str() {
             "/api/v3/ping" => Self::Ping,
             "/api/v3/time" => Self::Time,
@@ -56,6 +64,8 @@ impl Call {
             Self::CoinbaseTime => Endpoint::CoinbaseTime,
             Self::ProductCandles(_) => Endpoint::ProductCandles,
             Self::Archive(_) => Endpoint::Archive,
+            Self::Venue(Ask::Candles(_)) => Endpoint::VenueCandles,
+            Self::Venue(Ask::Time) => Endpoint::VenueTime,
             Self::Unknown => Endpoint::Unknown,
         }
     }
@@ -65,6 +75,7 @@ impl Call {
             Self::Klines(Ok(klines)) => Some(klines.asked()),
             Self::ProductCandles(Ok(candles)) => Some(candles.asked()),
             Self::Archive(Some(name)) => Some(name.asked()),
+            Self::Venue(Ask::Candles(candles)) => Some(candles.asked()),
             _ => None,
         }
     }

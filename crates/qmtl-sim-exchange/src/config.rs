@@ -1,11 +1,13 @@
 //! What a simulated exchange serves, and how.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::SimClock;
 use crate::market::Market;
 use crate::publishing::Publishing;
 use crate::rule::FaultRule;
+use crate::venue::Venue;
 
 /// The greatest body cap, bytes.
 const MOST_BODY_CAP: u64 = 1 << 30;
@@ -23,6 +25,7 @@ pub struct SimConfig {
     pub(crate) faults: Vec<FaultRule>,
     pub(crate) body_cap: u64,
     pub(crate) port: u16,
+    pub(crate) venue: Option<Arc<dyn Venue>>,
 }
 
 impl SimConfig {
@@ -39,6 +42,7 @@ impl SimConfig {
             faults: Vec::new(),
             body_cap: 64 << 20,
             port: 0,
+            venue: None,
         }
     }
 
@@ -110,6 +114,13 @@ impl SimConfig {
     #[must_use]
     pub fn with_port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// Serves the markets as this exchange does too; its paths win over those that are built in.
+    #[must_use]
+    pub fn with_venue(mut self, venue: impl Venue) -> Self {
+        self.venue = Some(Arc::new(venue));
         self
     }
 }

@@ -20,12 +20,14 @@ use crate::market::Market;
 use crate::publishing::Publishing;
 use crate::rule::FaultRule;
 use crate::spoil::{instead, room, seen, spoil};
+use crate::venue::{self, Ask, CandlesAsk, Refusal, Venue};
 use crate::{Error, Result};
 
 /// Markets, clock, limits, faults and log of one server.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     state: Mutex<State>,
+    venue: Option<Arc<dyn Venue>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Exchange {
             budget: WeightBudget::new(config.weight_limit),
             packed: HashMap::new(),
         };
-        Ok(Self { state: Mutex::new(state) })
+        Ok(Self { state: Mutex::new(state), venue: config.venue })
     }
 
     /// The state; a panic of a test's predicate does not spoil it.
@@ -111,9 +113,11 @@ impl Exchange {
 
     /// Logs the request and works out its answer.
     pub(crate) fn answer(&self, request: &Request) -> Outcome {
-        let call = Call::parse(request);
+        let venue = self.venue.as_deref();
+        let call = Call::parse(request, venue);
         let received = self.receive(request, &call);
-        let spoiled = received.fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request));
+        let spoiled =
+            received.fault.as_ref().and_then(|fault| instead(fault, call.endpoint(), request, venue));
         let answer = spoiled.unwrap_or_else(|| self.serve(call, request, &received));
         let mut answer = answer.with_header(DATE, &http_date(received.said));
         if matches!(received.fault, Some(Fault::PartialContent(_))) && answer.status == StatusCode::OK {
@@ -174,6 +178,10 @@ impl Exchange {
             Call::ProductCandles(Err(refusal)) => refusal,
             Call::Archive(Some(name)) if name.published(now) => self.archive(&name, request, received),
             Call::Archive(_) => archive::absent(&request.path),
+            Call::Venue(ask) => match &self.venue {
+                Some(venue) => self.venue(&**venue, &ask, received),
+                None => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
+            },
             Call::Unknown => Answer::html(StatusCode::NOT_FOUND, "404 Not Found"),
         }
     }
@@ -220,6 +228,28 @@ impl Exchange {
         let mut rows = coinbase::published(rows, room(fault));
         let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
         coinbase::page(&rows, style)
+    }
+
+    fn venue(&self, venue: &dyn Venue, ask: &Ask, received: &Received) -> Answer {
+        match ask {
+            Ask::Time => Answer::json(StatusCode::OK, venue.time(received.said)),
+            Ask::Candles(candles) => self.page_of(venue, candles, received),
+        }
+    }
+
+    fn page_of(&self, venue: &dyn Venue, asked: &CandlesAsk, received: &Received) -> Answer {
+        let CandlesAsk { symbol, interval, .. } = asked;
+        let Some(market) = self.market(|m| m.symbol() == symbol && m.interval().name() == interval) else {
+            let known = self.market(|m| m.symbol() == symbol).is_some();
+            let refusal = if known { Refusal::UnknownInterval } else { Refusal::UnknownSymbol };
+            return venue::refused(venue, refusal, None);
+        };
+        let fault = received.fault.as_ref();
+        let market = seen(market, fault);
+        let mut rows = market.page(asked.wanted(), received.now, received.publishing);
+        asked.cut(&mut rows, room(fault));
+        let style = spoil(&mut rows, fault, &market, asked.first, received.number);
+        venue::page(venue, &rows, style)
     }
 
     fn archive(&self, name: &FileName, request: &Request, received: &Received) -> Answer {

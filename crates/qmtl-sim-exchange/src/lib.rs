@@ -20,6 +20,7 @@ mod publishing;
 mod rule;
 mod server;
 mod spoil;
+mod venue;
 
 pub use candle::Candle;
 pub use clock::SimClock;
@@ -31,3 +32,4 @@ pub use log::{Asked, Endpoint, LOG_CAPACITY, RequestRecord};
 pub use market::Market;
 pub use rule::{FaultRule, Target, When};
 pub use server::SimExchange;
+pub use venue::{Ask, CandlesAsk, Refusal, Venue};

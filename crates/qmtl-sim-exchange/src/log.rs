@@ -25,6 +25,10 @@ pub enum Endpoint {
     ProductCandles,
     /// An archive file or its checksum under `/data/spot`.
     Archive,
+    /// The candles of a [`Venue`](crate::Venue).
+    VenueCandles,
+    /// The time of a [`Venue`](crate::Venue).
+    VenueTime,
     /// None of them: 404.
     Unknown,
 }

@@ -83,7 +83,7 @@ impl FromStr for When {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Target {
-    /// Requests for candles: pages of both exchanges and archive files.
+    /// Requests for candles: pages of all exchanges and archive files.
     #[default]
     Candles,
     /// Archive files and their checksums.
@@ -95,9 +95,10 @@ pub enum Target {
 impl Target {
     fn covers(self, endpoint: Endpoint) -> bool {
         match self {
-            Self::Candles => {
-                matches!(endpoint, Endpoint::Klines | Endpoint::ProductCandles | Endpoint::Archive)
-            }
+            Self::Candles => matches!(
+                endpoint,
+                Endpoint::Klines | Endpoint::ProductCandles | Endpoint::Archive | Endpoint::VenueCandles
+            ),
             Self::Archives => endpoint == Endpoint::Archive,
             Self::Any => true,
         }

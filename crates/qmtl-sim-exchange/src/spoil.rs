@@ -10,13 +10,30 @@ use crate::call::Request;
 use crate::fault::Fault;
 use crate::log::Endpoint;
 use crate::market::{Market, Row};
+use crate::venue::{self, Refusal, Venue};
 use crate::{archive, binance, coinbase};
 
 /// How many times as long the interval is that a fault mistakes for the one asked for.
 const COARSER: i64 = 5;
 
+/// What Binance calls a client that asks too much.
+const TOO_MANY: i32 = -1003;
+
 /// The answer that a fault gives instead of the right one.
-pub(crate) fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> Option<Answer> {
+pub(crate) fn instead(
+    fault: &Fault,
+    endpoint: Endpoint,
+    request: &Request,
+    venue: Option<&dyn Venue>,
+) -> Option<Answer> {
+    let venue_error = |status, code, text| match venue {
+        Some(venue) if matches!(endpoint, Endpoint::VenueCandles | Endpoint::VenueTime) => {
+            let is_limit = code == TOO_MANY;
+            let refusal = if is_limit { Refusal::TooManyRequests } else { Refusal::OutOfOrder };
+            venue::refused(venue, refusal, Some(status))
+        }
+        _ => built_in_error(endpoint, status, code, text),
+    };
     let waiting = |answer: Answer, wait: &Option<u32>| match wait {
         Some(seconds) => answer.with_header(RETRY_AFTER, seconds),
         None => answer,
@@ -24,17 +41,17 @@ pub(crate) fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> O
     let answer = match fault {
         Fault::TooManyRequests(wait) => {
             let status = StatusCode::TOO_MANY_REQUESTS;
-            waiting(venue_error(endpoint, status, -1003, "Too many requests."), wait)
+            waiting(venue_error(status, TOO_MANY, "Too many requests."), wait)
         }
         Fault::Banned(wait) => {
-            waiting(venue_error(endpoint, StatusCode::IM_A_TEAPOT, -1003, "Address banned."), wait)
+            waiting(venue_error(StatusCode::IM_A_TEAPOT, TOO_MANY, "Address banned."), wait)
         }
         Fault::Forbidden => Answer::html(StatusCode::FORBIDDEN, "403 Forbidden"),
         Fault::InternalError => Answer::html(StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error"),
         Fault::BadGateway => Answer::html(StatusCode::BAD_GATEWAY, "502 Bad Gateway"),
         Fault::Unavailable => Answer::html(StatusCode::SERVICE_UNAVAILABLE, "503 Service Unavailable"),
         Fault::WrongContentType => Answer::html(StatusCode::OK, "Welcome to the network"),
-        Fault::ErrorInOk => venue_error(endpoint, StatusCode::OK, -1001, "Internal error; please try again."),
+        Fault::ErrorInOk => venue_error(StatusCode::OK, -1001, "Internal error; please try again."),
         Fault::Redirect(base) => {
             let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
             let target = format!("{}{}{query}", base.trim_end_matches('/'), request.path);
@@ -46,7 +63,7 @@ pub(crate) fn instead(fault: &Fault, endpoint: Endpoint, request: &Request) -> O
 }
 
 /// An error object as the endpoint's exchange writes it.
-fn venue_error(endpoint: Endpoint, status: StatusCode, code: i32, text: &str) -> Answer {
+fn built_in_error(endpoint: Endpoint, status: StatusCode, code: i32, text: &str) -> Answer {
     match endpoint {
         Endpoint::CoinbaseTime | Endpoint::ProductCandles => coinbase::error(status, text),
         Endpoint::Archive => archive::error(status, "SlowDown", text),
