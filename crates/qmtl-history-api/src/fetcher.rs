@@ -283,11 +283,19 @@ impl FetchLimits {
     }
 }
 
+/// The guarantees of a [`DataFetcher`] of an exchange, as its page lists them: one on each line, ``- `H-FETCH-01` ``
+/// before it.
+pub const FETCHER_GUARANTEES: &str = include_str!("../docs/fetching.md");
+
 /// A source of missing rows: an exchange, a file, an archive.
 ///
 /// A fetcher makes its own retries and marks an error that it gave up on as exhausted; nobody
 /// retries above it; it tells [`FetchRequest::retries`] of each. It never waits until the rows of
 /// another fetch of itself are taken.
+///
+/// **Guarantees** of a fetcher of an exchange (quoted by the suite for fetchers; as far as they concern it, a file's
+/// keeps them too)
+#[doc = include_str!("../docs/fetching.md")]
 #[async_trait]
 pub trait DataFetcher: fmt::Debug + Send + Sync + 'static {
     /// Fetches a range, or as much of it as the source gives at once: whoever asks looks where the rows

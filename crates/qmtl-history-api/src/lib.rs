@@ -34,8 +34,8 @@ pub use clock::{Clock, Moment};
 pub use coverage::{Coverage, EmptyProof, SourceId};
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{
-    DataFetcher, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry, RetrySink, SourceProfile,
-    fetcher_fn,
+    DataFetcher, FETCHER_GUARANTEES, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry,
+    RetrySink, SourceProfile, fetcher_fn,
 };
 pub use maintenance::{Collected, Finding, Maintenance, Problem, Removed};
 pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};

@@ -2,6 +2,8 @@
 
 pub mod checks;
 pub mod faults;
+#[cfg(feature = "fetchers")]
+pub mod fetchers;
 pub mod fixtures;
 #[cfg(feature = "gateway")]
 pub mod gateway;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use qmtl_history_api::{GUARANTEES, HistoryBackend};
+use qmtl_history_api::{FETCHER_GUARANTEES, GUARANTEES, HistoryBackend};
 
 type Reopen = dyn Fn() -> BoxFuture<'static, Arc<dyn HistoryBackend>> + Send + Sync;
 
@@ -90,24 +90,31 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// One check of the suite. It panics, with what it saw, when the store breaks a guarantee.
-#[derive(Clone, Copy)]
+/// One check of a suite. It panics, with what it saw, when what is tested breaks a guarantee.
 #[non_exhaustive]
-pub struct Check {
+pub struct Check<S = Subject> {
     /// The name of its test: `h_read_01_off_grid_ends`.
     pub name: &'static str,
-    /// Runs the check on a store of its own.
-    pub run: for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>,
+    /// Runs the check on a subject of its own.
+    pub run: for<'a> fn(&'a S) -> BoxFuture<'a, ()>,
 }
 
-impl Check {
+impl<S> Clone for Check<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Check<S> {}
+
+impl<S> Check<S> {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(name: &'static str, run: for<'a> fn(&'a Subject) -> BoxFuture<'a, ()>) -> Self {
+    pub const fn new(name: &'static str, run: for<'a> fn(&'a S) -> BoxFuture<'a, ()>) -> Self {
         Self { name, run }
     }
 
-    /// The guarantee that the check is named after, as `HistoryBackend`'s page writes it:
+    /// The guarantee that the check is named after, as the protocol's pages write it:
     /// `H-READ-01`. `None` for the model test, which holds the store against all of them.
     #[must_use]
     pub fn guarantee(&self) -> Option<String> {
@@ -115,14 +122,14 @@ impl Check {
         (words.first() == Some(&"h")).then(|| words.join("-").to_uppercase())
     }
 
-    /// The guarantee in words, as [`GUARANTEES`] has them.
+    /// The guarantee in words, as [`GUARANTEES`] and [`FETCHER_GUARANTEES`] have them.
     fn sentence(&self) -> Option<&'static str> {
         let bullet = format!("- `{}` ", self.guarantee()?);
-        GUARANTEES.lines().find_map(|line| line.strip_prefix(&bullet))
+        GUARANTEES.lines().chain(FETCHER_GUARANTEES.lines()).find_map(|line| line.strip_prefix(&bullet))
     }
 }
 
-impl fmt::Debug for Check {
+impl<S> fmt::Debug for Check<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
@@ -227,13 +234,13 @@ macro_rules! backend_conformance {
 /// Every check of the suite.
 pub const CHECKS: &[Check] = crate::backend_conformance! { @checks table [] };
 
-/// Runs one check on a fresh store; [`backend_conformance!`](crate::backend_conformance) calls it.
-/// Panics when the check fails, after the guarantee was printed that the store breaks, and without a store
-/// where `QMTL_REQUIRE_BACKENDS=1`.
+/// Runs one check on a fresh subject; [`backend_conformance!`](crate::backend_conformance) calls it, and so does its
+/// twin for fetchers. Panics when the check fails, after the guarantee was printed that is broken, and without a
+/// subject where `QMTL_REQUIRE_BACKENDS=1`.
 #[expect(clippy::print_stderr, reason = "a skipped test must say so, and a failed one what was promised")]
-pub fn run<F>(check: &Check, fresh: impl Fn() -> F)
+pub fn run<S, F>(check: &Check<S>, fresh: impl Fn() -> F)
 where
-    F: Future<Output = Option<Subject>>,
+    F: Future<Output = Option<S>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -260,7 +267,7 @@ where
     });
     if let Some(failed) = failed {
         match check.guarantee().zip(check.sentence()) {
-            Some((id, sentence)) => eprintln!("The store breaks {id}: {sentence}"),
+            Some((id, sentence)) => eprintln!("This breaks {id}: {sentence}"),
             None => eprintln!("The store and a simple model of it diverge after the same operations."),
         }
         resume_unwind(failed);

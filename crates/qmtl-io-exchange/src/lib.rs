@@ -17,6 +17,11 @@ mod kline;
 #[cfg(feature = "http")]
 mod pager;
 
+/// The page's examples, run with this crate's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/fetchers.md")]
+mod fetchers {}
+
 #[cfg(feature = "http")]
 pub use api::{ApiSpec, Beginning, CandleApi, CandleRequest, doubles, page};
 #[cfg(feature = "binance")]

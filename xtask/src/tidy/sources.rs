@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::code::code_of;
 use super::repository::Repository;
 
-const PROTOCOL_PAGE: &str = "crates/qmtl-history-api/docs/guarantees.md";
+/// The guarantees of stores and of fetchers.
+const PROTOCOL_PAGES: &str = "crates/qmtl-history-api/docs/";
 const SUITE: &str = "crates/qmtl-history-testkit/";
 
 pub(super) fn files_have_a_module_doc(repository: &Repository) -> Vec<String> {
@@ -39,15 +40,16 @@ pub(super) fn nothing_is_switched_off(repository: &Repository) -> Vec<String> {
 }
 
 pub(super) fn guarantees_are_checked(repository: &Repository) -> Vec<String> {
-    let promised = ids(repository.texts.get(PROTOCOL_PAGE).map_or("", String::as_str));
+    let pages = repository.texts.iter().filter(|(path, _)| path.starts_with(PROTOCOL_PAGES));
+    let promised: BTreeSet<&str> = pages.flat_map(|(_, text)| ids(text)).collect();
     let suite = repository.sources().filter(|(path, _)| path.starts_with(SUITE));
     let checked: BTreeSet<&str> = suite.flat_map(|(_, text)| ids(text)).collect();
     let unchecked = promised.difference(&checked);
     let unchecked =
-        unchecked.map(|id| format!("{id} stands in {PROTOCOL_PAGE} and no check of the suite quotes it"));
+        unchecked.map(|id| format!("{id} stands in {PROTOCOL_PAGES} and no check of the suite quotes it"));
     let unknown = checked.difference(&promised);
     let unknown =
-        unknown.map(|id| format!("{id} is quoted in {SUITE} and does not stand in {PROTOCOL_PAGE}"));
+        unknown.map(|id| format!("{id} is quoted in {SUITE} and does not stand in {PROTOCOL_PAGES}"));
     unchecked.chain(unknown).collect()
 }
 
@@ -112,7 +114,10 @@ mod tests {
     #[test]
     fn a_guarantee_without_a_check_and_a_check_without_a_guarantee_are_named() {
         let repository = files(&[
-            (PROTOCOL_PAGE, "- `H-READ-01` rows\n- `H-COV-02` proofs, not H-COV or H-cov-01"),
+            (
+                "crates/qmtl-history-api/docs/guarantees.md",
+                "- `H-READ-01` rows\n- `H-COV-02` proofs, not H-COV or H-cov-01",
+            ),
             ("crates/qmtl-history-testkit/src/read.rs", "/// `H-READ-01` and H-SER-09"),
         ]);
         let findings = guarantees_are_checked(&repository);

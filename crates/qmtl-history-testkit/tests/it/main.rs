@@ -125,7 +125,7 @@ fn a_failed_check_says_what_was_promised_and_shows_the_first_row_that_differs() 
     }
     let promise = GUARANTEES.lines().next().and_then(|line| line.strip_prefix("- `H-READ-01` "));
     for said in [
-        &format!("The store breaks H-READ-01: {}", promise.expect("the first guarantee is about reads")),
+        &format!("This breaks H-READ-01: {}", promise.expect("the first guarantee is about reads")),
         "bars [2, 5): 4 rows instead of 3; row 3 is ts=2024-01-01T00:05:00Z close=5 instead of no row",
         "test result: FAILED",
     ] {

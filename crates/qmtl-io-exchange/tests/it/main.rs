@@ -6,6 +6,7 @@ mod archive;
 mod bad_input;
 mod binance;
 mod coinbase;
+mod conformance;
 mod files;
 mod formats;
 mod klines;
