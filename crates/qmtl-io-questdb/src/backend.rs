@@ -36,14 +36,15 @@ pub struct QuestDbBackend {
 impl QuestDbBackend {
     /// Connects. `Unavailable` when the server gives no connection within the configured time.
     pub async fn connect(config: QuestDbConfig) -> Result<Self> {
-        Self::connect_with_clock(config, Arc::new(TokioClock::new())).await
-    }
-
-    /// As [`connect`](Self::connect), with the clock that dates proofs.
-    pub async fn connect_with_clock(config: QuestDbConfig, clock: Arc<dyn Clock>) -> Result<Self> {
-        let store = Store::new(config, clock)?;
+        let store = Store::new(config, Arc::new(TokioClock::new()))?;
         store.ping().await?;
         Ok(Self { store: Arc::new(store) })
+    }
+
+    /// The clock that dates proofs; the system's unless set. Handles that were cloned before keep theirs.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Clock) -> Self {
+        Self { store: Arc::new(self.store.with_clock(Arc::new(clock))) }
     }
 
     /// The table of a node's bars: the configured one, else the node id itself where it is a plain

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::naming;
 use crate::schema::Table;
 use crate::store::Store;
-use crate::transport::Scan;
+use crate::transport::{Scan, in_runtime};
 use crate::{QuestDbBackend, values};
 use buffer::{Buffer, Taken};
 pub use config::RecorderConfig;
@@ -208,6 +208,7 @@ impl EventRecorder for QuestDbRecorder {
         timestamp: Timestamp,
         payload: RecordBatch,
     ) -> Result<()> {
+        in_runtime()?;
         let inner = &self.inner;
         let key = SeriesKey { node_id: node_id.clone(), interval };
         let event = event(&key, inner.kind(&key), timestamp, &payload)?;
@@ -239,6 +240,7 @@ impl EventRecorder for QuestDbRecorder {
     /// As the trait says. An error while the server is away, the events being kept; an error when
     /// events were refused since the last flush, which are lost.
     async fn flush(&self) -> Result<()> {
+        in_runtime()?;
         let inner = &self.inner;
         let mut written = inner.written.subscribe();
         let goal = inner.buffer().flush_goal();

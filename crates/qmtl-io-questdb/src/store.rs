@@ -40,6 +40,13 @@ impl Store {
         Ok(Self { config, transport, clock, known: Mutex::default(), remembered: Remembered::default() })
     }
 
+    /// The same tables over the same connections, by another clock.
+    pub(crate) fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
+        let transport = self.transport.clone().with_clock(Arc::clone(&clock));
+        let config = self.config.clone();
+        Self { config, transport, clock, known: Mutex::default(), remembered: Remembered::default() }
+    }
+
     pub(crate) fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::new("questdb", holds);
         capabilities.nan = false;

@@ -26,7 +26,7 @@ use crate::schema::{Column, INTERVAL, NODE_ID, Table, Time, schema_of, seconds_o
 use export::Export;
 use ilp::Ilp;
 use rows::{Gather, canonical};
-pub(crate) use wire::{Micros, Param, Statement, Wire};
+pub(crate) use wire::{Micros, Param, Statement, Wire, in_runtime};
 
 /// Rows of a batch over the wire.
 const BATCH_ROWS: usize = 8_192;
@@ -67,6 +67,11 @@ pub(crate) struct Scan {
 impl Transport {
     pub(crate) fn new(config: &QuestDbConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         Ok(Self { wire: Wire::new(config)?, ilp: Ilp::new(config)?, export: Export::new(config)?, clock })
+    }
+
+    pub(crate) fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// Sends rows; they are acknowledged when it returns, not visible: see [`Self::settle`].

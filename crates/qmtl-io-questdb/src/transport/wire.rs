@@ -183,8 +183,8 @@ impl Wire {
     }
 }
 
-/// Timers and connections panic without a runtime.
-fn in_runtime() -> Result<()> {
+/// Timers, connections and tasks panic without a runtime.
+pub(crate) fn in_runtime() -> Result<()> {
     Handle::try_current().map(drop).map_err(|e| Error::outside_runtime("QuestDB's client").caused_by(e))
 }
 

@@ -1,6 +1,5 @@
 //! The log of proofs: what is revoked, what older builds wrote, what a wrong clock dated.
 
-use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
@@ -81,7 +80,7 @@ async fn what_is_written_counts_after_what_was_there_whatever_clocks_say() {
     let wrong = ManualClock::new(bar(&key, 100 + 20 * 1_440));
     let open = async |clock: &ManualClock| {
         let config = QuestDbConfig::from_dsn(&dsn).unwrap();
-        QuestDbBackend::connect_with_clock(config, Arc::new(clock.clone())).await.unwrap()
+        QuestDbBackend::connect(config).await.unwrap().with_clock(clock.clone())
     };
     let (ahead, right) = (open(&wrong).await, open(&honest).await);
     prove(&ahead, &key, proof("a", span(&key, 0, 10), wrong.now())).await;
