@@ -147,9 +147,10 @@ fn feed() {
         Pipeline::new(strategy.build().expect("a good graph"))
     };
     let time = median(prepare, |mut pipeline| {
+        let input = input_key(0);
         runtime.block_on(async {
             for bar in 0..FED {
-                let fed = pipeline.feed("input-0", minute(bar), &rows.slice(bar, 1)).await;
+                let fed = pipeline.feed(&input, minute(bar), &rows.slice(bar, 1)).await;
                 black_box(fed.expect("a good bar"));
             }
         });
@@ -199,8 +200,13 @@ const INPUTS: usize = 10;
 const NODES: usize = 20;
 const WINDOW: usize = 20;
 
+fn input_key(input: usize) -> SeriesKey {
+    SeriesKey::new(format!("input-{input}"), Interval::MINUTE).expect("a good id")
+}
+
 fn moving_average(kind: Kind, node: usize) -> ComputeNode {
-    let (id, source) = (format!("ma-{node}"), format!("input-{}", node % INPUTS));
+    let id = format!("ma-{node}").parse().expect("a good id");
+    let source = input_key(node % INPUTS);
     let length = WINDOW as f64;
     let node = match kind {
         Kind::Slices => ComputeNode::slices(id, WINDOW, move |w| w.f64(0).iter().sum::<f64>() / length),
@@ -261,7 +267,7 @@ fn replay(kind: Kind, threads: usize, batches: &[RecordBatch]) -> Replay {
     let parallelism = if threads == 1 { Parallelism::Serial } else { Parallelism::Threads(threads) };
     let mut pipeline = Pipeline::new(strategy.build().expect("a good graph")).with_parallelism(parallelism);
     let stream = || BatchStream::from_batches(batches[0].schema(), batches.to_vec());
-    let streams: Vec<_> = (0..INPUTS).map(|input| (format!("input-{input}"), stream())).collect();
+    let streams: Vec<_> = (0..INPUTS).map(|input| (input_key(input), stream())).collect();
 
     // From here on the high-water mark is that of this replay.
     let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();

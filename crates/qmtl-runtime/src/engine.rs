@@ -10,6 +10,7 @@ use qmtl_history_api::{
     SeriesKey, TimeRange, Timestamp, frame,
 };
 use qmtl_observe::{TokioClock, events, metrics};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -99,20 +100,32 @@ pub struct JobOutcome {
     pub result: Result<()>,
 }
 
+impl JobOutcome {
+    /// That of a job that has not come to its end.
+    fn of(job: &BackfillJob) -> Self {
+        let cancelled = Error::new(ErrorKind::Cancelled, "the job was cancelled").with("series", &job.key);
+        let (key, range) = (job.key.clone(), job.range);
+        Self { key, range, attempts: 0, rows_added: 0, result: Err(cancelled) }
+    }
+}
+
 /// Cancels one job.
 #[derive(Clone, Debug)]
-pub struct JobHandle(AbortHandle);
+pub struct JobHandle(Option<AbortHandle>);
 
 impl JobHandle {
     /// Stops the job where it is; it then ends with an outcome of kind `Cancelled`.
     pub fn cancel(&self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
 /// Runs jobs that load history.
 ///
-/// Jobs run as tokio tasks. Dropping the engine cancels them.
+/// Jobs that are [submitted](Self::submit) run as tokio tasks, and dropping the engine cancels them; one that is
+/// [run](Self::run) ends with its future. Both take a slot.
 pub struct BackfillEngine {
     clock: Arc<dyn Clock>,
     config: EngineConfig,
@@ -164,27 +177,39 @@ impl BackfillEngine {
         self
     }
 
-    /// Starts a job. Panics outside a tokio runtime.
+    /// Starts a job. Outside of a tokio runtime it ends at once, with an outcome of kind `Unsupported`.
     pub fn submit(&self, job: BackfillJob) -> JobHandle {
-        let entry = Entry::open(Arc::clone(&self.ledger), &job);
-        let run = Run {
-            job,
-            clock: Arc::clone(&self.clock),
-            config: self.config.clone(),
-            progress: Arc::clone(&self.progress),
+        let mut entry = Entry::open(Arc::clone(&self.ledger), &job);
+        let runtime = match Handle::try_current() {
+            Ok(runtime) => runtime,
+            Err(e) => {
+                let error = Error::outside_runtime("a backfill engine").caused_by(e);
+                entry.close(Err(error.with("series", &job.key)));
+                return JobHandle(None);
+            }
         };
-        let slots = Arc::clone(&self.slots);
-        let task = tokio::spawn(async move {
-            let mut entry = entry;
-            let _slot = slots.acquire().await.expect("the engine never closes its slots");
-            let result = run.to_end(&mut entry.outcome).await;
+        let (run, slots) = (self.prepared(job), Arc::clone(&self.slots));
+        let task = runtime.spawn(async move {
+            let result = run.in_slot(&slots, &mut entry.outcome).await;
             entry.close(result);
         });
         let handle = task.abort_handle();
         let mut tasks = self.tasks();
         tasks.retain(|task| !task.is_finished());
         tasks.push(handle.clone());
-        JobHandle(handle)
+        JobHandle(Some(handle))
+    }
+
+    /// Runs a job to its end; dropping the future cancels it. [`wait`](Self::wait) knows nothing of it.
+    pub async fn run(&self, job: BackfillJob) -> JobOutcome {
+        let mut outcome = JobOutcome::of(&job);
+        outcome.result = self.prepared(job).in_slot(&self.slots, &mut outcome).await;
+        outcome
+    }
+
+    fn prepared(&self, job: BackfillJob) -> Run {
+        let (clock, progress) = (Arc::clone(&self.clock), Arc::clone(&self.progress));
+        Run { job, clock, config: self.config.clone(), progress }
     }
 
     /// Returns when every job has ended, with the outcomes of all that ended since the last call,
@@ -247,15 +272,7 @@ struct Entry {
 impl Entry {
     fn open(ledger: Arc<Ledger>, job: &BackfillJob) -> Self {
         ledger.open.send_modify(|open| *open += 1);
-        let cancelled = Error::new(ErrorKind::Cancelled, "the job was cancelled").with("series", &job.key);
-        let outcome = JobOutcome {
-            key: job.key.clone(),
-            range: job.range,
-            attempts: 0,
-            rows_added: 0,
-            result: Err(cancelled),
-        };
-        Self { ledger, outcome }
+        Self { ledger, outcome: JobOutcome::of(job) }
     }
 
     fn close(mut self, result: Result<()>) {
@@ -283,6 +300,11 @@ struct Run {
 }
 
 impl Run {
+    async fn in_slot(&self, slots: &Semaphore, outcome: &mut JobOutcome) -> Result<()> {
+        let _slot = slots.acquire().await.expect("the engine never closes its slots");
+        self.to_end(outcome).await
+    }
+
     async fn to_end(&self, outcome: &mut JobOutcome) -> Result<()> {
         let Some(mut rest) = self.unfinished() else { return Ok(()) };
         let _counted = metrics::JobGuard::start();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use qmtl_history_api::{Error, Result, Timestamp};
+use qmtl_history_api::{Error, NodeId, Result, SeriesKey, Timestamp};
 
 use crate::{EventRecorderService, LiveSource, Order, StreamInput};
 
@@ -57,8 +57,8 @@ pub(crate) enum Compute {
 /// proof that they cannot exist. What it returns must follow from its windows and its own state alone:
 /// when history is replayed, a node may be run over many bars before the next node is.
 pub struct ComputeNode {
-    pub(crate) id: String,
-    pub(crate) reads: Vec<(String, String)>,
+    pub(crate) id: NodeId,
+    pub(crate) reads: Vec<(Source, String)>,
     pub(crate) window: usize,
     pub(crate) keeps: usize,
     pub(crate) recorder: Option<Arc<EventRecorderService>>,
@@ -70,11 +70,11 @@ impl ComputeNode {
     /// A node called `id` whose closure sees the last `window` rows of each read.
     #[must_use]
     pub fn slices(
-        id: impl Into<String>,
+        id: NodeId,
         window: usize,
         compute: impl FnMut(&Windows<'_>) -> f64 + Send + 'static,
     ) -> Self {
-        Self::new(id.into(), window, Compute::Slices(Box::new(compute)))
+        Self::new(id, window, Compute::Slices(Box::new(compute)))
     }
 
     /// A node called `id` that fills many results at once: for `n` results, each read holds
@@ -84,20 +84,21 @@ impl ComputeNode {
     /// Where bars are proven not to exist a read may be shorter; `n` is 1 then.
     #[must_use]
     pub fn batch(
-        id: impl Into<String>,
+        id: NodeId,
         window: usize,
         compute: impl FnMut(&Windows<'_>, &mut [f64]) + Send + 'static,
     ) -> Self {
-        Self::new(id.into(), window, Compute::Batch(Box::new(compute)))
+        Self::new(id, window, Compute::Batch(Box::new(compute)))
     }
 
-    fn new(id: String, window: usize, compute: Compute) -> Self {
+    fn new(id: NodeId, window: usize, compute: Compute) -> Self {
         Self { id, reads: Vec::new(), window, keeps: 1, recorder: None, orders: None, compute }
     }
 
-    /// Reads a column of an input, or the column [`VALUE`] of another node.
+    /// Reads a column of an input, named by itself or its series, or the column [`VALUE`] of another node, named by
+    /// its id.
     #[must_use]
-    pub fn reads(mut self, source: impl Into<String>, column: impl Into<String>) -> Self {
+    pub fn reads(mut self, source: impl Into<Source>, column: impl Into<String>) -> Self {
         self.reads.push((source.into(), column.into()));
         self
     }
@@ -136,9 +137,58 @@ impl fmt::Debug for ComputeNode {
     }
 }
 
-/// Where a node reads from.
+/// What a compute node reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The input of this series.
+    Input(SeriesKey),
+    /// The results of another node.
+    Node(NodeId),
+}
+
+impl From<SeriesKey> for Source {
+    fn from(key: SeriesKey) -> Self {
+        Self::Input(key)
+    }
+}
+
+impl From<&SeriesKey> for Source {
+    fn from(key: &SeriesKey) -> Self {
+        Self::Input(key.clone())
+    }
+}
+
+impl From<&StreamInput> for Source {
+    fn from(input: &StreamInput) -> Self {
+        Self::Input(input.key().clone())
+    }
+}
+
+impl From<NodeId> for Source {
+    fn from(node: NodeId) -> Self {
+        Self::Node(node)
+    }
+}
+
+impl From<&NodeId> for Source {
+    fn from(node: &NodeId) -> Self {
+        Self::Node(node.clone())
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(key) => key.fmt(f),
+            Self::Node(node) => node.fmt(f),
+        }
+    }
+}
+
+/// The place of a [`Source`] among a strategy's inputs or nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum Place {
     Input(usize),
     Node(usize),
 }
@@ -150,7 +200,7 @@ pub struct Strategy {
     /// So ordered that a node stands after those that it reads.
     pub(crate) nodes: Vec<ComputeNode>,
     /// For every node what each of its reads reads.
-    pub(crate) sources: Vec<Vec<Source>>,
+    pub(crate) sources: Vec<Vec<Place>>,
     /// For every node the length of the longest chain of nodes that it reads.
     pub(crate) levels: Vec<usize>,
     /// Where live bars come from when it is run.
@@ -181,7 +231,7 @@ pub struct StrategyBuilder {
 }
 
 impl StrategyBuilder {
-    /// Adds an input; nodes read it by its node id.
+    /// Adds an input. A node may be an input at several intervals.
     #[must_use]
     pub fn input(mut self, input: StreamInput) -> Self {
         self.inputs.push(input);
@@ -204,24 +254,24 @@ impl StrategyBuilder {
 
     /// Checks and orders the graph.
     ///
-    /// `InvalidInput` for two inputs or nodes of one name, a node without a read or with an empty
+    /// `InvalidInput` for two inputs of one series, two nodes of one id or a node with the id of an input, a node without a read or with an empty
     /// window, a read of something unknown or of fewer rows than its source keeps, and a cycle,
     /// whose nodes are named.
     pub fn build(self) -> Result<Strategy> {
-        let names = self.names()?;
+        let places = self.places()?;
         for node in &self.nodes {
-            self.check_node(node, &names)?;
+            self.check_node(node, &places)?;
         }
-        let levels = self.levels(&names)?;
+        let levels = self.levels(&places)?;
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
         order.sort_by_key(|node| levels[*node]);
         let mut place = vec![0; order.len()];
         for (at, node) in order.iter().enumerate() {
             place[*node] = at;
         }
-        let resolve = |read: &(String, String)| match names[read.0.as_str()] {
-            Source::Node(node) => Source::Node(place[node]),
-            input @ Source::Input(_) => input,
+        let resolve = |read: &(Source, String)| match places[&read.0] {
+            Place::Node(node) => Place::Node(place[node]),
+            input @ Place::Input(_) => input,
         };
         let sources =
             order.iter().map(|node| self.nodes[*node].reads.iter().map(resolve).collect()).collect();
@@ -232,20 +282,24 @@ impl StrategyBuilder {
         Ok(Strategy { inputs: self.inputs, nodes, sources, levels, live: self.live })
     }
 
-    fn names(&self) -> Result<HashMap<String, Source>> {
-        let inputs = self.inputs.iter().map(|input| input.key().node_id.as_str());
-        let named = inputs.enumerate().map(|(i, id)| (id, Source::Input(i)));
-        let nodes = self.nodes.iter().enumerate().map(|(n, node)| (node.id.as_str(), Source::Node(n)));
-        let mut names = HashMap::new();
-        for (id, source) in named.chain(nodes) {
-            if names.insert(id.to_owned(), source).is_some() {
-                return Err(Error::invalid("two parts of a strategy have one name").with("node_id", id));
+    fn places(&self) -> Result<HashMap<Source, Place>> {
+        let inputs =
+            self.inputs.iter().enumerate().map(|(at, input)| (Source::from(input), Place::Input(at)));
+        let nodes = self.nodes.iter().enumerate().map(|(at, node)| (Source::from(&node.id), Place::Node(at)));
+        let mut places = HashMap::new();
+        for (source, place) in inputs.chain(nodes) {
+            let is_taken = |id: &NodeId| self.inputs.iter().any(|input| input.key().node_id == *id);
+            // What it records would be taken for rows of the input.
+            let is_input = matches!(&source, Source::Node(id) if is_taken(id));
+            if is_input || places.contains_key(&source) {
+                return Err(Error::invalid("two parts of a strategy have one name").with("name", source));
             }
+            places.insert(source, place);
         }
-        Ok(names)
+        Ok(places)
     }
 
-    fn check_node(&self, node: &ComputeNode, names: &HashMap<String, Source>) -> Result<()> {
+    fn check_node(&self, node: &ComputeNode, places: &HashMap<Source, Place>) -> Result<()> {
         let fault = |message: &str| Error::invalid(message).with("node_id", &node.id);
         if node.reads.is_empty() {
             return Err(fault("a compute node must read something"));
@@ -254,9 +308,9 @@ impl StrategyBuilder {
             return Err(fault("a compute node's window must hold at least one row"));
         }
         for (source, column) in &node.reads {
-            match names.get(source) {
+            match places.get(source) {
                 None => return Err(fault("a compute node reads something unknown").with("source", source)),
-                Some(Source::Input(input)) => {
+                Some(Place::Input(input)) => {
                     let period = self.inputs[*input].cache().read(crate::NodeCache::period);
                     if node.window > period {
                         return Err(fault("a compute node's window is longer than its input's period")
@@ -265,28 +319,28 @@ impl StrategyBuilder {
                             .with("period", period));
                     }
                 }
-                Some(Source::Node(_)) if column != VALUE => {
+                Some(Place::Node(_)) if column != VALUE => {
                     return Err(fault("a compute node's only column is value")
                         .with("source", source)
                         .with("column", column));
                 }
-                Some(Source::Node(_)) => {}
+                Some(Place::Node(_)) => {}
             }
         }
         Ok(())
     }
 
     /// Every node's level, by repeatedly settling those whose sources are settled.
-    fn levels(&self, names: &HashMap<String, Source>) -> Result<Vec<usize>> {
+    fn levels(&self, places: &HashMap<Source, Place>) -> Result<Vec<usize>> {
         let mut levels: Vec<Option<usize>> = vec![None; self.nodes.len()];
         loop {
             let mut settled_one = false;
             for (at, node) in
                 self.nodes.iter().enumerate().filter(|(at, _)| levels[*at].is_none()).collect::<Vec<_>>()
             {
-                let of_sources = node.reads.iter().map(|(source, _)| match names[source.as_str()] {
-                    Source::Input(_) => Some(0),
-                    Source::Node(other) => levels[other].map(|level| level + 1),
+                let of_sources = node.reads.iter().map(|(source, _)| match places[source] {
+                    Place::Input(_) => Some(0),
+                    Place::Node(other) => levels[other].map(|level| level + 1),
                 });
                 if let Some(deepest) = of_sources.collect::<Option<Vec<_>>>() {
                     levels[at] = deepest.into_iter().max();
@@ -300,7 +354,7 @@ impl StrategyBuilder {
         let open = |at: usize| levels[at].is_none();
         match (0..levels.len()).find(|at| open(*at)) {
             Some(first) => Err(Error::invalid("compute nodes read each other in a cycle")
-                .with("cycle", self.cycle_from(first, names, &open).join(" -> "))),
+                .with("cycle", self.cycle_from(first, places, &open).join(" -> "))),
             None => Ok(levels.into_iter().flatten().collect()),
         }
     }
@@ -309,14 +363,14 @@ impl StrategyBuilder {
     fn cycle_from(
         &self,
         first: usize,
-        names: &HashMap<String, Source>,
+        places: &HashMap<Source, Place>,
         open: &dyn Fn(usize) -> bool,
     ) -> Vec<&str> {
         let mut path = vec![first];
         loop {
             let last = path[path.len() - 1];
-            let next = self.nodes[last].reads.iter().find_map(|(source, _)| match names[source.as_str()] {
-                Source::Node(node) if open(node) => Some(node),
+            let next = self.nodes[last].reads.iter().find_map(|(source, _)| match places[source] {
+                Place::Node(node) if open(node) => Some(node),
                 _ => None,
             });
             let Some(next) = next else { break };
@@ -339,9 +393,22 @@ mod tests {
         StreamInput::builder(id).interval("1m").period(period).build().unwrap()
     }
 
-    fn node(id: &str, sources: &[&str]) -> ComputeNode {
-        let node = ComputeNode::slices(id, 2, |_| 0.0);
-        sources.iter().fold(node, |node, source| node.reads(*source, VALUE))
+    fn id(text: &str) -> NodeId {
+        text.parse().unwrap()
+    }
+
+    /// What is read of `in` is an input, anything else a node.
+    fn source(text: &str) -> Source {
+        if text == "in" {
+            Source::Input(SeriesKey::new("in", "1m".parse().unwrap()).unwrap())
+        } else {
+            id(text).into()
+        }
+    }
+
+    fn node(name: &str, sources: &[&str]) -> ComputeNode {
+        let node = ComputeNode::slices(id(name), 2, |_| 0.0);
+        sources.iter().fold(node, |node, read| node.reads(source(read), VALUE))
     }
 
     #[test]
@@ -357,7 +424,7 @@ mod tests {
         let ids: Vec<_> = strategy.nodes.iter().map(|n| n.id.as_str()).collect();
         assert_eq!(ids, ["a", "d", "b", "c"]);
         assert_eq!(strategy.levels, [0, 0, 1, 2]);
-        assert_eq!(strategy.sources[3], [Source::Node(2), Source::Input(0)]);
+        assert_eq!(strategy.sources[3], [Place::Node(2), Place::Input(0)]);
     }
 
     #[test]
@@ -374,22 +441,22 @@ mod tests {
             build(vec![node("a", &["a"])]),
             "compute nodes read each other in a cycle (cycle: a -> a)"
         );
-        assert_eq!(build(vec![node("in", &["in"])]), "two parts of a strategy have one name (node_id: in)");
+        assert_eq!(build(vec![node("in", &["in"])]), "two parts of a strategy have one name (name: in)");
         assert_eq!(build(vec![node("a", &[])]), "a compute node must read something (node_id: a)");
         assert_eq!(
             build(vec![node("a", &["nope"])]),
             "a compute node reads something unknown (node_id: a, source: nope)"
         );
         assert_eq!(
-            build(vec![ComputeNode::slices("a", 3, |_| 0.0).reads("in", "close")]),
-            "a compute node's window is longer than its input's period (node_id: a, source: in, window: 3, period: 2)"
+            build(vec![ComputeNode::slices(id("a"), 3, |_| 0.0).reads(source("in"), "close")]),
+            "a compute node's window is longer than its input's period (node_id: a, source: in@1m, window: 3, period: 2)"
         );
         assert_eq!(
-            build(vec![ComputeNode::slices("a", 0, |_| 0.0).reads("in", "close")]),
+            build(vec![ComputeNode::slices(id("a"), 0, |_| 0.0).reads(source("in"), "close")]),
             "a compute node's window must hold at least one row (node_id: a)"
         );
         assert_eq!(
-            build(vec![node("a", &["in"]), ComputeNode::slices("b", 1, |_| 0.0).reads("a", "close")]),
+            build(vec![node("a", &["in"]), ComputeNode::slices(id("b"), 1, |_| 0.0).reads(id("a"), "close")]),
             "a compute node's only column is value (node_id: b, source: a, column: close)"
         );
     }

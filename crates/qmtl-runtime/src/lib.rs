@@ -24,7 +24,7 @@ pub use cache::{Appended, BackfillState, CacheView, ColumnView, Merged, NodeCach
 pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcome};
 #[cfg(feature = "gateway")]
 pub use gateway::World;
-pub use graph::{ComputeNode, Strategy, StrategyBuilder, VALUE, Windows};
+pub use graph::{ComputeNode, Source, Strategy, StrategyBuilder, VALUE, Windows};
 pub use live::{LiveBar, LiveReceiver, LiveSender, LiveSource, live_channel};
 pub use pipeline::{Fed, LateBars, OnPanic, Parallelism, Pipeline, Replayed};
 pub use recorder::EventRecorderService;

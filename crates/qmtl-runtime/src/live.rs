@@ -3,15 +3,15 @@
 use std::fmt;
 
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::{Error, ErrorKind, Result, Timestamp, async_trait};
+use qmtl_history_api::{Error, ErrorKind, Result, SeriesKey, Timestamp, async_trait};
 use tokio::sync::mpsc;
 
 /// A closed bar, as it came.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveBar {
-    /// The input's node id.
-    pub input: String,
+    /// The input's series.
+    pub input: SeriesKey,
     /// When the bar opened.
     pub ts: Timestamp,
     /// One row.
@@ -21,8 +21,8 @@ pub struct LiveBar {
 impl LiveBar {
     /// A bar of `input` that opened at `ts`.
     #[must_use]
-    pub fn new(input: impl Into<String>, ts: Timestamp, payload: RecordBatch) -> Self {
-        Self { input: input.into(), ts, payload }
+    pub fn new(input: SeriesKey, ts: Timestamp, payload: RecordBatch) -> Self {
+        Self { input, ts, payload }
     }
 }
 
@@ -49,7 +49,7 @@ impl LiveSender {
     pub async fn send(&self, bar: LiveBar) -> Result<()> {
         self.0.send(bar).await.map_err(|refused| {
             Error::new(ErrorKind::Cancelled, "nobody takes live bars any more")
-                .with("node_id", refused.0.input)
+                .with("series", refused.0.input)
         })
     }
 }

@@ -304,15 +304,15 @@ async fn inputs_of_several_intervals_are_replayed_in_the_order_of_time() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut builder = Strategy::builder();
     for interval in ["1m", "5m"] {
-        let stream =
-            StreamInput::builder(interval).interval(interval).period(6).backend(MemoryBackend::new());
+        let stream = StreamInput::builder("btc").interval(interval).period(6).backend(MemoryBackend::new());
         let stream = stream.fetcher(FakeFetcher::new("exchange")).clock(clock.clone()).build().unwrap();
         let seen = Arc::clone(&order);
-        let node = ComputeNode::slices(format!("log {interval}"), 1, move |windows| {
+        let node = ComputeNode::slices(format!("log {interval}").parse().unwrap(), 1, move |windows| {
             seen.lock().unwrap().push((windows.ts(), interval));
             0.0
         });
-        builder = builder.input(stream).node(node.reads(interval, "close"));
+        let node = node.reads(&stream, "close");
+        builder = builder.input(stream).node(node);
     }
     let session = passing_time(&clock, Runner::offline(builder.build().unwrap())).await.unwrap();
     assert_eq!(session.replayed.bars, 12);

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
-use qmtl_history_api::{BatchStream, Error, ErrorKind, Result, SeriesKey, StreamKind, Timestamp, frame};
+use qmtl_history_api::{
+    BatchStream, Error, ErrorKind, NodeId, Result, SeriesKey, StreamKind, Timestamp, frame,
+};
 
-use crate::graph::{Source, VALUE};
+use crate::graph::{Place, Source, VALUE};
 use crate::{
     Activation, Appended, CacheView, ComputeNode, EventRecorderService, NodeCache, Strategy, StreamInput,
 };
@@ -87,7 +89,7 @@ pub struct LateBars {
 /// to lie behind the newest delivered one of its input only lies in the cache.
 pub struct Pipeline {
     inputs: Vec<StreamInput>,
-    by_id: HashMap<String, Source>,
+    places: HashMap<Source, Place>,
     /// The inputs by series: whoever holds several caches at once locks them in this order.
     lock_order: Vec<usize>,
     /// The newest row of each input that was delivered.
@@ -113,25 +115,20 @@ impl Pipeline {
         let Strategy { inputs, mut nodes, sources, levels, live: _ } = strategy;
         for (reader, sources) in sources.iter().enumerate() {
             for source in sources {
-                if let Source::Node(node) = *source {
+                if let Place::Node(node) = *source {
                     nodes[node].keeps = nodes[node].keeps.max(nodes[reader].window);
                 }
             }
         }
-        let mut by_id: HashMap<_, _> =
-            nodes.iter().enumerate().map(|(n, node)| (node.id.clone(), Source::Node(n))).collect();
-        by_id.extend(
-            inputs
-                .iter()
-                .enumerate()
-                .map(|(i, input)| (input.key().node_id.as_str().to_owned(), Source::Input(i))),
-        );
+        let of_nodes = nodes.iter().enumerate().map(|(n, node)| (Source::from(&node.id), Place::Node(n)));
+        let of_inputs = inputs.iter().enumerate().map(|(i, input)| (Source::from(input), Place::Input(i)));
+        let places = of_nodes.chain(of_inputs).collect();
         let mut lock_order: Vec<usize> = (0..inputs.len()).collect();
         lock_order.sort_by_key(|input| inputs[*input].key());
         let deepest = levels.last().map_or(0, |level| level + 1);
         let level = |level| levels.partition_point(|l| *l < level)..levels.partition_point(|l| *l <= level);
         Self {
-            by_id,
+            places,
             lock_order,
             delivered: vec![None; inputs.len()],
             levels: (0..deepest).map(level).collect(),
@@ -190,9 +187,9 @@ impl Pipeline {
 
     /// The newest results of a node, at least as many as it keeps once it had them, oldest first.
     /// `NotFound` for an unknown node.
-    pub fn results(&self, node: &str) -> Result<(&[Timestamp], &[f64])> {
-        match self.by_id.get(node) {
-            Some(Source::Node(node)) => {
+    pub fn results(&self, node: &NodeId) -> Result<(&[Timestamp], &[f64])> {
+        match self.places.get(&Source::from(node)) {
+            Some(Place::Node(node)) => {
                 let Results { ts, values, .. } = &self.results[*node];
                 Ok((ts, values))
             }
@@ -203,7 +200,7 @@ impl Pipeline {
 
     /// True when the node has had a result: everything that it reads was warm.
     #[must_use]
-    pub fn is_warm(&self, node: &str) -> bool {
+    pub fn is_warm(&self, node: &NodeId) -> bool {
         self.results(node).is_ok_and(|(ts, _)| !ts.is_empty())
     }
 
@@ -216,7 +213,7 @@ impl Pipeline {
     /// to its recorder. The next [`replay`](Self::replay) delivers it. Fails as [`feed`](Self::feed) does.
     pub async fn merge_live(
         &mut self,
-        input: &str,
+        input: &SeriesKey,
         ts: Timestamp,
         payload: &RecordBatch,
     ) -> Result<Appended> {
@@ -235,7 +232,7 @@ impl Pipeline {
     ///
     /// `NotFound` for an unknown input, `Schema` for a row that contradicts the cache, the node's
     /// error when one panicked and [`OnPanic::Stop`] was chosen, else what a recorder answers.
-    pub async fn feed(&mut self, input: &str, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
+    pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
         let (fed, records) = self.compute(input, ts, payload)?;
         for (recorder, key, ts, payload) in records {
             recorder.record(&key, ts, payload).await?;
@@ -244,7 +241,12 @@ impl Pipeline {
     }
 
     /// The part of [`feed`](Self::feed) that waits for nothing, and what is to be recorded.
-    fn compute(&mut self, input: &str, ts: Timestamp, payload: &RecordBatch) -> Result<(Fed, Vec<Record>)> {
+    fn compute(
+        &mut self,
+        input: &SeriesKey,
+        ts: Timestamp,
+        payload: &RecordBatch,
+    ) -> Result<(Fed, Vec<Record>)> {
         self.check_running()?;
         let at = self.input(input)?;
         let stream = &self.inputs[at];
@@ -270,7 +272,7 @@ impl Pipeline {
                     continue;
                 }
                 if let Some(recorder) = &node.spec.recorder {
-                    let key = SeriesKey::new(&node.spec.id, interval)?;
+                    let key = SeriesKey { node_id: node.spec.id.clone(), interval };
                     records.push((Arc::clone(recorder), key, *ts, one(*value)?));
                 }
                 if node.inputs.iter().all(|input| clean[*input]) {
@@ -301,7 +303,7 @@ impl Pipeline {
     /// a batch of each, besides the caches. Inputs without a stream deliver what they have.
     ///
     /// Fails as [`replay`](Self::replay) does, or with a stream's or a cache's error.
-    pub async fn replay_streams(&mut self, streams: Vec<(String, BatchStream)>) -> Result<Replayed> {
+    pub async fn replay_streams(&mut self, streams: Vec<(SeriesKey, BatchStream)>) -> Result<Replayed> {
         let mut open: Vec<Option<BatchStream>> = self.inputs.iter().map(|_| None).collect();
         for (input, stream) in streams {
             open[self.input(&input)?] = Some(stream);
@@ -399,10 +401,10 @@ impl Pipeline {
         self.stopped.clone().map_or(Ok(()), Err)
     }
 
-    fn input(&self, id: &str) -> Result<usize> {
-        match self.by_id.get(id) {
-            Some(Source::Input(input)) => Ok(*input),
-            _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such input").with("node_id", id)),
+    fn input(&self, key: &SeriesKey) -> Result<usize> {
+        match self.places.get(&Source::from(key)) {
+            Some(Place::Input(input)) => Ok(*input),
+            _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such input").with("series", key)),
         }
     }
 }
@@ -420,14 +422,14 @@ impl std::fmt::Debug for Pipeline {
 type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
 
 /// The nodes with what they read, in the order of their levels.
-fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Source>]) -> Vec<Node> {
+fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Place>]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::with_capacity(specs.len());
     for (spec, reads) in specs.into_iter().zip(sources) {
         let mut node = Node::new(spec, reads);
         for read in reads {
             match *read {
-                Source::Input(input) => node.inputs.push(input),
-                Source::Node(other) => node.inputs.extend_from_slice(&nodes[other].inputs),
+                Place::Input(input) => node.inputs.push(input),
+                Place::Node(other) => node.inputs.extend_from_slice(&nodes[other].inputs),
             }
         }
         node.inputs.sort_unstable();

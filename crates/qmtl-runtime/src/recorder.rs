@@ -7,6 +7,7 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     Error, ErrorKind, EventRecorder, Interval, NodeId, Result, SeriesKey, StreamBinding, Timestamp,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 /// How many events wait for the recorder by default.
@@ -49,7 +50,7 @@ impl EventRecorderService {
     }
 
     /// Takes one event: `payload` has one row and no `ts`. Waits while the queue is full.
-    /// `Cancelled` after the service was shut down or its recorder panicked.
+    /// `Cancelled` after the service was shut down or its recorder panicked, `Unsupported` outside of a runtime.
     pub async fn record(&self, key: &SeriesKey, ts: Timestamp, payload: RecordBatch) -> Result<()> {
         self.send(Message::Event { key: key.clone(), ts, payload }).await
     }
@@ -57,7 +58,7 @@ impl EventRecorderService {
     /// As [`record`](Self::record), but where the queue is full the event is not taken:
     /// `Unavailable`, for callers that must not wait.
     pub fn try_record(&self, key: &SeriesKey, ts: Timestamp, payload: RecordBatch) -> Result<()> {
-        self.start();
+        self.start()?;
         self.queue.try_send(Message::Event { key: key.clone(), ts, payload }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::unavailable("the recorder's queue is full")
                 .with("series", key)
@@ -84,16 +85,19 @@ impl EventRecorderService {
     }
 
     async fn send(&self, message: Message) -> Result<()> {
-        self.start();
+        self.start()?;
         self.queue.send(message).await.map_err(|_| stopped())
     }
 
-    /// Starts the task unless it runs.
-    fn start(&self) {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(queue) = idle {
-            tokio::spawn(work(Arc::clone(&self.recorder), queue));
+    /// Starts the task unless it runs; `Unsupported` where it cannot, outside of a runtime.
+    fn start(&self) -> Result<()> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.is_some() {
+            let runtime = Handle::try_current();
+            let runtime = runtime.map_err(|e| Error::outside_runtime("the event recorder").caused_by(e))?;
+            idle.take().map(|queue| runtime.spawn(work(Arc::clone(&self.recorder), queue)));
         }
+        Ok(())
     }
 }
 
@@ -158,6 +162,7 @@ impl Refused {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use futures::FutureExt;
     use qmtl_history_api::async_trait;
     use qmtl_history_testkit::fixtures::{bar, key};
     use tokio::sync::Semaphore;
@@ -203,6 +208,19 @@ mod tests {
         let options = qmtl_history_api::arrow_array::RecordBatchOptions::new().with_row_count(Some(1));
         let schema = Arc::new(qmtl_history_api::arrow_schema::Schema::empty());
         RecordBatch::try_new_with_options(schema, vec![], &options).unwrap()
+    }
+
+    #[test]
+    fn outside_of_a_runtime_there_is_an_error_and_nothing_is_lost() {
+        let (recorder, key) = (Gated::new(1), key("n", "1m"));
+        let service = EventRecorderService::new(recorder.clone());
+        let refused = service.record(&key, bar(&key, 0), payload()).now_or_never();
+        assert_eq!(refused.unwrap().unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(service.try_record(&key, bar(&key, 0), payload()).is_err());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(service.record(&key, bar(&key, 0), payload())).unwrap();
+        runtime.block_on(service.shutdown()).unwrap();
+        assert_eq!(*recorder.taken.lock().unwrap(), [bar(&key, 0)]);
     }
 
     #[tokio::test]

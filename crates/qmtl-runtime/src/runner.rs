@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::warmup::{complete, load};
 use crate::{
-    Activation, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, PeriodCounts, Pipeline, Replayed,
-    Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
+    Activation, BackfillEngine, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, PeriodCounts, Pipeline,
+    Replayed, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
 };
 
 /// How often the age of the newest live bars and the memory of the caches are reported.
@@ -212,15 +212,15 @@ impl Waiting<'_> {
 #[derive(Default)]
 struct Gaps {
     /// Inputs whose first live bar has come.
-    live: HashSet<String>,
+    live: HashSet<SeriesKey>,
     /// What could not be closed.
     left: Vec<(SeriesKey, RangeSet)>,
 }
 
 impl Gaps {
     /// The oldest of `bars` for each input of which none had come before.
-    fn first_bars(&mut self, bars: &[LiveBar]) -> Vec<(String, Timestamp)> {
-        let mut first: Vec<(String, Timestamp)> = Vec::new();
+    fn first_bars(&mut self, bars: &[LiveBar]) -> Vec<(SeriesKey, Timestamp)> {
+        let mut first: Vec<(SeriesKey, Timestamp)> = Vec::new();
         for bar in bars.iter().filter(|bar| !self.live.contains(&bar.input)) {
             match first.iter_mut().find(|(input, _)| *input == bar.input) {
                 Some((_, ts)) => *ts = bar.ts.min(*ts),
@@ -232,13 +232,20 @@ impl Gaps {
     }
 
     /// Loads what lies between each input's history and its first live bar.
-    async fn close(&mut self, inputs: &[StreamInput], first: &[(String, Timestamp)], config: &WarmupConfig) {
+    async fn close(
+        &mut self,
+        inputs: &[StreamInput],
+        first: &[(SeriesKey, Timestamp)],
+        config: &WarmupConfig,
+    ) {
+        let engine = config.engine_for(inputs);
         let seams = first.iter().filter_map(|(input, ts)| {
-            let stream = inputs.iter().find(|stream| stream.key().node_id.as_str() == input)?;
+            let stream = inputs.iter().find(|stream| stream.key() == input)?;
             let interval = stream.key().interval;
             let newest = stream.cache().read(NodeCache::watermark)?;
             let seam = TimeRange::checked(interval.next(newest)?, interval.floor(*ts)?)?;
-            Some(async move { (stream.key().clone(), close_seam(stream, seam, config).await) })
+            let engine = &engine;
+            Some(async move { (stream.key().clone(), close_seam(stream, seam, config, engine).await) })
         });
         let left = join_all(seams.collect::<Vec<_>>()).await;
         self.left.extend(left.into_iter().filter(|(_, missing)| !missing.is_empty()));
@@ -246,10 +253,15 @@ impl Gaps {
 }
 
 /// Fills and loads `seam`; what of it is still missing.
-async fn close_seam(stream: &StreamInput, seam: TimeRange, config: &WarmupConfig) -> RangeSet {
+async fn close_seam(
+    stream: &StreamInput,
+    seam: TimeRange,
+    config: &WarmupConfig,
+    engine: &BackfillEngine,
+) -> RangeSet {
     let filled = complete(stream, seam, config).await;
     // What cannot be loaded is missing below.
-    let _ = load(stream, seam, config.deadline).await;
+    let _ = load(stream, seam, config.deadline, engine).await;
     stream.cache().write(|cache| {
         cache.note_known_empty(filled.known_empty());
         let rows = cache.view().timestamps().iter().copied();

@@ -90,12 +90,14 @@ impl StreamInput {
     /// provider's last error. Dropping the future cancels.
     pub async fn load_history(&self, start: Timestamp, end: Timestamp) -> Result<JobOutcome> {
         let range = TimeRange::new(start, end).map_err(|e| e.with("series", self.key()))?;
+        let engine = BackfillEngine::new().with_clock(Arc::clone(&self.clock));
+        self.load_by(&engine.with_config(self.engine.clone()), range).await
+    }
+
+    /// As [`load_history`](Self::load_history), by an engine that others use too.
+    pub(crate) async fn load_by(&self, engine: &BackfillEngine, range: TimeRange) -> Result<JobOutcome> {
         let provider = Arc::clone(self.require_history()?);
-        let engine =
-            BackfillEngine::new().with_clock(Arc::clone(&self.clock)).with_config(self.engine.clone());
-        engine.submit(BackfillJob::new(self.cache.clone(), provider, range));
-        let outcome = engine.wait().await.pop();
-        let outcome = outcome.ok_or_else(|| Error::unexpected("a job ended without an outcome"))?;
+        let outcome = engine.run(BackfillJob::new(self.cache.clone(), provider, range)).await;
         outcome.result.clone().map(|()| outcome)
     }
 
@@ -196,7 +198,8 @@ impl StreamInputBuilder {
         self
     }
 
-    /// What [`StreamInput::load_history`] and warm-up may do.
+    /// What [`StreamInput::load_history`] may do; warm-up has one engine for all inputs
+    /// ([`WarmupConfig::engine`](crate::WarmupConfig::engine)).
     pub fn engine(mut self, config: EngineConfig) -> Self {
         self.engine = config;
         self

@@ -11,7 +11,7 @@ use qmtl_history_api::{
 };
 use qmtl_observe::metrics;
 
-use crate::{NodeCache, StreamInput};
+use crate::{BackfillEngine, EngineConfig, NodeCache, StreamInput};
 
 /// The pause after the first round that left something missing: three calls a round, so fewer
 /// than ten a second. It doubles up to [`MAX_PAUSE`].
@@ -45,6 +45,8 @@ pub struct WarmupConfig {
     pub period_counts: PeriodCounts,
     /// The world in the labels of metrics and in the requests to providers, if there is one.
     pub world: Option<String>,
+    /// What the engine may do that loads all inputs: how many at once, and how often again.
+    pub engine: EngineConfig,
 }
 
 impl Default for WarmupConfig {
@@ -56,6 +58,7 @@ impl Default for WarmupConfig {
             strict: false,
             period_counts: PeriodCounts::Grid,
             world: None,
+            engine: EngineConfig::default(),
         }
     }
 }
@@ -82,11 +85,29 @@ impl WarmupConfig {
         self
     }
 
+    /// Sets what the engine may do that loads all inputs.
+    #[must_use]
+    pub fn with_engine(mut self, engine: EngineConfig) -> Self {
+        self.engine = engine;
+        self
+    }
+
     /// Names the world in the labels of metrics.
     #[must_use]
     pub fn with_world(mut self, world: impl Into<String>) -> Self {
         self.world = Some(world.into());
         self
+    }
+}
+
+impl WarmupConfig {
+    /// The one engine that loads these inputs, by the clock of the first: a strategy's inputs have one.
+    pub(crate) fn engine_for(&self, inputs: &[StreamInput]) -> BackfillEngine {
+        let engine = BackfillEngine::new().with_config(self.engine.clone());
+        match inputs.first() {
+            Some(input) => engine.with_clock(Arc::clone(input.clock())),
+            None => engine,
+        }
     }
 }
 
@@ -144,7 +165,8 @@ impl WarmupReport {
 /// In strict mode an input that is not ready fails the whole: `Unavailable`, naming the required
 /// points, the interval, the bounds of what is there and the first gap.
 pub async fn warm_up(inputs: &[StreamInput], config: &WarmupConfig) -> Result<WarmupReport> {
-    let reports = join_all(inputs.iter().map(|input| prime(input, config))).await;
+    let engine = config.engine_for(inputs);
+    let reports = join_all(inputs.iter().map(|input| prime(input, config, &engine))).await;
     let report = WarmupReport { inputs: reports };
     match report.inputs.iter().zip(inputs).find(|(input, _)| !input.ready) {
         Some((failed, stream)) if config.strict => Err(not_ready(failed, stream)),
@@ -152,7 +174,7 @@ pub async fn warm_up(inputs: &[StreamInput], config: &WarmupConfig) -> Result<Wa
     }
 }
 
-async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
+async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEngine) -> InputReport {
     let (clock, interval) = (stream.clock(), stream.key().interval);
     let begun = clock.monotonic();
     let period = stream.cache().read(NodeCache::period);
@@ -168,7 +190,7 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig) -> InputReport {
             filled = complete(stream, window, &config.clone().with_deadline(left)).await;
         }
     }
-    let loaded = load(stream, window, config.deadline).await;
+    let loaded = load(stream, window, config.deadline, engine).await;
     let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
     let known_empty = if by_rows { RangeSet::new() } else { filled.known_empty };
     let report = stream.cache().write(|cache| {
@@ -350,13 +372,18 @@ fn is_done(report: BackfillReport) -> Result<bool> {
 }
 
 /// Loads `range` into the cache.
-pub(crate) async fn load(stream: &StreamInput, range: TimeRange, deadline: Duration) -> Result<()> {
+pub(crate) async fn load(
+    stream: &StreamInput,
+    range: TimeRange,
+    deadline: Duration,
+    engine: &BackfillEngine,
+) -> Result<()> {
     if stream.history_provider().is_none() {
         return Ok(());
     }
     tokio::select! {
         biased;
-        loaded = stream.load_history(range.start(), range.end()) => loaded.map(|_| ()),
+        loaded = stream.load_by(engine, range) => loaded.map(|_| ()),
         () = stream.clock().sleep(deadline) => {
             Err(Error::new(ErrorKind::Cancelled, "the deadline passed while history was loaded")
                 .with("series", stream.key())

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, Error, Result, Timestamp};
+use qmtl_history_api::{Clock, Error, NodeId, Result, Timestamp};
 use tokio::sync::watch;
 
 /// A side of the market.
@@ -118,7 +118,7 @@ pub struct Allowed {
 #[non_exhaustive]
 pub struct Order {
     /// The node.
-    pub node_id: String,
+    pub node_id: NodeId,
     /// The bar.
     pub ts: Timestamp,
     /// The side: that of the value's sign.
@@ -167,7 +167,8 @@ impl<T: Copy> Until<T> {
 impl Activation {
     /// Nothing may act yet.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new(clock: impl Clock) -> Self {
+        let clock = Arc::new(clock);
         Self(Arc::new(Shared { clock, state: watch::Sender::default() }))
     }
 
@@ -238,7 +239,7 @@ mod tests {
 
     fn active(mode: Mode) -> (ManualClock, Activation) {
         let clock = ManualClock::new(start());
-        let activation = Activation::new(Arc::new(clock.clone()));
+        let activation = Activation::new(clock.clone());
         activation.set_mode(mode, 10 * SECOND);
         for side in Side::ALL {
             activation.set_side(side, SideState::ACTIVE, 5 * SECOND);
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn nothing_may_act_before_a_world_has_spoken() {
-        let activation = Activation::new(Arc::new(ManualClock::new(start())));
+        let activation = Activation::new(ManualClock::new(start()));
         assert_eq!(Side::ALL.map(|side| activation.allowed(side)), [None, None]);
         activation.set_side(Side::Long, SideState::ACTIVE, 9 * SECOND);
         assert_eq!(activation.allowed(Side::Long), None, "a side without a decision");

@@ -157,7 +157,7 @@ impl Shared<'_> {
         self.progress.finish(&key);
         let Session { pipeline, mut warmup, .. } = primed?;
         let report = warmup.inputs.pop().ok_or_else(|| Error::unexpected("a warm-up without a report"))?;
-        let average = pipeline.results(AVERAGE)?.1.last().copied();
+        let average = pipeline.results(&AVERAGE.parse()?)?.1.last().copied();
         let is_ready = report.ready && average.is_some();
         Ok(Done {
             error: report.error.clone().or_else(|| pipeline.failures().next().cloned()),
@@ -181,11 +181,11 @@ impl Shared<'_> {
             .history_provider(provider)
             .clock(Arc::clone(&self.clock))
             .build()?;
-        let average = ComputeNode::slices(AVERAGE, period, |windows| {
+        let average = ComputeNode::slices(AVERAGE.parse()?, period, |windows| {
             let values = windows.f64(0);
             values.iter().sum::<f64>() / values.len() as f64
         });
-        let average = average.reads(key.node_id.as_str(), &self.args.column);
+        let average = average.reads(&input, &self.args.column);
         Ok(Strategy::builder().input(input).node(average).build()?)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::metrics::with_local_recorder;
+use futures::FutureExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use qmtl_history_api::{BatchStream, provider_fn};
 use qmtl_history_testkit::fixtures::{ManualClock, bar, bars, key, span, start};
@@ -343,4 +344,16 @@ fn a_bar_that_is_forming_is_not_loaded() {
         seen.metrics["backfill_last_timestamp"], 1_704_067_680.0,
         "the newest row, not the wanted end"
     );
+}
+
+#[test]
+fn a_job_that_is_submitted_outside_of_a_runtime_ends_with_an_error() {
+    let provider = provider_fn(|_: ReadRequest| async { Err(Error::unexpected("never asked")) });
+    let cache = SharedCache::new(NodeCache::new(key("btc", "1m"), 5).unwrap());
+    let engine = BackfillEngine::new();
+    let range = span(&key("btc", "1m"), 0, 5);
+    engine.submit(BackfillJob::new(cache, Arc::new(provider), range)).cancel();
+    let outcomes = engine.wait().now_or_never().unwrap();
+    assert_eq!(outcomes[0].result.as_ref().unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!((outcomes.len(), outcomes[0].attempts), (1, 0));
 }

@@ -59,13 +59,12 @@ fn strategy(
         .build()
         .unwrap();
     let orders = Arc::clone(orders);
-    let signal = ComputeNode::slices("signal", 3, move |windows| {
+    let signal = ComputeNode::slices("signal".parse().unwrap(), 3, move |windows| {
         computed.send(windows.ts()).unwrap();
         windows.f64(0)[2]
     });
-    let signal = signal
-        .reads(btc().node_id.as_str(), "close")
-        .orders_to(move |order| orders.lock().unwrap().push(order.clone()));
+    let signal =
+        signal.reads(btc(), "close").orders_to(move |order| orders.lock().unwrap().push(order.clone()));
     Strategy::builder().input(input).node(signal)
 }
 
@@ -106,7 +105,7 @@ impl Scene {
     async fn feed(&mut self, close: f64) {
         let ts = minute(CLOSED + self.fed);
         self.fed += 1;
-        self.live.send(LiveBar::new(btc().node_id.as_str(), ts, closes(&[ts], close))).await.unwrap();
+        self.live.send(LiveBar::new(btc(), ts, closes(&[ts], close))).await.unwrap();
         assert_eq!(self.computed.recv().await, Some(ts));
     }
 
@@ -171,7 +170,7 @@ async fn a_gateway_that_is_stale_or_down_halts_orders_but_not_the_strategy() {
         scene.feed(2.0).await;
         let (session, orders) = scene.end().await;
         assert_eq!(orders, [(0, Side::Long, 1.0), (2, Side::Long, 1.0)], "{phase:?}");
-        assert_eq!(session.pipeline.results("signal").unwrap().1.last(), Some(&2.0));
+        assert_eq!(session.pipeline.results(&"signal".parse().unwrap()).unwrap().1.last(), Some(&2.0));
     }
 }
 

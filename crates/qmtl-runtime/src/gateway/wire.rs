@@ -6,7 +6,7 @@ use qmtl_history_api::{Error, Interval, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::graph::Source;
+use crate::graph::Place;
 use crate::{InputReport, Mode, SideState, Strategy};
 
 /// How long a decision holds that does not say so.
@@ -48,16 +48,16 @@ impl Submission {
         });
         let mut nodes: Vec<Value> = inputs.collect();
         for (node, sources) in strategy.nodes.iter().zip(&strategy.sources) {
-            checksum.update(node.id.as_bytes());
+            checksum.update(node.id.as_str().as_bytes());
             let reads: Vec<&str> = sources
                 .iter()
                 .map(|source| match *source {
-                    Source::Input(input) => strategy.inputs[input].key().node_id.as_str(),
-                    Source::Node(other) => strategy.nodes[other].id.as_str(),
+                    Place::Input(input) => strategy.inputs[input].key().node_id.as_str(),
+                    Place::Node(other) => strategy.nodes[other].id.as_str(),
                 })
                 .collect();
             nodes.push(json!({
-                "node_id": node.id,
+                "node_id": node.id.as_str(),
                 "node_type": "ComputeNode",
                 "interval": null,
                 "period": node.window,

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use qmtl_history_api::{Error, Result, TimeRange, Timestamp};
 
-use crate::graph::{Compute, ComputeNode, Source, Windows};
+use crate::graph::{Compute, ComputeNode, Place, Windows};
 use crate::{Activation, CacheView, NodeCache, Order, Side};
 
 /// The order in which the rows of all inputs are delivered.
@@ -49,7 +49,7 @@ struct Feed<'a> {
 pub(super) struct Node {
     pub(super) spec: ComputeNode,
     /// The distinct sources.
-    sources: Vec<Source>,
+    sources: Vec<Place>,
     /// For every read the place of its source among `sources`.
     source_of: Vec<usize>,
     /// The inputs that it reads, directly or through other nodes.
@@ -98,8 +98,8 @@ impl Results {
 }
 
 impl Node {
-    pub(super) fn new(spec: ComputeNode, reads: &[Source]) -> Self {
-        let mut sources: Vec<Source> = Vec::new();
+    pub(super) fn new(spec: ComputeNode, reads: &[Place]) -> Self {
+        let mut sources: Vec<Place> = Vec::new();
         let source_of = reads
             .iter()
             .map(|read| {
@@ -151,12 +151,12 @@ impl Node {
             .sources
             .iter()
             .map(|source| match *source {
-                Source::Input(input) => Feed {
+                Place::Input(input) => Feed {
                     emits: &chunk.emits[input],
                     before: chunk.before[input],
                     proven: Some(inputs[input].cache()).filter(|cache| cache.has_proofs()),
                 },
-                Source::Node(node) => {
+                Place::Node(node) => {
                     Feed { emits: &done[node].fired, before: done[node].before(), proven: None }
                 }
             })
@@ -190,10 +190,10 @@ impl Node {
         let reads = self.spec.reads.iter().zip(&self.source_of);
         reads
             .map(|((_, column), source)| match self.sources[*source] {
-                Source::Input(input) => {
+                Place::Input(input) => {
                     inputs[input].f64_or_nan(column).map_err(|e| e.with("reader", &self.spec.id))
                 }
-                Source::Node(node) => Ok(Cow::Borrowed(done[node].values.as_slice())),
+                Place::Node(node) => Ok(Cow::Borrowed(done[node].values.as_slice())),
             })
             .collect()
     }

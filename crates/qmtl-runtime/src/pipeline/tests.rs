@@ -10,8 +10,12 @@ use qmtl_history_testkit::fixtures::{ManualClock, bar, bars_at, batch, key, span
 use super::*;
 use crate::{ComputeNode, EventRecorderService, Mode, Order, Side, SideState, Windows};
 
-fn input(id: &str, period: usize) -> StreamInput {
-    StreamInput::builder(id).interval("1m").period(period).build().unwrap()
+fn id(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn input(node: &str, period: usize) -> StreamInput {
+    StreamInput::builder(node).interval("1m").period(period).build().unwrap()
 }
 
 /// Bars of minute `bars` whose close is the bar's number.
@@ -35,19 +39,19 @@ fn mean(windows: &Windows<'_>) -> f64 {
     values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).unwrap())
 }
 
-fn moving_average(id: &str, window: usize, source: &str, column: &str) -> ComputeNode {
-    ComputeNode::slices(id, window, mean).reads(source, column).keeps(1_000)
+fn moving_average(name: &str, window: usize, source: impl Into<Source>, column: &str) -> ComputeNode {
+    ComputeNode::slices(id(name), window, mean).reads(source, column).keeps(1_000)
 }
 
 /// The same by one call for many bars.
-fn moving_average_batch(id: &str, window: usize, source: &str) -> ComputeNode {
-    ComputeNode::batch(id, window, move |windows, out| {
+fn moving_average_batch(name: &str, window: usize, source: &str) -> ComputeNode {
+    ComputeNode::batch(id(name), window, move |windows, out| {
         for (at, out) in out.iter_mut().enumerate() {
             let values = &windows.f64(0)[at..at + window];
             *out = values.iter().sum::<f64>() / f64::from(u32::try_from(window).unwrap());
         }
     })
-    .reads(source, "close")
+    .reads(key(source, "1m"), "close")
     .keeps(1_000)
 }
 
@@ -57,14 +61,14 @@ fn strategy(period: usize) -> Strategy {
         .input(input("a", period))
         .input(input("b", period))
         .node(
-            ComputeNode::slices("spread", 1, |w| w.f64(0)[0] - w.f64(1)[0])
-                .reads("ma-a", VALUE)
-                .reads("ma-b", VALUE)
+            ComputeNode::slices(id("spread"), 1, |w| w.f64(0)[0] - w.f64(1)[0])
+                .reads(id("ma-a"), VALUE)
+                .reads(id("ma-b"), VALUE)
                 .keeps(1_000),
         )
-        .node(moving_average("ma-a", 3, "a", "close"))
+        .node(moving_average("ma-a", 3, key("a", "1m"), "close"))
         .node(moving_average_batch("ma-b", 2, "b"))
-        .node(moving_average("smooth", 2, "spread", VALUE))
+        .node(moving_average("smooth", 2, id("spread"), VALUE))
         .build()
         .unwrap()
 }
@@ -75,7 +79,7 @@ fn all_results(pipeline: &Pipeline) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
     NODES
         .iter()
         .map(|node| {
-            let (ts, values) = pipeline.results(node).unwrap();
+            let (ts, values) = pipeline.results(&id(node)).unwrap();
             (ts.to_vec(), values.to_vec())
         })
         .collect()
@@ -89,7 +93,7 @@ fn fed_one_by_one(a: &[u32], b: &[u32]) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         for (bar, input) in events {
-            pipeline.feed(input, minute(bar), &closes(&[bar])).await.unwrap();
+            pipeline.feed(&key(input, "1m"), minute(bar), &closes(&[bar])).await.unwrap();
         }
     });
     all_results(&pipeline)
@@ -99,16 +103,19 @@ fn fed_one_by_one(a: &[u32], b: &[u32]) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
 fn a_node_sees_its_window_and_no_bar_of_the_future() {
     let stream = input("a", 10);
     load(&stream, &[1, 2, 4, 8]);
-    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 3, "a", "close"));
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 3, key("a", "1m"), "close"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
-    assert!(!pipeline.is_warm("ma"));
+    assert!(!pipeline.is_warm(&id("ma")));
     let replayed = pipeline.replay().unwrap();
     assert_eq!(replayed, Replayed { bars: 4, results: 2 });
-    assert_eq!(pipeline.results("ma").unwrap(), (&[minute(4), minute(8)][..], &[7.0 / 3.0, 14.0 / 3.0][..]));
-    assert!(pipeline.is_warm("ma"));
+    assert_eq!(
+        pipeline.results(&id("ma")).unwrap(),
+        (&[minute(4), minute(8)][..], &[7.0 / 3.0, 14.0 / 3.0][..])
+    );
+    assert!(pipeline.is_warm(&id("ma")));
     assert_eq!(pipeline.replay().unwrap(), Replayed::default(), "a bar is delivered once");
     assert_eq!(
-        pipeline.results("nope").unwrap_err().to_string(),
+        pipeline.results(&id("nope")).unwrap_err().to_string(),
         "the strategy has no such compute node (node_id: nope)"
     );
 }
@@ -117,15 +124,17 @@ fn a_node_sees_its_window_and_no_bar_of_the_future() {
 fn bars_of_one_time_come_in_the_order_of_the_inputs() {
     let seen: Arc<Mutex<Vec<(Timestamp, f64, f64)>>> = Arc::default();
     let log = Arc::clone(&seen);
-    let both = ComputeNode::slices("both", 1, move |w| {
+    let both = ComputeNode::slices(id("both"), 1, move |w| {
         log.lock().unwrap().push((w.ts(), w.f64(0)[0], w.f64(1)[0]));
         0.0
     });
     let (one, two) = (input("z", 5), input("a", 5));
     load(&one, &[1, 2, 4]);
     load(&two, &[1, 3, 4]);
-    let strategy =
-        Strategy::builder().input(one).input(two).node(both.reads("z", "close").reads("a", "close"));
+    let strategy = Strategy::builder()
+        .input(one)
+        .input(two)
+        .node(both.reads(key("z", "1m"), "close").reads(key("a", "1m"), "close"));
     Pipeline::new(strategy.build().unwrap()).replay().unwrap();
     let expected = [(1, 1, 1), (2, 2, 1), (3, 2, 3), (4, 4, 3), (4, 4, 4)];
     let expected = expected.map(|(ts, a, b)| (minute(ts), f64::from(a), f64::from(b)));
@@ -154,7 +163,7 @@ proptest! {
             let batches: Vec<_> = bars.chunks(7).map(closes).collect();
             BatchStream::from_batches(closes(&[]).schema(), batches)
         };
-        let streams = vec![("b".to_owned(), stream(&b)), ("a".to_owned(), stream(&a))];
+        let streams = vec![(key("b", "1m"), stream(&b)), (key("a", "1m"), stream(&a))];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(streamed.replay_streams(streams)).unwrap();
         prop_assert_eq!(all_results(&streamed), expected);
@@ -185,24 +194,24 @@ fn threads_give_the_serial_results() {
 async fn late_and_double_bars_are_counted_and_not_delivered_again() {
     let stream = input("a", 10);
     load(&stream, &[1, 2, 3]);
-    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, "a", "close"));
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, key("a", "1m"), "close"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
-    let mut feed = async |bar| pipeline.feed("a", minute(bar), &closes(&[bar])).await.unwrap();
+    let mut feed = async |bar| pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
     assert_eq!(feed(3).await, Fed { appended: Appended::Replaced, results: 0 });
     assert_eq!(feed(5).await, Fed { appended: Appended::New, results: 1 });
     assert_eq!(feed(4).await, Fed { appended: Appended::Late, results: 0 });
     assert_eq!(feed(5).await, Fed { appended: Appended::Duplicate, results: 0 });
     assert_eq!(pipeline.late_bars(), LateBars { late: 2, duplicate: 1 });
-    assert_eq!(pipeline.results("ma").unwrap().1, [1.0, 2.0, 3.0, 5.0]);
+    assert_eq!(pipeline.results(&id("ma")).unwrap().1, [1.0, 2.0, 3.0, 5.0]);
     let cached = pipeline.inputs()[0].cache().read(|cache| cache.view().timestamps().to_vec());
     assert_eq!(cached, [1, 2, 3, 4, 5].map(minute), "the cache has them in order");
-    let error = pipeline.feed("b", minute(9), &closes(&[9])).await.unwrap_err();
-    assert_eq!(error.to_string(), "the strategy has no such input (node_id: b)");
+    let error = pipeline.feed(&key("b", "1m"), minute(9), &closes(&[9])).await.unwrap_err();
+    assert_eq!(error.to_string(), "the strategy has no such input (series: b@1m)");
 }
 
 fn with_a_panicking_node() -> Pipeline {
-    let bad = ComputeNode::slices("bad", 1, |w| {
+    let bad = ComputeNode::slices(id("bad"), 1, |w| {
         assert!(w.f64(0)[0] < 3.0, "three is too much");
         w.f64(0)[0]
     });
@@ -210,9 +219,9 @@ fn with_a_panicking_node() -> Pipeline {
     load(&stream, &[1, 2, 3, 4]);
     let strategy = Strategy::builder()
         .input(stream)
-        .node(bad.reads("a", "close").keeps(9))
-        .node(moving_average("of-bad", 1, "bad", VALUE))
-        .node(moving_average("good", 1, "a", "close"));
+        .node(bad.reads(key("a", "1m"), "close").keeps(9))
+        .node(moving_average("of-bad", 1, id("bad"), VALUE))
+        .node(moving_average("good", 1, key("a", "1m"), "close"));
     Pipeline::new(strategy.build().unwrap())
 }
 
@@ -220,11 +229,11 @@ fn with_a_panicking_node() -> Pipeline {
 async fn a_panicking_node_is_named_and_the_others_go_on() {
     let mut pipeline = with_a_panicking_node();
     pipeline.replay().unwrap();
-    pipeline.feed("a", minute(5), &closes(&[5])).await.unwrap();
+    pipeline.feed(&key("a", "1m"), minute(5), &closes(&[5])).await.unwrap();
     let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
     assert_eq!(failures, ["a compute node panicked (node_id: bad, panic: three is too much)"]);
-    assert_eq!(pipeline.results("good").unwrap().1, [1.0, 2.0, 3.0, 4.0, 5.0]);
-    assert_eq!(pipeline.results("of-bad").unwrap().1, [1.0, 2.0]);
+    assert_eq!(pipeline.results(&id("good")).unwrap().1, [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(pipeline.results(&id("of-bad")).unwrap().1, [1.0, 2.0]);
 }
 
 #[tokio::test]
@@ -232,7 +241,7 @@ async fn a_panicking_node_stops_all_when_that_is_chosen() {
     let mut pipeline = with_a_panicking_node().with_on_panic(OnPanic::Stop);
     let expected = "a compute node panicked (node_id: bad, panic: three is too much)";
     assert_eq!(pipeline.replay().unwrap_err().to_string(), expected);
-    let error = pipeline.feed("a", minute(5), &closes(&[5])).await.unwrap_err();
+    let error = pipeline.feed(&key("a", "1m"), minute(5), &closes(&[5])).await.unwrap_err();
     assert_eq!(error.to_string(), expected);
 }
 
@@ -242,13 +251,13 @@ fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
     load(&stream, &[1]);
     let strategy = Strategy::builder()
         .input(stream)
-        .node(moving_average("wrong", 1, "a", "open"))
-        .node(moving_average("good", 1, "a", "close"));
+        .node(moving_average("wrong", 1, key("a", "1m"), "open"))
+        .node(moving_average("good", 1, key("a", "1m"), "close"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
     let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
     assert_eq!(failures, ["the cache has no such column (series: a@1m, column: open, reader: wrong)"]);
-    assert_eq!(pipeline.results("good").unwrap().1, [1.0]);
+    assert_eq!(pipeline.results(&id("good")).unwrap().1, [1.0]);
 }
 
 #[test]
@@ -257,10 +266,10 @@ fn a_null_reads_as_nan() {
     let values: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None]));
     let rows = batch(&[minute(1), minute(2)], [("close", values)]);
     stream.cache().write(|cache| cache.backfill_bulk(&rows)).unwrap();
-    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, "a", "close"));
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 1, key("a", "1m"), "close"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
-    let values = pipeline.results("ma").unwrap().1;
+    let values = pipeline.results(&id("ma")).unwrap().1;
     assert!(values[0] == 1.0 && values[1].is_nan());
 }
 
@@ -270,10 +279,10 @@ fn bars_proven_not_to_exist_fill_a_window() {
     load(&stream, &[1, 2, 5]);
     let gap = TimeRange::new(minute(3), minute(5)).unwrap();
     stream.cache().write(|cache| cache.note_known_empty(&RangeSet::from(gap)));
-    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 5, "a", "close"));
+    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 5, key("a", "1m"), "close"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
-    assert_eq!(pipeline.results("ma").unwrap(), (&[minute(5)][..], &[8.0 / 3.0][..]));
+    assert_eq!(pipeline.results(&id("ma")).unwrap(), (&[minute(5)][..], &[8.0 / 3.0][..]));
 }
 
 #[derive(Clone, Debug, Default)]
@@ -314,11 +323,11 @@ async fn live_bars_and_results_are_recorded_and_history_is_not() {
     load(&stream, &[1, 2, 3]);
     let strategy = Strategy::builder()
         .input(stream)
-        .node(moving_average("ma", 2, "a", "close").recorded_by(Arc::clone(&service)));
+        .node(moving_average("ma", 2, key("a", "1m"), "close").recorded_by(Arc::clone(&service)));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
-    pipeline.feed("a", minute(4), &closes(&[4])).await.unwrap();
-    pipeline.feed("a", minute(4), &closes(&[4])).await.unwrap();
+    pipeline.feed(&key("a", "1m"), minute(4), &closes(&[4])).await.unwrap();
+    pipeline.feed(&key("a", "1m"), minute(4), &closes(&[4])).await.unwrap();
     service.shutdown().await.unwrap();
     let expected = [("a".to_owned(), minute(4), 4.0), ("ma".to_owned(), minute(4), 3.5)];
     assert_eq!(*taken.0.lock().unwrap(), expected);
@@ -331,9 +340,9 @@ async fn every_plain_event_is_recorded_also_within_one_bar() {
     let stream = StreamInput::builder("a").interval("1m").plain_events().event_service(Arc::clone(&service));
     let mut pipeline = Pipeline::new(Strategy::builder().input(stream.build().unwrap()).build().unwrap());
     let half_past = minute(4).checked_add_micros(30_000_000).unwrap();
-    pipeline.merge_live("a", minute(3), &closes(&[3])).await.unwrap();
+    pipeline.merge_live(&key("a", "1m"), minute(3), &closes(&[3])).await.unwrap();
     for ts in [minute(4), half_past] {
-        pipeline.feed("a", ts, &closes(&[4])).await.unwrap();
+        pipeline.feed(&key("a", "1m"), ts, &closes(&[4])).await.unwrap();
     }
     service.shutdown().await.unwrap();
     let times: Vec<_> = taken.0.lock().unwrap().iter().map(|(_, ts, _)| *ts).collect();
@@ -347,14 +356,14 @@ fn many_columns_and_many_bars_are_one_pass() {
     let stream = input("a", 50);
     let batches: Vec<_> = points.chunks(8_192).map(bars_at).collect();
     let rows = BatchStream::from_batches(batches[0].schema(), batches);
-    let spread = ComputeNode::slices("spread", 50, |w| {
+    let spread = ComputeNode::slices(id("spread"), 50, |w| {
         assert_eq!(w.f64(0).len(), 50);
         w.f64(0)[49] - w.f64(1)[49]
     });
-    let strategy = Strategy::builder().input(stream).node(spread.reads("a", "high").reads("a", "low"));
+    let strategy = Strategy::builder().input(stream).node(spread.reads(&key, "high").reads(&key, "low"));
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let replayed = runtime.block_on(pipeline.replay_streams(vec![("a".into(), rows)])).unwrap();
+    let replayed = runtime.block_on(pipeline.replay_streams(vec![(key, rows)])).unwrap();
     assert_eq!(replayed, Replayed { bars: 50_000, results: 50_000 - 49 });
     assert_eq!(pipeline.failures().count(), 0);
     assert_eq!(pipeline.inputs()[0].cache().read(NodeCache::oldest), Some(points[50_000 - 50]));
@@ -368,14 +377,15 @@ fn ordering(sink: impl FnMut(&Order) + Send + 'static) -> Pipeline {
     let activation = Activation::new(clock);
     activation.set_mode(Mode::Live, Duration::MAX);
     activation.set_side(Side::Long, SideState::ACTIVE, Duration::MAX);
-    let first = ComputeNode::slices("first", 1, |windows| windows.f64(0)[0]).reads("in", "close");
-    let signal = ComputeNode::slices("signal", 1, |windows| windows.f64(0)[0]).reads("first", VALUE);
+    let first =
+        ComputeNode::slices(id("first"), 1, |windows| windows.f64(0)[0]).reads(key("in", "1m"), "close");
+    let signal = ComputeNode::slices(id("signal"), 1, |windows| windows.f64(0)[0]).reads(id("first"), VALUE);
     let strategy = Strategy::builder().input(input("in", 3)).node(first).node(signal.orders_to(sink));
     Pipeline::new(strategy.build().unwrap()).with_activation(activation)
 }
 
 async fn feed(pipeline: &mut Pipeline, bar: u32) -> Fed {
-    pipeline.feed("in", minute(bar), &closes(&[bar])).await.unwrap()
+    pipeline.feed(&key("in", "1m"), minute(bar), &closes(&[bar])).await.unwrap()
 }
 
 #[tokio::test]
@@ -421,5 +431,5 @@ async fn a_panicking_order_fails_its_node_by_name() {
     }
     let failures: Vec<_> = pipeline.failures().map(ToString::to_string).collect();
     assert_eq!(failures, ["a compute node panicked (node_id: signal, panic: no broker)"]);
-    assert_eq!(pipeline.results("first").unwrap().1.last(), Some(&4.0), "the others go on");
+    assert_eq!(pipeline.results(&id("first")).unwrap().1.last(), Some(&4.0), "the others go on");
 }

@@ -40,7 +40,7 @@ fn fetcher() -> FakeFetcher {
 
 /// A live bar, whose close is its number and a half.
 fn live(index: u32) -> LiveBar {
-    LiveBar::new("btc", minute(index), rows(&[minute(index)], 0.5))
+    LiveBar::new(key("btc", "1m"), minute(index), rows(&[minute(index)], 0.5))
 }
 
 type Delivered = Arc<Mutex<Vec<(u32, f64)>>>;
@@ -49,7 +49,7 @@ type Delivered = Arc<Mutex<Vec<(u32, f64)>>>;
 fn strategy(clock: &ManualClock, fetcher: FakeFetcher) -> (Strategy, Delivered) {
     let delivered = Delivered::default();
     let log = Arc::clone(&delivered);
-    let node = ComputeNode::slices("log", 1, move |windows| {
+    let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
         log.lock().unwrap().push((index_of(windows.ts()), windows.f64(0)[0]));
         0.0
     });
@@ -61,7 +61,10 @@ fn strategy(clock: &ManualClock, fetcher: FakeFetcher) -> (Strategy, Delivered) 
         .clock(clock.clone())
         .build()
         .unwrap();
-    (Strategy::builder().input(stream).node(node.reads("btc", "close")).build().unwrap(), delivered)
+    (
+        Strategy::builder().input(stream).node(node.reads(key("btc", "1m"), "close")).build().unwrap(),
+        delivered,
+    )
 }
 
 /// Live bars that were there before the start, then others; a bar comes when it has closed.
@@ -151,7 +154,7 @@ async fn offline_primes_and_replays() {
     let (strategy, delivered) = strategy(&clock, fetcher());
     let session = passing_time(&clock, Runner::offline(strategy)).await.unwrap();
     assert_eq!(session.replayed.bars, 30);
-    assert!(session.warmup.is_ready() && session.pipeline.is_warm("log"));
+    assert!(session.warmup.is_ready() && session.pipeline.is_warm(&"log".parse().unwrap()));
     let expected: Vec<_> = (70..100).map(|i| (i, f64::from(i))).collect();
     assert_eq!(*delivered.lock().unwrap(), expected);
 }
@@ -198,10 +201,10 @@ async fn a_bar_of_an_unknown_input_is_an_error() {
     let clock = ManualClock::new(minute(CLOSED));
     let (strategy, _) = strategy(&clock, fetcher());
     let (sender, mut receiver) = live_channel(4);
-    sender.send(LiveBar::new("eth", minute(100), rows(&[minute(100)], 0.5))).await.unwrap();
+    sender.send(LiveBar::new(key("eth", "1m"), minute(100), rows(&[minute(100)], 0.5))).await.unwrap();
     let error = passing_time(&clock, Runner::new().follow(strategy, &mut receiver)).await.unwrap_err();
-    assert_eq!(error.to_string(), "the strategy has no such input (node_id: eth)");
+    assert_eq!(error.to_string(), "the strategy has no such input (series: eth@1m)");
     drop(receiver);
     let error = sender.send(live(100)).await.unwrap_err();
-    assert_eq!(error.to_string(), "nobody takes live bars any more (node_id: btc)");
+    assert_eq!(error.to_string(), "nobody takes live bars any more (series: btc@1m)");
 }

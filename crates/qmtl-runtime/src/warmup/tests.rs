@@ -296,6 +296,37 @@ async fn a_provider_that_hangs_is_left_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn one_engine_loads_all_inputs_and_its_limit_limits() {
+    /// How many fetches are under way, and the most at once.
+    #[derive(Clone, Debug, Default)]
+    struct Counted(Arc<Mutex<(usize, usize)>>);
+
+    #[async_trait]
+    impl HistoryProvider for Counted {
+        async fn fetch(&self, request: &ReadRequest) -> Result<BatchStream> {
+            {
+                let mut at_once = self.0.lock().unwrap();
+                at_once.0 += 1;
+                at_once.1 = at_once.1.max(at_once.0);
+            }
+            tokio::task::yield_now().await;
+            self.0.lock().unwrap().0 -= 1;
+            let bars = sparse_bars(&request.key, &request.range.into());
+            Ok(BatchStream::from_batches(bars.schema(), vec![bars]))
+        }
+    }
+
+    for limit in [1, 2, 6] {
+        let (clock, provider) = (clock_in(100), Counted::default());
+        let inputs: Vec<_> = (0..6).map(|_| stream(5, &clock, provider.clone())).collect();
+        let config = WarmupConfig::default().with_engine(EngineConfig::default().with_max_concurrent(limit));
+        let report = passing_time(&clock, warm_up(&inputs, &config)).await.unwrap();
+        assert!(report.inputs.iter().all(|input| input.bars == 5), "{limit}");
+        assert_eq!(provider.0.lock().unwrap().1, limit);
+    }
+}
+
+#[tokio::test]
 async fn strict_mode_names_what_is_missing() {
     let clock = clock_in(100);
     let fetcher = FakeFetcher::new("fake")

@@ -1,6 +1,6 @@
 //! The smallest strategy: a moving average over the last 200 bars, primed as of a day in 2018.
 
-use qmtl_history_api::Result;
+use qmtl_history_api::{NodeId, Result};
 use qmtl_io_exchange::{FileConfig, FileFetcher};
 use qmtl_io_memory::MemoryBackend;
 use qmtl_runtime::{AsOf, ComputeNode, Runner, Strategy, StreamInput};
@@ -16,14 +16,16 @@ async fn main() -> Result<()> {
         .fetcher(FileFetcher::open(FileConfig::new(CANDLES)).await?)
         .clock(AsOf::new("2018-01-30".parse()?)) // leave this out to start now
         .build()?;
-    let average = ComputeNode::slices("average", 200, |windows| {
+    let average: NodeId = "average".parse()?;
+    let node = ComputeNode::slices(average.clone(), 200, |windows| {
         let closes = windows.f64(0);
         closes.iter().sum::<f64>() / closes.len() as f64
     });
-    let strategy = Strategy::builder().input(ada).node(average.reads("ADABTC", "close")).build()?;
+    let node = node.reads(&ada, "close");
+    let strategy = Strategy::builder().input(ada).node(node).build()?;
 
     let session = Runner::offline(strategy).await?;
-    let (bars, averages) = session.pipeline.results("average")?;
+    let (bars, averages) = session.pipeline.results(&average)?;
     println!("{} of {} bars: {}", averages.len(), session.replayed.bars, averages[0]);
     assert!(session.warmup.is_ready());
     assert_eq!(bars[0].to_string(), "2018-01-29T23:55:00Z");

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use qmtl_backfill::{AugmentedHistoryProvider, FetcherBackfillStrategy};
-use qmtl_history_api::{Result, Timestamp};
+use qmtl_history_api::{NodeId, Result, Timestamp};
 use qmtl_io_exchange::{FileConfig, FileFetcher};
 use qmtl_io_memory::MemoryBackend;
 use qmtl_runtime::{AsOf, ComputeNode, Parallelism, Runner, Strategy, StreamInput, VALUE, WarmupConfig};
@@ -14,8 +14,8 @@ const CANDLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/ADABTC-5m.cs
 const PERIOD: usize = 14 * 288;
 
 /// A moving average by a running sum: one call fills all results of a stretch of bars.
-fn average(id: &str, window: usize) -> ComputeNode {
-    let node = ComputeNode::batch(id, window, move |windows, out| {
+fn average(id: &NodeId, window: usize, input: &StreamInput) -> ComputeNode {
+    let node = ComputeNode::batch(id.clone(), window, move |windows, out| {
         let closes = windows.f64(0);
         if closes.len() < window {
             // Where bars of the window are proven not to exist there is one result a call.
@@ -29,7 +29,7 @@ fn average(id: &str, window: usize) -> ComputeNode {
             out[at] = sum / window as f64;
         }
     });
-    node.reads("ADABTC", "close")
+    node.reads(input, "close")
 }
 
 #[tokio::main]
@@ -47,7 +47,8 @@ async fn main() -> Result<()> {
 
     let crossings: Arc<Mutex<Vec<Timestamp>>> = Arc::default();
     let (seen, mut before) = (Arc::clone(&crossings), 0.0);
-    let cross = ComputeNode::slices("cross", 1, move |windows| {
+    let (fast, slow): (NodeId, NodeId) = ("fast".parse()?, "slow".parse()?);
+    let cross = ComputeNode::slices("cross".parse()?, 1, move |windows| {
         let spread = windows.f64(0)[0] - windows.f64(1)[0];
         let crossed = before * spread < 0.0;
         if crossed {
@@ -57,10 +58,10 @@ async fn main() -> Result<()> {
         f64::from(crossed)
     });
     let strategy = Strategy::builder()
+        .node(average(&fast, 12, &ada))
+        .node(average(&slow, 144, &ada))
+        .node(cross.reads(fast, VALUE).reads(slow, VALUE))
         .input(ada)
-        .node(average("fast", 12))
-        .node(average("slow", 144))
-        .node(cross.reads("fast", VALUE).reads("slow", VALUE))
         .build()?;
 
     let session = Runner::new()

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    DataFetcher, Error, EventRecorder, FetchRequest, Interval, NodeId, Result, StreamBinding, TimeRange,
+    DataFetcher, Error, EventRecorder, FetchRequest, Interval, NodeId, Result, SeriesKey, StreamBinding, TimeRange,
     Timestamp, async_trait, frame,
 };
 use qmtl_history_testkit::gateway::{FakeGateway, FakeWorld, Phase};
@@ -48,16 +48,21 @@ type Log<T> = Arc<Mutex<Vec<T>>>;
 
 /// The price against its average over 50 bars, as a signal whose orders go to `orders`; each bar is
 /// told to `computed`.
-fn momentum(orders: &Log<Order>, computed: UnboundedSender<Timestamp>) -> ComputeNode {
+fn momentum(
+    id: NodeId,
+    input: &StreamInput,
+    orders: &Log<Order>,
+    computed: UnboundedSender<Timestamp>,
+) -> ComputeNode {
     let orders = Arc::clone(orders);
-    ComputeNode::slices("momentum", 50, move |windows| {
+    ComputeNode::slices(id, 50, move |windows| {
         // Nobody listens any more at the end.
         let _ = computed.send(windows.ts());
         let closes = windows.f64(0);
         let average = closes.iter().sum::<f64>() / closes.len() as f64;
         closes[closes.len() - 1] / average - 1.0
     })
-    .reads(NODE, "close")
+    .reads(input, "close")
     .keeps(1_000)
     .orders_to(move |order| orders.lock().expect("no order panics").push(order.clone()))
 }
@@ -80,7 +85,7 @@ async fn day(candles: &FileFetcher, input: &StreamInput) -> Result<Vec<(Timestam
 /// Feeds the day in three parts: the gateway is there, away, and back.
 async fn feed(
     (live, mut computed): (LiveSender, UnboundedReceiver<Timestamp>),
-    bars: Vec<(Timestamp, RecordBatch)>,
+    (input, bars): (SeriesKey, Vec<(Timestamp, RecordBatch)>),
     gateway: &FakeGateway,
     activation: Activation,
 ) -> Result<()> {
@@ -103,7 +108,7 @@ async fn feed(
             _ => {}
         }
         for (ts, row) in bars {
-            live.send(LiveBar::new(NODE, *ts, row.clone())).await?;
+            live.send(LiveBar::new(input.clone(), *ts, row.clone())).await?;
             while computed.recv().await.is_some_and(|done| done < *ts) {}
         }
     }
@@ -134,12 +139,13 @@ async fn main() -> Result<()> {
 
     let (orders, (live, receiver)) = (Log::<Order>::default(), live_channel(16));
     let (computed, done) = unbounded_channel();
-    let node = momentum(&orders, computed);
+    let (input, signal): (_, NodeId) = (ada.key().clone(), "momentum".parse()?);
+    let node = momentum(signal.clone(), &ada, &orders, computed);
     let strategy = Strategy::builder().input(ada).node(node).live(receiver).build()?;
     let runner = Runner::new();
     let (session, fed) = tokio::join!(
         runner.run_in(strategy, &world),
-        feed((live, done), bars.clone(), &gateway, world.activation()),
+        feed((live, done), (input, bars.clone()), &gateway, world.activation()),
     );
     let session = fed.and(session)?;
     events.shutdown().await?;
@@ -150,7 +156,7 @@ async fn main() -> Result<()> {
     println!("{} orders while the gateway was there", orders.len());
 
     // The middle third of the day had no gateway; a signal of zero wants no side.
-    let (times, signals) = session.pipeline.results("momentum")?;
+    let (times, signals) = session.pipeline.results(&signal)?;
     let away = bars[bars.len() / 3].0..bars[bars.len() / 3 * 2].0;
     let wanted = times.iter().zip(signals).filter(|(ts, signal)| {
         **ts >= bars[0].0 && !away.contains(ts) && Side::of_signal(**signal).is_some()
