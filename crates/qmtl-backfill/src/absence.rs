@@ -25,6 +25,7 @@ const FEW_ROWS: u64 = 4;
 
 /// One answer of a source, its rows in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reply {
     /// What was asked for.
     pub asked: TimeRange,

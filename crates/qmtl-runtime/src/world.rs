@@ -87,6 +87,7 @@ impl FromStr for Mode {
 
 /// What a world says of one side.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SideState {
     /// Whether the side is active.
     pub active: bool,

@@ -35,6 +35,7 @@ pub enum Endpoint {
 
 /// The bars that a request asked for, as far as it made sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Asked {
     /// The symbol or product.
     pub market: String,

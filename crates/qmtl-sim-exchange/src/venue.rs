@@ -46,6 +46,7 @@ impl<T: Venue + ?Sized> Venue for Arc<T> {
 
 /// What a request of a [`Venue`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ask {
     /// The server's time.
     Time,
@@ -55,6 +56,7 @@ pub enum Ask {
 
 /// A page that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CandlesAsk {
     /// The symbol, as the market is called.
     pub symbol: String,
@@ -85,6 +87,27 @@ pub enum Refusal {
 }
 
 impl CandlesAsk {
+    /// The oldest `limit` candles of a symbol, at an interval by its Binance name.
+    #[must_use]
+    pub fn new(symbol: impl Into<String>, interval: impl Into<String>, limit: u64) -> Self {
+        let (symbol, interval) = (symbol.into(), interval.into());
+        Self { symbol, interval, first: None, last: None, limit, newest: false }
+    }
+
+    /// Only those that open from `first` to `last`, both inclusive, milliseconds since the epoch.
+    #[must_use]
+    pub fn with_window(mut self, first: Option<i64>, last: Option<i64>) -> Self {
+        (self.first, self.last) = (first, last);
+        self
+    }
+
+    /// The newest of them instead of the oldest.
+    #[must_use]
+    pub fn with_newest(mut self, newest: bool) -> Self {
+        self.newest = newest;
+        self
+    }
+
     pub(crate) fn asked(&self) -> Asked {
         Asked { market: self.symbol.clone(), first: self.first, last: self.last, limit: self.limit }
     }

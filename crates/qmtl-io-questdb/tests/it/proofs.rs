@@ -1,6 +1,5 @@
 //! The log of proofs: what is revoked, what older builds wrote, what a wrong clock dated.
 
-
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     Clock, EmptyProof, HistoryBackend, Maintenance, RangeSet, SeriesKey, TimeRange, WriteRequest, frame,
