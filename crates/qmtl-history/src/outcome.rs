@@ -126,7 +126,7 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 9] = [
+const FLAGS: [(&str, &str); 10] = [
     ("with_column_type", "--column-type"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
@@ -136,6 +136,11 @@ const FLAGS: [(&str, &str); 9] = [
     ("with_symbol_column", "--symbol-column"),
     ("with_symbol", "--symbol"),
     ("with_product", "--product"),
+    (
+        "neither a backfill strategy nor a fetcher is configured; give the provider one with with_auto_backfill or \
+         with_fetcher",
+        "there is nothing to fill it from; name a source with --source",
+    ),
 ];
 
 /// A text of the library in the words of the command line.

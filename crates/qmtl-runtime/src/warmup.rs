@@ -329,8 +329,8 @@ impl Fill<'_> {
         let request = self.request(self.range);
         if able.ensure_range {
             let ensured = self.provider.ensure_range(&request).await;
-            if able.coverage {
-                self.look(filled).await?;
+            if able.coverage && self.look(filled).await?.is_empty() && is_unable(&ensured) {
+                return Ok(true);
             }
             let report = ensured?;
             filled.asked |= report.fetch_requests > 0 || report.rows_written > 0;
@@ -364,6 +364,11 @@ impl Fill<'_> {
         let missing = RangeSet::from(self.range).difference(&filled.present).difference(&filled.known_empty);
         Ok(missing.on_grid(self.key.interval))
     }
+}
+
+/// Whether the provider has nothing to fill from: no harm where nothing is missing.
+fn is_unable(ensured: &Result<BackfillReport>) -> bool {
+    ensured.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::NoStrategy | ErrorKind::NoFetcher))
 }
 
 /// Whether nothing of a request is missing; why the first part of it failed, if one did.

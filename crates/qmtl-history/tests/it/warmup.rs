@@ -39,6 +39,12 @@ fn a_node_is_primed_with_its_closed_bars_and_again_from_the_store_alone() {
         assert_eq!(&stored[*key], value, "{key}: {stored}");
     }
     assert_eq!(stored["average"], filled["average"]);
+
+    // Nothing stood in the way; of a longer period something does, and what helps is said.
+    let run = scene.run(&words(&[]));
+    assert!(run.code == Some(0) && !run.stdout.contains("error"), "{run:?}");
+    let run = scene.run(&[&NODE[..6], &["201"], &AS_OF].concat());
+    assert!(run.code == Some(3) && run.stdout.contains("name a source with --source"), "{run:?}");
 }
 
 #[test]

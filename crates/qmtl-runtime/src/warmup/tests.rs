@@ -264,6 +264,16 @@ async fn a_store_without_fetcher_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_whole_store_without_fetcher_is_ready_and_nothing_stood_in_the_way() {
+    let (clock, store) = (clock_in(100), store());
+    let bars = sparse_bars(&key("btc", "1m"), &span(&key("btc", "1m"), 0, 100).into());
+    store.write_rows(&WriteRequest::new(key("btc", "1m")), bars).await.unwrap();
+    let stream = stream(5, &clock, AugmentedHistoryProvider::new(store).with_clock(clock.clone()));
+    let report = prime(&stream, &clock, &WarmupConfig::default()).await.unwrap();
+    assert!(report.is_ready() && report.inputs[0].error.is_none(), "{:?}", report.inputs[0].error);
+}
+
+#[tokio::test]
 async fn a_provider_that_hangs_is_left_at_the_deadline() {
     #[derive(Debug)]
     struct Hangs;
