@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, EventSource,
-    FetchLimits, FetchRequest, Fetched, HistoryBackend, PageOrder, ProgressSink, Result, SourceId,
-    SourceProfile, async_trait,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, EventSource, FetchLimits,
+    FetchRequest, Fetched, HistoryBackend, PageOrder, ProgressSink, Result, SourceId, SourceProfile,
+    async_trait,
 };
 
 use crate::{BackfillConfig, FetcherBackfillStrategy};
@@ -24,22 +24,23 @@ impl LiveReplayBackfillStrategy {
     /// The name in metric labels.
     pub const NAME: &'static str = "live_replay";
 
-    /// Fills from `replay` and from the read side of a recorder, at the time of the system's clock.
-    ///
-    /// `InvalidInput` when there is neither: such a strategy could never fill anything.
-    pub fn new(replay: Option<Arc<dyn DataFetcher>>, events: Option<Arc<dyn EventSource>>) -> Result<Self> {
-        let recorded = events.into_iter().flat_map(|events| {
-            let stored = Recorded { events: Arc::clone(&events), part: Part::Stored };
-            let buffered = Recorded { events, part: Part::Buffered };
-            [stored, buffered].map(|part| Arc::new(part) as Arc<dyn DataFetcher>)
-        });
-        let fetchers: Vec<_> = replay.into_iter().chain(recorded).collect();
-        if fetchers.is_empty() {
-            return Err(Error::invalid(
-                "a live replay needs something to replay: give it a replay source or a recorder's events",
-            ));
-        }
-        Ok(Self(FetcherBackfillStrategy::named(Self::NAME, fetchers)))
+    /// Fills from a replay source, at the time of the system's clock.
+    #[must_use]
+    pub fn of_replay(replay: impl DataFetcher) -> Self {
+        Self(FetcherBackfillStrategy::named(Self::NAME, vec![Arc::new(replay)]))
+    }
+
+    /// Fills from the read side of a recorder, at the time of the system's clock.
+    #[must_use]
+    pub fn of_events(events: impl EventSource) -> Self {
+        let parts = recorded(events).map(|part| Arc::new(part) as Arc<dyn DataFetcher>);
+        Self(FetcherBackfillStrategy::named(Self::NAME, parts.into()))
+    }
+
+    /// Asks the read side of a recorder for what those before it did not have.
+    #[must_use]
+    pub fn with_events(self, events: impl EventSource) -> Self {
+        Self(recorded(events).into_iter().fold(self.0, FetcherBackfillStrategy::then))
     }
 
     /// The clock by which bars close and pauses pass.
@@ -76,6 +77,12 @@ impl AutoBackfillStrategy for LiveReplayBackfillStrategy {
     }
 }
 
+/// The stored events of a recorder and its buffer, in this order.
+fn recorded(events: impl EventSource) -> [Recorded; 2] {
+    let events: Arc<dyn EventSource> = Arc::new(events);
+    [Part::Stored, Part::Buffered].map(|part| Recorded { events: Arc::clone(&events), part })
+}
+
 /// One part of what a recorder has.
 #[derive(Debug)]
 struct Recorded {
@@ -110,6 +117,7 @@ impl DataFetcher for Recorded {
     fn limits(&self) -> FetchLimits {
         FetchLimits::none()
     }
+
     /// Events come whole, and prove nothing whatever is not among them.
     fn profile(&self) -> SourceProfile {
         SourceProfile::new(PageOrder::Unpaged)

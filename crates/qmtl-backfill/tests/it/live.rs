@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use qmtl_backfill::LiveReplayBackfillStrategy;
-use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillRequest, Clock, DataFetcher, ErrorKind, EventSource, NoProgress, RangeSet,
-};
+use qmtl_history_api::{AutoBackfillStrategy, BackfillRequest, Clock, EventSource, NoProgress, RangeSet};
 use qmtl_history_testkit::fixtures::{self, FakeEvents, FakeFetcher, bar, sparse_bars};
 
 use super::support::{Store, btc, late, runs, span};
@@ -25,7 +23,7 @@ async fn stored_events_come_before_the_buffer_and_prove_nothing() {
     let store = Store::new();
     store.seed(&btc(), sparse_bars(&btc(), &runs([(0, 5)]))).await;
     let events = events(&runs([(3, 20)]), &runs([(15, 30), (32, 34)]));
-    let strategy = LiveReplayBackfillStrategy::new(None, Some(events)).unwrap().with_clock(clock());
+    let strategy = LiveReplayBackfillStrategy::of_events(events).with_clock(clock());
     assert_eq!(strategy.name(), "live_replay");
     let request = BackfillRequest::new(btc(), span(0, 40));
     let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
@@ -42,10 +40,9 @@ async fn stored_events_come_before_the_buffer_and_prove_nothing() {
 #[tokio::test]
 async fn a_replay_source_comes_before_all_events() {
     let store = Store::new();
-    let replay: Arc<dyn DataFetcher> =
-        Arc::new(FakeFetcher::new("tape").with_bars_in(runs([(0, 10)])).with_proven(|_| RangeSet::new()));
+    let replay = FakeFetcher::new("tape").with_bars_in(runs([(0, 10)])).with_proven(|_| RangeSet::new());
     let events = events(&runs([(0, 20)]), &runs([(0, 22)]));
-    let strategy = LiveReplayBackfillStrategy::new(Some(replay), Some(events)).unwrap().with_clock(clock());
+    let strategy = LiveReplayBackfillStrategy::of_replay(replay).with_events(events).with_clock(clock());
     let request = BackfillRequest::new(btc(), span(0, 22));
     let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();
     let filled: Vec<_> = report.filled.iter().map(|(source, set)| (source.as_str(), set.clone())).collect();
@@ -60,19 +57,12 @@ async fn a_replay_source_comes_before_all_events() {
     assert!(report.is_complete());
 }
 
-#[test]
-fn without_anything_to_replay_there_is_no_strategy() {
-    let error = LiveReplayBackfillStrategy::new(None, None).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("give it a replay source or a recorder's events"), "{error}");
-}
-
 #[tokio::test]
 async fn events_that_are_no_bars_are_listed_and_not_stored() {
     let off_grid = bar(&btc(), 3).checked_add_micros(1).unwrap();
     let rows = fixtures::bars_at(&[bar(&btc(), 1), off_grid]);
     let events = Arc::new(FakeEvents::new(btc()).with_stored(rows));
-    let strategy = LiveReplayBackfillStrategy::new(None, Some(events)).unwrap().with_clock(clock());
+    let strategy = LiveReplayBackfillStrategy::of_events(events).with_clock(clock());
     let store = Store::new();
     let request = BackfillRequest::new(btc(), span(0, 10));
     let report = strategy.ensure_range(&request, &store, &NoProgress).await.unwrap();

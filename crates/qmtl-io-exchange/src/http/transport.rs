@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
 
 use qmtl_history_api::async_trait;
 use reqwest::StatusCode;
@@ -13,6 +14,13 @@ use reqwest::header::HeaderMap;
 pub trait Transport: Debug + Send + Sync + 'static {
     /// Asks for `url`. An error means that no whole answer came, and is taken for a lost connection.
     async fn get(&self, url: &str) -> io::Result<TransportAnswer>;
+}
+
+#[async_trait]
+impl<T: Transport + ?Sized> Transport for Arc<T> {
+    async fn get(&self, url: &str) -> io::Result<TransportAnswer> {
+        (**self).get(url).await
+    }
 }
 
 /// An answer to one request.

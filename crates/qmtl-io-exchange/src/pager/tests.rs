@@ -85,7 +85,7 @@ fn server(order: PageOrder, bars: impl IntoIterator<Item = u32>) -> Server {
 }
 
 fn pager(beginning: Beginning, server: &Arc<Server>) -> Pager<Lines> {
-    let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(server) as _);
+    let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(server));
     let clock = ManualClock::new(bar(&key("BTC", "1m"), 60));
     let config = config.with_clock(clock).with_requests_per_second(1_000.0).with_weight_per_minute(60_000);
     Pager::with_api(Lines::new(server.order, beginning), config.with_retries(0)).unwrap()

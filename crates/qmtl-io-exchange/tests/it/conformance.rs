@@ -78,9 +78,7 @@ fn a_fetcher_that_does_not_hear_when_to_come_again_is_found() {
     let deaf = || {
         FetcherSubject::new(|host| {
             let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
-            BinanceFetcher::new(
-                settings(ExchangeConfig::binance(), host).with_transport(Arc::new(Deaf(client))),
-            )
+            BinanceFetcher::new(settings(ExchangeConfig::binance(), host).with_transport(Deaf(client)))
         })
     };
     let failing: Vec<_> = CHECKS.iter().filter(|check| fails(check, deaf)).map(|check| check.name).collect();

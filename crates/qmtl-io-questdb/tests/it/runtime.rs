@@ -42,8 +42,7 @@ async fn what_was_recorded_is_replayed_into_a_store() {
     }
     assert_eq!(recorder.unwritten(), 10);
 
-    let events: Arc<dyn EventSource> = Arc::new(recorder.clone());
-    let strategy = LiveReplayBackfillStrategy::new(None, Some(events)).unwrap();
+    let strategy = LiveReplayBackfillStrategy::of_events(recorder.clone());
     let provider = AugmentedHistoryProvider::new(MemoryBackend::new()).with_auto_backfill(strategy);
     let wanted = span(&key, 0, 70);
     let report = provider.ensure_range(&BackfillRequest::new(key.clone(), wanted)).await.unwrap();

@@ -160,7 +160,7 @@ impl Odd {
         let odd = Self { bars: bars.into_iter().collect(), forgets: AtomicUsize::new(forgets) };
         let settings = ExchangeConfig::binance()
             .with_base_url(format!("http://{host}.invalid"))
-            .with_transport(Arc::new(odd))
+            .with_transport(odd)
             .with_clock(clock());
         BinanceFetcher::new(settings).unwrap()
     }
