@@ -197,18 +197,24 @@ fn programs_of_examples() -> Result<Vec<(PathBuf, Option<String>)>> {
     Ok(programs)
 }
 
-/// Each crate by itself: what it needs must stand in its own manifest; and the program without what it
-/// need not have.
+/// Sets of features without the others, which must leave no code unused.
+const FEATURES: [(&str, &str); 4] = [
+    (PROGRAM, "parquet,file"),
+    (PROGRAM, "binance"),
+    ("qmtl-io-exchange", "http"),
+    ("qmtl-io-exchange", "coinbase"),
+];
+
+/// Each crate by itself: what it needs must stand in its own manifest; and some without what they need not have.
 fn alone(scope: &Scope, _: &mut Tally) -> Result<()> {
     let packages = if scope.packages.is_empty() { tidy::members()? } else { scope.packages.clone() };
     for package in &packages {
         process::run(&mut cargo(["check", "-p", package]))?;
     }
-    if packages.iter().any(|package| package == PROGRAM) {
-        for features in ["parquet,file", "binance"] {
-            let lint = ["clippy", "-p", PROGRAM, "--no-default-features", "--features", features];
-            process::run(cargo(lint).args(["--", "-D", "warnings"]))?;
-        }
+    for (package, features) in FEATURES.iter().filter(|(of, _)| packages.iter().any(|package| package == of))
+    {
+        let lint = ["clippy", "-p", package, "--no-default-features", "--features", features];
+        process::run(cargo(lint).args(["--", "-D", "warnings"]))?;
     }
     Ok(())
 }
