@@ -7,9 +7,10 @@ pub use faulty::Faulty;
 
 use crate::Subject;
 
+/// A list of faults, each with the guarantees that it breaks.
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $name:ident breaks $($guarantee:literal)+;)+) => {
-        /// One way to be wrong, each of which real stores have shown.
+        /// One way to be wrong.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Fault {
@@ -20,7 +21,7 @@ macro_rules! faults {
             /// Every fault.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The guarantees that it breaks, as `HistoryBackend`'s page numbers them.
+            /// The guarantees that it breaks, as the protocol's pages number them.
             #[must_use]
             pub fn breaks(self) -> &'static [&'static str] {
                 match self {
@@ -30,6 +31,8 @@ macro_rules! faults {
         }
     };
 }
+
+pub(crate) use faults;
 
 faults! {
     /// A read lacks its last row.

@@ -11,30 +11,7 @@ use qmtl_history_api::{
 };
 
 use super::FetcherSubject;
-
-macro_rules! faults {
-    ($($(#[doc = $doc:literal])+ $name:ident breaks $($guarantee:literal)+;)+) => {
-        /// One way to be wrong.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Fault {
-            $($(#[doc = $doc])+ $name,)+
-        }
-
-        impl Fault {
-            /// Every fault.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// The guarantees that it breaks, as `DataFetcher`'s page numbers them.
-            #[must_use]
-            pub fn breaks(self) -> &'static [&'static str] {
-                match self {
-                    $(Self::$name => &[$($guarantee),+],)+
-                }
-            }
-        }
-    };
-}
+use crate::faults::faults;
 
 faults! {
     /// A page lacks its newest row.
