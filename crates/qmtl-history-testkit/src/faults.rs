@@ -32,6 +32,7 @@ macro_rules! faults {
     };
 }
 
+#[cfg(feature = "fetchers")]
 pub(crate) use faults;
 
 faults! {
