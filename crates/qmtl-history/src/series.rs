@@ -169,7 +169,9 @@ fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
             .caused_by(e.to_string().trim_end())
     };
     let mut defaults: Table = text.parse().map_err(bad)?;
-    let Some(Value::Array(entries)) = defaults.remove("series") else {
+    let Some(Value::Array(entries)) =
+        defaults.remove("series").filter(|list| *list != Value::Array(Vec::new()))
+    else {
         return Err(Error::invalid("the list of series has no [[series]]"));
     };
     entries
@@ -346,6 +348,7 @@ mod tests {
     fn a_mistake_in_the_list_is_named() {
         for (list, message) in [
             ("interval = \"1m\"", "the list of series has no [[series]]"),
+            ("series = []", "the list of series has no [[series]]"),
             ("x = 1\n[[series]]\nnode = \"a\"\ninterval = \"1m\"", "unknown field `x`"),
             ("[[series]]\nnode = \"a\"", "missing field `interval`"),
             ("[[series]]\nnode = \"a\"\ninterval = \"1M\"", "M would be a month"),

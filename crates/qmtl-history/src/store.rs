@@ -135,13 +135,24 @@ enum Place {
     QuestDb(String),
 }
 
+/// What begins an address, of a store or of something else; a folder of this machine is hardly called so.
+const SCHEMES: [&str; 12] =
+    ["s3", "s3a", "questdb", "postgresql", "postgres", "file", "http", "https", "gs", "az", "abfs", "memory"];
+
 /// What a store's name means; `InvalidInput` for what no build can open.
 fn place(name: Option<&str>) -> Result<Place> {
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
     let Some((scheme, rest)) = name.split_once("://") else {
-        return Ok(Place::Files(PathBuf::from(name)));
+        let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
+        if !SCHEMES.contains(&scheme.as_str()) {
+            return Ok(Place::Files(PathBuf::from(name)));
+        }
+        // What follows the scheme may hold a password and is not repeated.
+        let error = Error::invalid("an address has :// behind its scheme").with("scheme", &scheme);
+        let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder that is called so");
+        return Err(Failure::from(error).hint(hint));
     };
     match scheme {
         "file" if rest.starts_with('/') => Ok(Place::Files(PathBuf::from(rest))),
@@ -194,6 +205,17 @@ mod tests {
         }
         let dsn = "questdb://admin:quest@host/qdb";
         assert_eq!(place(Some(dsn)).unwrap(), Place::QuestDb(dsn.to_owned()));
+    }
+
+    #[test]
+    fn an_address_without_its_slashes_is_no_folder_and_its_secrets_are_not_repeated() {
+        for name in ["s3:/bucket", "questdb:/x", "questdb:admin:secret@host", "S3:bucket", "file:/data"] {
+            let failure = place(Some(name)).unwrap_err();
+            let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
+            assert!(error.to_string().starts_with("an address has ://"), "{error}");
+            assert!(!format!("{error}{hint:?}").contains("secret") && outcome.code() == 2, "{hint:?}");
+        }
+        assert_eq!(place(Some("./s3:x")).unwrap(), Place::Files("./s3:x".into()));
     }
 
     #[test]
