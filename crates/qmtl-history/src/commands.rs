@@ -58,6 +58,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome>
     if fills {
         return dispatch(command, context).await;
     }
+    context.signals.end_for_certain(&context.clock);
     tokio::select! {
         outcome = dispatch(command, context) => outcome,
         () = context.signals.asked() => {

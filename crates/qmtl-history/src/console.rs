@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use qmtl_history_api::Error;
+use qmtl_history_api::{Error, ErrorKind};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -61,8 +61,40 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 }
 
 fn print_line(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
+    print(format!("{text}\n").as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = stdout()?.lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
+}
+
+/// Where results go; an error where the program was started without.
+pub(crate) fn stdout() -> Result<io::Stdout> {
+    if is_closed() {
+        return Err(Error::new(ErrorKind::Storage, "cannot write: stdout is closed").into());
+    }
+    Ok(io::stdout())
+}
+
+/// Whether the program was started without a stdout. Rust opens /dev/null in its place, for reading and writing, where
+/// results would vanish without an error; whoever wants that opens it for writing alone.
+#[cfg(unix)]
+fn is_closed() -> bool {
+    use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, stat};
+
+    let out = io::stdout();
+    let (Ok(own), Ok(null), Ok(flags)) = (fstat(&out), stat("/dev/null"), fcntl_getfl(&out)) else {
+        return false;
+    };
+    let is_null =
+        FileType::from_raw_mode(own.st_mode) == FileType::CharacterDevice && own.st_rdev == null.st_rdev;
+    is_null && flags.contains(OFlags::RDWR)
+}
+
+#[cfg(not(unix))]
+fn is_closed() -> bool {
+    false
 }
 
 fn paint(color: bool, style: Style, text: &str) -> String {
@@ -143,8 +175,7 @@ impl Console {
 
     /// Prints bytes as they are: a script, a file.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
+        print(bytes)
     }
 
     /// Tells what goes on, on stderr; nothing with `--quiet`.

@@ -1,6 +1,9 @@
 //! The wishes of the user and the system that the program should end.
 
-use qmtl_history_api::StopSignal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qmtl_history_api::{Clock, StopSignal};
 use tokio::sync::watch;
 
 use crate::outcome::Outcome;
@@ -39,6 +42,17 @@ impl Signals {
             std::process::exit(Outcome::Interrupted.code().into());
         });
         stop
+    }
+
+    /// Ends the program a second after it was asked to, whatever holds it up: a write to a reader that does not read
+    /// keeps its thread, and nobody else can end that well.
+    pub(crate) fn end_for_certain(&self, clock: &Arc<dyn Clock>) {
+        let (signals, clock) = (self.clone(), Arc::clone(clock));
+        tokio::spawn(async move {
+            signals.asked().await;
+            clock.sleep(Duration::from_secs(1)).await;
+            std::process::exit(Outcome::Interrupted.code().into());
+        });
     }
 
     /// Returns once the program has been asked to end that often.

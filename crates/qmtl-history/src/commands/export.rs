@@ -1,7 +1,8 @@
 //! `export`: the bars of a series as a file or on stdout, streamed.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qmtl_history_api::{Error, ErrorKind, ReadRequest};
 use serde::Serialize;
@@ -9,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::{Asked, Context, Target, must_exist};
 use crate::cli::{ExportArgs, ExportFormat};
+use crate::console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::shapes::Series;
 use crate::store::Store;
@@ -43,10 +45,16 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     };
     must_exist(&*store, &target.key).await?;
     if to_stdout {
-        copy(args, &store, target, (Box::new(BufWriter::new(io::stdout())), true)).await?;
+        copy(args, &store, target, (Box::new(BufWriter::new(console::stdout()?)), true)).await?;
         return Ok(Outcome::Done);
     }
-    let rows = to_file(args, &store, target).await?;
+    let rows = match Destination::of(&args.out)? {
+        Destination::File(path) => to_file(args, &store, target, &path).await?,
+        Destination::Stream => {
+            let out = open(args.out.clone()).await?;
+            copy(args, &store, target, (Box::new(BufWriter::new(out)), true)).await?
+        }
+    };
     if context.console.is_json() {
         let out = args.out.display().to_string();
         context.console.json(&Exported { series: Series::from(&target.key), rows, out })?;
@@ -70,23 +78,67 @@ fn format(args: &ExportArgs) -> Result<ExportFormat> {
     }
 }
 
+/// What `--out` names.
+enum Destination {
+    /// A regular file, or nothing yet, at this path behind all links.
+    File(PathBuf),
+    /// A device, a FIFO, a terminal: something that is written to and not replaced.
+    Stream,
+}
+
+impl Destination {
+    fn of(out: &Path) -> Result<Self> {
+        match fs::metadata(out) {
+            Ok(there) if there.is_dir() => {
+                Err(Error::invalid("this is a folder: name a file in it").with("out", out.display()).into())
+            }
+            Ok(there) if !there.is_file() => Ok(Self::Stream),
+            // Behind /dev/stdout may stand a file that somebody else has open.
+            Ok(_) if ["/dev", "/proc"].iter().any(|of| out.starts_with(of)) => Ok(Self::Stream),
+            _ => Ok(Self::File(behind_links(out.to_owned()))),
+        }
+    }
+}
+
+/// What the path leads to, whether it is there or not.
+fn behind_links(mut path: PathBuf) -> PathBuf {
+    /// As many links in a row as Linux follows.
+    const LINKS: usize = 40;
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        // A relative one starts from where the link is.
+        path = path.parent().map_or_else(|| target.clone(), |folder| folder.join(&target));
+    }
+    path
+}
+
+fn cannot_write(out: &Path, cause: io::Error) -> Error {
+    Error::new(ErrorKind::Storage, "cannot write the export").with("out", out.display()).caused_by(cause)
+}
+
+/// Opens what is written to and not replaced. A FIFO takes as long as its reader needs to come.
+async fn open(out: PathBuf) -> Result<File> {
+    let opened = tokio::task::spawn_blocking(move || {
+        OpenOptions::new().write(true).open(&out).map_err(|e| cannot_write(&out, e))
+    });
+    Ok(opened.await.map_err(|e| Error::unexpected("the export was not opened").caused_by(e))??)
+}
+
 /// Writes beside the file and moves it there at the end, so that nobody ever sees half of it.
-async fn to_file(args: &ExportArgs, store: &Store, target: &Target) -> Result<u64> {
-    let at = |e: io::Error| {
-        Error::new(ErrorKind::Storage, "cannot write the export").with("out", args.out.display()).caused_by(e)
-    };
-    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+async fn to_file(args: &ExportArgs, store: &Store, target: &Target, path: &Path) -> Result<u64> {
+    let at = |e: io::Error| cannot_write(&args.out, e);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         // As any new file: the umask takes away what the user does not share.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
     let file: NamedTempFile = builder.prefix(".export-").tempfile_in(folder).map_err(at)?;
     let out = file.reopen().map_err(at)?;
     let rows = copy(args, store, target, (Box::new(BufWriter::new(out)), false)).await?;
-    file.persist(&args.out).map_err(|e| at(e.error))?;
+    file.persist(path).map_err(|e| at(e.error))?;
     Ok(rows)
 }
 

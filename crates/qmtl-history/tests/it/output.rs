@@ -139,3 +139,84 @@ fn help_and_completions() {
     }
     assert_eq!(run(&[]).code, Some(2));
 }
+
+/// The export of the bundled candles.
+const EXPORT: [&str; 7] = ["export", "--node", "ADABTC", "--interval", "5m", "--format", "csv"];
+
+#[cfg(unix)]
+#[test]
+fn an_export_goes_through_what_is_no_regular_file_and_follows_links() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    let whole = scene.run(&EXPORT).stdout;
+    let export = |out: &str| scene.run(&[&EXPORT[..], &["--out", out]].concat());
+
+    // A link stays one, whether what it names is there already or not.
+    for (link, target) in [("link.csv", "real.csv"), ("dangling.csv", "new.csv")] {
+        if link == "link.csv" {
+            std::fs::write(scene.path(target), "old").unwrap();
+        }
+        symlink(target, scene.path(link)).unwrap();
+        assert_eq!(export(link).code, Some(0));
+        assert!(std::fs::symlink_metadata(scene.path(link)).unwrap().is_symlink());
+        assert_eq!(super::read(scene.path(target)), whole);
+    }
+
+    let fifo = scene.path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || super::read(fifo)
+    });
+    assert_eq!(export("fifo").code, Some(0));
+    assert_eq!(reader.join().unwrap(), whole);
+    assert!(std::fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+
+    // /dev/full takes nothing, and is there afterwards.
+    let run = export("/dev/full");
+    run.fails_with(1, "cannot write");
+    assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    std::fs::create_dir(scene.path("folder")).unwrap();
+    export("folder").fails_with(2, "this is a folder");
+    // What the shell opened is written to.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "\"$0\" \"$@\" > redirected.csv", env!("CARGO_BIN_EXE_qmtl-history")]);
+    shell.args(EXPORT).args(["--out", "/dev/stdout", "--store", &scene.store()]).current_dir(scene.0.path());
+    assert!(shell.status().unwrap().success());
+    assert_eq!(super::read(scene.path("redirected.csv")), whole);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_result_without_a_stdout_is_an_error() {
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    let without = |words: &[&str], closed: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" {closed}"), env!("CARGO_BIN_EXE_qmtl-history")]);
+        Run::of(
+            shell.args(words).args(["--store", &scene.store()]).current_dir(scene.0.path()).output().unwrap(),
+        )
+    };
+    for words in [&EXPORT[..], &["ls"], &["coverage", "--json"]] {
+        without(words, ">&-").fails_with(1, "stdout is closed");
+        assert_eq!(without(words, ">/dev/null").code, Some(0), "who wants to throw it away may");
+    }
+    assert_eq!(without(&[&EXPORT[..], &["--out", "x.csv"]].concat(), ">&-").code, Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_command_whose_reader_is_stuck_ends_when_it_is_asked_to() {
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    // Nobody reads, and 5,720 lines are more than a pipe holds.
+    let mut child = scene.command(&EXPORT).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stuck = child.stdout.take().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for its reader");
+    assert_eq!(super::interrupt(child).code, Some(130));
+    drop(stuck);
+}
