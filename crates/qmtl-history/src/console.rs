@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{ColorWhen, Global};
 use crate::outcome::{ErrorReport, Failure, Result};
+use crate::text;
 
 /// Results go to stdout; progress, notes, logs and errors to stderr.
 #[derive(Clone, Debug)]
@@ -69,6 +70,14 @@ fn print(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
 }
 
+/// Tells why arguments do not parse, on stderr.
+pub(crate) fn refused(error: &clap::Error) {
+    let text = error.render();
+    let text = if has_color(io::stderr().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
+    // Nobody is left to be told when stderr is gone.
+    let _ = write!(io::stderr(), "{}", text::without_secrets(&text));
+}
+
 /// Where results go; an error where the program was started without.
 pub(crate) fn stdout() -> Result<io::Stdout> {
     if is_closed() {
@@ -97,6 +106,17 @@ fn is_closed() -> bool {
     false
 }
 
+/// Whether a terminal, or what is none, takes colours, as far as its user says.
+fn has_color(is_terminal: bool) -> bool {
+    let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    is_terminal && !is_refused && !is_dumb()
+}
+
+/// Whether the terminal can do nothing but take lines.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 fn paint(color: bool, style: Style, text: &str) -> String {
     if color { format!("\u{1b}[{}m{text}\u{1b}[0m", style.code()) } else { text.to_owned() }
 }
@@ -105,11 +125,8 @@ impl Console {
     /// Looks at the flags, the terminal and the environment.
     #[must_use]
     pub(crate) fn new(global: &Global) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let plain = set("NO_COLOR") || dumb;
         let color = |is_terminal: bool| match global.color {
-            ColorWhen::Auto => is_terminal && !plain,
+            ColorWhen::Auto => has_color(is_terminal),
             ColorWhen::Always => true,
             ColorWhen::Never => false,
         };
@@ -118,7 +135,7 @@ impl Console {
             let name = name.to_string_lossy().to_ascii_lowercase();
             name.contains("utf-8") || name.contains("utf8")
         });
-        let silent = global.quiet || !io::stderr().is_terminal() || dumb;
+        let silent = global.quiet || !io::stderr().is_terminal() || is_dumb();
         Self {
             json: global.json,
             quiet: global.quiet,
@@ -212,6 +229,7 @@ impl Console {
     fn say(&self, label: &str, text: &str, style: Option<Style>) {
         let label = style.map_or_else(String::new, |style| paint(self.color_err, style, label));
         // Nobody is left to be told when stderr is gone.
+        let text = text::without_secrets(text);
         let _ = self.progress.suspend(|| writeln!(io::stderr(), "{label}{text}"));
     }
 
@@ -240,7 +258,8 @@ struct AboveBars(MultiProgress);
 
 impl Write for AboveBars {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(buffer))
+        let line = text::without_secrets(&String::from_utf8_lossy(buffer));
+        self.0.suspend(|| io::stderr().write_all(line.as_bytes())).map(|()| buffer.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

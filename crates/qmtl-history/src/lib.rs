@@ -93,12 +93,17 @@ fn ignore_file_size_signal(_: &tokio::runtime::Runtime) -> std::io::Result<()> {
 
 /// Answers arguments that do not parse, or that ask for help or the version.
 fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
-    // A reader that has gone cannot be told so.
-    let _ = error.print();
     match error.kind() {
-        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return Outcome::Done,
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            // A reader that has gone cannot be told so.
+            let _ = error.print();
+            return Outcome::Done;
+        }
+        _ => console::refused(error),
+    }
+    match error.kind() {
         _ if args.iter().any(|arg| arg == "--json") => {
-            let text = error.render().to_string();
+            let text = text::without_secrets(&error.render().to_string());
             // What is wrong stands before the first empty line, on several lines where it is a list.
             let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             let message = told.split_whitespace().collect::<Vec<_>>().join(" ");

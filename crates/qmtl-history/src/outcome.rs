@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use qmtl_history_api::{Error, ErrorKind};
 use serde::Serialize;
 
+use crate::text;
+
 /// The end of a command that ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -148,9 +150,14 @@ fn in_flags(text: &str) -> String {
     FLAGS.iter().fold(text.to_owned(), |text, (option, flag)| text.replace(option, flag))
 }
 
+/// A text of the library as it is told here: in the words of the command line, without secrets.
+fn told(text: &str) -> String {
+    text::without_secrets(&in_flags(text))
+}
+
 /// An error and all its causes on one line, in the words of the command line.
 pub(crate) fn chain(error: &Error) -> String {
-    in_flags(&error.chain())
+    told(&error.chain())
 }
 
 /// An error as `--json` prints it: `{"error": {…}}`.
@@ -175,15 +182,15 @@ impl ErrorReport {
         let mut causes = Vec::new();
         let mut cause = error.source();
         while let Some(error) = cause {
-            causes.push(in_flags(&error.to_string()));
+            causes.push(told(&error.to_string()));
             cause = error.source();
         }
         Self {
             error: ErrorBody {
                 kind: error.kind().as_str(),
-                message: in_flags(&error.to_string()),
+                message: told(&error.to_string()),
                 causes,
-                hint: hint.map(str::to_owned),
+                hint: hint.map(text::without_secrets),
                 exit_code: outcome.code(),
             },
         }

@@ -6,6 +6,63 @@ use qmtl_history_api::frame::{NotNumbers, OffGrid};
 use qmtl_history_api::{Interval, RangeSet, TimeRange};
 use unicode_width::UnicodeWidthStr;
 
+/// What begins an address.
+const SCHEMES: [&str; 8] = ["questdb", "postgresql", "postgres", "http", "https", "s3", "s3a", "file"];
+
+/// Parameters of addresses that hold no secret, as long as their value is plain.
+const PARAMETERS: [&str; 9] = [
+    "http",
+    "table",
+    "prefix",
+    "add_columns",
+    "nan_as_null",
+    "allow_legacy",
+    "connections",
+    "connect_timeout",
+    "timeout",
+];
+
+/// A text without the users, passwords and queries of the addresses in it, wherever it comes from: an error, a log
+/// line, a word of the command line. What stands before the last `@` of an address goes, however it is spelled, since a
+/// password that is not escaped may hold anything.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(colon) = rest.find(':') {
+        let (before, after) = rest.split_at(colon + 1);
+        clean.push_str(before);
+        let is_scheme = |word: &str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+        let word = before[..colon].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        if !after.starts_with("//") && !is_scheme(word) {
+            rest = after;
+            continue;
+        }
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`".contains(c)).unwrap_or(after.len());
+        let (address, behind) = after.split_at(end);
+        clean.push_str(&without_secret(address));
+        rest = behind;
+    }
+    clean + rest
+}
+
+/// What follows the scheme of an address, without user, password and query.
+fn without_secret(address: &str) -> String {
+    let (slashes, place) = address.split_at(if address.starts_with("//") { 2 } else { 0 });
+    let (hidden, place) = place.rsplit_once('@').map_or(("", place), |(_, place)| ("***@", place));
+    let (place, query) = place.split_once(['?', '#']).unwrap_or((place, ""));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
+    let is_known = |pair: &str| {
+        let pair = pair.trim_end_matches([')', ',', ';', '.']);
+        pair.split_once('=')
+            .is_some_and(|(name, value)| PARAMETERS.contains(&name) && value.chars().all(plain))
+    };
+    let query = match query {
+        "" => String::new(),
+        known if known.split('&').all(is_known) => format!("?{known}"),
+        _ => "?***".to_owned(),
+    };
+    format!("{slashes}{hidden}{place}{query}")
+}
+
 /// `2024-01-01T00:01:07Z, 7s after 00:01:00Z`, or before the next point of the grid where that is nearer.
 pub(crate) fn off_grid(row: &OffGrid, interval: Interval) -> String {
     let next = interval.next(row.ts).map(|next| (next, next.since(row.ts)));
@@ -139,6 +196,29 @@ pub(crate) fn out_of_reach(bars: &RangeSet, interval: Interval) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_their_secrets() {
+        for (text, clean) in [
+            ("no address: none", "no address: none"),
+            (
+                "at questdb://host:8812/qdb?prefix=x&http=9000, then",
+                "at questdb://host:8812/qdb?prefix=x&http=9000, then",
+            ),
+            ("(server: questdb://admin:PW@host/qdb)", "(server: questdb://***@host/qdb)"),
+            ("questdb://admin:12/PW?P#W@PW@host:1/x y", "questdb://***@host:1/x y"),
+            ("questdb:admin:PW@host", "questdb:***@host"),
+            ("QuestDB:admin:PW@host", "QuestDB:***@host"),
+            ("'https://api.example.com/x?key=PW'", "'https://api.example.com/x?***'"),
+            ("questdb://h/q?http=u:PW@h:9000&table=t", "questdb://***@h:9000&table=t"),
+            ("questdb://h/q?password=PW", "questdb://h/q?***"),
+            ("two: http://a:PW@b, https://c:PW@d.", "two: http://***@b, https://***@d."),
+            ("http: 9000 and a:b@c", "http: 9000 and a:b@c"),
+        ] {
+            assert_eq!(without_secrets(text), clean);
+            assert!(!without_secrets(text).contains("PW"), "{text}");
+        }
+    }
 
     #[test]
     fn numbers_read_well() {

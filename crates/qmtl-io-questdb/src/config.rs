@@ -70,6 +70,12 @@ impl QuestDbConfig {
             return Err(Error::invalid("an address of QuestDB starts with postgresql:// or questdb://")
                 .with("scheme", url.scheme()));
         }
+        if url.path().contains('@') || url.query().is_some_and(|query| query.contains('@')) {
+            return Err(Error::invalid(
+                "the address of QuestDB has an @ behind its host: in a password, write / as %2F, ? as %3F, # as %23 \
+                 and @ as %40",
+            ));
+        }
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| Error::invalid("the address of QuestDB names no host"))?;
         let mut config = Self::new(host);
@@ -185,6 +191,9 @@ impl QuestDbConfig {
             "connect_timeout" => self.connect_timeout = Duration::from_secs(number(name, value)?),
             "timeout" => self.timeout = Duration::from_secs(number(name, value)?),
             _ => {
+                // What is no word may be part of a password that was not escaped.
+                let is_word = name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                let name = if is_word { name } else { "***" };
                 return Err(Error::invalid("the address of QuestDB has a parameter that nobody knows")
                     .with("parameter", format_args!("{name:?}"))
                     .with(
@@ -253,7 +262,9 @@ fn http_address(value: &str, host: &str) -> Result<(String, u16)> {
         return Ok((host.to_owned(), port));
     }
     let fault = || {
-        Error::invalid("http must be a port or host:port of QuestDB").with("http", format_args!("{value:?}"))
+        // It may hold a password, where somebody wrote a whole address.
+        let shown = if value.contains('@') { "***" } else { value };
+        Error::invalid("http must be a port or host:port of QuestDB").with("http", format_args!("{shown:?}"))
     };
     let url = Url::parse(&format!("http://{value}")).map_err(|_| fault())?;
     match url.host() {

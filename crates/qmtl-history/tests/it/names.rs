@@ -42,3 +42,50 @@ fn any_node_id_goes_through_every_command() {
     assert_eq!(scene.json(&["ls"])["series"].as_array().unwrap().len(), 9);
     assert_eq!(scene.run(&["verify"]).code, Some(0));
 }
+
+/// A password in an address is shown nowhere, wherever the address stands and however it is spelled.
+#[test]
+fn no_message_repeats_a_secret() {
+    const SECRET: &str = "C4nary";
+    let series = ["--node", "x", "--interval", "1m", "--last", "5d"];
+    let addresses = [
+        "questdb://admin:C4nary@127.0.0.1:1/qdb",
+        "questdb://admin:12/C4nary@127.0.0.1:1/qdb",
+        "questdb://admin:12?C4nary@127.0.0.1:1/qdb",
+        "questdb://127.0.0.1:1/qdb?http=u:C4nary@h:9000",
+        "questdb://127.0.0.1:1/qdb?password=C4nary",
+        "questdb:admin:C4nary@host",
+        "postgresql://admin:C4nary@host/qdb",
+        "s3://key:C4nary@bucket/x",
+        "https://u:C4nary@host/x?key=C4nary",
+    ];
+    let scene = Scene::new();
+    for address in addresses {
+        let source = format!("binance+{address}");
+        let option = format!("--color={address}");
+        let places: [&[&str]; 10] = [
+            &["ls", "--store", address],
+            &["ls", "--json", "--store", address],
+            &["-vvv", "ls", "--log-format", "json", "--store", address],
+            &[address],
+            &["ls", address],
+            &["ls", &option],
+            &["plan", "--interval", address],
+            &["plan", "--source", address],
+            &["plan", "--source", &source],
+            &["backfill", "--nodes", address],
+        ];
+        for place in places {
+            let mut command = super::program();
+            command.args(place).current_dir(scene.path(""));
+            if place[0] == "plan" {
+                command.args(["--store", "./none"]);
+                command.args(if place[1] == "--interval" { &series[..2] } else { &series[..] });
+            }
+            let run = super::Run::of(command.output().unwrap());
+            assert_ne!(run.code, Some(0), "{place:?}: {run:?}");
+            assert!(!format!("{}{}", run.stdout, run.stderr).contains(SECRET), "{place:?}: {run:?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(scene.path("")).unwrap().count(), 0, "nor is a folder called so");
+}
