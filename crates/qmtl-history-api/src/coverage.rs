@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::series::write_visible;
 use crate::{Error, Interval, RangeSet, Result, TimeRange, Timestamp};
 
 /// The identity of a source of rows: `binance`, `file:candles.csv#9f86d081884c7d65`.
@@ -60,9 +61,10 @@ impl SourceId {
     }
 }
 
+/// Prints the id as it is, except for control characters, which are escaped: a file may be called anything.
 impl fmt::Display for SourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write_visible(f, &self.0)
     }
 }
 

@@ -51,10 +51,14 @@ impl FromStr for NodeId {
 /// forge a line of a log or move a terminal's cursor.
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| {
-            if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
-        })
+        write_visible(f, &self.0)
     }
+}
+
+/// Writes a name that others chose, with its control characters escaped.
+pub(crate) fn write_visible(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars()
+        .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
 }
 
 impl fmt::Debug for NodeId {

@@ -229,7 +229,7 @@ impl Console {
     fn say(&self, label: &str, text: &str, style: Option<Style>) {
         let label = style.map_or_else(String::new, |style| paint(self.color_err, style, label));
         // Nobody is left to be told when stderr is gone.
-        let text = text::without_secrets(text);
+        let text = text::for_terminal(&text::without_secrets(text));
         let _ = self.progress.suspend(|| writeln!(io::stderr(), "{label}{text}"));
     }
 

@@ -157,7 +157,7 @@ fn told(text: &str) -> String {
 
 /// An error and all its causes on one line, in the words of the command line.
 pub(crate) fn chain(error: &Error) -> String {
-    told(&error.chain())
+    text::for_terminal(&told(&error.chain()))
 }
 
 /// An error as `--json` prints it: `{"error": {…}}`.

@@ -85,7 +85,7 @@ impl Proof {
     pub(crate) fn new(proof: &EmptyProof, interval: Interval, now: Timestamp) -> Self {
         let newest = proof.ranges.span().and_then(|span| span.bounds(interval)).map(|(_, last)| last);
         Self {
-            source: proof.source.to_string(),
+            source: proof.source.as_str().to_owned(),
             reason: proof.reason.clone(),
             answered_at: Seconds(proof.answered_at),
             expires_at: newest.and_then(|ts| proof.expires_at(ts)).map(Seconds),

@@ -6,6 +6,27 @@ use qmtl_history_api::frame::{NotNumbers, OffGrid};
 use qmtl_history_api::{Interval, RangeSet, TimeRange};
 use unicode_width::UnicodeWidthStr;
 
+/// A text that may have come from elsewhere, as a terminal can be given it: what would move its cursor or colour it is
+/// written out, and every further line is indented, so that none looks like one of ours.
+pub(crate) fn for_terminal(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => safe.push_str("\n    "),
+            '\t' => safe.push(' '),
+            c if c.is_control() || BIDI.contains(&c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// What makes a terminal show later letters before earlier ones.
+const BIDI: [char; 9] = [
+    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];
+
 /// What begins an address.
 const SCHEMES: [&str; 8] = ["questdb", "postgresql", "postgres", "http", "https", "s3", "s3a", "file"];
 
@@ -92,7 +113,8 @@ fn span(length: Duration) -> String {
 
 /// `3 rows with NaN or null in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {
-    format!("{} with NaN or null in {}, the first at {}", counted(nan.rows, "row"), nan.column, nan.first)
+    let column = for_terminal(&nan.column);
+    format!("{} with NaN or null in {column}, the first at {}", counted(nan.rows, "row"), nan.first)
 }
 
 /// `1234567` as `1,234,567`.
@@ -196,6 +218,15 @@ pub(crate) fn out_of_reach(bars: &RangeSet, interval: Interval) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_text_moves_no_cursor_and_forges_no_line() {
+        assert_eq!(
+            for_terminal("a\u{1b}[31mb\r\nerror: c\u{7}\td"),
+            "a\\u{1b}[31mb\\r\n    error: c\\u{7} d"
+        );
+        assert_eq!(for_terminal("ä\u{202e}x 漢"), "ä\\u{202e}x 漢");
+    }
 
     #[test]
     fn addresses_are_shown_without_their_secrets() {

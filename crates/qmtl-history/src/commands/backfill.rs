@@ -367,7 +367,10 @@ impl Done {
             sources: report
                 .filled
                 .iter()
-                .map(|(source, set)| Given { source: source.to_string(), ranges: pairs(set, interval) })
+                .map(|(source, set)| Given {
+                    source: source.as_str().to_owned(),
+                    ranges: pairs(set, interval),
+                })
                 .collect(),
             not_closed: self.job.left_out,
             interrupted: report.stopped,

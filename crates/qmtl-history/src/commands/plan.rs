@@ -44,7 +44,7 @@ struct Asked {
 impl Planned {
     pub(super) fn new(job: &Job, plan: &Plan, limits: &Limits) -> Self {
         let asked = |demand: &Demand| Asked {
-            source: demand.source.to_string(),
+            source: demand.source.as_str().to_owned(),
             requests: demand.requests,
             weight: demand.weight,
         };

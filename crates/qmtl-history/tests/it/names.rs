@@ -89,3 +89,34 @@ fn no_message_repeats_a_secret() {
     }
     assert_eq!(std::fs::read_dir(scene.path("")).unwrap().count(), 0, "nor is a folder called so");
 }
+
+/// Whatever a file, its columns or a list of series are called, no line of ours is forged and no cursor moved.
+#[test]
+fn foreign_text_is_escaped() {
+    let scene = Scene::new();
+    let name = "\u{1b}[2Jcandles\nerror: forged.csv";
+    let source = scene.file(name, "ts,close\n1704067200,1\n1704067320,2\n");
+    let fill =
+        ["backfill", "--node", "x", "--interval", "1m", "--start", "1704067200", "--end", "1704067380"];
+    let column = scene.file("columns.csv", "t\u{1b}[31mime\nerror: x,close\n1,2\n");
+    let text = scene.file("values.csv", "ts,close\n1704067200,\u{1b}[31mred\n1704067260,2\n");
+    let list = scene.path("list.toml");
+    std::fs::write(&list, "\"\\u001b[31m\" = 1\n[[series]]\nnode = \"x\"\n").unwrap();
+    let runs = [
+        scene.run(&[&fill[..], &["--source", &source]].concat()),
+        scene.run(&["coverage"]),
+        scene.run(&[&fill[..], &["--source", &column]].concat()),
+        scene.run(&[&fill[..], &["--source", &text]].concat()),
+        scene.run(&["backfill", "--nodes", list.to_str().unwrap(), "--last", "5d"]),
+        scene.run(&["verify"]),
+        scene.run(&["ls", "--store", "./no\u{1b}[31m\nerror: such"]),
+    ];
+    for run in runs {
+        let all = format!("{}{}", run.stdout, run.stderr);
+        assert!(!all.contains('\u{1b}') && !all.is_empty(), "{all:?}");
+        assert!(
+            all.lines().all(|line| !line.starts_with("error: forged") && !line.starts_with("error: such")),
+            "{all}"
+        );
+    }
+}
