@@ -155,6 +155,11 @@ pub(crate) fn short(hash: &blake3::Hash) -> String {
 impl Footer {
     /// The JSON text.
     pub(crate) fn encode(&self, chunks: Vec<Vec<String>>) -> Result<String> {
+        let present = self.coverage.present();
+        if *present != present.on_grid(self.key.interval) {
+            // It could never be read again.
+            return Err(Error::unexpected("a commit would claim part of a bar").with("series", &self.key));
+        }
         let from = self.partition.map_or(Timestamp::MIN, |partition| partition.range().start());
         let proofs = self.coverage.known_empty().iter().map(|proof| JsonProof {
             source: proof.source.as_str().to_owned(),

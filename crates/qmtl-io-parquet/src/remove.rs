@@ -8,8 +8,10 @@ use crate::state::State;
 use crate::store::Store;
 
 impl Store {
-    /// Removes the rows and proofs before a point.
+    /// Removes the rows and proofs of the bars that open before a point.
     pub(crate) fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
+        // Between two bars nothing is left of the one that opened first.
+        let before = key.interval.ceil(before).unwrap_or(Timestamp::MAX);
         let Some(range) = TimeRange::checked(Timestamp::MIN, before) else {
             return Ok(Removed::default().with_partitions(0));
         };

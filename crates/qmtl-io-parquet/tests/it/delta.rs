@@ -221,6 +221,35 @@ async fn pruning_removes_exactly_what_is_before() {
     assert_holds(&store, folder.path(), &numbered(0, 110_000)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_between_two_bars_leaves_whole_ones() {
+    for (interval, before) in [
+        ("1h+30m", "2024-01-02"),
+        ("1h", "2024-01-02T00:29:59Z"),
+        ("1w", "2024-01-03"),
+        ("1w+3d", "2024-02-01T00:00:00.000001Z"),
+        ("1d+16h", "2024-01-05"),
+    ] {
+        let (folder, key) = (TempDir::new().unwrap(), fixtures::key("X", interval));
+        let store = open(folder.path()).await;
+        store.write_rows(&WriteRequest::new(key.clone()), bars(&key, bar(&key, 0), 200)).await.unwrap();
+        let before: Timestamp = before.parse().unwrap();
+        let told = store.prune(&key, before, true).await.unwrap();
+        assert_eq!(store.prune(&key, before, false).await.unwrap(), told, "{interval}");
+        let first = key.interval.ceil(before).unwrap().max(bar(&key, 0));
+        let kept = TimeRange::new(first, bar(&key, 200)).unwrap();
+        let another = open(folder.path()).await;
+        assert_eq!(
+            another.coverage(&key, TimeRange::ALL).await.unwrap().present(),
+            &kept.into(),
+            "{interval}"
+        );
+        let rows = another.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap();
+        assert_eq!(rows.num_rows() as u64, kept.count(key.interval));
+        assert!(told.rows > 0 && another.verify(&key).await.unwrap().is_empty(), "{interval}");
+    }
+}
+
 /// The commits in the folder of the only partition.
 fn on_disk(root: &Path) -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
