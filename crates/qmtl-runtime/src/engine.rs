@@ -53,10 +53,10 @@ impl EngineConfig {
         self
     }
 
-    /// Sets how many jobs load at once; 0 is taken as 1.
+    /// Sets how many jobs load at once; 0 is taken as 1, and more than there can be as that many.
     #[must_use]
     pub fn with_max_concurrent(mut self, jobs: usize) -> Self {
-        self.max_concurrent = jobs.max(1);
+        self.max_concurrent = jobs.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
@@ -165,7 +165,7 @@ impl BackfillEngine {
     /// Sets what the engine may do.
     #[must_use]
     pub fn with_config(mut self, config: EngineConfig) -> Self {
-        self.slots = Arc::new(Semaphore::new(config.max_concurrent.max(1)));
+        self.slots = Arc::new(Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS)));
         self.config = config;
         self
     }
