@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Error, PageOrder, Result, SeriesKey, TimeRange, Timestamp, frame};
+use qmtl_history_api::{Error, Interval, PageOrder, Result, SeriesKey, TimeRange, Timestamp, frame};
 
 use crate::http::{Answer, Failure, HttpRequest};
 
@@ -22,17 +22,18 @@ pub trait CandleApi: Debug + Send + Sync + 'static {
 
     /// The rows of an answer to [`candles`](Self::candles), with the columns of [`schema`](Self::schema).
     ///
-    /// Rows come as they are: in whatever order, twice, off the grid, beside those asked for. What no right answer
-    /// can have is a passing [`Failure`], what the next answer would have again a lasting one.
+    /// Rows come as they are: in whatever order, twice, off the grid. Rows beside those asked for are passed on too, but
+    /// a page without any of the latter is refused, unless the API pays no heed to one end of a range
+    /// ([`ApiSpec::with_open_end`]). What no right answer can have is a passing [`Failure`], what the next answer would have again a lasting one.
     fn rows(&self, asked: &CandleRequest<'_>, answer: &Answer) -> Result<RecordBatch, Failure>;
 
-    /// The request for the server's clock. Unless an API has one, any address does: every answer has a date.
-    fn time(&self) -> HttpRequest {
-        HttpRequest::new(["time"])
+    /// The request for the server's clock. Where an API has none, the date of any answer tells the time.
+    fn time(&self) -> Option<HttpRequest> {
+        None
     }
 
-    /// The server's time in an answer to [`time`](Self::time), of success or not; its date unless an API says it
-    /// better, in milliseconds.
+    /// The server's time in an answer to [`time`](Self::time); the date of the answer unless an API says it better, in
+    /// milliseconds.
     fn time_in(&self, answer: &Answer) -> Result<Option<Timestamp>, Failure> {
         Ok(answer.date)
     }
@@ -61,7 +62,7 @@ pub struct ApiSpec {
     pub title: &'static str,
     /// The hosts that answer for the exchange itself.
     pub own_hosts: &'static [&'static str],
-    /// The bars on offer: an interval as [`Interval`](qmtl_history_api::Interval) prints it, such as `1m` or `1d+16h`, and the API's name of it.
+    /// The bars on offer: an interval as [`Interval`] reads it, such as `1m` or `1d+16h`, and the API's name of it.
     pub intervals: &'static [(&'static str, &'static str)],
     /// The order of the rows of a page.
     pub order: PageOrder,
@@ -71,6 +72,9 @@ pub struct ApiSpec {
     pub gapless: bool,
     /// How the beginning of a series is found.
     pub beginning: Beginning,
+    /// Whether the API pays no heed to the far end of a range, or takes none: its page goes on beyond it, to bars
+    /// before the range where the newest come first, to bars after it where the oldest do.
+    pub open_end: bool,
     /// How many of its newest bars the API has; `None` is all.
     pub newest_bars: Option<u64>,
     /// What a page costs of [`weight_per_minute`](crate::ExchangeConfig::weight_per_minute).
@@ -92,6 +96,7 @@ impl ApiSpec {
             max_rows,
             gapless: false,
             beginning: Beginning::Unknown,
+            open_end: false,
             newest_bars: None,
             weight: 1,
             weight_header: None,
@@ -126,6 +131,13 @@ impl ApiSpec {
         self
     }
 
+    /// Says that a page goes on beyond the far end of a range: [`open_end`](Self::open_end).
+    #[must_use]
+    pub const fn with_open_end(mut self, open_end: bool) -> Self {
+        self.open_end = open_end;
+        self
+    }
+
     /// Says that the API has so many of its newest bars alone.
     #[must_use]
     pub const fn with_newest_bars(mut self, bars: u64) -> Self {
@@ -143,8 +155,8 @@ impl ApiSpec {
 
     /// What the API calls bars of `interval`; `InvalidInput`, naming those on offer, for others.
     pub(crate) fn interval(&self, key: &SeriesKey) -> Result<&'static str> {
-        let wanted = key.interval.to_string();
-        let offered = self.intervals.iter().find(|(ours, _)| *ours == wanted);
+        let is_wanted = |ours: &str| ours.parse::<Interval>().is_ok_and(|interval| interval == key.interval);
+        let offered = self.intervals.iter().find(|(ours, _)| is_wanted(ours));
         offered.map(|(_, name)| *name).ok_or_else(|| {
             let offered: Vec<_> = self.intervals.iter().map(|(ours, _)| *ours).collect();
             Error::invalid(format!("{} does not offer bars of this interval", self.title))

@@ -83,8 +83,8 @@ impl CandleApi for BinanceApi {
         page::rows(asked.key, answer)
     }
 
-    fn time(&self) -> HttpRequest {
-        HttpRequest::new(["api", "v3", "time"])
+    fn time(&self) -> Option<HttpRequest> {
+        Some(HttpRequest::new(["api", "v3", "time"]))
     }
 
     fn time_in(&self, answer: &Answer) -> Result<Option<Timestamp>, Failure> {

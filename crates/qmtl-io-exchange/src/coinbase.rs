@@ -58,6 +58,10 @@ impl CandleApi for CoinbaseApi {
         page::rows(answer)
     }
 
+    fn time(&self) -> Option<HttpRequest> {
+        Some(HttpRequest::new(["time"]))
+    }
+
     fn time_in(&self, answer: &Answer) -> Result<Option<Timestamp>, Failure> {
         page::server_time(answer)
     }

@@ -152,7 +152,7 @@ impl HttpClient {
     ) -> Result<T> {
         in_runtime()?;
         let repeated = AtomicU32::new(0);
-        let call = Call { url: request.url(&self.base), weight: request.weight, on_behalf };
+        let call = self.call(request, on_behalf)?;
         self.tries(&call, &read, &repeated).await.map_err(|failure| {
             let error = failure.error.with("host", self.base.authority());
             match failure.reason {
@@ -160,6 +160,25 @@ impl HttpClient {
                 None => error,
             }
         })
+    }
+
+    /// The time of the server by the date of its answer at the address itself, which may say anything else;
+    /// `None` where answers have no date. Errors: `Unavailable` where there is no answer.
+    pub async fn date(&self, on_behalf: &FetchRequest) -> Result<Option<Timestamp>> {
+        in_runtime()?;
+        let request = HttpRequest::new([]);
+        let call = self.call(&request, on_behalf)?;
+        let deadline = self.config.clock.monotonic() + self.config.deadline;
+        match self.attempt(&call, deadline).await {
+            Ok(answer) => Ok(answer.date),
+            // A refusal tells the time as well as any other answer.
+            Err(failure) if failure.date.is_some() => Ok(failure.date),
+            Err(_) => self.get(&request, on_behalf, |answer| Ok(answer.date)).await,
+        }
+    }
+
+    fn call<'a>(&self, request: &HttpRequest, on_behalf: &'a FetchRequest) -> Result<Call<'a>> {
+        Ok(Call { url: request.url(&self.base)?, weight: request.weight(), on_behalf })
     }
 
     /// Boxed, because the compiler cannot see through the types of a retry that it is `Send`.
@@ -302,7 +321,9 @@ fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
         error = error.with("location", String::from_utf8_lossy(location.as_bytes()));
     }
     let pause = number(headers, RETRY_AFTER.as_str()).unwrap_or(0);
-    Some(Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into()).min(LONGEST_BAN)))
+    let failure =
+        Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into()).min(LONGEST_BAN));
+    Some(Failure { date: date(headers), ..failure })
 }
 
 fn no_answer(error: reqwest::Error) -> Failure {

@@ -160,15 +160,7 @@ impl<A: CandleApi> DataFetcher for Pager<A> {
     }
 
     fn limits(&self) -> FetchLimits {
-        let (config, spec) = (self.0.http.config(), self.0.api.spec());
-        let mut limits = FetchLimits::none().with_max_rows(spec.max_rows).with_weight(spec.weight);
-        limits.newest_bars = spec.newest_bars;
-        let per_minute = config.weight_per_minute / spec.weight.max(1);
-        let by_weight = f64::from(per_minute) / 60.0;
-        match config.requests_per_second {
-            Some(rate) if rate <= by_weight => limits.with_requests_per_second(rate),
-            _ => limits.with_requests_per_second(by_weight).with_burst(per_minute.into()),
-        }
+        self.0.limits()
     }
 
     fn profile(&self) -> SourceProfile {
@@ -179,13 +171,29 @@ impl<A: CandleApi> DataFetcher for Pager<A> {
 }
 
 impl<A: CandleApi> Inner<A> {
+    fn limits(&self) -> FetchLimits {
+        let (config, spec) = (self.http.config(), self.api.spec());
+        let mut limits = FetchLimits::none().with_max_rows(spec.max_rows).with_weight(spec.weight);
+        limits.newest_bars = spec.newest_bars;
+        let per_minute = config.weight_per_minute / spec.weight.max(1);
+        let by_weight = f64::from(per_minute) / 60.0;
+        match config.requests_per_second {
+            Some(rate) if rate <= by_weight => limits.with_requests_per_second(rate),
+            _ => limits.with_requests_per_second(by_weight).with_burst(per_minute.into()),
+        }
+    }
+
     /// The part of the request that is on the grid and has closed by the server's clock, and not before the epoch,
     /// which no API can name.
     async fn closed(&self, request: &FetchRequest) -> Result<Closed> {
         let interval = request.key.interval;
         let wanted = request.range.on_grid(interval);
-        let time = self.api.time();
-        let read = self.http.get(&time, request, |answer| self.api.time_in(answer));
+        let read = async {
+            match self.api.time() {
+                Some(time) => self.http.get(&time, request, |answer| self.api.time_in(answer)).await,
+                None => self.http.date(request).await,
+            }
+        };
         let end = wanted.map_or(Timestamp::MIN, TimeRange::end);
         let now = self.server_clock.now(&*self.http.config().clock, end, read).await?;
         let open = interval.floor(now).unwrap_or(Timestamp::MIN);
@@ -232,7 +240,13 @@ impl<A: CandleApi> Inner<A> {
             match self.api.spec().beginning {
                 Beginning::FirstRow => self.first_row(request, closed, &mut known).await?,
                 Beginning::LookBack if known.nothing_before.is_none_or(|until| until < from) => {
-                    known.saw(self.look_back(request, from).await?);
+                    // What was fetched is not lost because nobody knows what lies before it.
+                    match self.look_back(request, from, closed.now).await {
+                        Ok(bar) => known.saw(bar),
+                        Err(error) => {
+                            tracing::debug!(error = error.chain(), "no bar was found before a range")
+                        }
+                    }
                 }
                 Beginning::LookBack | Beginning::Unknown => {}
             }
@@ -253,8 +267,11 @@ impl<A: CandleApi> Inner<A> {
         let next = known.by.and_then(|by| interval.next(by));
         let look = TimeRange::checked(Timestamp::EPOCH, next.unwrap_or(closed.open));
         let Some(look) = look.and_then(|look| look.on_grid(interval)) else { return Ok(()) };
-        let first = self.ask(request, look, 1).await?.first;
+        let Page { first, is_whole, .. } = self.ask(request, look, 1).await?;
         known.saw(first);
+        if !is_whole {
+            return Ok(());
+        }
         let config = self.http.config();
         let now = closed.now.min(config.clock.now());
         known.at = first.filter(|bar| now.since(*bar) >= config.publish_lag);
@@ -266,13 +283,15 @@ impl<A: CandleApi> Inner<A> {
         self: &Arc<Self>,
         request: &FetchRequest,
         start: Timestamp,
+        now: Timestamp,
     ) -> Result<Option<Timestamp>> {
         let (interval, spec) = (request.key.interval, self.api.spec());
+        let reach = self.limits().reaches_back_to(interval, now).max(Timestamp::EPOCH);
         let length = spec.page_micros(interval);
         let mut pages = 1;
         while pages <= FARTHEST_LOOK_BACK {
             let from = start.checked_add_micros(length.saturating_mul(-pages));
-            let Some(from) = from.filter(|from| *from >= Timestamp::EPOCH) else { return Ok(None) };
+            let Some(from) = from.filter(|from| *from >= reach) else { return Ok(None) };
             let end = from.checked_add_micros(length).unwrap_or(start).min(start);
             let range = TimeRange::checked(from, end).and_then(|range| range.on_grid(interval));
             if let Some(range) = range
@@ -308,7 +327,7 @@ impl<A: CandleApi> Inner<A> {
         let (key, spec) = (&request.key, self.api.spec());
         let symbol = self.http.config().symbol(&key.node_id);
         let asked = CandleRequest::new(key, symbol, spec.interval(key)?, range, rows);
-        let call = self.api.candles(&asked).with_weight(spec.weight);
+        let call = self.api.candles(&asked).or_weight(spec.weight);
         self.http.get(&call, request, |answer| self.read(&asked, answer)).await
     }
 
@@ -327,7 +346,15 @@ impl<A: CandleApi> Inner<A> {
             return Err(bad(error.with("asked", asked.range).with("row", row)));
         }
         let first = times.iter().copied().filter(|ts| (start..end).contains(ts)).min();
-        if let (None, Some(other)) = (first, times.first()) {
+        let spec = self.api.spec();
+        // A page that goes on beyond the range has answered for all of it.
+        let is_beyond = |ts: &i64| match spec.order {
+            PageOrder::NewestFirst => *ts < start,
+            PageOrder::OldestFirst => *ts >= end,
+            _ => false,
+        };
+        let is_answer = spec.open_end && times.iter().any(is_beyond);
+        if let (None, Some(other), false) = (first, times.first(), is_answer) {
             let error = Error::schema("the page does not advance: it has no row that was asked for");
             let error = error.with("asked", asked.range);
             return Err(bad(match Timestamp::from_micros(*other) {

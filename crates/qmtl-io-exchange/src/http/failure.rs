@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qmtl_history_api::Error;
+use qmtl_history_api::{Error, Timestamp};
 
 /// Why a request is made again, in a bounded number of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +60,21 @@ pub struct Failure {
     pub reason: Option<Reason>,
     /// The shortest pause before the next try that the source asks for.
     pub pause: Duration,
+    /// What time it was at the server when it refused.
+    pub(crate) date: Option<Timestamp>,
 }
 
 impl Failure {
     /// A failure that may pass.
     #[must_use]
     pub fn passing(reason: Reason, error: Error) -> Self {
-        Self { error, reason: Some(reason), pause: Duration::ZERO }
+        Self { error, reason: Some(reason), pause: Duration::ZERO, date: None }
     }
 
     /// A failure that stays: the request is not made again.
     #[must_use]
     pub fn lasting(error: Error) -> Self {
-        Self { error, reason: None, pause: Duration::ZERO }
+        Self { error, reason: None, pause: Duration::ZERO, date: None }
     }
 
     /// Says how long to wait at least before the next try.

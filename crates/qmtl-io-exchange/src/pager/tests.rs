@@ -52,6 +52,8 @@ struct Server {
     status: u16,
     asked: StdMutex<Vec<String>>,
     body: Option<String>,
+    /// It pays no heed to the far end of a range.
+    is_open: bool,
 }
 
 #[async_trait]
@@ -61,12 +63,17 @@ impl Transport for Server {
         let path = url.trim_start_matches("http://lines.invalid/");
         self.asked.lock().unwrap().push(path.to_owned());
         let Some((_, query)) = path.split_once('?') else {
-            return Ok(TransportAnswer::new(404, "no such page").with_header(date.0, date.1));
+            return Ok(TransportAnswer::new(403, "no such page").with_header(date.0, date.1));
         };
         let numbers: Vec<i64> =
             query.split('&').filter_map(|pair| pair.split_once('=')?.1.parse().ok()).collect();
         let [from, to, n] = numbers[..] else { panic!("{query}") };
         let opens = |index: &u32| bar(&key("BTC", "1m"), *index).as_secs();
+        let (from, to) = match self.order {
+            PageOrder::NewestFirst if self.is_open => (i64::MIN, to),
+            _ if self.is_open => (from, i64::MAX),
+            _ => (from, to),
+        };
         let mut rows: Vec<_> = self.bars.iter().filter(|i| (from..=to).contains(&opens(i))).collect();
         if self.order == PageOrder::NewestFirst {
             rows.reverse();
@@ -81,14 +88,15 @@ impl Transport for Server {
 
 fn server(order: PageOrder, bars: impl IntoIterator<Item = u32>) -> Server {
     let (asked, bars) = (StdMutex::default(), bars.into_iter().collect());
-    Server { bars, order, status: 200, asked, body: None }
+    Server { bars, order, status: 200, asked, body: None, is_open: false }
 }
 
 fn pager(beginning: Beginning, server: &Arc<Server>) -> Pager<Lines> {
     let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(server));
     let clock = ManualClock::new(bar(&key("BTC", "1m"), 60));
     let config = config.with_clock(clock).with_requests_per_second(1_000.0).with_weight_per_minute(60_000);
-    Pager::with_api(Lines::new(server.order, beginning), config.with_retries(0)).unwrap()
+    let Lines(spec) = Lines::new(server.order, beginning);
+    Pager::with_api(Lines(spec.with_open_end(server.is_open)), config.with_retries(0)).unwrap()
 }
 
 /// The rows, what is proven, and how many requests it took.
@@ -113,7 +121,7 @@ async fn bars_are_closed_by_the_date_of_the_answers_where_nothing_else_tells_the
     // The clock of the answers stands in bar 60; the first request asks for its date.
     assert_eq!(fetch(&pager, &server, 55, 70).await.unwrap().0, 5);
     let asked = server.asked.lock().unwrap().clone();
-    assert_eq!(asked[0], "time");
+    assert_eq!(asked[0], "", "the address itself, where a gateway refuses");
     assert!(asked[1].ends_with("n=5"), "{asked:?}");
 }
 
@@ -166,6 +174,46 @@ async fn a_bar_is_looked_for_further_and_further_back() {
     // Pages that begin 10, 20 and 40 bars before; a fourth would begin before the epoch's first bar that exists.
     let (rows, proven, asked) = fetch(&pager, &server, 40, 50).await.unwrap();
     assert_eq!((rows, proven, asked), (0, span(&key, 40, 50).into(), 5));
+}
+
+#[tokio::test]
+async fn a_page_that_goes_on_beyond_the_range_has_answered_for_it() {
+    let key = key("BTC", "1m");
+    for order in [PageOrder::NewestFirst, PageOrder::OldestFirst] {
+        let mut server = server(order, (0..20).chain(30..50));
+        server.is_open = true;
+        let server = Arc::new(server);
+        let pager = pager(Beginning::LookBack, &server);
+        fetch(&pager, &server, 0, 5).await.unwrap();
+        // All of it is a hole: the page has rows before it, or after it, and none inside.
+        let (rows, proven, asked) = fetch(&pager, &server, 22, 27).await.unwrap();
+        assert_eq!((rows, proven, asked), (5, span(&key, 22, 27).into(), 1), "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_looks_back_beyond_the_reach_of_the_api() {
+    let server = Arc::new(server(PageOrder::NewestFirst, 40..60));
+    let Lines(spec) = Lines::new(PageOrder::NewestFirst, Beginning::LookBack);
+    let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(&server));
+    let config = config.with_requests_per_second(1_000.0).with_weight_per_minute(60_000);
+    let pager = Pager::with_api(Lines(spec.with_newest_bars(30)), config).unwrap();
+    // The reach begins with bar 30, and the pages before the range would begin before it.
+    let (rows, proven, asked) = fetch(&pager, &server, 35, 45).await.unwrap();
+    assert_eq!((rows, proven.span().unwrap().start(), asked), (5, bar(&key("BTC", "1m"), 40), 2));
+    assert_eq!(pager.limits().newest_bars, Some(30));
+}
+
+#[tokio::test]
+async fn part_of_an_answer_is_not_taken_for_the_first_bar_of_all() {
+    let mut server = server(PageOrder::OldestFirst, 5..50);
+    server.status = 206;
+    let server = Arc::new(server);
+    let pager = pager(Beginning::FirstRow, &server);
+    let (_, proven, asked) = fetch(&pager, &server, 0, 10).await.unwrap();
+    assert_eq!((proven, asked), (RangeSet::new(), 3));
+    let (rows, _, asked) = fetch(&pager, &server, 0, 5).await.unwrap();
+    assert_eq!((rows, asked), (0, 2), "bars before it are still asked for");
 }
 
 #[tokio::test]
