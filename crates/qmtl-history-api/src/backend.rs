@@ -227,7 +227,7 @@ pub trait HistoryBackend: Debug + Send + Sync + 'static {
     /// The columns of a series, `ts` first, without reading a row (`H-READ-08`).
     async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef>;
 
-    /// Stores a canonical batch and the request's proofs (`H-WRITE-01` … `H-WRITE-09`).
+    /// Stores a canonical batch and the request's proofs (`H-WRITE-01` … `H-WRITE-10`).
     async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt>;
 
     /// What is stored and proven of a range (`H-COV-01` … `H-COV-07`).

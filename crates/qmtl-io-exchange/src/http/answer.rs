@@ -75,3 +75,18 @@ impl Answer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_nearest_doubles() {
+        let texts = ["31.245270191439438", "121.48791951161945", "100.78399658203125", "5e-324", "0.1"];
+        let answer = Answer::new(200, format!("[{}]", texts.join(",")));
+        let refusal = |_: bool| Failure::lasting(Error::unexpected("it is no refusal"));
+        let numbers: Vec<f64> = answer.json("Lines", refusal).unwrap();
+        let nearest: Vec<f64> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(numbers, nearest);
+    }
+}
