@@ -135,10 +135,6 @@ enum Place {
     QuestDb(String),
 }
 
-/// What begins an address, of a store or of something else; a folder of this machine is hardly called so.
-const SCHEMES: [&str; 12] =
-    ["s3", "s3a", "questdb", "postgresql", "postgres", "file", "http", "https", "gs", "az", "abfs", "memory"];
-
 /// What a store's name means; `InvalidInput` for what no build can open.
 fn place(name: Option<&str>) -> Result<Place> {
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
@@ -146,7 +142,8 @@ fn place(name: Option<&str>) -> Result<Place> {
     })?;
     let Some((scheme, rest)) = name.split_once("://") else {
         let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
-        if !SCHEMES.contains(&scheme.as_str()) {
+        // A folder of this machine is hardly called so.
+        if !text::SCHEMES.contains(&scheme.as_str()) && !matches!(scheme.as_str(), "file" | "memory") {
             return Ok(Place::Files(PathBuf::from(name)));
         }
         // What follows the scheme may hold a password and is not repeated.
