@@ -86,6 +86,9 @@ enum Destination {
     Stream,
 }
 
+/// Where the files stand that processes have open.
+const OPEN_FILES: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+
 impl Destination {
     fn of(out: &Path) -> Result<Self> {
         match fs::metadata(out) {
@@ -93,8 +96,8 @@ impl Destination {
                 Err(Error::invalid("this is a folder: name a file in it").with("out", out.display()).into())
             }
             Ok(there) if !there.is_file() => Ok(Self::Stream),
-            // Behind /dev/stdout may stand a file that somebody else has open.
-            Ok(_) if ["/dev", "/proc"].iter().any(|of| out.starts_with(of)) => Ok(Self::Stream),
+            // A file that somebody has open, such as a shell that redirects our output.
+            Ok(_) if OPEN_FILES.iter().any(|of| out.starts_with(of)) => Ok(Self::Stream),
             _ => Ok(Self::File(behind_links(out.to_owned()))),
         }
     }
@@ -119,7 +122,8 @@ fn cannot_write(out: &Path, cause: io::Error) -> Error {
 /// Opens what is written to and not replaced. A FIFO takes as long as its reader needs to come.
 async fn open(out: PathBuf) -> Result<File> {
     let opened = tokio::task::spawn_blocking(move || {
-        OpenOptions::new().write(true).open(&out).map_err(|e| cannot_write(&out, e))
+        // What a file that is open holds already stays.
+        OpenOptions::new().append(true).open(&out).map_err(|e| cannot_write(&out, e))
     });
     Ok(opened.await.map_err(|e| Error::unexpected("the export was not opened").caused_by(e))??)
 }

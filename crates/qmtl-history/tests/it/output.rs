@@ -180,12 +180,23 @@ fn an_export_goes_through_what_is_no_regular_file_and_follows_links() {
     assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
     std::fs::create_dir(scene.path("folder")).unwrap();
     export("folder").fails_with(2, "this is a folder");
-    // What the shell opened is written to.
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "\"$0\" \"$@\" > redirected.csv", env!("CARGO_BIN_EXE_qmtl-history")]);
-    shell.args(EXPORT).args(["--out", "/dev/stdout", "--store", &scene.store()]).current_dir(scene.0.path());
-    assert!(shell.status().unwrap().success());
-    assert_eq!(super::read(scene.path("redirected.csv")), whole);
+    // What the shell opened is written to, and what stands in it stays.
+    let redirected = scene.path("redirected.csv");
+    for (sign, expected) in [(">", whole.clone()), (">>", whole.repeat(2))] {
+        let mut shell = std::process::Command::new("sh");
+        let script = format!("\"$0\" \"$@\" {sign} redirected.csv");
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_qmtl-history")]);
+        shell.args(EXPORT).args(["--out", "/dev/stdout", "--store", &scene.store()]);
+        assert!(shell.current_dir(scene.0.path()).status().unwrap().success());
+        assert!(super::read(&redirected) == expected, "{sign}");
+    }
+    // A file is replaced whole wherever it lies.
+    if let Ok(folder) = tempfile::tempdir_in("/dev/shm") {
+        let file = folder.path().join("x.csv");
+        std::fs::write(&file, whole.repeat(2)).unwrap();
+        assert_eq!(export(file.to_str().unwrap()).code, Some(0));
+        assert!(super::read(&file) == whole);
+    }
 }
 
 #[cfg(unix)]
