@@ -98,9 +98,7 @@ impl WarmupConfig {
         self.world = Some(world.into());
         self
     }
-}
 
-impl WarmupConfig {
     /// The one engine that loads these inputs, by the clock of the first: a strategy's inputs have one.
     pub(crate) fn engine_for(&self, inputs: &[StreamInput]) -> BackfillEngine {
         let engine = BackfillEngine::new().with_config(self.engine.clone());
