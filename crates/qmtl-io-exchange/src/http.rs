@@ -35,8 +35,8 @@ use crate::config::ExchangeConfig;
 /// The longest pause that a header can impose on all jobs of the process; no exchange bans for longer.
 const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
 
-/// Makes something of an answer.
-pub(crate) type Read<'a, T> = dyn Fn(&Answer) -> Result<T, Failure> + Sync + 'a;
+/// Makes something of what came of one try.
+type Read<'a, T> = dyn Fn(Result<Answer, Failure>) -> Result<T, Failure> + Sync + 'a;
 
 /// One request on its way.
 #[derive(Debug)]
@@ -150,35 +150,36 @@ impl HttpClient {
         on_behalf: &FetchRequest,
         read: impl Fn(&Answer) -> Result<T, Failure> + Send + Sync,
     ) -> Result<T> {
+        self.ask(request, on_behalf, &|tried| read(&tried?)).await
+    }
+
+    /// The time of the server by the date of its answer at the address itself, which may say anything else, a
+    /// refusal too; `None` where answers have no date. Errors: `Unavailable`, exhausted, where there is no answer.
+    pub async fn date(&self, on_behalf: &FetchRequest) -> Result<Option<Timestamp>> {
+        let date = |tried: Result<Answer, Failure>| match tried {
+            Ok(answer) => Ok(answer.date),
+            Err(failure) => failure.date.map(Some).ok_or(failure),
+        };
+        self.ask(&HttpRequest::new([]), on_behalf, &date).await
+    }
+
+    /// Asks until `read` makes something of a try, as long as that is worth it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        request: &HttpRequest,
+        on_behalf: &FetchRequest,
+        read: &Read<'_, T>,
+    ) -> Result<T> {
         in_runtime()?;
         let repeated = AtomicU32::new(0);
-        let call = self.call(request, on_behalf)?;
-        self.tries(&call, &read, &repeated).await.map_err(|failure| {
+        let call = Call { url: request.url(&self.base)?, weight: request.weight(), on_behalf };
+        self.tries(&call, read, &repeated).await.map_err(|failure| {
             let error = failure.error.with("host", self.base.authority());
             match failure.reason {
                 Some(_) => error.with("tries", repeated.into_inner() + 1).exhausted(),
                 None => error,
             }
         })
-    }
-
-    /// The time of the server by the date of its answer at the address itself, which may say anything else;
-    /// `None` where answers have no date. Errors: `Unavailable` where there is no answer.
-    pub async fn date(&self, on_behalf: &FetchRequest) -> Result<Option<Timestamp>> {
-        in_runtime()?;
-        let request = HttpRequest::new([]);
-        let call = self.call(&request, on_behalf)?;
-        let deadline = self.config.clock.monotonic() + self.config.deadline;
-        match self.attempt(&call, deadline).await {
-            Ok(answer) => Ok(answer.date),
-            // A refusal tells the time as well as any other answer.
-            Err(failure) if failure.date.is_some() => Ok(failure.date),
-            Err(_) => self.get(&request, on_behalf, |answer| Ok(answer.date)).await,
-        }
-    }
-
-    fn call<'a>(&self, request: &HttpRequest, on_behalf: &'a FetchRequest) -> Result<Call<'a>> {
-        Ok(Call { url: request.url(&self.base)?, weight: request.weight(), on_behalf })
     }
 
     /// Boxed, because the compiler cannot see through the types of a retry that it is `Send`.
@@ -190,7 +191,7 @@ impl HttpClient {
     ) -> BoxFuture<'a, Result<T, Failure>> {
         let deadline = self.config.clock.monotonic() + self.config.deadline;
         let clock = Arc::clone(&self.config.clock);
-        let attempt = move || async move { read(&self.attempt(call, deadline).await?) };
+        let attempt = move || async move { read(self.attempt(call, deadline).await) };
         let retried = attempt
             .retry(self.backoff())
             .sleep(move |pause| {

@@ -236,22 +236,24 @@ impl<A: CandleApi> Inner<A> {
             page
         };
         known.saw(page.first);
+        let mut is_searched = true;
         if known.is_unknown_at(from) {
             match self.api.spec().beginning {
                 Beginning::FirstRow => self.first_row(request, closed, &mut known).await?,
                 Beginning::LookBack if known.nothing_before.is_none_or(|until| until < from) => {
-                    // What was fetched is not lost because nobody knows what lies before it.
                     match self.look_back(request, from, closed.now).await {
                         Ok(bar) => known.saw(bar),
+                        // What was fetched is not lost because nobody knows what lies before it.
                         Err(error) => {
-                            tracing::debug!(error = error.chain(), "no bar was found before a range")
+                            tracing::debug!(error = error.chain(), "cannot look for a bar before a range");
+                            is_searched = false;
                         }
                     }
                 }
                 Beginning::LookBack | Beginning::Unknown => {}
             }
         }
-        if known.is_unknown_at(from) {
+        if is_searched && known.is_unknown_at(from) {
             // The range itself had no bar up to its first one.
             known.nothing_before = known.nothing_before.max(Some(page.first.unwrap_or(asked.end())));
         }

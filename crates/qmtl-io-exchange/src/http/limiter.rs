@@ -129,7 +129,8 @@ pub struct Limiter(Mutex<Budget>);
 
 impl Limiter {
     /// The limiter that all clients of `host`, such as `api.example.com:443`, share: so much weight in any minute, so
-    /// many requests in any second. Of several budgets and rates the lowest stands.
+    /// many requests in any second. Of several budgets and rates the lowest stands. All must be on one clock: a test
+    /// with a clock of its own needs a host of its own.
     #[must_use]
     pub fn shared(host: &str, per_minute: u32, rate: Option<f64>) -> Arc<Self> {
         static HOSTS: LazyLock<Mutex<HashMap<String, Weak<Limiter>>>> = LazyLock::new(Mutex::default);

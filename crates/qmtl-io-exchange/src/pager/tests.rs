@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use qmtl_history_api::arrow_schema::{DataType, SchemaRef};
 use qmtl_history_api::{ErrorKind, RangeSet};
@@ -54,13 +55,15 @@ struct Server {
     body: Option<String>,
     /// It pays no heed to the far end of a range.
     is_open: bool,
+    /// A first bar, in seconds, at the first request for which the server is out of order.
+    fails: StdMutex<Option<i64>>,
 }
 
 #[async_trait]
 impl Transport for Server {
     async fn get(&self, url: &str) -> io::Result<TransportAnswer> {
         let date = ("date", "Mon, 01 Jan 2024 01:00:30 GMT");
-        let path = url.trim_start_matches("http://lines.invalid/");
+        let path = url.split_once(".invalid/").unwrap().1;
         self.asked.lock().unwrap().push(path.to_owned());
         let Some((_, query)) = path.split_once('?') else {
             return Ok(TransportAnswer::new(403, "no such page").with_header(date.0, date.1));
@@ -68,6 +71,9 @@ impl Transport for Server {
         let numbers: Vec<i64> =
             query.split('&').filter_map(|pair| pair.split_once('=')?.1.parse().ok()).collect();
         let [from, to, n] = numbers[..] else { panic!("{query}") };
+        if self.fails.lock().unwrap().take_if(|first| *first == from).is_some() {
+            return Ok(TransportAnswer::new(503, "out of order").with_header(date.0, date.1));
+        }
         let opens = |index: &u32| bar(&key("BTC", "1m"), *index).as_secs();
         let (from, to) = match self.order {
             PageOrder::NewestFirst if self.is_open => (i64::MIN, to),
@@ -88,15 +94,21 @@ impl Transport for Server {
 
 fn server(order: PageOrder, bars: impl IntoIterator<Item = u32>) -> Server {
     let (asked, bars) = (StdMutex::default(), bars.into_iter().collect());
-    Server { bars, order, status: 200, asked, body: None, is_open: false }
+    Server { bars, order, status: 200, asked, body: None, is_open: false, fails: StdMutex::default() }
+}
+
+/// Settings for a host of its own: all clients of one share its limits, and each test has a clock of its own.
+fn config(server: &Arc<Server>) -> ExchangeConfig {
+    static HOSTS: AtomicU32 = AtomicU32::new(0);
+    let host = format!("http://lines-{}.invalid", HOSTS.fetch_add(1, Ordering::Relaxed));
+    let clock = ManualClock::new(bar(&key("BTC", "1m"), 60));
+    let config = ExchangeConfig::new(host).with_transport(Arc::clone(server)).with_clock(clock);
+    config.with_requests_per_second(1_000.0).with_weight_per_minute(60_000).with_retries(0)
 }
 
 fn pager(beginning: Beginning, server: &Arc<Server>) -> Pager<Lines> {
-    let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(server));
-    let clock = ManualClock::new(bar(&key("BTC", "1m"), 60));
-    let config = config.with_clock(clock).with_requests_per_second(1_000.0).with_weight_per_minute(60_000);
     let Lines(spec) = Lines::new(server.order, beginning);
-    Pager::with_api(Lines(spec.with_open_end(server.is_open)), config.with_retries(0)).unwrap()
+    Pager::with_api(Lines(spec.with_open_end(server.is_open)), config(server)).unwrap()
 }
 
 /// The rows, what is proven, and how many requests it took.
@@ -195,13 +207,34 @@ async fn a_page_that_goes_on_beyond_the_range_has_answered_for_it() {
 async fn nobody_looks_back_beyond_the_reach_of_the_api() {
     let server = Arc::new(server(PageOrder::NewestFirst, 40..60));
     let Lines(spec) = Lines::new(PageOrder::NewestFirst, Beginning::LookBack);
-    let config = ExchangeConfig::new("http://lines.invalid").with_transport(Arc::clone(&server));
-    let config = config.with_requests_per_second(1_000.0).with_weight_per_minute(60_000);
-    let pager = Pager::with_api(Lines(spec.with_newest_bars(30)), config).unwrap();
+    let pager = Pager::with_api(Lines(spec.with_newest_bars(30)), config(&server)).unwrap();
     // The reach begins with bar 30, and the pages before the range would begin before it.
     let (rows, proven, asked) = fetch(&pager, &server, 35, 45).await.unwrap();
     assert_eq!((rows, proven.span().unwrap().start(), asked), (5, bar(&key("BTC", "1m"), 40), 2));
     assert_eq!(pager.limits().newest_bars, Some(30));
+}
+
+#[tokio::test]
+async fn a_look_that_failed_is_made_again_and_one_that_found_nothing_is_not() {
+    let key = key("BTC", "1m");
+    let mut failing = server(PageOrder::NewestFirst, 6..8);
+    // The first page before the range begins with bar 16.
+    failing.fails = StdMutex::new(Some(bar(&key, 16).as_secs()));
+    let failing = Arc::new(failing);
+    let fetcher = pager(Beginning::LookBack, &failing);
+    let (rows, proven, asked) = fetch(&fetcher, &failing, 26, 36).await.unwrap();
+    assert_eq!((rows, proven, asked), (0, RangeSet::new(), 3), "the time, the page, the look that failed");
+    // The second page before it begins with bar 6.
+    let (_, proven, asked) = fetch(&fetcher, &failing, 26, 36).await.unwrap();
+    assert_eq!((proven, asked), (span(&key, 26, 36).into(), 3));
+
+    let empty = Arc::new(server(PageOrder::NewestFirst, 55..60));
+    let fetcher = pager(Beginning::LookBack, &empty);
+    assert_eq!(fetch(&fetcher, &empty, 0, 10).await.unwrap().2, 2 + 11);
+    for page in 1..4 {
+        let (_, _, asked) = fetch(&fetcher, &empty, 10 * page, 10 * (page + 1)).await.unwrap();
+        assert_eq!(asked, 1, "nothing is looked for twice");
+    }
 }
 
 #[tokio::test]
