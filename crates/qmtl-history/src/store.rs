@@ -147,8 +147,8 @@ fn place(name: Option<&str>) -> Result<Place> {
             return Ok(Place::Files(PathBuf::from(name)));
         }
         // What follows the scheme may hold a password and is not repeated.
-        let error = Error::invalid("an address has :// behind its scheme").with("scheme", &scheme);
-        let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder that is called so");
+        let error = Error::invalid("an address needs :// after its scheme").with("scheme", &scheme);
+        let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder of that name");
         return Err(Failure::from(error).hint(hint));
     };
     match scheme {
@@ -209,7 +209,7 @@ mod tests {
         for name in ["s3:/bucket", "questdb:/x", "questdb:admin:secret@host", "S3:bucket", "file:/data"] {
             let failure = place(Some(name)).unwrap_err();
             let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
-            assert!(error.to_string().starts_with("an address has ://"), "{error}");
+            assert!(error.to_string().starts_with("an address needs ://"), "{error}");
             assert!(!format!("{error}{hint:?}").contains("secret") && outcome.code() == 2, "{hint:?}");
         }
         assert_eq!(place(Some("./s3:x")).unwrap(), Place::Files("./s3:x".into()));

@@ -72,8 +72,8 @@ impl QuestDbConfig {
         }
         if url.path().contains('@') || url.query().is_some_and(|query| query.contains('@')) {
             return Err(Error::invalid(
-                "the address of QuestDB has an @ behind its host: in a password, write / as %2F, ? as %3F, # as %23 \
-                 and @ as %40",
+                "the address of QuestDB has an @ after its host: percent-encode the password (/ as %2F, ? as %3F, \
+                 # as %23, @ as %40)",
             ));
         }
         let host = url.host_str().filter(|host| !host.is_empty());

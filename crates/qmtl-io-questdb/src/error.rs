@@ -20,7 +20,8 @@ pub(crate) fn classify(message: &str) -> (ErrorKind, Option<&'static str>) {
         "free space on the server's disk, then run ALTER TABLE … RESUME WAL if the table is suspended";
     const FILES: &str = "let the server have more open files (ulimit -n), then run ALTER TABLE … RESUME WAL \
                          if the table is suspended";
-    const UNMADE: &str = "the server's log says why: most often it may have no more open files (ulimit -n) or its disk is full";
+    const UNMADE: &str =
+        "see the server's log: most often it has run out of open files (ulimit -n) or of disk space";
     const RULES: &[(&str, ErrorKind, Option<&str>)] = &[
         ("does not exist", ErrorKind::NotFound, None),
         ("unknown function", ErrorKind::Unsupported, None),

@@ -50,7 +50,7 @@ impl HttpRequest {
             |part: &&String| matches!(part.as_str(), "" | "." | "..") || part.contains(char::is_control);
         if let Some(part) = self.path.iter().find(is_none) {
             return Err(Error::invalid(
-                "this cannot be part of an address of the API; say what the exchange calls the node",
+                "this cannot be part of the path of a request; say which symbol the node's bars are of (with_symbol)",
             )
             .with("part", format_args!("{part:?}")));
         }
