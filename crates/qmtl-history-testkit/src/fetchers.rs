@@ -19,7 +19,7 @@ use crate::Check;
 
 /// The symbol of the market that the checks ask for.
 pub const SYMBOL: &str = "ADABTC";
-/// When its first bar opens, milliseconds since the epoch: 2024-01-01T00:00:00Z.
+/// No bar of it opens before this, milliseconds since the epoch: 2024-01-01T00:00:00Z.
 const LISTED: i64 = 1_704_067_200_000;
 /// How many times as fast time passes for a fetcher under test, so that pauses and timeouts are short.
 const HURRY: u32 = 20;
@@ -59,7 +59,8 @@ impl FetcherSubject {
         self
     }
 
-    /// Asks for bars of another length than a minute: one that the exchange offers, by its Binance name.
+    /// Asks for bars of another interval than a minute, such as `1d+16h`: a [`Venue`] finds its market under this very
+    /// text.
     #[must_use]
     pub fn with_interval(mut self, interval: &'static str) -> Self {
         self.interval = interval;
@@ -99,6 +100,8 @@ struct Scene {
     host: Host,
     fetcher: Arc<dyn DataFetcher>,
     market: Market,
+    /// When its first bar opens, milliseconds since the epoch.
+    listed: i64,
     key: SeriesKey,
 }
 
@@ -118,11 +121,14 @@ impl Scene {
         let page = limits.max_rows.unwrap_or(1_000).min(5_000);
         let count = 2 * page + 50;
         let length = interval.as_micros() / 1_000;
-        let opens = |bar: u64| LISTED + i64::try_from(bar).unwrap_or(i64::MAX) * length;
-        let step =
-            qmtl_sim_exchange::Interval::parse(subject.interval).expect("the interval has a Binance name");
-        let bars = Candle::random_walk(LISTED, step, usize::try_from(count).unwrap_or(0), 7);
-        let market = Market::new(SYMBOL, subject.interval, bars).expect("the market is sound");
+        let first_after =
+            |at: Timestamp| interval.ceil(at).expect("the interval has bars in our time").as_millis();
+        let listed = first_after(at(LISTED));
+        let opens = |bar: u64| listed + i64::try_from(bar).unwrap_or(i64::MAX) * length;
+        let grid = qmtl_sim_exchange::Interval::new(subject.interval, length, first_after(Timestamp::EPOCH));
+        let grid = grid.expect("the interval is whole milliseconds");
+        let bars = Candle::random_walk(listed, grid, usize::try_from(count).unwrap_or(0), 7);
+        let market = Market::with_interval(SYMBOL, grid, bars).expect("the market is sound");
         let market = market.with_hole(opens(2)..opens(3)).with_hole(opens(page + 3)..opens(page + 8));
         let now = opens(count) - length / 2;
         let config = SimConfig::new([market.clone()]).with_clock(SimClock::Frozen(now));
@@ -135,12 +141,12 @@ impl Scene {
         let wall = at(now).checked_add(ahead).expect("the clock is not that far ahead");
         let host = Host { base_url: sim.base_url(), clock: Arc::new(Hurried { wall, hurry }) };
         let fetcher = (subject.make)(&host).expect("a fetcher is made of an address");
-        Self { sim, host, fetcher, market, key }
+        Self { sim, host, fetcher, market, listed, key }
     }
 
     /// The opening of the bar with this number, from the first one on.
     fn bar(&self, number: i64) -> Timestamp {
-        at(LISTED + number * self.key.interval.as_micros() / 1_000)
+        at(self.listed + number * self.key.interval.as_micros() / 1_000)
     }
 
     fn range(&self, from: i64, to: i64) -> TimeRange {
@@ -158,7 +164,7 @@ impl Scene {
         let length = self.key.interval.as_micros() / 1_000;
         let now = self.sim.now();
         let closed = self.market.candles().iter().filter(|candle| candle.open_time + length <= now).copied();
-        (closed.collect(), (now - LISTED) / length)
+        (closed.collect(), (now - self.listed) / length)
     }
 }
 
@@ -200,6 +206,7 @@ macro_rules! fetcher_conformance {
     (@checks $what:ident $fresh:tt) => {
         $crate::fetcher_conformance! { @$what $fresh
             h_fetch_01_every_row_comes
+            h_fetch_01_a_range_without_a_row_is_no_error
             h_fetch_02_only_closed_bars_by_the_clock_of_the_source
             h_fetch_03_a_page_has_the_first_rows_in_its_order
             h_fetch_04_what_is_proven_is_absent

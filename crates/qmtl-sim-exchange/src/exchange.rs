@@ -19,7 +19,7 @@ use crate::log::{Log, RequestRecord};
 use crate::market::Market;
 use crate::publishing::Publishing;
 use crate::rule::FaultRule;
-use crate::spoil::{instead, room, seen, spoil};
+use crate::spoil::{Begins, instead, room, seen, spoil};
 use crate::venue::{self, Ask, CandlesAsk, Refusal, Venue};
 use crate::{Error, Result};
 
@@ -212,7 +212,7 @@ impl Exchange {
         let fault = received.fault.as_ref();
         let (market, wanted) = (seen(market, fault), klines.wanted(room(fault)));
         let mut rows = market.page(wanted, received.now, received.publishing);
-        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        let style = spoil(&mut rows, fault, &market, Begins::AtFirst(wanted.first), received.number);
         binance::page(&rows, market.interval(), style)
     }
 
@@ -226,7 +226,7 @@ impl Exchange {
         let (market, wanted) = (seen(market, fault), candles.wanted(received.now));
         let rows = market.page(wanted, received.now, received.publishing);
         let mut rows = coinbase::published(rows, room(fault));
-        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        let style = spoil(&mut rows, fault, &market, Begins::AtLast(wanted.last), received.number);
         coinbase::page(&rows, style)
     }
 
@@ -248,7 +248,7 @@ impl Exchange {
         let market = seen(market, fault);
         let mut rows = market.page(asked.wanted(), received.now, received.publishing);
         asked.cut(&mut rows, room(fault));
-        let style = spoil(&mut rows, fault, &market, asked.first, received.number);
+        let style = spoil(&mut rows, fault, &market, asked.begins(), received.number);
         venue::page(venue, &rows, style)
     }
 
@@ -282,7 +282,7 @@ impl Exchange {
         if rows.is_empty() {
             return Ok(None);
         }
-        let style = spoil(&mut rows, fault, &market, wanted.first, received.number);
+        let style = spoil(&mut rows, fault, &market, Begins::AtFirst(wanted.first), received.number);
         let packed = Arc::new(Packed::new(name.pack(&rows, market.interval(), style)?, rows.len()));
         if fault.is_none() {
             let mut state = self.state();

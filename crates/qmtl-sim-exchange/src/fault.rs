@@ -34,8 +34,9 @@ pub enum Fault {
     GarbageJson,
     /// Prices and volumes of 401 digits, beyond any double; in JSON numbers or strings as usual.
     HugeNumbers,
-    /// A page that does not advance: rows of which the last opens one interval before the first
-    /// opening time asked for. A page without rows gets the market's first candle so stamped.
+    /// A page that does not advance: rows of which the last opens one interval before the first opening time asked
+    /// for, or, where the newest come first, the first one interval after the last asked for. A page without rows gets
+    /// the market's first candle so stamped.
     NotAdvancing,
     /// The rows rotated by half a page, neither ascending nor descending.
     Unsorted,

@@ -30,18 +30,22 @@ const INTERVALS: [(&str, Option<i64>); 16] = [
 /// Weeks start on Monday; the epoch was a Thursday.
 const FIRST_MONDAY: i64 = 4 * DAY;
 
-/// A bar length with a grid: `1s` to `1w`.
+/// A bar length with a grid: `1s` to `1w`, or one of a venue's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interval {
     name: &'static str,
     ms: i64,
+    /// A grid point, milliseconds since the epoch: 0 <= shift < ms.
+    shift: i64,
 }
 
 impl Interval {
     /// The interval of a Binance name, such as `5m`; an error that names what is allowed.
     pub fn parse(name: &str) -> Result<Self> {
         match INTERVALS.iter().find(|(known, _)| *known == name) {
-            Some(&(name, Some(ms))) => Ok(Self { name, ms }),
+            Some(&(name, Some(ms))) => {
+                Ok(Self { name, ms, shift: if name == "1w" { FIRST_MONDAY } else { 0 } })
+            }
             Some((_, None)) => {
                 Err(Error::input("interval '1M': months have no fixed length, the longest is '1w'"))
             }
@@ -49,6 +53,17 @@ impl Interval {
                 "interval '{name}': not one of 1s 1m 3m 5m … 1d 3d 1w (case counts)"
             ))),
         }
+    }
+
+    /// An interval that a [`Venue`](crate::Venue) offers under any name: bars of `ms` milliseconds that open `shift`
+    /// milliseconds after the epoch and in steps of their length from there, such as
+    /// `Interval::new("1Dutc8", 86_400_000, 57_600_000)`. Refused: a length that is not positive, and a shift that is
+    /// not below it.
+    pub fn new(name: &'static str, ms: i64, shift: i64) -> Result<Self> {
+        if ms <= 0 || !(0..ms).contains(&shift) {
+            return Err(Error::input(format!("interval '{name}': no bars of {ms} ms open at {shift} ms")));
+        }
+        Ok(Self { name, ms, shift })
     }
 
     /// The name, such as `5m`.
@@ -69,8 +84,7 @@ impl Interval {
 
     /// The last grid point at or before `at`, milliseconds since the epoch.
     pub fn floor(self, at: i64) -> i64 {
-        let shift = if self.name == "1w" { FIRST_MONDAY } else { 0 };
-        at - (at - shift).rem_euclid(self.ms)
+        at - (at - self.shift).rem_euclid(self.ms)
     }
 }
 
@@ -92,5 +106,15 @@ mod tests {
         assert_eq!(week.floor(1_704_240_000_000), 1_704_067_200_000);
         assert_eq!(week.floor(1_704_067_200_000), 1_704_067_200_000);
         assert_eq!(Interval::parse("1m").unwrap().floor(-1), -60_000);
+    }
+
+    #[test]
+    fn an_interval_of_a_venue_opens_where_it_is_said_to() {
+        let day = Interval::new("1Dutc8", 86_400_000, 57_600_000).unwrap();
+        assert_eq!(day.floor(86_400_000), 57_600_000);
+        assert_eq!(day.floor(57_599_999), -28_800_000);
+        for (ms, shift) in [(0, 0), (60_000, 60_000), (60_000, -1)] {
+            assert!(Interval::new("odd", ms, shift).unwrap_err().to_string().contains("'odd'"));
+        }
     }
 }

@@ -39,7 +39,11 @@ impl Market {
     /// Refused: an unknown interval, a symbol that no exchange would have, candles that are not
     /// ascending, off the grid, before 1970 or not finite.
     pub fn new(symbol: &str, interval: &str, candles: Vec<Candle>) -> Result<Self> {
-        let interval = Interval::parse(interval)?;
+        Self::with_interval(symbol, Interval::parse(interval)?, candles)
+    }
+
+    /// As [`Market::new`], at any interval.
+    pub fn with_interval(symbol: &str, interval: Interval, candles: Vec<Candle>) -> Result<Self> {
         if !is_symbol(symbol) {
             return Err(Error::input(format!("symbol '{symbol}': 1 to 20 of A-Z 0-9 - _ .")));
         }

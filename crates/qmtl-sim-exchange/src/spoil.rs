@@ -89,27 +89,40 @@ pub(crate) fn room(fault: Option<&Fault>) -> usize {
     }
 }
 
-/// Changes the rows of `market`'s page as the fault says, if there is one; `first` is the first opening time asked for,
-/// `number` that of the request. The style is how they are to be written.
+/// Where a page begins: the opening time that was asked for, from which the pages after it go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Begins {
+    /// With the oldest row, and upwards.
+    AtFirst(Option<i64>),
+    /// With the newest row, and downwards.
+    AtLast(Option<i64>),
+}
+
+/// Changes the rows of `market`'s page as the fault says, if there is one; `number` is that of the request. The style
+/// is how they are to be written.
 pub(crate) fn spoil(
     rows: &mut Vec<Row>,
     fault: Option<&Fault>,
     market: &Market,
-    first: Option<i64>,
+    begins: Begins,
     number: u64,
 ) -> Style {
     let Some(fault) = fault else { return Style::Right };
     let step = market.interval().ms();
     match fault {
         Fault::NotAdvancing => {
-            let first = first.or_else(|| rows.first().map(|row| row.time)).unwrap_or_default();
             if rows.is_empty() {
                 rows.extend(
                     market.candles().first().map(|candle| Row { time: candle.open_time, candle: *candle }),
                 );
             }
-            let back = rows.last().map_or(0, |row| (row.time + step).saturating_sub(first));
-            rows.iter_mut().for_each(|row| row.time = row.time.saturating_sub(back));
+            let (oldest, newest) =
+                (rows.first().map_or(0, |row| row.time), rows.last().map_or(0, |row| row.time));
+            let on = match begins {
+                Begins::AtFirst(first) => first.unwrap_or(oldest).saturating_sub(step).saturating_sub(newest),
+                Begins::AtLast(last) => last.unwrap_or(newest).saturating_add(step).saturating_sub(oldest),
+            };
+            rows.iter_mut().for_each(|row| row.time = row.time.saturating_add(on));
         }
         Fault::Unsorted => {
             let half = rows.len() / 2;

@@ -9,6 +9,7 @@ use crate::answer::{Answer, Style};
 use crate::candle::Candle;
 use crate::log::Asked;
 use crate::market::{Row, Wanted};
+use crate::spoil::Begins;
 
 /// How an exchange speaks, in a few pure functions: a server of it serves the same markets, under the same clock and
 /// with the same faults as the exchanges that are built in.
@@ -19,8 +20,11 @@ pub trait Venue: Debug + Send + Sync + 'static {
     /// The body of a page with these candles, which are in time order here, whatever the exchange's.
     fn page(&self, candles: &[Candle]) -> String;
 
-    /// The body that tells the time, milliseconds since the epoch.
-    fn time(&self, now: i64) -> String;
+    /// The body that tells the time, milliseconds since the epoch: the number alone unless the venue says more. One
+    /// without an address for its time is never asked.
+    fn time(&self, now: i64) -> String {
+        now.to_string()
+    }
 
     /// The status and the body of a refusal.
     fn refusal(&self, refusal: Refusal) -> (u16, String);
@@ -60,7 +64,7 @@ pub enum Ask {
 pub struct CandlesAsk {
     /// The symbol, as the market is called.
     pub symbol: String,
-    /// The interval by its Binance name, such as `1m`; any other one is refused.
+    /// The interval as the market names it, such as `1m`; any other one is refused.
     pub interval: String,
     /// First opening time wanted, milliseconds since the epoch, inclusive.
     pub first: Option<i64>,
@@ -87,7 +91,7 @@ pub enum Refusal {
 }
 
 impl CandlesAsk {
-    /// The oldest `limit` candles of a symbol, at an interval by its Binance name.
+    /// The oldest `limit` candles of a symbol, at an interval by the name that the market has for it.
     #[must_use]
     pub fn new(symbol: impl Into<String>, interval: impl Into<String>, limit: u64) -> Self {
         let (symbol, interval) = (symbol.into(), interval.into());
@@ -115,6 +119,11 @@ impl CandlesAsk {
     /// All rows of the window: which of them are served is decided by [`Self::cut`].
     pub(crate) fn wanted(&self) -> Wanted {
         Wanted { first: Some(self.first.unwrap_or(0)), last: self.last, limit: usize::MAX }
+    }
+
+    /// Where the page begins in the venue's order.
+    pub(crate) fn begins(&self) -> Begins {
+        if self.newest { Begins::AtLast(self.last) } else { Begins::AtFirst(self.first) }
     }
 
     /// Leaves as many rows as were asked for and there is room for.

@@ -18,6 +18,8 @@ faults! {
     DropsARow breaks "H-FETCH-01" "H-FETCH-07";
     /// Each row of a page has the values of the one before it.
     ShiftsValues breaks "H-FETCH-01";
+    /// A page without a row that was asked for is an error.
+    TakesNoRowsForAnError breaks "H-FETCH-01";
     /// A page has a row of the bar that is open.
     ServesTheOpenBar breaks "H-FETCH-02";
     /// The source's time is not told.
@@ -155,6 +157,9 @@ impl DataFetcher for Faulty {
         turn.0 = None;
         let (as_of, proven, reason) = (fetched.as_of, fetched.proven, fetched.reason);
         let rows = fetched.batches.into_batch().await?;
+        if self.fault == Fault::TakesNoRowsForAnError && rows.num_rows() == 0 {
+            return Err(Error::schema("the page has no row"));
+        }
         let changed = Fetched::from_batch(self.rows(request, &rows)?);
         let proven = self.proven(request, proven);
         let as_of = as_of.filter(|_| self.fault != Fault::TellsNoTime);

@@ -11,7 +11,7 @@ use qmtl_history_testkit::fetchers::{CHECKS, FetcherSubject, Host};
 use qmtl_history_testkit::{Check, run};
 use qmtl_io_exchange::{BinanceFetcher, CoinbaseFetcher, ExchangeConfig, Transport, TransportAnswer};
 
-fn settings(config: ExchangeConfig, host: &Host) -> ExchangeConfig {
+pub(super) fn settings(config: ExchangeConfig, host: &Host) -> ExchangeConfig {
     let config = config.with_base_url(&host.base_url).with_clock(Arc::clone(&host.clock));
     config.with_weight_per_minute(1_000_000).with_requests_per_second(10_000.0).with_max_body_bytes(4 << 20)
 }

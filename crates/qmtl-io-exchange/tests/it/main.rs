@@ -10,6 +10,7 @@ mod conformance;
 mod files;
 mod formats;
 mod klines;
+mod one_end;
 mod series;
 mod sets;
 mod units;

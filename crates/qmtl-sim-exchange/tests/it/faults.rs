@@ -99,11 +99,12 @@ async fn huge_numbers_are_beyond_a_double() {
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_advance_lies_before_what_was_asked() {
+async fn a_page_that_does_not_advance_lies_on_the_near_side_of_what_was_asked() {
     let sim = with(Fault::NotAdvancing).await;
     let before: Vec<i64> = right().iter().map(|time| time - 10 * MINUTE).collect();
     assert_eq!(get(&sim, KLINES).await.times(), before);
-    let newest_first: Vec<i64> = before.iter().rev().map(|time| time / 1_000).collect();
+    let after: Vec<i64> = right().iter().map(|time| time + 10 * MINUTE).collect();
+    let newest_first: Vec<i64> = after.iter().rev().map(|time| time / 1_000).collect();
     assert_eq!(get(&sim, CANDLES).await.times(), newest_first);
     // An empty page would look like proof of no bars.
     let empty = "/api/v3/klines?symbol=ADABTC&interval=1m&startTime=60000&endTime=120000";
