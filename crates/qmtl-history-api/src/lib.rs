@@ -43,5 +43,5 @@ pub use range::{RangeSet, TimeRange};
 pub use recorder::{EventRecorder, EventSource, StreamBinding, StreamKind};
 pub use series::{NodeId, SeriesKey};
 pub use stop::{StopSignal, Stopped};
-pub use stream::{BatchStream, BoxStream};
+pub use stream::{BatchStream, BoxStream, stream_of};
 pub use time::{Interval, Timestamp};

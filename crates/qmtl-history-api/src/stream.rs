@@ -15,6 +15,13 @@ use crate::{Error, Result};
 /// A boxed stream that owns what it needs.
 pub type BoxStream<T> = Pin<Box<dyn Stream<Item = T> + Send>>;
 
+/// A stream of what is already there, such as the keys that [`HistoryBackend::series`](crate::HistoryBackend::series)
+/// lists.
+#[must_use]
+pub fn stream_of<T: Send + Unpin + 'static>(items: Vec<T>) -> BoxStream<T> {
+    Box::pin(Ready(items.into_iter()))
+}
+
 /// Batches of rows, all of one schema, which is known even when there is no batch.
 ///
 /// Dropping the stream ends the work behind it.
@@ -33,7 +40,7 @@ impl BatchStream {
     /// A stream of batches that are already there.
     #[must_use]
     pub fn from_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
-        Self::new(schema, Box::pin(Ready(batches.into_iter())))
+        Self::new(schema, stream_of(batches.into_iter().map(Ok).collect()))
     }
 
     /// A stream without rows.
@@ -117,12 +124,12 @@ impl Stream for Limited {
     }
 }
 
-struct Ready(std::vec::IntoIter<RecordBatch>);
+struct Ready<T>(std::vec::IntoIter<T>);
 
-impl Stream for Ready {
-    type Item = Result<RecordBatch>;
+impl<T: Unpin> Stream for Ready<T> {
+    type Item = T;
 
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(self.0.next().map(Ok))
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<T>> {
+        Poll::Ready(self.0.next())
     }
 }

@@ -11,4 +11,9 @@ mod model;
 mod probe;
 mod suite;
 
+/// The page's example, run with this crate's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/stores.md")]
+mod stores {}
+
 pub use suite::{CHECKS, Check, Subject, run, told};

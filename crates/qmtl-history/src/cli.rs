@@ -280,7 +280,7 @@ fn parse_span(text: &str) -> Result<Duration, String> {
 /// Reads a length of time that is not nothing: `30s`, `36h`, `30d`.
 pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     let plain = text.parse().ok().filter(|interval: &Interval| interval.phase_secs() == 0);
-    let use_unit = "use a number and one of s, m, h, d, w, such as 90s, 36h or 30d";
+    let use_unit = "use a number and one of s, m, h, d, w, from 1s to 3650d, such as 90s, 36h or 30d";
     plain.map(Interval::duration).ok_or_else(|| use_unit.to_owned())
 }
 

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Coverage, HistoryBackend, ReadRequest, Result, SeriesKey,
-    TimeRange, WriteReceipt, WriteRequest, async_trait, frame,
+    TimeRange, WriteReceipt, WriteRequest, async_trait, frame, stream_of,
 };
 
 use crate::series::Series;
@@ -70,8 +69,7 @@ impl HistoryBackend for MemoryBackend {
     }
 
     async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
-        let keys: Vec<_> = self.read().keys().cloned().map(Ok).collect();
-        Ok(Box::pin(stream::iter(keys)))
+        Ok(stream_of(self.read().keys().cloned().map(Ok).collect()))
     }
 
     async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {

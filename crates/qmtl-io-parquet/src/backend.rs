@@ -10,7 +10,7 @@ use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Collected, Coverage, Error, ErrorKind, Finding, HistoryBackend,
     Maintenance, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
-    WriteRequest, async_trait, frame,
+    WriteRequest, async_trait, frame, stream_of,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
@@ -183,7 +183,7 @@ impl HistoryBackend for ParquetBackend {
     }
 
     async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
-        Ok(stream::iter(self.call(Store::series).await?).boxed())
+        Ok(stream_of(self.call(Store::series).await?))
     }
 
     async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {

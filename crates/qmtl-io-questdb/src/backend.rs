@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use futures::stream;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, ErrorKind, HistoryBackend, Maintenance,
     NodeId, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
-    WriteRequest, async_trait,
+    WriteRequest, async_trait, stream_of,
 };
 use qmtl_observe::TokioClock;
 
@@ -81,7 +80,7 @@ impl HistoryBackend for QuestDbBackend {
 
     async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
         let series = self.store.series().await?;
-        Ok(Box::pin(stream::iter(series.into_iter().map(Ok))))
+        Ok(stream_of(series.into_iter().map(Ok).collect()))
     }
 
     async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {

@@ -397,8 +397,8 @@ impl Job<'_> {
         let dated = absence::dated(as_of, (asked_at, self.clock.now()));
         let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
             self.normalize(range, as_of, &batches).map_err(told)?;
-        // A series that has rows stands on its grid: then these are odd ones.
-        let is_new = self.columns.fields().len() <= 1;
+        // A series that has rows, of an earlier run or page, stands on its grid: then these are odd ones.
+        let is_new = self.columns.fields().len() <= 1 && answer.present().is_empty();
         if is_new
             && rows.num_rows() == 0
             && let Some(other) = frame::other_grid(self.key, &off_grid)

@@ -551,3 +551,19 @@ async fn rows_of_another_grid_are_refused_by_its_name_until_the_series_has_rows(
     assert_eq!((report.failed.len(), report.off_grid.len()), (0, 20));
     assert_eq!(report.missing, span(0, 20).into());
 }
+
+#[tokio::test]
+async fn a_page_off_the_grid_does_not_take_the_rows_of_the_pages_before_with_it() {
+    let fetcher = Arc::new(
+        FakeFetcher::new("fake").with_limits(FetchLimits::none().with_max_rows(10)).with_rows(|request| {
+            let late =
+                |ts: Timestamp| ts.checked_add_micros(if ts < bar(&btc(), 10) { 0 } else { 30_000_000 });
+            bars_at(&request.range.points(request.key.interval).filter_map(late).collect::<Vec<_>>())
+        }),
+    );
+    let store = Store::new();
+    let filling = Filling::new().with_config(|config| config.with_window_bars(20));
+    let report = filling.run(&fetcher, &store, span(0, 20)).await;
+    assert_eq!((report.failed.len(), report.rows_written, report.off_grid.len()), (0, 10, 10));
+    assert_eq!(report.missing, span(10, 20).into());
+}

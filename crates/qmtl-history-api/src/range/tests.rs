@@ -189,3 +189,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_set_is_printed_as_its_ranges() {
+    let range = |from, to| TimeRange::new(secs(from), secs(to)).unwrap();
+    let set: RangeSet = [range(0, 60), range(120, 180)].into_iter().collect();
+    let text = "[1970-01-01T00:00:00Z, 1970-01-01T00:01:00Z), [1970-01-01T00:02:00Z, 1970-01-01T00:03:00Z)";
+    assert_eq!((set.to_string().as_str(), RangeSet::new().to_string().as_str()), (text, ""));
+}

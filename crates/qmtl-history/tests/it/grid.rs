@@ -146,7 +146,9 @@ fn a_folder_has_series_on_grids_with_a_phase() {
 #[test]
 fn a_length_of_time_has_no_phase() {
     let words = ["coverage", "--node", "x", "--interval", "1m", "--last", "1h+30m"];
-    Scene::new().run(&words).fails_with(2, "use a number and one of s, m, h, d, w, such as 90s, 36h or 30d");
+    Scene::new()
+        .run(&words)
+        .fails_with(2, "use a number and one of s, m, h, d, w, from 1s to 3650d, such as 90s, 36h or 30d");
 }
 
 /// Days of IBM from 1962 on, up to and after the epoch.
