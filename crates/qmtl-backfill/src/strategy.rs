@@ -298,6 +298,7 @@ impl FetcherBackfillStrategy {
                 Err(_) => tally.applied_to(before, now),
             };
             tally.into_report(&mut report, &stood, &after);
+            report.last_error = job.retries.pending(request.range).filter(|_| was_stopped);
             report.retry_reasons = job.retries.into_reasons();
             report.retries = report.retry_reasons.values().sum();
             report.fetch_requests = job.requests.into_inner() + report.retries;

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 
 use crate::frame::{Conflict, Dropped, NotNumbers, OffGrid};
 use crate::{
-    Coverage, Error, HistoryBackend, RangeSet, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp,
+    Coverage, Error, HistoryBackend, RangeSet, Result, Retry, SeriesKey, SourceId, StopSignal, TimeRange,
+    Timestamp, Wait,
 };
 
 /// What must be complete: the grid points of one series inside a range.
@@ -109,6 +110,8 @@ pub struct BackfillReport {
     pub retries: u64,
     /// The retries by reason: `rate_limited`, `timeout`.
     pub retry_reasons: BTreeMap<&'static str, u64>,
+    /// Why a request was being made again when the fill was stopped.
+    pub last_error: Option<Error>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -138,6 +141,7 @@ impl BackfillReport {
             fetch_requests: 0,
             retries: 0,
             retry_reasons: BTreeMap::new(),
+            last_error: None,
             elapsed: Duration::ZERO,
         }
     }
@@ -184,12 +188,15 @@ pub enum ProgressEvent {
     Retrying {
         /// The request's range.
         window: TimeRange,
-        /// 1 for the first repetition.
-        attempt: u32,
-        /// The pause before it.
-        after: Duration,
-        /// A bounded word for why: `rate_limited`, `timeout`.
-        reason: String,
+        /// When, why, and for how long.
+        retry: Retry,
+    },
+    /// A request waits for longer than a moment.
+    Waiting {
+        /// The request's range.
+        window: TimeRange,
+        /// For what.
+        wait: Wait,
     },
     /// A window is stored: its rows are visible and its proofs recorded.
     WindowStored {

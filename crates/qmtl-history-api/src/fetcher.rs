@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
-use crate::{BatchStream, Interval, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use crate::{BatchStream, Error, Interval, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What to fetch: one series over `[start, end)`.
 ///
@@ -38,7 +38,7 @@ impl PartialEq for FetchRequest {
 impl Eq for FetchRequest {}
 
 /// A request that a fetcher makes again after a pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Retry {
     /// 1 for the first repetition.
@@ -47,20 +47,63 @@ pub struct Retry {
     pub after: Duration,
     /// A bounded word for why: `rate_limited`, `timeout`.
     pub reason: &'static str,
+    /// How the try before it failed, naming who was asked.
+    pub error: Option<Error>,
+    /// How long from now on the request is made again at most.
+    pub at_most: Option<Duration>,
 }
 
 impl Retry {
     /// The repetition number `attempt`, counted from 1.
     #[must_use]
     pub fn new(attempt: u32, after: Duration, reason: &'static str) -> Self {
-        Self { attempt, after, reason }
+        Self { attempt, after, reason, error: None, at_most: None }
+    }
+
+    /// Says how the try before it failed.
+    #[must_use]
+    pub fn with_error(mut self, error: Error) -> Self {
+        self.error = Some(error);
+        self
+    }
+
+    /// Says how long from now on the request is made again at most.
+    #[must_use]
+    pub fn with_at_most(mut self, longest: Duration) -> Self {
+        self.at_most = Some(longest);
+        self
     }
 }
 
-/// Where a fetcher tells of its retries. Called from hot paths: must return at once.
+/// A request that waits for longer than a moment, though nothing has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wait {
+    /// A bounded word for what it waits for: `answer`, `rate_limit`.
+    pub what: &'static str,
+    /// Who keeps it waiting, such as `api.example.com`.
+    pub host: String,
+    /// How much longer it waits at most.
+    pub at_most: Duration,
+}
+
+impl Wait {
+    /// A wait for `what` of `host` that lasts `at_most` from now on.
+    #[must_use]
+    pub fn new(what: &'static str, host: impl Into<String>, at_most: Duration) -> Self {
+        Self { what, host: host.into(), at_most }
+    }
+}
+
+/// Where a fetcher tells why it takes its time. Called from hot paths: must return at once.
 pub trait RetrySink: fmt::Debug + Send + Sync {
     /// Takes one repetition of a request for `range`.
     fn on_retry(&self, range: TimeRange, retry: Retry);
+
+    /// Takes that a request for `range` waits; does nothing by default.
+    fn on_wait(&self, range: TimeRange, wait: Wait) {
+        let _ = (range, wait);
+    }
 }
 
 impl FetchRequest {

@@ -35,7 +35,7 @@ pub use coverage::{Coverage, EmptyProof, SourceId};
 pub use error::{Error, ErrorKind, Result};
 pub use fetcher::{
     DataFetcher, FETCHER_GUARANTEES, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry,
-    RetrySink, SourceProfile, fetcher_fn,
+    RetrySink, SourceProfile, Wait, fetcher_fn,
 };
 pub use maintenance::{Collected, Finding, Maintenance, Problem, Removed};
 pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};

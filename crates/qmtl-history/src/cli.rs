@@ -255,6 +255,9 @@ pub struct SourceArgs {
     /// How long after its close a bar may be published; until then its absence means nothing [default: 2m]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub publish_lag: Option<Duration>,
+    /// How long to wait for a source that does not answer at all; one that has answered is waited for as long as its requests may be repeated [default: 1m]
+    #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+    pub retry_for: Option<Duration>,
     /// Keep archives in this folder: they are fetched again only when they were revised
     #[arg(long, value_name = "DIR")]
     pub archive_folder: Option<PathBuf>,

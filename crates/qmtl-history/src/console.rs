@@ -10,6 +10,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{ColorWhen, Global};
+use qmtl_observe::format::LogFormat;
+
 use crate::outcome::{ErrorReport, Failure, Result};
 use crate::text;
 
@@ -24,6 +26,8 @@ pub(crate) struct Console {
     color_err: bool,
     /// Whether shades and lines beyond ASCII can be shown.
     unicode: bool,
+    /// Whether log lines are read by programs.
+    logs_for_machines: bool,
     progress: MultiProgress,
 }
 
@@ -141,6 +145,7 @@ impl Console {
             quiet: global.quiet,
             color: color(io::stdout().is_terminal()),
             color_err: color(io::stderr().is_terminal()),
+            logs_for_machines: !matches!(global.log_format, LogFormat::Human),
             unicode: (utf8 || cfg!(windows)) && color(io::stdout().is_terminal()),
             progress: MultiProgress::with_draw_target(if silent {
                 ProgressDrawTarget::hidden()
@@ -154,6 +159,12 @@ impl Console {
     #[must_use]
     pub(crate) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether log lines are read by programs, which do not read notes.
+    #[must_use]
+    pub(crate) fn logs_for_machines(&self) -> bool {
+        self.logs_for_machines
     }
 
     /// Whether people read stdout directly.
@@ -237,7 +248,7 @@ impl Console {
     pub(crate) fn start_logging(&self, global: &Global) {
         let level = match global.verbose {
             // What the lifecycle events tell of failures stands in the results.
-            0 => "warn,qmtl=off,qmtl_io=warn,qmtl_backfill=warn",
+            0 => "warn,qmtl::lifecycle=off",
             1 => "qmtl=info,info",
             2 => "qmtl=debug,info",
             _ => "trace",

@@ -87,6 +87,7 @@ impl Limits {
         let asking = Asking {
             rate: args.rate,
             retries: own.and_then(|own| own.retries),
+            retry_for: args.source.retry_for,
             archive_folder: args.source.archive_folder.clone(),
             clock: Arc::clone(clock),
         };

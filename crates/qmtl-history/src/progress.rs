@@ -2,21 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use qmtl_history_api::{ProgressEvent, ProgressSink, SeriesKey};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use qmtl_history_api::{Error, ProgressEvent, ProgressSink, Retry, SeriesKey, Wait};
 
 use crate::console::Console;
-use crate::text;
+use crate::{outcome, text};
 
 /// Takes the events of all series of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
     console: Console,
     lines: Mutex<BTreeMap<SeriesKey, Line>>,
+    waits: Waits,
 }
+
+/// What requests wait for, told once for all series and windows that wait for the same.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    console: Console,
+    told: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// How often it is told that something is still waited for.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+/// A pause that is shorter is hardly noticed the first time.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// Where one series stands.
 #[derive(Debug, Default)]
@@ -27,6 +40,10 @@ struct Line {
     settled: u64,
     failed: u64,
     retries: u64,
+    /// When the next try comes, while nothing else does. The bar shows it as it draws nearer.
+    next_try: Arc<Mutex<Option<Instant>>>,
+    /// How the last try failed, while nothing has come since.
+    last_error: Option<Error>,
     /// Tenths of the plan that were told in plain lines.
     told: u64,
     bar: Option<ProgressBar>,
@@ -34,7 +51,12 @@ struct Line {
 
 impl Progress {
     pub(crate) fn new(console: &Console) -> Self {
-        Self { console: console.clone(), lines: Mutex::default() }
+        Self { console: console.clone(), lines: Mutex::default(), waits: Waits::new(console) }
+    }
+
+    /// How the last try failed of a request that is still being made again.
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.lines().values().find_map(|line| line.last_error.clone())
     }
 
     /// Takes the bar of a series away: its result is about to be printed.
@@ -58,7 +80,7 @@ impl ProgressSink for Progress {
             ProgressEvent::Planned { bars, windows, .. } => {
                 line.planned = *bars;
                 if *bars > 0 {
-                    line.bar = self.start(key, *bars);
+                    line.bar = self.start(key, *bars, Arc::clone(&line.next_try));
                     if line.bar.is_none() {
                         self.console.note(format!(
                             "{key}: {} missing in {}",
@@ -68,10 +90,24 @@ impl ProgressSink for Progress {
                     }
                 }
             }
-            ProgressEvent::Retrying { .. } => line.retries += 1,
+            ProgressEvent::Retrying { retry, .. } => {
+                line.retries += 1;
+                line.tries_again(Some(Instant::now() + retry.after));
+                line.last_error.clone_from(&retry.error);
+                self.waits.retry(retry);
+            }
+            ProgressEvent::Waiting { wait, .. } => {
+                line.last_error.get_or_insert_with(|| {
+                    let error = Error::unavailable("the source has kept a request waiting");
+                    error.with("host", &wait.host).with("for", wait.what)
+                });
+                self.waits.wait(wait);
+            }
+            ProgressEvent::Fetched { .. } => line.clear_wait(),
             ProgressEvent::WindowStored { bars, .. } => line.settled += bars,
             ProgressEvent::WindowFailed { window, error } => {
                 line.failed += 1;
+                line.clear_wait();
                 tracing::debug!(series = %key, %window, error = error.chain(), "window failed");
             }
             _ => {}
@@ -88,17 +124,34 @@ impl ProgressSink for Progress {
 
 impl Progress {
     /// A bar, where bars are drawn.
-    fn start(&self, key: &SeriesKey, bars: u64) -> Option<ProgressBar> {
+    fn start(
+        &self,
+        key: &SeriesKey,
+        bars: u64,
+        next_try: Arc<Mutex<Option<Instant>>>,
+    ) -> Option<ProgressBar> {
         if self.console.bars().is_hidden() {
             return None;
         }
         let style = ProgressStyle::with_template(
-            "{prefix:32!} {bar:24.green/dim} {percent:>3}%  {human_pos}/{human_len} bars  {rate}  eta {eta}  {msg}",
+            "{prefix:32!} {bar:24.green/dim} {percent:>3}%  {human_pos}/{human_len} bars  {rate}  eta {when}{wait}  {msg}",
         )
         .expect("the template is a constant and valid")
         .with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
             // The bar's own buffer takes every text.
             let _ = write!(out, "{:.0} rows/s", state.per_sec());
+        })
+        .with_key("when", |state: &ProgressState, out: &mut dyn Write| {
+            let _ = match state.pos() {
+                0 => write!(out, "unknown"),
+                _ => write!(out, "{:#}", HumanDuration(state.eta())),
+            };
+        })
+        .with_key("wait", move |_: &ProgressState, out: &mut dyn Write| {
+            if let Some(next) = *next_try.lock().unwrap_or_else(PoisonError::into_inner) {
+                let left = next.saturating_duration_since(Instant::now()).as_secs();
+                let _ = write!(out, "  next try in {left} s");
+            }
         });
         let bar = self.console.bars().add(ProgressBar::new(bars).with_style(style));
         bar.set_prefix(key.to_string());
@@ -122,7 +175,80 @@ impl Progress {
     }
 }
 
+impl Waits {
+    pub(crate) fn new(console: &Console) -> Self {
+        Self { console: console.clone(), told: Mutex::default() }
+    }
+
+    /// Tells of a repetition: what is waited for, why, when the next try is, until when, and what ends it.
+    pub(crate) fn retry(&self, retry: &Retry) {
+        if retry.attempt == 1 && retry.after < SHORT {
+            return;
+        }
+        let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
+        let about = retry.error.as_ref().map_or(retry.reason, Error::message);
+        let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
+        if !self.is_news(about) {
+            return;
+        }
+        if self.console.logs_for_machines() {
+            let (next_try_s, at_most_s) =
+                (retry.after.as_secs_f64(), retry.at_most.map(|most| most.as_secs()));
+            tracing::warn!(
+                error = why,
+                attempt = retry.attempt,
+                next_try_s,
+                at_most_s,
+                "waiting for a source"
+            );
+            return;
+        }
+        let at_most = at_most.map_or_else(String::new, |most| format!(", for {most} at most"));
+        self.console.note(format!("waiting: {why}; next try in {next}{at_most}; Ctrl-C stops"));
+    }
+
+    /// Tells of a request that waits though nothing has failed.
+    pub(crate) fn wait(&self, wait: &Wait) {
+        let Wait { what, host, at_most, .. } = wait;
+        if !self.is_news(&format!("{what} {host}")) {
+            return;
+        }
+        if self.console.logs_for_machines() {
+            tracing::warn!(host, waits_for = what, at_most_s = at_most.as_secs(), "waiting for a source");
+            return;
+        }
+        let at_most = text::duration(*at_most);
+        self.console.note(match *what {
+            "rate_limit" => {
+                format!("waiting: what {host} grants in a minute is used up; {at_most} at most; Ctrl-C stops")
+            }
+            _ => format!("waiting: {host} has not answered yet; {at_most} more at most; Ctrl-C stops"),
+        });
+    }
+
+    /// Whether it is time to tell this, for the first time or again.
+    fn is_news(&self, what: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if told.get(what).is_some_and(|last| now < *last + TOLD_EVERY) {
+            return false;
+        }
+        told.insert(what.to_owned(), now);
+        true
+    }
+}
+
 impl Line {
+    fn tries_again(&mut self, at: Option<Instant>) {
+        *self.next_try.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Takes in that something has come, or nothing will.
+    fn clear_wait(&mut self) {
+        self.tries_again(None);
+        self.last_error = None;
+    }
+
     /// What is beside the way of things.
     fn state(&self) -> String {
         let mut state = String::new();

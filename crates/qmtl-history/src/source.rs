@@ -5,6 +5,7 @@ mod exchange;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result};
 use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
@@ -123,6 +124,8 @@ pub(crate) struct Asking {
     pub(crate) rate: Option<f64>,
     /// Repetitions of a request.
     pub(crate) retries: Option<usize>,
+    /// How long a host is waited for that has never answered.
+    pub(crate) retry_for: Option<Duration>,
     /// Where archives are kept.
     pub(crate) archive_folder: Option<PathBuf>,
     pub(crate) clock: Arc<dyn Clock>,

@@ -149,12 +149,12 @@ pub(crate) fn bytes(number: u64) -> String {
     if unit == 0 { format!("{number} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
 }
 
-/// A duration: `3.2 s`, `140 ms`.
+/// A duration: `140 ms`, `3.2 s`, `4 min 5 s`.
 pub(crate) fn duration(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
-        format!("{} ms", duration.as_millis())
-    } else {
-        format!("{:.1} s", duration.as_secs_f64())
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        1..120 => format!("{:.1} s", duration.as_secs_f64()),
+        secs => format!("{} min {} s", secs / 60, secs % 60),
     }
 }
 

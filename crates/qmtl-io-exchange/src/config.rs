@@ -30,8 +30,10 @@ pub struct ExchangeConfig {
     pub connect_timeout: Duration,
     /// The longest that a request may take with all its tries and pauses, bans included.
     pub deadline: Duration,
-    /// How often a request is repeated at most.
+    /// How often a request is repeated at most, once the host has answered.
     pub retries: usize,
+    /// How long a host is waited for that has never answered, by all requests together.
+    pub retry_for: Duration,
     /// The most bytes of an answer, after decompression.
     pub max_body_bytes: usize,
     /// How long after its close a bar may be published; until then its absence means nothing.
@@ -46,7 +48,7 @@ impl ExchangeConfig {
     /// Any API at this address, asked once a second: say what it grants with
     /// [`with_requests_per_second`](Self::with_requests_per_second) and
     /// [`with_weight_per_minute`](Self::with_weight_per_minute). 30 seconds for a try, 10 for a connection,
-    /// 15 minutes and 8 repetitions for a request, 32 MiB.
+    /// 15 minutes and 8 repetitions for a request, a minute for a host that never answers, 32 MiB.
     #[must_use]
     pub fn new(base_url: impl Into<String>) -> Self {
         Self {
@@ -58,6 +60,7 @@ impl ExchangeConfig {
             connect_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(15 * 60),
             retries: 8,
+            retry_for: Duration::from_secs(60),
             max_body_bytes: 32 << 20,
             publish_lag: SourceProfile::PUBLISH_LAG,
             transport: None,
@@ -150,6 +153,14 @@ impl ExchangeConfig {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// How long a host is waited for that has never answered. Once it was given up, no request goes to it for as long
+    /// again. With no retries nothing is waited for.
+    #[must_use]
+    pub fn with_retry_for(mut self, longest: Duration) -> Self {
+        self.retry_for = longest;
         self
     }
 

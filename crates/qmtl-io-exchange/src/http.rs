@@ -3,6 +3,7 @@
 mod answer;
 mod failure;
 mod limiter;
+mod reach;
 mod request;
 mod server_clock;
 mod transport;
@@ -16,7 +17,9 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use chrono::DateTime;
 use futures::future::{BoxFuture, Either, select};
-use qmtl_history_api::{Error, ErrorKind, FetchRequest, Result, Retry, SourceId, Timestamp};
+use qmtl_history_api::{
+    Error, ErrorKind, FetchRequest, Result, Retry, RetrySink, SourceId, TimeRange, Timestamp, Wait,
+};
 use qmtl_observe::{events, metrics};
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -30,10 +33,17 @@ pub use request::HttpRequest;
 pub use server_clock::ServerClock;
 pub use transport::{Transport, TransportAnswer};
 
+use self::reach::Reach;
 use crate::config::ExchangeConfig;
 
 /// The longest pause that a header can impose on all jobs of the process; no exchange bans for longer.
 const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
+/// What a longer one is taken for: a mistake of the server's, which must not stop a process for days.
+const ABSURD_BAN: Duration = Duration::from_secs(15 * 60);
+/// More weight than any exchange grants in a minute.
+const ABSURD_WEIGHT: u32 = 1_000_000;
+/// How long a request may wait before that is told.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// Makes something of what came of one try.
 type Read<'a, T> = dyn Fn(Result<Answer, Failure>) -> Result<T, Failure> + Sync + 'a;
@@ -44,6 +54,15 @@ struct Call<'a> {
     url: Url,
     weight: u32,
     on_behalf: &'a FetchRequest,
+}
+
+impl Call<'_> {
+    /// Passes something on to whoever wants to hear of the request.
+    fn tell(&self, what: impl FnOnce(&dyn RetrySink, TimeRange)) {
+        if let Some(sink) = &self.on_behalf.retries {
+            what(&**sink, self.on_behalf.range);
+        }
+    }
 }
 
 /// A client of one host's API: it keeps to the host's limits, together with all clients of the host in this
@@ -57,6 +76,7 @@ pub struct HttpClient {
     weight_header: Option<&'static str>,
     carrier: Carrier,
     limiter: Arc<Limiter>,
+    reach: Reach,
     retries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -108,8 +128,8 @@ impl HttpClient {
         let port = base.port_or_known_default().unwrap_or_default();
         let (weight, rate) = (config.weight_per_minute, config.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
-        let retries = Mutex::default();
-        Ok(Self { config, base, source, weight_header: None, carrier, limiter, retries })
+        let (reach, retries) = (Reach::new(config.retry_for), Mutex::default());
+        Ok(Self { config, base, source, weight_header: None, carrier, limiter, reach, retries })
     }
 
     /// Takes in the weight that the server says was used in its running minute, which it tells in this header,
@@ -174,6 +194,9 @@ impl HttpClient {
         let repeated = AtomicU32::new(0);
         let call = Call { url: request.url(&self.base)?, weight: request.weight(), on_behalf };
         self.tries(&call, read, &repeated).await.map_err(|failure| {
+            if let Err(given_up) = self.reach.check(self.config.clock.monotonic()) {
+                return given_up;
+            }
             let error = failure.error.with("host", self.base.authority());
             match failure.reason {
                 Some(_) => error.with("tries", repeated.into_inner() + 1).exhausted(),
@@ -201,14 +224,39 @@ impl HttpClient {
             .when(|failure: &Failure| failure.reason.is_some())
             .adjust(move |failure: &Failure, pause| {
                 let pause = pause?.max(failure.pause);
-                (self.config.clock.monotonic() + pause < deadline).then_some(pause)
+                let now = self.config.clock.monotonic();
+                match self.reach.until().map(|until| until.saturating_sub(now)) {
+                    Some(Duration::ZERO) => {
+                        self.give_up(&failure.error);
+                        None
+                    }
+                    // The last try comes when the time is over.
+                    Some(left) => Some(pause.min(left)).filter(|pause| now + *pause < deadline),
+                    None if repeated.load(Ordering::Relaxed) as usize >= self.config.retries => None,
+                    None => (now + pause < deadline).then_some(pause),
+                }
             })
             .notify(move |failure: &Failure, pause| {
                 let attempt = repeated.fetch_add(1, Ordering::Relaxed) + 1;
                 let reason = failure.reason.map_or("", Reason::as_str);
-                self.count_retry(call, Retry::new(attempt, pause, reason));
+                let end = self.reach.until().map_or(deadline, |until| until.min(deadline));
+                let retry = Retry::new(attempt, pause, reason)
+                    .with_error(failure.error.clone().with("host", self.base.authority()))
+                    .with_at_most(end.saturating_sub(self.config.clock.monotonic()));
+                self.count_retry(call, retry);
             });
         Box::pin(retried)
+    }
+
+    /// Ends the waiting for a host that has never answered, for all requests.
+    fn give_up(&self, last: &Error) {
+        let error = Error::unavailable(
+            "the source has not answered at all: check its address and the network, or wait longer (with_retry_for)",
+        )
+        .with("host", self.base.authority())
+        .with("waited", format_args!("{:?}", self.config.retry_for))
+        .caused_by(last.clone());
+        self.reach.give_up(self.config.clock.monotonic(), &error.exhausted());
     }
 
     /// From half a second to half a minute, doubling, with up to as much again by chance.
@@ -217,28 +265,56 @@ impl HttpClient {
             .with_jitter()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(30))
-            .with_max_times(self.config.retries)
+            // How often is decided with each failure.
+            .with_max_times(if self.config.retries == 0 { 0 } else { usize::MAX })
     }
 
     fn count_retry(&self, call: &Call<'_>, retry: Retry) {
         *self.retries.lock().unwrap_or_else(PoisonError::into_inner).entry(retry.reason).or_default() += 1;
         metrics::retry(&call.on_behalf.key);
         events::backfill_retry(&call.on_behalf.key, retry.attempt);
-        if let Some(sink) = &call.on_behalf.retries {
-            sink.on_retry(call.on_behalf.range, retry);
+        call.tell(|sink, range| sink.on_retry(range, retry));
+    }
+
+    /// Does some work for a request, and tells what it waits for when that takes longer than a moment.
+    async fn patiently<T>(
+        &self,
+        call: &Call<'_>,
+        (what, at_most): (&'static str, Duration),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = pin!(work);
+        match select(&mut work, self.config.clock.sleep(TOLD_AFTER)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => {
+                let wait = Wait::new(what, self.base.authority(), at_most.saturating_sub(TOLD_AFTER));
+                call.tell(|sink, range| sink.on_wait(range, wait));
+                work.await
+            }
         }
     }
 
     /// One try: waits for its weight, then for the answer.
     async fn attempt(&self, call: &Call<'_>, deadline: Duration) -> Result<Answer, Failure> {
-        let waited =
-            self.limiter.acquire(call.weight, &*self.config.clock, deadline).await.map_err(|wait| {
-                let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
-                Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
-            })?;
+        let clock = &*self.config.clock;
+        // Those that wait for the first one to be answered need not find out by themselves.
+        self.reach.check(clock.monotonic()).map_err(Failure::lasting)?;
+        let left = deadline.saturating_sub(clock.monotonic());
+        let room = self.limiter.acquire(call.weight, clock, deadline);
+        let waited = self.patiently(call, ("rate_limit", left), room).await.map_err(|wait| {
+            let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
+            Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
+        })?;
         metrics::rate_limit_wait(&self.source, waited);
-        let timeout = self.config.timeout.min(deadline.saturating_sub(self.config.clock.monotonic()));
-        match select(pin!(self.exchange(call)), self.config.clock.sleep(timeout)).await {
+        let now = clock.monotonic();
+        self.reach.begin(now);
+        let timeout = self.config.timeout.min(deadline.saturating_sub(now));
+        // A try that has begun is let come to a connection.
+        let first =
+            self.reach.until().map(|until| until.saturating_sub(now).max(self.config.connect_timeout));
+        let timeout = first.map_or(timeout, |first| timeout.min(first));
+        let exchange = self.patiently(call, ("answer", timeout), self.exchange(call));
+        match select(pin!(exchange), clock.sleep(timeout)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(Failure::passing(
                 Reason::Timeout,
@@ -272,10 +348,23 @@ impl HttpClient {
     /// What the head of an answer says of limits, and whether it is a refusal already.
     fn look_at(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
         let now = self.config.clock.monotonic();
-        if let Some(used) = self.weight_header.and_then(|name| number(headers, name)) {
-            self.limiter.observe(now, used);
+        match self.weight_header.and_then(|name| number(headers, name)) {
+            Some(used) if used > ABSURD_WEIGHT => {
+                tracing::debug!(
+                    host = self.base.authority(),
+                    used,
+                    "the weight that was used cannot be that"
+                );
+            }
+            Some(used) => self.limiter.observe(now, used),
+            None => {}
         }
-        let Some(failure) = refused(status, headers) else { return Ok(()) };
+        let failure = refused(status, headers, self.reach.has_served());
+        let is_service = failure.as_ref().is_none_or(|failure| {
+            !matches!(failure.reason, None | Some(Reason::Forbidden | Reason::Redirected))
+        });
+        self.reach.answered(is_service);
+        let Some(failure) = failure else { return Ok(()) };
         self.limiter.block(now + failure.pause);
         Err(failure)
     }
@@ -305,34 +394,87 @@ pub(crate) fn in_runtime() -> Result<()> {
     Handle::try_current().map(drop).map_err(|e| Error::outside_runtime("an exchange's fetcher").caused_by(e))
 }
 
-/// The failure of an answer whose status speaks for itself.
-fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Failure> {
+/// The failure of an answer whose status speaks for itself. One that sends all requests from here away, from the first
+/// one on, will go on doing so; one that has served us asks for patience.
+fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<Failure> {
     let (reason, message) = match status {
-        StatusCode::TOO_MANY_REQUESTS => (Reason::RateLimited, "the source asks for fewer requests"),
-        StatusCode::IM_A_TEAPOT => (Reason::Banned, "the source has banned this address for a while"),
-        StatusCode::FORBIDDEN => (Reason::Forbidden, "a firewall before the source refuses the request"),
-        _ if status.is_server_error() => (Reason::ServerError, "the source is out of order"),
-        _ if status.is_redirection() => {
-            (Reason::Redirected, "the source sends to another address, which is not followed")
+        StatusCode::TOO_MANY_REQUESTS => (Some(Reason::RateLimited), "the source asks for fewer requests"),
+        StatusCode::IM_A_TEAPOT => (Some(Reason::Banned), "the source has banned this address for a while"),
+        StatusCode::FORBIDDEN if has_served => {
+            (Some(Reason::Forbidden), "a firewall before the source refuses the request")
         }
+        StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => (
+            None,
+            "the source serves nobody from here, as exchanges do with some countries and data centres: ask another \
+             address of it, its archive, or another source",
+        ),
+        StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => (
+            None,
+            "the source wants to know who asks, and candles are to be had without: check its address, or the proxy",
+        ),
+        _ if status.is_server_error() => (Some(Reason::ServerError), "the source is out of order"),
+        _ if status.is_redirection() && has_served => {
+            (Some(Reason::Redirected), "the source sends to another address, which is not followed")
+        }
+        _ if status.is_redirection() => (
+            None,
+            "the source sends to another address, which is not followed: give that one if you trust it",
+        ),
         _ => return None,
     };
     let mut error = Error::new(ErrorKind::Unavailable, message).with("status", status.as_u16());
     if let Some(location) = headers.get(reqwest::header::LOCATION) {
         error = error.with("location", String::from_utf8_lossy(location.as_bytes()));
     }
-    let pause = number(headers, RETRY_AFTER.as_str()).unwrap_or(0);
-    let failure =
-        Failure::passing(reason, error).with_pause(Duration::from_secs(pause.into()).min(LONGEST_BAN));
+    let asked = retry_after(headers).unwrap_or_default();
+    let pause = if asked > LONGEST_BAN { ABSURD_BAN } else { asked };
+    if pause < asked {
+        error = error.with("asks_to_wait_s", asked.as_secs()).with("taken_for_s", pause.as_secs());
+    }
+    let failure = match reason {
+        Some(reason) => Failure::passing(reason, error).with_pause(pause),
+        None => Failure::lasting(error.retryable(false)),
+    };
     Some(Failure { date: date(headers), ..failure })
 }
 
+/// How long the server asks to be left alone: seconds, or a date by its own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(secs) = text.parse() {
+        return Some(Duration::from_secs(secs));
+    }
+    let then = Timestamp::from_secs(DateTime::parse_from_rfc2822(text).ok()?.timestamp()).ok()?;
+    Some(then.since(date(headers)?))
+}
+
 fn no_answer(error: reqwest::Error) -> Failure {
-    let (reason, message) = match &error {
-        e if e.is_timeout() => (Reason::Timeout, "the source did not accept a connection in time"),
-        _ => (Reason::Connection, "the source cannot be reached"),
-    };
-    Failure::passing(reason, Error::unavailable(message).caused_by(error))
+    if error.is_timeout() {
+        let error = Error::unavailable("the source did not accept a connection in time").caused_by(error);
+        return Failure::passing(Reason::Timeout, error);
+    }
+    if is_distrusted(&error) {
+        let distrusted = Error::unavailable(
+            "the source cannot prove that it is who it says: check its address and this machine's clock, or have its \
+             authority trusted (SSL_CERT_FILE)",
+        );
+        return Failure::lasting(distrusted.retryable(false).caused_by(error));
+    }
+    Failure::passing(Reason::Connection, Error::unavailable("the source cannot be reached").caused_by(error))
+}
+
+/// Whether a connection failed because TLS does not trust the other side, or because that does not speak TLS.
+fn is_distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_));
+        }
+        // An I/O error shows what it wraps to none but those who ask for it.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map(|inner| inner as _).or_else(|| error.source());
+    }
+    false
 }
 
 /// The time of an answer by its server's clock, in whole seconds.
@@ -353,8 +495,10 @@ mod tests {
     use super::*;
 
     fn pause(retry_after: &'static str) -> Duration {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(retry_after))]);
-        refused(StatusCode::TOO_MANY_REQUESTS, &headers).unwrap().pause
+        let date = "Mon, 01 Jan 2024 00:00:07 GMT";
+        let headers = [(RETRY_AFTER, retry_after), (DATE, date)];
+        let headers = headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
+        refused(StatusCode::TOO_MANY_REQUESTS, &headers.collect(), true).unwrap().pause
     }
 
     #[test]
@@ -367,9 +511,30 @@ mod tests {
     #[test]
     fn a_pause_is_as_long_as_the_source_says_but_not_for_ever() {
         assert_eq!(pause("30"), Duration::from_secs(30));
-        assert_eq!(pause("4000000000"), LONGEST_BAN);
+        assert_eq!(pause("Mon, 01 Jan 2024 00:00:47 GMT"), Duration::from_secs(40));
+        assert_eq!(pause("Mon, 01 Jan 2024 00:00:00 GMT"), Duration::ZERO);
+        assert_eq!(pause("259200"), LONGEST_BAN);
+        assert_eq!([pause("259201"), pause("18446744073709551615")], [ABSURD_BAN; 2]);
         assert_eq!(pause("soon"), Duration::ZERO);
-        assert!(refused(StatusCode::OK, &HeaderMap::new()).is_none());
-        assert!(refused(StatusCode::BAD_REQUEST, &HeaderMap::new()).is_none());
+        let absurd = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("4000000000"))]);
+        let said = refused(StatusCode::TOO_MANY_REQUESTS, &absurd, true).unwrap().error.to_string();
+        assert!(said.ends_with("(status: 429, asks_to_wait_s: 4000000000, taken_for_s: 900)"), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_that_will_not_change_is_not_repeated() {
+        let reason = |status, has_served| {
+            refused(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), has_served)
+                .map(|failure| failure.reason)
+        };
+        // Whoever has served us may have a firewall that is wary for a while.
+        assert_eq!([403, 302].map(|status| reason(status, false)), [Some(None); 2]);
+        assert_eq!(
+            [403, 302].map(|status| reason(status, true)),
+            [Some(Some(Reason::Forbidden)), Some(Some(Reason::Redirected))]
+        );
+        assert_eq!([401, 407, 451].map(|status| reason(status, true)), [Some(None); 3]);
+        assert_eq!([200, 206, 400, 404].map(|status| reason(status, false)), [None; 4]);
+        assert_eq!(reason(503, false), Some(Some(Reason::ServerError)));
     }
 }

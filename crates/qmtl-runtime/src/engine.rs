@@ -7,7 +7,7 @@ use std::time::Duration;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     Clock, Error, ErrorKind, HistoryProvider, NoProgress, ProgressEvent, ProgressSink, ReadRequest, Result,
-    SeriesKey, TimeRange, Timestamp, frame,
+    Retry, SeriesKey, TimeRange, Timestamp, frame,
 };
 use qmtl_observe::{TokioClock, events, metrics};
 use tokio::runtime::Handle;
@@ -366,8 +366,8 @@ impl Run {
         let after = self.config.delay_before(attempt);
         metrics::retry(&self.job.key);
         events::backfill_retry(&self.job.key, attempt);
-        let reason = error.kind().as_str().to_owned();
-        self.tell(&ProgressEvent::Retrying { window, attempt, after, reason });
+        let retry = Retry::new(attempt, after, error.kind().as_str()).with_error(error.clone());
+        self.tell(&ProgressEvent::Retrying { window, retry });
         self.clock.sleep(after).await;
     }
 

@@ -1,5 +1,6 @@
 //! Warm-up: sees to it that every input has the bars that its strategy looks back on.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use futures::future::join_all;
 use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{
     BackfillReport, BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet,
-    Result, SeriesKey, TimeRange, Timestamp,
+    Result, SeriesKey, StopSignal, TimeRange, Timestamp,
 };
 use qmtl_observe::metrics;
 
@@ -17,6 +18,8 @@ use crate::{BackfillEngine, EngineConfig, NodeCache, StreamInput};
 /// than ten a second. It doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long a fill that is stopped at the deadline may take to store what has come.
+const FILL_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a period counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -257,13 +260,25 @@ pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, config: &Wa
         Err(error) => return Filled { error: Some(error), ..Filled::default() },
     };
     let mut filled = Filled::default();
-    let world = world.as_deref();
-    let fill = Fill { provider, clock: stream.clock(), key: stream.key(), range, world };
-    let rounds = rounds(fill, &mut filled);
-    let in_time = tokio::select! {
-        biased;
-        () = rounds => true,
-        () = stream.clock().sleep(*deadline) => false,
+    let (world, stop) = (world.as_deref(), StopSignal::new());
+    let fill = Fill { provider, clock: stream.clock(), key: stream.key(), range, world, stop: &stop };
+    let in_time = {
+        let mut rounds = pin!(rounds(fill, &mut filled));
+        let in_time = tokio::select! {
+            biased;
+            () = &mut rounds => true,
+            () = stream.clock().sleep(*deadline) => false,
+        };
+        if !in_time {
+            // A fill that is stopped says what it was waiting for; one that does not hear is left alone.
+            stop.stop();
+            tokio::select! {
+                biased;
+                () = rounds => {}
+                () = stream.clock().sleep(FILL_ENDS_WITHIN) => {}
+            }
+        }
+        in_time
     };
     if in_time && filled.asked && filled.error.is_none() {
         let elapsed = stream.clock().monotonic().saturating_sub(begun);
@@ -288,6 +303,7 @@ struct Fill<'a> {
     key: &'a SeriesKey,
     range: TimeRange,
     world: Option<&'a str>,
+    stop: &'a StopSignal,
 }
 
 /// Asks again and again; returns when nothing is missing, or when asking again cannot help.
@@ -301,6 +317,8 @@ async fn rounds(fill: Fill<'_>, filled: &mut Filled) {
                     return;
                 }
             }
+            // That it was stopped before it began tells less than what came before.
+            Err(error) if error.kind() == ErrorKind::Cancelled && fill.stop.is_stopped() => return,
             Err(error) => {
                 let hopeless = !error.is_retryable();
                 filled.error = Some(error);
@@ -309,7 +327,11 @@ async fn rounds(fill: Fill<'_>, filled: &mut Filled) {
                 }
             }
         }
-        fill.clock.sleep(pause).await;
+        tokio::select! {
+            biased;
+            () = fill.stop.stopped() => return,
+            () = fill.clock.sleep(pause) => {}
+        }
         pause = (pause * 2).min(MAX_PAUSE);
     }
 }
@@ -317,7 +339,7 @@ async fn rounds(fill: Fill<'_>, filled: &mut Filled) {
 impl Fill<'_> {
     /// Asks for `range` on behalf of the world, so that all metrics of a fill have its label.
     fn request(&self, range: TimeRange) -> BackfillRequest {
-        let request = BackfillRequest::new(self.key.clone(), range);
+        let request = BackfillRequest::new(self.key.clone(), range).with_stop(self.stop.clone());
         self.world.into_iter().fold(request, BackfillRequest::with_world)
     }
 
@@ -371,7 +393,8 @@ fn is_unable(ensured: &Result<BackfillReport>) -> bool {
 
 /// Whether nothing of a request is missing; why the first part of it failed, if one did.
 fn is_done(report: BackfillReport) -> Result<bool> {
-    report.failed.into_iter().next().map_or(Ok(report.missing.is_empty()), |(_, e)| Err(e))
+    let failed = report.failed.into_iter().next().map(|(_, error)| error);
+    failed.or(report.last_error).map_or(Ok(report.missing.is_empty()), Err)
 }
 
 /// Loads `range` into the cache.

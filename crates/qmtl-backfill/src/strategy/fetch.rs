@@ -198,17 +198,22 @@ impl Job<'_> {
         let Some((until, which)) = of_window.into_iter().chain(of_run).min() else {
             return self.fetch_all(answer).await;
         };
+        let window = answer.window.span();
         let passed = || {
             let error = Error::unavailable("the time for asking was over before all of it was answered");
-            error.with("limit", which).exhausted()
+            let error = error.with("limit", which).exhausted();
+            Err(match self.retries.pending(window) {
+                Some(last) => error.caused_by(last),
+                None => error,
+            })
         };
         if until <= now {
-            return Err(passed());
+            return passed();
         }
         tokio::select! {
             biased;
             fetched = self.fetch_all(answer) => fetched,
-            () = self.clock.sleep(until - now) => Err(passed()),
+            () = self.clock.sleep(until - now) => passed(),
         }
     }
 
@@ -389,6 +394,7 @@ impl Job<'_> {
             .instrument(tracing::info_span!("backfill.fetch", range = %range))
             .await
             .unwrap_or_else(|_| Err(Error::unexpected("the source's fetcher panicked")));
+        self.retries.ended(range);
         let elapsed = self.clock.monotonic().saturating_sub(started);
         metrics::fetch_request(&source.id, drained.as_ref().map(drop).map_err(Error::kind), elapsed);
         let told = |error: Error| error.with("source", &source.id).with("request", range);

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use qmtl_history_api::{ProgressEvent, Retry, RetrySink, TimeRange};
+use qmtl_history_api::{Error, ProgressEvent, Retry, RetrySink, TimeRange, Wait};
 
-/// Counts retries by reason and passes them on. A fetcher's stream may outlive the run, so what it
+/// Counts retries by reason and passes them on, waits too. A fetcher's stream may outlive the run, so what it
 /// holds is a sender and nothing of the run itself.
 #[derive(Debug)]
 pub(super) struct Retries {
@@ -20,25 +20,50 @@ pub(super) struct Retries {
 
 #[derive(Debug)]
 struct Told {
-    receiver: UnboundedReceiver<(TimeRange, Retry)>,
+    receiver: UnboundedReceiver<ProgressEvent>,
     reasons: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug)]
-struct Sender(UnboundedSender<(TimeRange, Retry)>);
+struct Sender {
+    events: UnboundedSender<ProgressEvent>,
+    /// How the last try of each request failed that is being made again, in the order in which that happened.
+    pending: Mutex<Vec<(TimeRange, Error)>>,
+}
+
+impl Sender {
+    fn pending(&self) -> MutexGuard<'_, Vec<(TimeRange, Error)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl RetrySink for Sender {
-    fn on_retry(&self, range: TimeRange, retry: Retry) {
+    fn on_retry(&self, window: TimeRange, retry: Retry) {
+        if let Some(error) = retry.error.clone() {
+            let mut pending = self.pending();
+            pending.retain(|(range, _)| *range != window);
+            pending.push((window, error));
+        }
         // Nobody listens any longer when the run is over.
-        let _ = self.0.unbounded_send((range, retry));
+        let _ = self.events.unbounded_send(ProgressEvent::Retrying { window, retry });
+    }
+
+    fn on_wait(&self, window: TimeRange, wait: Wait) {
+        let mut pending = self.pending();
+        if pending.iter().all(|(range, _)| *range != window) {
+            let error = Error::unavailable("the source has kept a request waiting").with("host", &wait.host);
+            pending.push((window, error.with("for", wait.what)));
+        }
+        drop(pending);
+        let _ = self.events.unbounded_send(ProgressEvent::Waiting { window, wait });
     }
 }
 
 impl Default for Retries {
     fn default() -> Self {
-        let (sender, receiver) = unbounded();
+        let (events, receiver) = unbounded();
         let told = Told { receiver, reasons: BTreeMap::new() };
-        Self { sink: Arc::new(Sender(sender)), told: Mutex::new(told) }
+        Self { sink: Arc::new(Sender { events, pending: Mutex::default() }), told: Mutex::new(told) }
     }
 }
 
@@ -48,7 +73,19 @@ impl Retries {
         Arc::<Sender>::clone(&self.sink)
     }
 
-    /// Tells of retries as they come until `work` is done.
+    /// Takes in that the request for `range` has come to an end.
+    pub(super) fn ended(&self, range: TimeRange) {
+        self.sink.pending().retain(|(other, _)| *other != range);
+    }
+
+    /// Why a request inside `range` is being made again; the newest reason of several.
+    pub(super) fn pending(&self, range: TimeRange) -> Option<Error> {
+        let pending = self.sink.pending();
+        let inside = pending.iter().rev().find(|(of, _)| range.intersect(*of).is_some());
+        inside.map(|(_, error)| error.clone())
+    }
+
+    /// Tells of retries and waits as they come until `work` is done.
     pub(super) async fn tell_while<T>(
         &self,
         work: impl Future<Output = T>,
@@ -56,10 +93,9 @@ impl Retries {
     ) -> T {
         let telling = poll_fn::<Infallible, _>(|context| {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Poll::Ready(Some((window, retry))) = told.receiver.poll_next_unpin(context) {
-                *told.reasons.entry(retry.reason).or_default() += 1;
-                let Retry { attempt, after, reason, .. } = retry;
-                tell(&ProgressEvent::Retrying { window, attempt, after, reason: reason.to_owned() });
+            while let Poll::Ready(Some(event)) = told.receiver.poll_next_unpin(context) {
+                told.count(&event);
+                tell(&event);
             }
             Poll::Pending
         });
@@ -73,9 +109,17 @@ impl Retries {
     /// All retries by reason.
     pub(super) fn into_reasons(self) -> BTreeMap<&'static str, u64> {
         let mut told = self.told.into_inner().unwrap_or_else(PoisonError::into_inner);
-        while let Ok((_, retry)) = told.receiver.try_recv() {
-            *told.reasons.entry(retry.reason).or_default() += 1;
+        while let Ok(event) = told.receiver.try_recv() {
+            told.count(&event);
         }
         told.reasons
+    }
+}
+
+impl Told {
+    fn count(&mut self, event: &ProgressEvent) {
+        if let ProgressEvent::Retrying { retry, .. } = event {
+            *self.reasons.entry(retry.reason).or_default() += 1;
+        }
     }
 }

@@ -219,13 +219,13 @@ async fn retries_are_told_as_they_come_and_counted_by_reason() {
     assert_eq!((report.retries, report.fetch_requests), (4, 6));
     let events = events.0.lock().unwrap();
     let told = events.iter().filter_map(|event| match event {
-        ProgressEvent::Retrying { window, attempt, reason, .. } => Some((*window, *attempt, reason.clone())),
+        ProgressEvent::Retrying { window, retry, .. } => Some((*window, retry.attempt, retry.reason)),
         _ => None,
     });
     let mut told: Vec<_> = told.collect();
     told.sort_by_key(|(window, attempt, _)| (window.start(), *attempt));
     let expected = [(0, 1, "timeout"), (0, 2, "banned"), (10, 1, "timeout"), (10, 2, "banned")];
-    assert_eq!(told, expected.map(|(at, attempt, why)| (span(at, at + 10), attempt, why.to_owned())));
+    assert_eq!(told, expected.map(|(at, attempt, why)| (span(at, at + 10), attempt, why)));
 }
 
 /// Answers at once for the first window and never for the others.

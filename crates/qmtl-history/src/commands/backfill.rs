@@ -62,6 +62,9 @@ pub(crate) struct Filled {
     not_closed: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     interrupted: bool,
+    /// Why a request was being made again when the run was interrupted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
     /// Of the rows written, those that took the place of stored ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     rows_replaced: Option<u64>,
@@ -374,6 +377,7 @@ impl Done {
                 .collect(),
             not_closed: self.job.left_out,
             interrupted: report.stopped,
+            last_error: report.last_error.as_ref().map(outcome::chain),
             rows_replaced: self.replaced.as_ref().map(|(rows, _)| *rows),
             reason: self.replaced.as_ref().map(|(_, reason)| reason.clone()),
         }
@@ -460,6 +464,9 @@ impl Done {
             ))?;
         }
         more(console, self.report.failed.len())?;
+        if let Some(error) = &self.report.last_error {
+            console.line(format!("  waited for   {}", outcome::chain(error)))?;
+        }
         let odd = self.report.off_grid.iter().filter_map(|row| row.bars(interval)).collect();
         let wanting = self.report.wanting().difference(&odd).on_grid(interval);
         if self.report.failed.is_empty() && !wanting.is_empty() && !self.report.stopped {

@@ -12,6 +12,7 @@ use crate::cli::BackfillArgs;
 use crate::console::Console;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
+use crate::progress::Waits;
 use crate::text;
 
 /// What was last told of each series' failure, so that an outage is told once, and when it begins: a request
@@ -20,6 +21,7 @@ use crate::text;
 struct Outages {
     console: Console,
     told: Mutex<HashMap<SeriesKey, String>>,
+    waits: Waits,
 }
 
 impl Outages {
@@ -54,11 +56,17 @@ impl Outages {
 
 impl ProgressSink for Outages {
     fn on_event(&self, key: &SeriesKey, event: &ProgressEvent) {
-        // Once is no outage.
-        if let ProgressEvent::Retrying { attempt: 2.., reason, .. } = event
-            && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
-        {
-            self.begin(key, reason, &format!("the source is failing ({})", reason.replace('_', " ")));
+        match event {
+            // Once is no outage.
+            ProgressEvent::Retrying { retry, .. }
+                if retry.attempt > 1
+                    && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key) =>
+            {
+                let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
+                self.begin(key, retry.reason, &format!("the source is failing ({why})"));
+            }
+            ProgressEvent::Waiting { wait, .. } => self.waits.wait(wait),
+            _ => {}
         }
     }
 }
@@ -73,7 +81,8 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         return Ok(last);
     }
     let config = FollowConfig::default().with_at_once(open.limits.at_once);
-    let outages = Arc::new(Outages { console: context.console.clone(), told: Mutex::default() });
+    let (console, waits) = (context.console.clone(), Waits::new(&context.console));
+    let outages = Arc::new(Outages { console, told: Mutex::default(), waits });
     let progress = Arc::<Outages>::clone(&outages);
     let stop = context.signals.stop();
     let mut follower =

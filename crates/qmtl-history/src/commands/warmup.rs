@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_backfill::AugmentedHistoryProvider;
-use qmtl_history_api::{Clock, Error, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange};
+use qmtl_history_api::{
+    Clock, Error, ErrorKind, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange,
+};
 use qmtl_runtime::{
     AsOf, ComputeNode, InputReport, PeriodCounts, Runner, Session, Strategy, StreamInput, WarmupConfig,
 };
@@ -61,15 +63,23 @@ struct Done {
 
 pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome> {
     let orders = Orders::new(args, context)?;
+    let progress = Arc::new(Progress::new(&context.console));
     let done = tokio::select! {
-        done = prime_all(args, orders, context) => done?,
-        () = context.signals.asked() => {
-            context.console.warn("interrupted; what was stored stays stored");
-            return Ok(Outcome::Interrupted);
-        }
+        done = prime_all(args, orders, (context, &progress)) => done?,
+        () = context.signals.asked() => return interrupted(&progress, context),
     };
     outcome::read_or_not(print(&done, args, &context.console))?;
     Ok(end_of(&done))
+}
+
+/// The end of a warm-up that was interrupted; what it was waiting for is an error.
+fn interrupted(progress: &Progress, context: &Context) -> Result<Outcome> {
+    let message = "interrupted; what was stored stays stored";
+    let Some(last) = progress.last_error() else {
+        context.console.warn(message);
+        return Ok(Outcome::Interrupted);
+    };
+    Err(Error::new(ErrorKind::Cancelled, message).caused_by(last).into())
 }
 
 /// What is to be primed, checked without any I/O but that of a nodes file.
@@ -106,7 +116,11 @@ impl Orders {
     }
 }
 
-async fn prime_all(args: &WarmupArgs, orders: Orders, context: &Context) -> Result<Vec<Done>> {
+async fn prime_all(
+    args: &WarmupArgs,
+    orders: Orders,
+    (context, progress): (&Context, &Arc<Progress>),
+) -> Result<Vec<Done>> {
     let name = context.global.store.as_deref();
     let (store, jobs) = match &orders.fills {
         Some(fills) => {
@@ -123,7 +137,7 @@ async fn prime_all(args: &WarmupArgs, orders: Orders, context: &Context) -> Resu
         clock: orders.clock,
         begun: context.clock.monotonic(),
         backend: store.backend(),
-        progress: Arc::new(Progress::new(&context.console)),
+        progress: Arc::clone(progress),
     };
     let shared = &shared;
     let primed = stream::iter(orders.keys.into_iter().enumerate()).map(|(at, key)| {

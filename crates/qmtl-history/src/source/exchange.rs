@@ -28,6 +28,9 @@ pub(super) fn open(
     if let Some(retries) = asking.retries {
         config = config.with_retries(retries);
     }
+    if let Some(longest) = asking.retry_for {
+        config = config.with_retry_for(longest);
+    }
     for Names { node, symbol, product } in names {
         let product = product.as_ref().filter(|_| source.venue == Venue::Coinbase);
         if let Some(name) = product.or(symbol.as_ref()) {

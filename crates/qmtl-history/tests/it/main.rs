@@ -20,6 +20,7 @@ mod proofs;
 mod questdb;
 mod signals;
 mod upkeep;
+mod waiting;
 mod warmup;
 
 use std::path::{Path, PathBuf};

@@ -90,6 +90,8 @@ fn refusal(code: i64, msg: &str) -> Failure {
         -1003 | -1015 => {
             Failure::passing(Reason::RateLimited, unavailable("the exchange asks for fewer requests"))
         }
+        // What is wrong with who asks.
+        -2999..=-2000 => Failure::lasting(unavailable("the exchange refuses the request").retryable(false)),
         _ => Failure::passing(Reason::ServerError, unavailable("the exchange reports an error")),
     }
 }

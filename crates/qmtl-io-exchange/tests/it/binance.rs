@@ -2,4 +2,5 @@
 
 pub(crate) mod faults;
 pub(crate) mod market;
+mod reach;
 mod requests;

@@ -1,0 +1,102 @@
+//! What is waited for is said: why, until when, and what ends it; and the end of a run names it.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[cfg(unix)]
+use super::interrupt;
+use super::{Run, Scene};
+
+/// A port of this machine at which nobody answers.
+fn closed() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("binance+http://127.0.0.1:{port}")
+}
+
+/// A server that takes connections and says nothing.
+fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!("binance+http://{}", listener.local_addr().unwrap());
+    (listener, source)
+}
+
+/// A fill of seven windows from this source, with more words.
+fn fill(scene: &Scene, source: &str, more: &[&str]) -> Command {
+    let words = ["backfill", "--source", source, "--node", "m", "--interval", "1m", "--window-bars", "1000"];
+    let range = ["--start", "2024-01-01", "--end", "2024-01-05T04:00:00"];
+    scene.command(&[&words[..], &range, more].concat())
+}
+
+#[test]
+fn a_source_that_cannot_be_reached_ends_all_windows_after_its_time_and_is_told_at_once() {
+    let scene = Scene::new();
+    let started = Instant::now();
+    let run = Run::of(fill(&scene, &closed(), &["--retry-for", "4s", "--json"]).output().unwrap());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let waiting = run.stderr.lines().find(|line| line.starts_with("waiting: ")).unwrap();
+    for part in [
+        "the source cannot be reached (host: 127.0.0.1:",
+        "Connection refused",
+        "; next try in ",
+        " at most; Ctrl-C stops",
+    ] {
+        assert!(waiting.contains(part), "{part:?} is not in {waiting:?}");
+    }
+    let filled = run.object();
+    let [window] = &filled["failed"].as_array().unwrap()[..] else { panic!("{filled}") };
+    let error = window["error"].as_str().unwrap();
+    assert!(error.starts_with("the source has not answered at all: check its address"), "{error}");
+    for part in ["or wait longer (--retry-for)", "waited: 4s", "windows: 7", "Connection refused"] {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+#[test]
+fn programs_that_read_logs_are_told_too() {
+    let words = ["--retry-for", "4s", "--log-format", "json"];
+    let run = Run::of(fill(&Scene::new(), &closed(), &words).output().unwrap());
+    let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let waiting = lines.into_iter().find(|line| line["message"] == "waiting for a source").unwrap();
+    assert_eq!(waiting["level"], "WARN", "{waiting}");
+    assert!(waiting["error"].as_str().unwrap().contains("Connection refused"), "{waiting}");
+    assert!(waiting["next_try_s"].is_number() && waiting["at_most_s"].is_number(), "{waiting}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_says_nothing_is_told_within_seconds_and_named_when_the_run_is_interrupted() {
+    use std::io::{BufRead, BufReader};
+
+    let (scene, (_listener, source)) = (Scene::new(), silent());
+    let started = Instant::now();
+    let mut child =
+        fill(&scene, &source, &["--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = lines.skip_while(|line| !line.starts_with("waiting: "));
+    let waiting = lines.next().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(waiting.contains("has not answered yet; ") && waiting.ends_with("Ctrl-C stops"), "{waiting}");
+    let rest = std::thread::spawn(move || lines.count());
+    let run = interrupt(child);
+    rest.join().unwrap();
+    assert_eq!(run.code, Some(130), "{run:?}");
+    let error = run.object()["last_error"].as_str().unwrap().to_owned();
+    assert!(error.contains("the source has kept a request waiting (host: 127.0.0.1:"), "{error}");
+}
+
+#[test]
+fn a_deadline_names_what_was_waited_for() {
+    let (scene, source) = (Scene::new(), closed());
+    let run = Run::of(fill(&scene, &source, &["--deadline", "2s"]).output().unwrap());
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let line = run.stdout.lines().find(|line| line.contains("failed")).unwrap();
+    assert!(line.contains("the time for asking was over") && line.contains("Connection refused"), "{run:?}");
+    let words = ["warmup", "--source", &source, "--node", "m", "--interval", "1m", "--period", "20"];
+    let run = scene.run(&[&words[..], &["--deadline", "2s", "--json"]].concat());
+    let primed = run.object();
+    let error = primed["error"].as_str().unwrap();
+    assert!(error.contains("the deadline passed") && error.contains("Connection refused"), "{error}");
+    assert!(run.stderr.contains("waiting: the source cannot be reached"), "{run:?}");
+}
