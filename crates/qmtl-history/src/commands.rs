@@ -43,7 +43,7 @@ pub(crate) struct Context {
 impl Context {
     /// The store that was named, which must exist.
     async fn store(&self) -> Result<Store> {
-        Store::open(self.global.store.as_deref()).await
+        Store::open(self.global.store.as_deref(), &self.console).await
     }
 }
 

@@ -17,6 +17,7 @@ mod strip;
 mod table_writer;
 mod text;
 mod verify;
+mod waits;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

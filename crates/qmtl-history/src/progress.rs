@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
-use qmtl_history_api::{Error, ProgressEvent, ProgressSink, Retry, SeriesKey, Wait};
+use qmtl_history_api::{Error, ProgressEvent, ProgressSink, SeriesKey};
 
 use crate::console::Console;
-use crate::{outcome, text};
+use crate::text;
+use crate::waits::Waits;
 
 /// Takes the events of all series of a run.
 #[derive(Debug)]
@@ -18,18 +19,6 @@ pub(crate) struct Progress {
     lines: Mutex<BTreeMap<SeriesKey, Line>>,
     waits: Waits,
 }
-
-/// What requests wait for, told once for all series and windows that wait for the same.
-#[derive(Debug)]
-pub(crate) struct Waits {
-    console: Console,
-    told: Mutex<BTreeMap<String, Instant>>,
-}
-
-/// How often it is told that something is still waited for.
-const TOLD_EVERY: Duration = Duration::from_secs(30);
-/// A pause that is shorter is hardly noticed the first time.
-const SHORT: Duration = Duration::from_secs(2);
 
 /// Where one series stands.
 #[derive(Debug, Default)]
@@ -172,69 +161,6 @@ impl Progress {
                 line.state()
             ));
         }
-    }
-}
-
-impl Waits {
-    pub(crate) fn new(console: &Console) -> Self {
-        Self { console: console.clone(), told: Mutex::default() }
-    }
-
-    /// Tells of a repetition: what is waited for, why, when the next try is, until when, and what ends it.
-    pub(crate) fn retry(&self, retry: &Retry) {
-        if retry.attempt == 1 && retry.after < SHORT {
-            return;
-        }
-        let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
-        let about = retry.error.as_ref().map_or(retry.reason, Error::message);
-        let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
-        if !self.is_news(about) {
-            return;
-        }
-        if self.console.logs_for_machines() {
-            let (next_try_s, at_most_s) =
-                (retry.after.as_secs_f64(), retry.at_most.map(|most| most.as_secs()));
-            tracing::warn!(
-                error = why,
-                attempt = retry.attempt,
-                next_try_s,
-                at_most_s,
-                "waiting for a source"
-            );
-            return;
-        }
-        let at_most = at_most.map_or_else(String::new, |most| format!(", for {most} at most"));
-        self.console.note(format!("waiting: {why}; next try in {next}{at_most}; Ctrl-C stops"));
-    }
-
-    /// Tells of a request that waits though nothing has failed.
-    pub(crate) fn wait(&self, wait: &Wait) {
-        let Wait { what, host, at_most, .. } = wait;
-        if !self.is_news(&format!("{what} {host}")) {
-            return;
-        }
-        if self.console.logs_for_machines() {
-            tracing::warn!(host, waits_for = what, at_most_s = at_most.as_secs(), "waiting for a source");
-            return;
-        }
-        let at_most = text::duration(*at_most);
-        self.console.note(match *what {
-            "rate_limit" => {
-                format!("waiting: what {host} grants in a minute is used up; {at_most} at most; Ctrl-C stops")
-            }
-            _ => format!("waiting: {host} has not answered yet; {at_most} more at most; Ctrl-C stops"),
-        });
-    }
-
-    /// Whether it is time to tell this, for the first time or again.
-    fn is_news(&self, what: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if told.get(what).is_some_and(|last| now < *last + TOLD_EVERY) {
-            return false;
-        }
-        told.insert(what.to_owned(), now);
-        true
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 use qmtl_history_api::{Error, ErrorKind, HistoryBackend, Maintenance, SeriesKey, TimeRange};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig, StoredPartition};
 
+use crate::console::Console;
 use crate::outcome::{Failure, Result};
 use crate::replace::Replacing;
 use crate::text;
+use crate::waits::{Patient, Waits};
 
 /// A store that is open.
 #[derive(Debug)]
@@ -24,26 +26,39 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the store that was named, which must exist.
-    pub(crate) async fn open(name: Option<&str>) -> Result<Self> {
-        Self::with(name, false, None).await
+    pub(crate) async fn open(name: Option<&str>, console: &Console) -> Result<Self> {
+        Self::with(name, (false, None), console).await
     }
 
     /// The same, to collect what has been replaced for as long as this.
-    pub(crate) async fn open_with_grace(name: Option<&str>, grace: Option<Duration>) -> Result<Self> {
-        Self::with(name, false, grace).await
+    pub(crate) async fn open_with_grace(
+        name: Option<&str>,
+        grace: Option<Duration>,
+        console: &Console,
+    ) -> Result<Self> {
+        Self::with(name, (false, grace), console).await
     }
 
     /// Opens the store that was named; when it does not exist, the first write makes it.
-    pub(crate) async fn open_or_new(name: Option<&str>) -> Result<Self> {
-        Self::with(name, true, None).await
+    pub(crate) async fn open_or_new(name: Option<&str>, console: &Console) -> Result<Self> {
+        Self::with(name, (true, None), console).await
     }
 
-    async fn with(name: Option<&str>, create: bool, grace: Option<Duration>) -> Result<Self> {
+    async fn with(
+        name: Option<&str>,
+        (create, grace): (bool, Option<Duration>),
+        console: &Console,
+    ) -> Result<Self> {
+        let waits = Waits::new(console);
         let store = match place(name)? {
-            Place::Files(root) => Self::files_at(root, create, grace).await?,
-            Place::QuestDb(dsn) => questdb(&dsn).await?,
+            Place::Files(root) => {
+                let shown = root.display().to_string();
+                waits.on(&shown, Self::files_at(root, create, grace)).await?
+            }
+            Place::QuestDb(dsn) => waits.on(&text::without_secrets(&dsn), questdb(&dsn)).await?,
         };
-        Ok(Self { typed: name.map(typed).unwrap_or_default(), ..store })
+        let patient = Patient { backend: store.backend, shown: store.shown.clone(), waits };
+        Ok(Self { typed: name.map(typed).unwrap_or_default(), backend: Arc::new(patient), ..store })
     }
 
     async fn files_at(root: PathBuf, create: bool, grace: Option<Duration>) -> Result<Self> {

@@ -211,7 +211,7 @@ impl Open {
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         // A server may not answer, and a large file takes a while to open.
         let opening = async {
-            let store = Store::open_or_new(context.global.store.as_deref()).await?;
+            let store = Store::open_or_new(context.global.store.as_deref(), &context.console).await?;
             Ok::<_, Failure>((store, fill::jobs(orders, &limits).await?))
         };
         let (store, jobs) = tokio::select! {

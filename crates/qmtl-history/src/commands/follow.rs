@@ -12,8 +12,8 @@ use crate::cli::BackfillArgs;
 use crate::console::Console;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
-use crate::progress::Waits;
 use crate::text;
+use crate::waits::Waits;
 
 /// What was last told of each series' failure, so that an outage is told once, and when it begins: a request
 /// is repeated for minutes before its round has failed.

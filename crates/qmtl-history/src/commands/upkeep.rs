@@ -39,7 +39,7 @@ struct Gone {
 pub(crate) async fn gc(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let read = ReadArgs { series: args.series.clone(), range: RangeArgs::default() };
     let asked = Asked::new(&read)?;
-    let store = Store::open_with_grace(context.global.store.as_deref(), args.grace).await?;
+    let store = Store::open_with_grace(context.global.store.as_deref(), args.grace, &context.console).await?;
     let now = context.clock.now();
     let (dry_run, verb) = (args.dry_run, if args.dry_run { "would remove" } else { "removed" });
     for_each(asked, (&store, context), async |target: &Target| {

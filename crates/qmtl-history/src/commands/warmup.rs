@@ -127,10 +127,10 @@ async fn prime_all(
             let wishes = fill::orders(fills, &*orders.clock)?;
             // Proofs carry the time at which the source was really asked.
             let limits = Limits::new(fills, None, wishes.len(), &context.clock);
-            let store = Store::open_or_new(name).await?;
+            let store = Store::open_or_new(name, &context.console).await?;
             (store, fill::jobs(wishes, &limits).await?)
         }
-        None => (Store::open(name).await?, Vec::new()),
+        None => (Store::open(name, &context.console).await?, Vec::new()),
     };
     let shared = Shared {
         args,

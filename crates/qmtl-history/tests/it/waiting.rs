@@ -40,7 +40,7 @@ fn a_source_that_cannot_be_reached_ends_all_windows_after_its_time_and_is_told_a
         "the source cannot be reached (host: 127.0.0.1:",
         "Connection refused",
         "; next try in ",
-        " at most; Ctrl-C stops",
+        " at the latest; Ctrl-C stops",
     ] {
         assert!(waiting.contains(part), "{part:?} is not in {waiting:?}");
     }
@@ -99,4 +99,21 @@ fn a_deadline_names_what_was_waited_for() {
     let error = primed["error"].as_str().unwrap();
     assert!(error.contains("the deadline passed") && error.contains("Connection refused"), "{error}");
     assert!(run.stderr.contains("waiting: the source cannot be reached"), "{run:?}");
+}
+
+#[cfg(all(unix, feature = "questdb"))]
+#[test]
+fn a_store_that_does_not_answer_is_told_of_without_its_password() {
+    use std::io::{BufRead, BufReader};
+
+    let (listener, _) = silent();
+    let store = format!("questdb://admin:S3cret@{}/qdb", listener.local_addr().unwrap());
+    let mut command = super::program();
+    command.args(["ls", "--store", &store]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waiting = lines.next().unwrap().unwrap();
+    assert_eq!(interrupt(child).code, Some(130));
+    assert!(waiting.starts_with("waiting: the store questdb://") && !waiting.contains("S3cret"), "{waiting}");
+    assert!(waiting.ends_with("has not answered yet; Ctrl-C stops"), "{waiting}");
 }

@@ -1,0 +1,160 @@
+//! What is waited for: sources and stores that take their time, told for as long as that lasts.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::{Either, select};
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{
+    BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, HistoryBackend, Maintenance, ReadRequest,
+    Result, Retry, SeriesKey, TimeRange, Wait, WriteReceipt, WriteRequest, async_trait,
+};
+use qmtl_observe::TokioClock;
+
+use crate::console::Console;
+use crate::{outcome, text};
+
+/// Tells what is waited for, once for all that wait for the same.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    console: Console,
+    told: Mutex<BTreeMap<String, Instant>>,
+}
+
+/// How often it is told that something is still waited for.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
+/// A pause that is shorter is hardly noticed the first time.
+const SHORT: Duration = Duration::from_secs(2);
+/// A store that takes longer is told of.
+const LONG: Duration = Duration::from_secs(3);
+
+impl Waits {
+    pub(crate) fn new(console: &Console) -> Self {
+        Self { console: console.clone(), told: Mutex::default() }
+    }
+
+    /// Tells of a repetition: what is waited for, why, when the next try is, until when, and what ends it.
+    pub(crate) fn retry(&self, retry: &Retry) {
+        if retry.attempt == 1 && retry.after < SHORT {
+            return;
+        }
+        let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
+        let about = retry.error.as_ref().map_or(retry.reason, Error::message);
+        let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
+        if !self.is_news(about) {
+            return;
+        }
+        if self.console.logs_for_machines() {
+            let (next_try_s, at_most_s) =
+                (retry.after.as_secs_f64(), retry.at_most.map(|most| most.as_secs()));
+            tracing::warn!(
+                error = why,
+                attempt = retry.attempt,
+                next_try_s,
+                at_most_s,
+                "waiting for a source"
+            );
+            return;
+        }
+        let at_most = at_most.map_or_else(String::new, |most| format!(", giving up in {most} at the latest"));
+        self.console.note(format!("waiting: {why}; next try in {next}{at_most}; Ctrl-C stops"));
+    }
+
+    /// Tells of a request that waits though nothing has failed.
+    pub(crate) fn wait(&self, wait: &Wait) {
+        let Wait { what, host, at_most, .. } = wait;
+        if !self.is_news(&format!("{what} {host}")) {
+            return;
+        }
+        if self.console.logs_for_machines() {
+            tracing::warn!(host, waits_for = what, at_most_s = at_most.as_secs(), "waiting for a source");
+            return;
+        }
+        let at_most = text::duration(*at_most);
+        self.console.note(match *what {
+            "rate_limit" => {
+                format!("waiting: what {host} grants in a minute is used up; {at_most} at most; Ctrl-C stops")
+            }
+            _ => format!("waiting: {host} has not answered yet; {at_most} more at most; Ctrl-C stops"),
+        });
+    }
+
+    /// Does some work with a store, and tells that it is waited for as long as that takes.
+    pub(crate) async fn on<T>(&self, store: &str, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut patience = LONG;
+        loop {
+            match select(&mut work, pin!(TokioClock::new().sleep(patience))).await {
+                Either::Left((done, _)) => return done,
+                Either::Right(_) if !self.is_news(store) => {}
+                Either::Right(_) if self.console.logs_for_machines() => {
+                    tracing::warn!(store, "waiting for a store");
+                }
+                Either::Right(_) => {
+                    self.console
+                        .note(format!("waiting: the store {store} has not answered yet; Ctrl-C stops"));
+                }
+            }
+            patience = TOLD_EVERY;
+        }
+    }
+
+    /// Whether it is time to tell this, for the first time or again.
+    fn is_news(&self, what: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if told.get(what).is_some_and(|last| now < *last + TOLD_EVERY) {
+            return false;
+        }
+        told.insert(what.to_owned(), now);
+        true
+    }
+}
+
+/// A store of which it is told when it takes its time.
+#[derive(Debug)]
+pub(crate) struct Patient {
+    pub(crate) backend: Arc<dyn HistoryBackend>,
+    /// What it is called, without secrets.
+    pub(crate) shown: String,
+    pub(crate) waits: Waits,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl HistoryBackend for Patient {
+    async fn read_range(&self, request: &ReadRequest) -> Result<BatchStream> {
+        self.waits.on(&self.shown, self.backend.read_range(request)).await
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<SchemaRef> {
+        self.waits.on(&self.shown, self.backend.schema(key)).await
+    }
+
+    async fn write_rows(&self, request: &WriteRequest, rows: RecordBatch) -> Result<WriteReceipt> {
+        self.waits.on(&self.shown, self.backend.write_rows(request, rows)).await
+    }
+
+    async fn coverage(&self, key: &SeriesKey, range: TimeRange) -> Result<Coverage> {
+        self.waits.on(&self.shown, self.backend.coverage(key, range)).await
+    }
+
+    async fn series(&self) -> Result<BoxStream<Result<SeriesKey>>> {
+        self.waits.on(&self.shown, self.backend.series()).await
+    }
+
+    async fn revision(&self, key: &SeriesKey) -> Result<Option<u64>> {
+        self.waits.on(&self.shown, self.backend.revision(key)).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        self.backend.maintenance()
+    }
+}
