@@ -37,7 +37,7 @@ pub use fetcher::{
     DataFetcher, FETCHER_GUARANTEES, FetchLimits, FetchRequest, Fetched, FetcherFn, PageOrder, Retry,
     RetrySink, SourceProfile, Wait, fetcher_fn,
 };
-pub use maintenance::{Collected, Finding, Maintenance, Problem, Removed};
+pub use maintenance::{Collected, Finding, Maintenance, Problem, Rebuilt, Removed, Repaired};
 pub use provider::{HistoryProvider, ProviderCapabilities, ProviderFn, provider_fn};
 pub use range::{RangeSet, TimeRange};
 pub use recorder::{EventRecorder, EventSource, StreamBinding, StreamKind};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::{Error, ErrorKind, Result, SeriesKey, SourceId, TimeRange, Timestamp};
+use crate::{Error, ErrorKind, NodeId, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What was removed from a series, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,52 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Something that was lost and that a repair rebuilt, or would rebuild, from what is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// Where it stands; in a bucket its URL.
+    pub path: PathBuf,
+    /// What it says.
+    pub what: Rebuilt,
+}
+
+/// What a repair can rebuild.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "a store is named and has columns; whoever tells of a repair tells of both"
+)]
+pub enum Rebuilt {
+    /// Whose rows stand in a place.
+    Name(NodeId),
+    /// Columns of a series that its rows have.
+    Columns {
+        /// The series.
+        key: SeriesKey,
+        /// Their names.
+        columns: Vec<String>,
+    },
+}
+
+impl Repaired {
+    /// What was rebuilt at a path.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, what: Rebuilt) -> Self {
+        Self { path: path.into(), what }
+    }
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.what {
+            Rebuilt::Name(node_id) => write!(f, "the name of {node_id}")?,
+            Rebuilt::Columns { key, columns } => write!(f, "columns of {key}: {}", columns.join(", "))?,
+        }
+        write!(f, " (path: {})", self.path.display())
+    }
+}
+
 /// Upkeep of a store, which a backend offers by [`HistoryBackend::maintenance`](crate::HistoryBackend::maintenance).
 ///
 /// What a store has no way to do is `Unsupported`, which is the default of every call. With `dry_run` nothing is
@@ -123,6 +169,14 @@ pub trait Maintenance: Debug + Send + Sync {
     /// Reads every byte that a series is stored in and says what is wrong with it; nothing found is an empty list.
     async fn verify(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         Err(unsupported(key, "this store has no files to check"))
+    }
+
+    /// Rebuilds what is lost or wrong in the whole store and can be had from what is left: names of series, lists of
+    /// columns. No row changes. What stays damaged is told by [`HistoryBackend::series`](crate::HistoryBackend::series)
+    /// and [`Maintenance::verify`].
+    async fn repair(&self, dry_run: bool) -> Result<Vec<Repaired>> {
+        let _ = dry_run;
+        Err(Error::new(ErrorKind::Unsupported, "this store has nothing to rebuild"))
     }
 }
 

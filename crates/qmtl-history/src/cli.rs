@@ -156,6 +156,15 @@ Examples:
   qmtl-history forget-empty --store ./history --node BTCUSDT --interval 1m --last 7d --dry-run
   qmtl-history forget-empty --store ./history --all --from binance")]
     ForgetEmpty(ForgetArgs),
+    /// Rebuild names of series and lists of columns that are lost or wrong
+    #[command(after_help = "\
+What names a folder's series (_series.json) and what lists its columns (_schema) is rebuilt from the
+files that hold the rows, which are not changed. What cannot be mended so is told, and exits 1.
+
+Examples:
+  qmtl-history repair --store ./history --dry-run
+  qmtl-history repair --store ./history")]
+    Repair(RepairArgs),
     /// Fill a temporary store from real candles and show every step
     Demo(DemoArgs),
     /// Print the completion script of a shell
@@ -536,6 +545,15 @@ pub struct GcArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse_length)]
     pub grace: Option<Duration>,
     /// Say what would be removed; remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `repair` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct RepairArgs {
+    /// Say what would be rebuilt; change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

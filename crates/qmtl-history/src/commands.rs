@@ -81,6 +81,7 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Gc(args) => upkeep::gc(args, context).await,
         Command::Prune(args) => upkeep::prune(args, context).await,
         Command::ForgetEmpty(args) => upkeep::forget_empty(args, context).await,
+        Command::Repair(args) => upkeep::repair(args, context).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(not(feature = "demo"))]
@@ -178,9 +179,12 @@ async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()>
     if !matches!(backend.revision(key).await, Ok(None)) {
         return Ok(());
     }
-    let (known, _) = listed(backend).await?;
+    let (known, damaged) = listed(backend).await?;
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let hint = match known.as_slice() {
+        _ if !damaged.is_empty() => {
+            "it may be one that cannot be named: `qmtl-history ls` says which folders are damaged".to_owned()
+        }
         [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),
         few if few.len() <= 5 => format!("it has {}", few.join(", ")),
         _ => "`qmtl-history ls` lists what it has".to_owned(),

@@ -128,7 +128,7 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 11] = [
+const FLAGS: [(&str, &str); 12] = [
     ("with_column_type", "--column-type"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
@@ -139,6 +139,7 @@ const FLAGS: [(&str, &str); 11] = [
     ("with_symbol", "--symbol"),
     ("with_product", "--product"),
     ("with_retry_for", "--retry-for"),
+    ("with `repair`", "`qmtl-history repair`"),
     (
         "neither a backfill strategy nor a fetcher is configured; give the provider one with with_auto_backfill or \
          with_fetcher",

@@ -1,5 +1,7 @@
 //! The shapes of `--json`: times are epoch seconds, ranges inclusive pairs `[first, last]` of bars.
 
+use std::path::{Path, PathBuf};
+
 use qmtl_history_api::frame::NotNumbers;
 use qmtl_history_api::{EmptyProof, Error, Interval, RangeSet, SeriesKey, TimeRange, Timestamp};
 use serde::{Serialize, Serializer};
@@ -105,6 +107,9 @@ pub(crate) struct Damaged {
     #[serde(skip_serializing_if = "Option::is_none")]
     phase: Option<i64>,
     error: DamagedError,
+    /// Where, as far as the error says.
+    #[serde(skip)]
+    path: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -120,12 +125,18 @@ impl Damaged {
             interval: key.map(|key| key.interval.as_secs()),
             phase: key.map(|key| key.interval.phase_secs()).filter(|phase| *phase > 0),
             error: DamagedError { kind: error.kind().as_str(), message: outcome::chain(error) },
+            path: error.context().iter().find(|(name, _)| *name == "path").map(|(_, path)| path.into()),
         }
     }
 
     /// What is wrong, for people; the message names the file.
     pub(crate) fn message(&self) -> &str {
         &self.error.message
+    }
+
+    /// Whether it is about what stands at a path.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        self.path.as_deref().is_some_and(|own| path.starts_with(own))
     }
 }
 

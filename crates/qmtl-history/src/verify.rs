@@ -13,7 +13,7 @@ use qmtl_history_api::{
     Timestamp, frame,
 };
 
-use crate::text;
+use crate::{outcome, text};
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ const READ: &str = "read";
 
 impl Finding {
     fn of_error(error: &Error) -> Self {
-        Self { check: READ, ts: None, column: None, value: None, message: error.chain() }
+        Self { check: READ, ts: None, column: None, value: None, message: outcome::chain(error) }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Questions that footers and names answer: coverage, revision, files, series.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use qmtl_history_api::{
-    Coverage, EmptyProof, Error, ErrorKind, Interval, RangeSet, Result, SeriesKey, TimeRange,
+    Coverage, EmptyProof, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange,
 };
 
 use crate::backend::StoredPartition;
@@ -76,52 +76,132 @@ impl Store {
         Ok(files)
     }
 
-    /// Every series of the folder tree that has a commit, an error for each that cannot be named;
-    /// what is not ours is passed over.
+    /// Every series of the folder tree that has a commit, and an error for each folder that holds a name or commits
+    /// and does not fit; what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
         for name in self.disk.folders(self.disk.root())? {
             let node = self.disk.root().join(&name);
-            let intervals = self.intervals_with_commits(&node)?;
-            match self.read_owner(&node) {
-                Ok(Some(node_id)) if layout::node_folder(&node_id) == name => {
-                    let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                    keys.extend(intervals.into_iter().map(key));
-                }
-                Ok(None) if !intervals.is_empty() => keys.push(Err(nameless(&node))),
-                Ok(_) => tracing::debug!(path = %node.display(), "not a series folder"),
-                Err(e) => keys.push(Err(e)),
+            match self.series_of(&node, &name) {
+                Ok(found) => keys.extend(found),
+                // Those that can be read are told all the same.
+                Err(error) => keys.push(Err(error)),
             }
         }
         Ok(keys)
     }
 
-    /// The intervals of a node's folder under which a partition has a commit.
-    fn intervals_with_commits(&self, node: &Path) -> Result<Vec<Interval>> {
-        let mut found = Vec::new();
-        for name in self.disk.list(node)? {
-            let Some(interval) =
-                name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name)
-            else {
-                continue;
-            };
+    fn series_of(&self, node: &Path, name: &str) -> Result<Vec<Result<SeriesKey>>> {
+        let found = self.intervals(node)?;
+        match self.read_owner(node)? {
+            Some(node_id) if layout::node_folder(&node_id) == name => {
+                let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
+                let strays = found.strays.iter().map(|path| Err(stray(path)));
+                Ok(found.intervals.into_iter().map(key).chain(strays).collect())
+            }
+            Some(node_id) => Err(misplaced(node, &node_id)),
+            None if !found.intervals.is_empty() => Err(nameless(node)),
+            None if !found.strays.is_empty() => {
+                Ok(found.strays.iter().map(|path| Err(stray(path))).collect())
+            }
+            None if self.disk.newest(node, None)?.is_some() => Err(stray(node)),
+            None if layout::is_node_folder(name) && self.holds_more_than_attempts(node)? => {
+                Err(nameless(node))
+            }
+            None => {
+                tracing::debug!(path = %node.display(), "not a series folder");
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Whether there is anything in a folder but what a writer leaves that is killed at the beginning.
+    fn holds_more_than_attempts(&self, folder: &Path) -> Result<bool> {
+        Ok(self.disk.list(folder)?.iter().any(|name| !name.starts_with(layout::TEMP_PREFIX)))
+    }
+
+    /// What stands in a node's folder.
+    pub(crate) fn intervals(&self, node: &Path) -> Result<Intervals> {
+        let mut found = Intervals::default();
+        for name in self.disk.folders(node)? {
             let folder = node.join(&name);
-            for partition in self.disk.list(&folder)? {
-                if Partition::parse(interval, &partition).is_some()
-                    && self.disk.newest(&folder.join(&partition), None)?.is_some()
-                {
-                    found.push(interval);
-                    break;
-                }
+            match name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name) {
+                Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
+                Some(interval) => found.strays.extend(self.stray_partitions(interval, &folder)?),
+                None if self.holds_commits(&folder)? => found.strays.push(folder),
+                None => {}
             }
         }
         Ok(found)
     }
+
+    fn has_partition(&self, interval: Interval, folder: &Path) -> Result<bool> {
+        for name in self.disk.list(folder)? {
+            if Partition::parse(interval, &name).is_some()
+                && self.disk.newest(&folder.join(&name), None)?.is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The folders in that of an interval that hold commits, and are not called as a partition of it is.
+    pub(crate) fn stray_partitions(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut strays = Vec::new();
+        for name in self.disk.folders(folder)? {
+            let is_own = name == layout::SCHEMA_FOLDER || Partition::parse(interval, &name).is_some();
+            let folder = folder.join(&name);
+            if !is_own && self.disk.newest(&folder, None)?.is_some() {
+                strays.push(folder);
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Whether a folder has commits, or folders that have some.
+    fn holds_commits(&self, folder: &Path) -> Result<bool> {
+        if self.disk.newest(folder, None)?.is_some() {
+            return Ok(true);
+        }
+        for name in self.disk.folders(folder)? {
+            if self.disk.newest(&folder.join(&name), None)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What stands in a node's folder.
+#[derive(Debug, Default)]
+pub(crate) struct Intervals {
+    /// Those under which a partition has a commit.
+    pub(crate) intervals: Vec<Interval>,
+    /// Folders with commits that no interval or partition is called like.
+    pub(crate) strays: Vec<PathBuf>,
 }
 
 /// The error of a folder whose series nobody can name.
 fn nameless(node: &Path) -> Error {
-    let message = "the file that names the series of a folder is missing; restore it from a copy, or write to the \
-                   series, which makes it anew";
+    let message = "the file that names the series of a folder is missing; rebuild it (with `repair`), restore it from \
+                   a copy, or write to the series, which makes it anew";
     Error::new(ErrorKind::Corrupt, message).with("path", node.join(layout::SERIES_FILE).display())
+}
+
+/// The error of a folder that says it is another one.
+fn misplaced(node: &Path, node_id: &NodeId) -> Error {
+    let message = "the folder is not called as the one of its series is; rename it back if it was renamed, rebuild the \
+                   name inside if that was edited (with `repair`), or move the folder out of the store";
+    Error::new(ErrorKind::Corrupt, message)
+        .with("path", node.display())
+        .with("node_id", node_id)
+        .with("called", layout::node_folder(node_id))
+}
+
+/// The error of a folder with commits that stands where no series has one.
+pub(crate) fn stray(folder: &Path) -> Error {
+    let message = "a folder holds commits and is called like no interval and no partition; give it its name back, or \
+                   move it out of the store and run the backfill again";
+    Error::new(ErrorKind::Corrupt, message).with("path", folder.display())
 }

@@ -9,8 +9,8 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     BatchStream, BoxStream, Capabilities, Collected, Coverage, Error, ErrorKind, Finding, HistoryBackend,
-    Maintenance, ReadRequest, Removed, Result, SeriesKey, SourceId, TimeRange, Timestamp, WriteReceipt,
-    WriteRequest, async_trait, frame, stream_of,
+    Maintenance, ReadRequest, Removed, Repaired, Result, SeriesKey, SourceId, TimeRange, Timestamp,
+    WriteReceipt, WriteRequest, async_trait, frame, stream_of,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
@@ -231,6 +231,11 @@ impl Maintenance for ParquetBackend {
     async fn verify(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let key = key.clone();
         self.call(move |store| store.check(&key)).await
+    }
+
+    /// Rebuilds `_series.json` and `_schema` from the footers and columns of the newest commits.
+    async fn repair(&self, dry_run: bool) -> Result<Vec<Repaired>> {
+        self.call(move |store| store.repair(dry_run)).await
     }
 }
 

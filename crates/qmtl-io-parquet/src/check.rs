@@ -3,6 +3,7 @@
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Finding, Problem, RangeSet, Result, SeriesKey, TimeRange, frame};
 
+use crate::ask::stray;
 use crate::columns::check_listed;
 use crate::error;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
@@ -14,6 +15,9 @@ impl Store {
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
         let mut findings = unfinished(self, &series)?;
+        for folder in self.stray_partitions(key.interval, &series.interval())? {
+            findings.push(Finding::new(&folder, Problem::Damaged(stray(&folder))));
+        }
         let partitions = self.partitions(&series, TimeRange::ALL)?;
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),

@@ -89,7 +89,7 @@ pub(crate) fn check_listed(file: &StoredFile, columns: &Schema) -> Result<()> {
 }
 
 /// The canonical schema of a file's columns.
-fn plain(schema: &Schema) -> SchemaRef {
+pub(crate) fn plain(schema: &Schema) -> SchemaRef {
     let payload = schema.fields().iter().filter(|field| field.name() != frame::TS);
     frame::schema_of(payload.map(|field| (field.name().as_str(), field.data_type().clone())))
 }

@@ -29,7 +29,7 @@ pub(crate) fn corrupt(path: &Path, what: &str) -> Error {
     let is_list = path.parent().is_some_and(|folder| folder.ends_with(SCHEMA_FOLDER));
     let remedy = if is_list {
         // A backfill brings rows again, but not the types of the columns that others rely on.
-        "restore the file from a copy; the rows beside it are sound"
+        "rebuild it (with `repair`) or restore it from a copy; the rows beside it are sound"
     } else {
         "restore the file from a copy, or move it away and run the backfill again"
     };
@@ -39,8 +39,8 @@ pub(crate) fn corrupt(path: &Path, what: &str) -> Error {
 /// The error of a data file whose series has lost the list of its columns, or a part of it.
 pub(crate) fn unlisted(path: &Path, column: &str) -> Error {
     let message = format!(
-        "the series' list of columns lacks one that this file has; restore the folder {SCHEMA_FOLDER} from a copy, \
-         the file is sound"
+        "the series' list of columns lacks one that this file has; rebuild the list (with `repair`) or restore the \
+         folder {SCHEMA_FOLDER} from a copy, the file is sound"
     );
     Error::new(ErrorKind::Corrupt, message).with("path", path.display()).with("column", column)
 }
@@ -66,7 +66,9 @@ mod tests {
         assert!(data.starts_with("damaged; restore the file from a copy, or move it away"), "{data}");
         let list = corrupt(Path::new("s/5m/_schema/0000000001.parquet"), "damaged").to_string();
         assert!(
-            list.starts_with("damaged; restore the file from a copy; the rows beside it are sound ("),
+            list.starts_with(
+                "damaged; rebuild it (with `repair`) or restore it from a copy; the rows beside it"
+            ),
             "{list}"
         );
     }

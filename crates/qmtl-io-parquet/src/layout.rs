@@ -120,6 +120,13 @@ pub(crate) fn node_folder(node_id: &NodeId) -> String {
     format!("{slug}-{}", &blake3::hash(node_id.as_str().as_bytes()).to_hex()[..16])
 }
 
+/// Whether a folder is called as those of nodes are.
+pub(crate) fn is_node_folder(name: &str) -> bool {
+    let is_hash =
+        |hash: &str| hash.len() == 16 && hash.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    name.rsplit_once('-').is_some_and(|(slug, hash)| !slug.is_empty() && is_hash(hash))
+}
+
 /// The name of the commit `seq`.
 pub(crate) fn commit_file(seq: u64) -> String {
     format!("{seq:010}.parquet")

@@ -22,6 +22,7 @@ mod listing;
 mod merge;
 mod read;
 mod remove;
+mod repair;
 mod state;
 mod store;
 mod tips;

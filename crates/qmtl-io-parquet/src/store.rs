@@ -92,14 +92,19 @@ impl Store {
         let node = series.node();
         self.create_folders(&node)?;
         if self.read_owner(&node)?.is_none() {
-            let json = SeriesJson { format: FORMAT, node_id: series.key.node_id.as_str().to_owned() };
-            let text = serde_json::to_vec(&json)
-                .map_err(|e| Error::unexpected("cannot write a series' name").caused_by(e))?;
-            self.disk.put_if_absent(&node, layout::SERIES_FILE, text)?;
+            self.put_name(&node, &series.key.node_id)?;
         }
         self.series_folder(&series.key)?;
         self.disk.prove(&node.join(layout::SERIES_FILE))?;
         self.create_folders(folder)
+    }
+
+    /// Writes whose folder this is, unless that is written already.
+    pub(crate) fn put_name(&self, node: &Path, node_id: &NodeId) -> Result<()> {
+        let json = SeriesJson { format: FORMAT, node_id: node_id.as_str().to_owned() };
+        let text = serde_json::to_vec(&json)
+            .map_err(|e| Error::unexpected("cannot write a series' name").caused_by(e))?;
+        self.disk.put_if_absent(node, layout::SERIES_FILE, text).map(drop)
     }
 
     fn create_folders(&self, folder: &Path) -> Result<()> {

@@ -61,7 +61,7 @@ impl Tips {
             }
         }
         let Some(stamp) = disk.newest(folder, known.map(|tip| tip.stamp.seq))? else {
-            self.lock().remove(folder);
+            self.forget(folder);
             return Ok(None);
         };
         // One that has gone in between has a successor, which whoever opens it will find.
@@ -75,6 +75,11 @@ impl Tips {
     pub(crate) fn set(&self, folder: &Path, stamp: Stamp, changed: Option<SystemTime>) {
         let looked = Instant::now();
         self.put(folder, Tip { stamp, changed, seen: looked, looked });
+    }
+
+    /// Forgets the newest commit of a folder: it is about to go.
+    pub(crate) fn forget(&self, folder: &Path) {
+        self.lock().remove(folder);
     }
 
     fn put(&self, folder: &Path, tip: Tip) {

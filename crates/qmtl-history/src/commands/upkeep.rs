@@ -1,15 +1,16 @@
-//! `gc`, `prune` and `forget-empty`: what removes from a store, each with a dry run.
+//! `gc`, `prune` and `forget-empty`, which remove from a store, and `repair`, which rebuilds; each with a dry run.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use qmtl_history_api::{Error, ErrorKind, Removed, SeriesKey, SourceId};
+use qmtl_history_api::{Error, ErrorKind, Interval, Rebuilt, Removed, Repaired, SeriesKey, SourceId};
 use serde::Serialize;
 
-use super::{Asked, Context, Target, must_exist, tell_damaged};
-use crate::cli::{ForgetArgs, GcArgs, PruneArgs, ReadArgs, RemoveArgs};
+use super::{Asked, Context, Target, listed, must_exist, tell_damaged};
+use crate::cli::{ForgetArgs, GcArgs, PruneArgs, ReadArgs, RemoveArgs, RepairArgs};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::range::RangeArgs;
-use crate::shapes::{Entry, OneOrMany, Series};
+use crate::shapes::{Damaged, Entry, OneOrMany, Series};
 use crate::store::Store;
 use crate::text;
 
@@ -79,6 +80,68 @@ pub(crate) async fn forget_empty(args: &ForgetArgs, context: &Context) -> Result
         Ok(told(&target.key, removed, dry_run))
     })
     .await
+}
+
+/// The result of `repair`.
+#[derive(Debug, Serialize)]
+struct Rebuilding {
+    rebuilt: Vec<RebuiltShape>,
+    /// What stays damaged, as far as a list of the store shows it.
+    damaged: Vec<Damaged>,
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct RebuiltShape {
+    path: PathBuf,
+    node_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<i64>,
+    /// The columns that the list lacked; none where the name was lost.
+    columns: Vec<String>,
+}
+
+impl From<&Repaired> for RebuiltShape {
+    fn from(repaired: &Repaired) -> Self {
+        let (node_id, interval, columns) = match &repaired.what {
+            Rebuilt::Columns { key, columns } => (&key.node_id, Some(key.interval), columns.clone()),
+            Rebuilt::Name(node_id) => (node_id, None, Vec::new()),
+        };
+        Self {
+            path: repaired.path.clone(),
+            node_id: node_id.as_str().to_owned(),
+            interval: interval.map(Interval::as_secs),
+            phase: interval.map(Interval::phase_secs).filter(|phase| *phase > 0),
+            columns,
+        }
+    }
+}
+
+pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outcome> {
+    let (store, console) = (context.store().await?, &context.console);
+    let repaired = store.upkeep()?.repair(args.dry_run).await?;
+    let (_, mut damaged) = listed(&*store).await?;
+    // What would be rebuilt is damaged still.
+    damaged.retain(|damaged| !args.dry_run || !repaired.iter().any(|repaired| damaged.is_at(&repaired.path)));
+    damaged.iter().for_each(|damaged| console.error(damaged.message()));
+    let outcome = if damaged.is_empty() { Outcome::Done } else { Outcome::Failed };
+    if console.is_json() {
+        let rebuilt = repaired.iter().map(RebuiltShape::from).collect();
+        outcome::read_or_not(console.json(&Rebuilding { rebuilt, damaged, dry_run: args.dry_run }))?;
+        return Ok(outcome);
+    }
+    let verb = if args.dry_run { "would rebuild" } else { "rebuilt" };
+    let printed = match repaired.as_slice() {
+        [] => console.line("nothing was to be rebuilt"),
+        all => all.iter().try_for_each(|one| console.line(format!("{verb} {one}"))),
+    };
+    outcome::read_or_not(printed)?;
+    if !repaired.is_empty() && !args.dry_run {
+        console.note("`qmtl-history verify` reads every file");
+    }
+    Ok(outcome)
 }
 
 /// A source that has proven nothing is spelled wrong; the error says which ones have.

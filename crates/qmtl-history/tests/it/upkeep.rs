@@ -1,7 +1,7 @@
 //! Replacing, pruning, forgetting, collecting; two programs on one series; a copy as a backup.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -248,4 +248,56 @@ fn a_copy_of_a_live_store_is_a_backup() {
     assert_eq!((&again["rows_written"], &again["fetch_requests"]), (&json!(0), &json!(0)));
     assert_eq!(read(scene.path("more.csv")).lines().count(), 4_001);
     assert!(again["missing"] == Value::Array(Vec::new()));
+}
+
+/// The only folder in a folder whose name does not begin with an underscore.
+fn only(folder: &Path) -> PathBuf {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders = entries.filter(|path| path.is_dir() && !path.ends_with("_schema"));
+    folders.next().unwrap()
+}
+
+#[test]
+fn a_series_that_was_renamed_or_edited_is_told_by_every_command_and_rebuilt_by_one() {
+    let (scene, _) = filled();
+    let node = only(&scene.path("store"));
+    let before = export(&scene);
+    let told = |what: &str| {
+        for command in ["ls", "coverage", "verify", "files", "gc"] {
+            let run = scene.run(&[command]);
+            assert_eq!(run.code, Some(1), "{run:?}");
+            assert!(run.stdout.contains(what) || run.stderr.contains(what), "{run:?}");
+            let json = scene.run(&[command, "--json"]);
+            assert_eq!(json.code, Some(1), "{json:?}");
+            assert!(json.stdout.contains(what) && json.stdout.contains("\"corrupt\""), "{json:?}");
+            assert!(!json.stderr.contains("no series yet"), "{json:?}");
+        }
+    };
+    // The name is edited: the series has none, and one command gives it back.
+    let name = node.join("_series.json");
+    fs::write(&name, read(&name).replace("\"x\"", "\"y\"")).unwrap();
+    told("the folder is not called as the one of its series is");
+    scene.run(&words("export", &[])).fails_with(1, "the folder belongs to another node");
+    let planned = scene.json(&["repair", "--dry-run"]);
+    assert_eq!((&planned["rebuilt"][0]["node_id"], &planned["damaged"]), (&json!("x"), &json!([])));
+    told("`qmtl-history repair`");
+    assert_eq!(scene.json(&["repair"])["rebuilt"], planned["rebuilt"]);
+    assert_eq!(export(&scene), before);
+    // The list of columns is lost.
+    fs::remove_dir_all(only(&node).join("_schema")).unwrap();
+    let run = scene.run(&["verify"]);
+    run.fails_with(1, "");
+    assert!(run.stdout.contains("rebuild the list (`qmtl-history repair`)"), "{run:?}");
+    let run = scene.run(&["repair"]);
+    let columns = "rebuilt columns of x@1m: open, high, low, close, volume (path: ";
+    assert!(run.code == Some(0) && run.stdout.starts_with(columns), "{run:?}");
+    assert_eq!((scene.run(&["verify"]).code, export(&scene)), (Some(0), before.clone()));
+    // The folder is renamed: nothing in it can say so but its own name.
+    let renamed = node.with_file_name("x-backup");
+    fs::rename(&node, &renamed).unwrap();
+    told(&format!("called: {}", node.file_name().unwrap().to_str().unwrap()));
+    scene.run(&words("export", &[])).fails_with(1, "`qmtl-history ls` says which folders are damaged");
+    scene.run(&["repair"]).fails_with(1, "the folder is not called as the one of its series is");
+    fs::rename(&renamed, &node).unwrap();
+    assert_eq!((scene.run(&["repair"]).code, export(&scene)), (Some(0), before));
 }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use futures::StreamExt;
 use qmtl_history_api::{
     Error, ErrorKind, HistoryBackend, HistoryBackendExt, Maintenance, OnConflict, Problem, ReadRequest,
-    Result, SeriesKey, TimeRange, WriteRequest,
+    Rebuilt, Repaired, Result, SeriesKey, TimeRange, WriteRequest,
 };
 use qmtl_history_testkit::fixtures::{self, bars, span, start};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
@@ -211,7 +212,106 @@ async fn a_folder_of_another_node_or_version_is_refused_by_path() {
     let error = store.revision(&three.key).await.unwrap_err();
     assert!(error.to_string().starts_with("the folder belongs to another node; "), "{error}");
     assert!(error.to_string().ends_with("node_id: ohlcv:damage, owner: another)"), "{error}");
-    assert_eq!(store.list_series().await.unwrap(), [], "its name says that it is somewhere else");
+    let error = store.list_series().await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("the folder is not called as the one of its series is; "),
+        "{error}"
+    );
+    let repaired = store.repair(false).await.unwrap();
+    assert_eq!(repaired, [Repaired::new(&name, Rebuilt::Name(three.key.node_id.clone()))]);
+    assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
+}
+
+/// A folder that was renamed, by hand or by a tool, is seen, wherever it stood; the series beside it are, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_folder_is_a_finding_beside_the_series_that_can_be_read() {
+    let other = fixtures::key("ohlcv:sound", "1m");
+    for depth in [3, 2, 1] {
+        let three = Three::new().await;
+        three.store.write_rows(&WriteRequest::new(other.clone()), bars(&other, start(), 3)).await.unwrap();
+        let folder = three.files[0].ancestors().nth(depth).unwrap();
+        let renamed = folder.with_extension("old");
+        fs::rename(folder, &renamed).unwrap();
+        let store = open(three.folder.path()).await;
+        let listed: Vec<_> = store.series().await.unwrap().collect().await;
+        let sound: Vec<_> = listed.iter().filter_map(|key| key.as_ref().ok()).collect();
+        let mut errors: Vec<_> = listed.iter().filter_map(|key| key.as_ref().err()).cloned().collect();
+        assert!(sound.contains(&&other), "{listed:?}");
+        if depth == 1 {
+            // Two partitions of three are called as they should be.
+            assert_eq!((sound.len(), errors.len()), (2, 0));
+            let findings = store.verify(&three.key).await.unwrap().into_iter();
+            errors.extend(findings.filter_map(|finding| match finding.problem {
+                Problem::Damaged(error) => Some(error),
+                _ => None,
+            }));
+        }
+        let [error] = &errors[..] else { panic!("{depth}: {listed:?}") };
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("(path: {}", renamed.display())), "{error}");
+        // The remedy works.
+        assert_eq!(store.repair(false).await.unwrap(), []);
+        fs::rename(&renamed, folder).unwrap();
+        let store = open(three.folder.path()).await;
+        assert_eq!(store.list_series().await.unwrap().len(), 2);
+        assert!(store.verify(&three.key).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_read_hides_no_other() {
+    let three = Three::new().await;
+    let odd = three.folder.path().join("odd-0123456789abcdef");
+    fs::create_dir_all(odd.join("_series.json")).unwrap();
+    let listed: Vec<_> = open(three.folder.path()).await.series().await.unwrap().collect().await;
+    assert!(listed.iter().any(|key| key.as_ref().ok() == Some(&three.key)), "{listed:?}");
+    let error = listed.iter().find_map(|key| key.as_ref().err()).unwrap().to_string();
+    assert!(error.contains("odd-0123456789abcdef"), "{error}");
+    // One that is called like ours and has something else inside is no series either.
+    fs::remove_dir(odd.join("_series.json")).unwrap();
+    assert_eq!(
+        open(three.folder.path()).await.list_series().await.unwrap(),
+        std::slice::from_ref(&three.key)
+    );
+    fs::write(odd.join("rows.csv"), "ts,close").unwrap();
+    let error = open(three.folder.path()).await.list_series().await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("the file that names the series of a folder is missing"),
+        "{error}"
+    );
+}
+
+/// Whatever names a series and lists its columns is rebuilt from its rows, once, and changes none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_name_and_a_lost_or_damaged_list_are_rebuilt_from_the_rows() {
+    type Harm = fn(&Path, &Path);
+    let harms: [Harm; 5] = [
+        |node, _| fs::remove_file(node.join("_series.json")).unwrap(),
+        |node, _| fs::write(node.join("_series.json"), "{").unwrap(),
+        |_, list| fs::remove_dir_all(list).unwrap(),
+        |_, list| fs::write(list.join("0000000001.parquet"), "PAR1").unwrap(),
+        |node, list| {
+            fs::remove_file(node.join("_series.json")).unwrap();
+            fs::remove_file(list.join("0000000001.parquet")).unwrap();
+        },
+    ];
+    for (number, harm) in harms.into_iter().enumerate() {
+        let three = Three::new().await;
+        let (node, list) = (node_folder(&three), three.files[0].ancestors().nth(2).unwrap().join("_schema"));
+        let request = ReadRequest::new(three.key.clone(), TimeRange::ALL);
+        let before = three.store.read_all(&request).await.unwrap();
+        harm(&node, &list);
+        let told = open(three.folder.path()).await.repair(true).await.unwrap();
+        assert_eq!(told.len(), if number == 4 { 2 } else { 1 }, "{told:?}");
+        let store = open(three.folder.path()).await;
+        assert_eq!(store.repair(false).await.unwrap(), told, "as the dry run said");
+        assert_eq!(store.repair(false).await.unwrap(), []);
+        for store in [store, open(three.folder.path()).await] {
+            assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&three.key));
+            assert!(store.verify(&three.key).await.unwrap().is_empty());
+            assert_eq!(store.read_all(&request).await.unwrap(), before);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +342,7 @@ async fn a_lost_or_damaged_list_of_columns_is_found() {
     let findings = store.verify(&three.key).await.unwrap();
     let paths: Vec<_> = findings.iter().map(|finding| finding.path.clone()).collect();
     assert_eq!(paths, three.files);
-    let what = "the series' list of columns lacks one that this file has; restore the folder _schema from a copy, the file is sound ";
+    let what = "the series' list of columns lacks one that this file has; rebuild the list (with `repair`) or restore the folder _schema from a copy, the file is sound ";
     assert!(findings.iter().all(|finding| finding.to_string().starts_with(what)), "{findings:?}");
     let error = three.rows(&store, TimeRange::ALL).await.unwrap_err();
     assert!(error.to_string().starts_with(what), "no column is left out in silence: {error}");
@@ -280,8 +380,8 @@ async fn bars_whose_series_nobody_can_name_are_not_passed_over() {
     let error = three.store.list_series().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let message = format!(
-        "the file that names the series of a folder is missing; restore it from a copy, or write to the series, which \
-         makes it anew (path: {})",
+        "the file that names the series of a folder is missing; rebuild it (with `repair`), restore it from a copy, \
+         or write to the series, which makes it anew (path: {})",
         node.join("_series.json").display()
     );
     assert_eq!(error.to_string(), message);

@@ -121,9 +121,6 @@ async fn foreign_files_and_folders_are_passed_over() {
     fs::create_dir(node.join("60s")).unwrap();
     fs::create_dir_all(node.join("5m/20230101T000000Z")).unwrap();
     let revision = store.revision(&key()).await.unwrap();
-    let copy = folder.path().join("copy of a series");
-    fs::create_dir(&copy).unwrap();
-    fs::copy(node.join("_series.json"), copy.join("_series.json")).unwrap();
 
     for store in [store, open(folder.path()).await] {
         assert_eq!(store.list_series().await.unwrap(), [key()]);
@@ -134,6 +131,12 @@ async fn foreign_files_and_folders_are_passed_over() {
         let found = store.verify(&key()).await.unwrap();
         assert_eq!(found.len(), 2, "the unfinished files beside the series' own: {found:?}");
     }
+    // A copy that was left in the store is not foreign.
+    let copy = folder.path().join("copy of a series");
+    fs::create_dir(&copy).unwrap();
+    fs::copy(node.join("_series.json"), copy.join("_series.json")).unwrap();
+    let error = open(folder.path()).await.list_series().await.unwrap_err();
+    assert!(error.to_string().contains("copy of a series"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
