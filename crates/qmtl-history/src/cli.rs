@@ -240,7 +240,7 @@ pub struct SeriesArgs {
 #[non_exhaustive]
 pub struct SourceArgs {
     /// Where missing bars come from: binance, binance-archive, coinbase, one of them elsewhere such as
-    /// binance+http://host:port, or file:PATH; may be repeated, in order of preference
+    /// binance+http://host:port, file:PATH, or file:- for stdin; may be repeated, in order of preference
     #[arg(long, value_name = "SOURCE")]
     pub source: Vec<String>,
     /// The file's format, when its extension does not tell

@@ -55,10 +55,10 @@ pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome>
         Command::Demo(_) | Command::Warmup(_) => true,
         _ => false,
     };
+    context.signals.end_for_certain(&context.clock);
     if fills {
         return dispatch(command, context).await;
     }
-    context.signals.end_for_certain(&context.clock);
     tokio::select! {
         outcome = dispatch(command, context) => outcome,
         () = context.signals.asked() => {

@@ -15,6 +15,7 @@ use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
 use crate::series::{self, Wanted};
 use crate::source::{self, Asking, FileSource, Names, Source, Venue};
+use crate::waits::Waits;
 
 /// More windows than this need `--yes`.
 const MANY_WINDOWS: u64 = 10_000;
@@ -179,13 +180,20 @@ impl Order {
 }
 
 /// Opens each source once, for all of its series, and gives every order what fills it.
-pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits) -> Result<Vec<Job>> {
+pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> Result<Vec<Job>> {
     let mut opened: Vec<(Source, Arc<dyn DataFetcher>)> = Vec::new();
     for source in orders.iter().flat_map(|order| &order.sources) {
         if opened.iter().all(|(known, _)| known != source) {
             let served = orders.iter().filter(|order| order.sources.contains(source));
             let names: Vec<_> = served.map(|order| order.names_on(source)).collect();
-            let fetcher = source::open(source, &names, &limits.asking).await.map_err(refused)?;
+            let opening = Box::pin(source::open(source, &names, &limits.asking));
+            let fetcher = match source.opened() {
+                Some(name) => {
+                    waits.during(&format!("{name} has not been read to its end yet"), opening).await
+                }
+                None => opening.await,
+            };
+            let fetcher = fetcher.map_err(refused)?;
             opened.push((source.clone(), fetcher));
         }
     }

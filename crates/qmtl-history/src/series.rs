@@ -1,6 +1,7 @@
 //! Which series a command is about: `--node` and `--interval`, or a TOML file that lists them.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use qmtl_history_api::{Error, Interval, NodeId, Result, SeriesKey};
@@ -155,10 +156,21 @@ enum Texts {
     Many(Vec<String>),
 }
 
+/// The most bytes of a list of series: some hundred thousand of them.
+const LONGEST_LIST: u64 = 16 << 20;
+
 fn from_file(path: &Path) -> Result<Vec<Wanted>> {
     let at = |e: Error| e.with("nodes", path.display());
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| at(Error::invalid("cannot read the list of series").caused_by(e)))?;
+    let unread = |e| at(Error::invalid("cannot read the list of series").caused_by(e));
+    let mut text = String::new();
+    // What has no end must not take all memory.
+    let file = std::fs::File::open(path).map_err(unread)?;
+    file.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(unread)?;
+    if text.len() as u64 > LONGEST_LIST {
+        return Err(at(
+            Error::invalid("the list of series is longer than any right one").with("cap_bytes", LONGEST_LIST)
+        ));
+    }
     parse(&text, path.parent().unwrap_or(Path::new(""))).map_err(at)
 }
 

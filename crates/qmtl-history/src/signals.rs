@@ -1,6 +1,7 @@
 //! The wishes of the user and the system that the program should end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use qmtl_history_api::{Clock, StopSignal};
@@ -11,7 +12,11 @@ use crate::outcome::Outcome;
 /// Counts the signals that ask the program to end, from its start on: one that comes while nobody
 /// waits for it is not lost.
 #[derive(Clone, Debug)]
-pub(crate) struct Signals(watch::Receiver<u32>);
+pub(crate) struct Signals {
+    heard: watch::Receiver<u32>,
+    /// Set once a fill sees to it that it ends well.
+    are_taken: Arc<AtomicBool>,
+}
 
 impl Signals {
     /// Listens from now on; must be called in a runtime.
@@ -23,7 +28,7 @@ impl Signals {
                 count.send_modify(|count| *count += 1);
             }
         });
-        Self(received)
+        Self { heard: received, are_taken: Arc::default() }
     }
 
     /// Returns once the program has been asked to end.
@@ -34,6 +39,7 @@ impl Signals {
     /// What ends fills well when the program is asked to end. Whoever asks twice does not want to wait for that.
     pub(crate) fn stop(&self) -> StopSignal {
         let (signals, stop) = (self.clone(), StopSignal::new());
+        self.are_taken.store(true, Ordering::SeqCst);
         let given = stop.clone();
         tokio::spawn(async move {
             signals.asked().await;
@@ -44,20 +50,24 @@ impl Signals {
         stop
     }
 
-    /// Ends the program a second after it was asked to, whatever holds it up: a write to a reader that does not read
-    /// keeps its thread, and nobody else can end that well.
+    /// Ends the program a second after it was asked to, whatever holds it up, unless a fill does so by then: a write to
+    /// a reader that does not read keeps its thread, a read of a pipe that nobody writes to does, and nobody else can end
+    /// that well.
     pub(crate) fn end_for_certain(&self, clock: &Arc<dyn Clock>) {
         let (signals, clock) = (self.clone(), Arc::clone(clock));
         tokio::spawn(async move {
             signals.asked().await;
             clock.sleep(Duration::from_secs(1)).await;
+            if signals.are_taken.load(Ordering::SeqCst) {
+                return;
+            }
             std::process::exit(Outcome::Interrupted.code().into());
         });
     }
 
     /// Returns once the program has been asked to end that often.
     pub(crate) async fn asked_times(&self, times: u32) {
-        if self.0.clone().wait_for(|count| *count >= times).await.is_err() {
+        if self.heard.clone().wait_for(|count| *count >= times).await.is_err() {
             // Signals can no longer be heard, which is no wish to end.
             std::future::pending::<()>().await;
         }

@@ -54,6 +54,15 @@ pub(crate) enum Venue {
     Coinbase,
 }
 
+impl Source {
+    /// The source as it is told of while it is opened; nothing where that takes no time.
+    pub(crate) fn opened(&self) -> Option<String> {
+        let Self::Files(files) = self else { return None };
+        let names: Vec<_> = files.iter().map(|file| file.path.display().to_string()).collect();
+        Some(names.join(", "))
+    }
+}
+
 impl Venue {
     const ALL: [Self; 3] = [Self::Binance, Self::BinanceArchive, Self::Coinbase];
 
@@ -86,7 +95,7 @@ pub(crate) enum Place {
 }
 
 /// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
-/// when one follows a plus), `file:candles.csv`, or the path of a file that is there. `Unsupported`, with
+/// when one follows a plus), `file:candles.csv`, `file:-` for stdin, or the path of a file that is there. `Unsupported`, with
 /// the feature to turn on, for an exchange that this build lacks.
 pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
     for venue in Venue::ALL {
@@ -155,6 +164,7 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
         _ => path,
     });
     match named {
+        Some("-") => Ok(PathBuf::from("-")),
         Some("") => Err(Error::invalid("a file source needs a path, such as file:candles.csv")),
         Some(path) => Ok(base.join(path)),
         None if base.join(text).is_file() => Ok(base.join(text)),
@@ -191,7 +201,8 @@ pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> R
 }
 
 async fn open_file(source: &FileSource, names: &[Names]) -> Result<FileFetcher> {
-    let mut config = FileConfig::new(&source.path);
+    let is_stdin = source.path.as_os_str() == "-";
+    let mut config = if is_stdin { FileConfig::stdin() } else { FileConfig::new(&source.path) };
     if let Some(format) = source.format {
         config = config.with_format(format);
     }

@@ -53,9 +53,9 @@ impl Store {
         let store = match place(name)? {
             Place::Files(root) => {
                 let shown = root.display().to_string();
-                waits.on(&shown, Self::files_at(root, create, grace)).await?
+                waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?
             }
-            Place::QuestDb(dsn) => waits.on(&text::without_secrets(&dsn), questdb(&dsn)).await?,
+            Place::QuestDb(dsn) => waits.on(&text::without_secrets(&dsn), Box::pin(questdb(&dsn))).await?,
         };
         let patient = Patient { backend: store.backend, shown: store.shown.clone(), waits };
         Ok(Self { typed: name.map(typed).unwrap_or_default(), backend: Arc::new(patient), ..store })

@@ -84,19 +84,19 @@ impl Waits {
 
     /// Does some work with a store, and tells that it is waited for as long as that takes.
     pub(crate) async fn on<T>(&self, store: &str, work: impl Future<Output = T>) -> T {
+        self.during(&format!("the store {store} has not answered yet"), work).await
+    }
+
+    /// Does some work, and tells what is waited for as long as that takes.
+    pub(crate) async fn during<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let mut patience = LONG;
         loop {
             match select(&mut work, pin!(TokioClock::new().sleep(patience))).await {
                 Either::Left((done, _)) => return done,
-                Either::Right(_) if !self.is_news(store) => {}
-                Either::Right(_) if self.console.logs_for_machines() => {
-                    tracing::warn!(store, "waiting for a store");
-                }
-                Either::Right(_) => {
-                    self.console
-                        .note(format!("waiting: the store {store} has not answered yet; Ctrl-C stops"));
-                }
+                Either::Right(_) if !self.is_news(what) => {}
+                Either::Right(_) if self.console.logs_for_machines() => tracing::warn!(what, "waiting"),
+                Either::Right(_) => self.console.note(format!("waiting: {what}; Ctrl-C stops")),
             }
             patience = TOLD_EVERY;
         }

@@ -53,7 +53,7 @@ pub struct FileFetcher(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: FileConfig,
-    stamp: Stamp,
+    stamp: Option<Stamp>,
     opened: Opened,
     source: SourceId,
     /// A node's name was compared with the file's own, and told when they differ.
@@ -138,21 +138,27 @@ impl DataFetcher for FileFetcher {
 
 impl Inner {
     fn open(config: FileConfig) -> Result<Self> {
-        let file = File::open(&config.path).map_err(io_error)?;
+        let file = open(&config.path).map_err(io_error)?;
         let metadata = file.metadata().map_err(io_error)?;
-        if metadata.is_dir() {
-            return Err(Error::invalid("a directory is given where a file is read"));
-        }
+        let is_stream = is_stream(&metadata)?;
         if !config.symbols.is_empty() && config.symbol_column.is_none() {
             return Err(Error::invalid(
                 "symbols are given, but not the column to find them in (with_symbol_column)",
             ));
         }
-        let bytes = FileBytes::new(file).map_err(io_error)?;
+        let bytes = if is_stream {
+            unpack::stream(file, config.max_unpacked_bytes)?
+        } else {
+            FileBytes::new(file).map_err(io_error)?
+        };
         if bytes.len() == 0 {
             return Err(Error::schema("the file is empty"));
         }
-        let format = format_of(&config)?;
+        let format = match format_of(&config) {
+            // A pipe has no name to tell by.
+            Err(_) if is_stream || is_stdin(&config.path) => FileFormat::of_bytes(&bytes)?,
+            format => format?,
+        };
         format.check(&bytes)?;
         let source = source_id(&config.path, &bytes)?;
         let cap = config.max_unpacked_bytes;
@@ -163,7 +169,9 @@ impl Inner {
             FileFormat::Parquet => parquet::open(&bytes, &config),
             FileFormat::Arrow => ipc::open(&bytes, &config),
         };
-        let (stamp, is_compared) = (Stamp::of(&metadata), AtomicBool::new(false));
+        // What came out of a pipe is ours.
+        let stamp = Some(Stamp::of(&metadata)).filter(|_| !is_stream && !is_stdin(&config.path));
+        let is_compared = AtomicBool::new(false);
         let inner = Self { config, stamp, opened: opened?, source, is_compared };
         inner.check_unchanged()?;
         Ok(inner)
@@ -326,8 +334,9 @@ impl Inner {
     }
 
     fn check_unchanged(&self) -> Result<()> {
+        let Some(stamp) = self.stamp else { return Ok(()) };
         let metadata = std::fs::metadata(&self.config.path).map_err(io_error)?;
-        if Stamp::of(&metadata) != self.stamp {
+        if Stamp::of(&metadata) != stamp {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "the file changed after it was opened; open it again",
@@ -335,6 +344,43 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a path is that of [`FileConfig::stdin`].
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new(FileConfig::STDIN)
+}
+
+/// Opens a file, or what stdin is.
+fn open(path: &Path) -> std::io::Result<File> {
+    if !is_stdin(path) {
+        return File::open(path);
+    }
+    #[cfg(unix)]
+    let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()?;
+    #[cfg(windows)]
+    let stdin = std::os::windows::io::AsHandle::as_handle(&std::io::stdin()).try_clone_to_owned()?;
+    Ok(File::from(stdin))
+}
+
+/// Whether bytes come one after another, once; `InvalidInput` for what has no end or none at all.
+fn is_stream(metadata: &Metadata) -> Result<bool> {
+    if metadata.is_dir() {
+        return Err(Error::invalid("a directory is given where a file is read"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = metadata.file_type();
+        if kind.is_char_device() || kind.is_block_device() {
+            return Err(Error::invalid(
+                "a device is given where a file is read: name a file, or pipe one into it",
+            ));
+        }
+        Ok(kind.is_fifo() || kind.is_socket())
+    }
+    #[cfg(not(unix))]
+    Ok(!metadata.is_file())
 }
 
 /// What tells that a file was not written since: its length and the time of its last change.

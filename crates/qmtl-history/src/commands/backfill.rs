@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pair, pairs};
 use crate::store::Store;
 use crate::text;
+use crate::waits::Waits;
 
 /// The result for one series.
 #[derive(Debug, Serialize)]
@@ -212,7 +213,7 @@ impl Open {
         // A server may not answer, and a large file takes a while to open.
         let opening = async {
             let store = Store::open_or_new(context.global.store.as_deref(), &context.console).await?;
-            Ok::<_, Failure>((store, fill::jobs(orders, &limits).await?))
+            Ok::<_, Failure>((store, fill::jobs(orders, &limits, &Waits::new(&context.console)).await?))
         };
         let (store, jobs) = tokio::select! {
             opened = opening => opened?,

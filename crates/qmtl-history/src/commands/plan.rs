@@ -13,6 +13,7 @@ use crate::outcome::{Outcome, Result};
 use crate::shapes::{OneOrMany, Pair, Series, pair, pairs};
 use crate::store::Store;
 use crate::text;
+use crate::waits::Waits;
 
 /// The result for one series.
 #[derive(Debug, Serialize)]
@@ -105,7 +106,7 @@ pub(crate) async fn plans(
     let store = Store::open_or_new(context.global.store.as_deref(), &context.console).await?;
     let limits = Limits::new(args, None, orders.len(), &context.clock);
     let mut planned = Vec::new();
-    for job in fill::jobs(orders, &limits).await? {
+    for job in fill::jobs(orders, &limits, &Waits::new(&context.console)).await? {
         let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
         planned.push((job, plan));
     }

@@ -25,6 +25,7 @@ use crate::series;
 use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pairs};
 use crate::store::Store;
 use crate::text;
+use crate::waits::Waits;
 
 /// The sample strategy's only compute node.
 const AVERAGE: &str = "moving average";
@@ -128,7 +129,7 @@ async fn prime_all(
             // Proofs carry the time at which the source was really asked.
             let limits = Limits::new(fills, None, wishes.len(), &context.clock);
             let store = Store::open_or_new(name, &context.console).await?;
-            (store, fill::jobs(wishes, &limits).await?)
+            (store, fill::jobs(wishes, &limits, &Waits::new(&context.console)).await?)
         }
         None => (Store::open(name, &context.console).await?, Vec::new()),
     };

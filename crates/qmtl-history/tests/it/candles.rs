@@ -3,7 +3,12 @@
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
-use super::{CANDLES, Run, SPAN, Scene, bars, read};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+#[cfg(unix)]
+use super::interrupt;
+use super::{CANDLES, Run, SPAN, Scene, bars, minutes, read};
 
 const SERIES: [&str; 4] = ["--node", "ADABTC", "--interval", "5m"];
 
@@ -306,7 +311,7 @@ fn a_damaged_file_is_a_finding_that_names_it() {
 #[test]
 fn every_damaged_file_is_a_finding() {
     let scene = Scene::new();
-    let source = scene.file("minutes.csv", &super::minutes(60_000));
+    let source = scene.file("minutes.csv", &minutes(60_000));
     let fill = ["backfill", "--node", "m", "--interval", "1m", "--source", &source, "--range"];
     scene.json(&[&fill[..], &["1704067200..=1707667140"]].concat());
     let files = scene.run(&["files"]).stdout;
@@ -324,5 +329,75 @@ fn every_damaged_file_is_a_finding() {
             finding["check"] == "read" && finding["message"].as_str().unwrap().contains(name),
             "{finding}"
         );
+    }
+}
+
+/// Runs a fill of ten minutes from a source, with these bytes on stdin.
+fn fill_from(scene: &Scene, source: &str, more: &[&str], stdin: &[u8]) -> Run {
+    let range = ["--start", "1704067200", "--end", "1704067800"];
+    let words = ["backfill", "--node", "x", "--interval", "1m", "--source", source];
+    let mut child = scene
+        .command(&[&words[..], &range, more].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever refuses does not read to the end.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    Run::of(child.wait_with_output().unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn what_comes_through_a_pipe_is_read_as_a_file_is() {
+    let ten = minutes(10);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(ten.as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    for (source, bytes) in
+        [("file:-", ten.as_bytes()), ("file:/dev/stdin", ten.as_bytes()), ("file:-", &gzip)]
+    {
+        let scene = Scene::new();
+        let run = fill_from(&scene, source, &["--json"], bytes);
+        assert_eq!((run.code, &run.object()["rows_written"]), (Some(0), &json!(10)), "{source}: {run:?}");
+    }
+    let scene = Scene::new();
+    fill_from(&scene, "file:-", &[], b"").fails_with(1, "the file is empty");
+    fill_from(&scene, "file:-", &["--max-unpacked", "1KB"], minutes(100).as_bytes()).fails_with(
+        2,
+        "more comes out of the pipe than the cap; raise the cap if that is right (--max-unpacked)",
+    );
+    fill_from(&scene, "file:/dev/zero", &[], b"").fails_with(2, "a device is given where a file is read");
+    // A list of series has an end too.
+    scene.run(&["plan", "--nodes", "/dev/zero", "--last", "1d"]).fails_with(2, "longer than any right one");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_that_nobody_writes_to_is_told_of_and_can_be_left() {
+    use std::io::{BufRead, BufReader};
+
+    let scene = Scene::new();
+    let pipe = scene.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let source = format!("file:{}", pipe.display());
+    let pipe = pipe.display().to_string();
+    for words in [
+        vec!["backfill", "--node", "x", "--interval", "1m", "--source", &source, "--last", "1d"],
+        vec!["backfill", "--nodes", &pipe, "--last", "1d"],
+        vec!["plan", "--nodes", &pipe, "--last", "1d"],
+    ] {
+        let mut child = scene.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if words.contains(&source.as_str()) {
+            let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+            let line = lines.next().unwrap().unwrap();
+            assert!(line.ends_with("pipe has not been read to its end yet; Ctrl-C stops"), "{line}");
+        } else {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+        let asked = std::time::Instant::now();
+        assert_eq!(interrupt(child).code, Some(130), "{words:?}");
+        assert!(asked.elapsed() < std::time::Duration::from_secs(10), "{words:?}");
     }
 }

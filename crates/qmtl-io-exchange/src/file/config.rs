@@ -50,6 +50,13 @@ impl FileFormat {
         }
     }
 
+    /// The format of content whose name does not tell: CSV unless it begins like another one.
+    pub(super) fn of_bytes(bytes: &FileBytes) -> Result<Self> {
+        let mut head = [0; 8];
+        let count = bytes.read_at(&mut head, 0).map_err(io_error)?;
+        Ok(Self::of_content(&head[..count]).unwrap_or(Self::Csv))
+    }
+
     /// Fails with `Schema` when the file's first bytes belong to another format.
     pub(super) fn check(self, bytes: &FileBytes) -> Result<()> {
         let mut head = [0; 8];
@@ -113,7 +120,16 @@ impl FileConfig {
     /// How many bytes a compressed file may unpack to unless said otherwise: 4 GiB.
     pub const MAX_UNPACKED_BYTES: u64 = 4 << 30;
 
-    /// Reads the file at `path`, its format told by the extension and everything else by content.
+    pub(super) const STDIN: &str = "-";
+
+    /// Reads what comes into the program by its stdin, to the end, its format told by how it begins.
+    #[must_use]
+    pub fn stdin() -> Self {
+        Self::new(Self::STDIN)
+    }
+
+    /// Reads the file at `path`, its format told by the extension and everything else by content. A pipe, such as a
+    /// FIFO or `/dev/stdin`, is read to its end when it is opened.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {

@@ -8,7 +8,7 @@ use flate2::read::MultiGzDecoder;
 use qmtl_history_api::{Error, ErrorKind, Result};
 use zip::ZipArchive;
 
-use super::bytes::{FileBytes, corrupt};
+use super::bytes::{FileBytes, corrupt, io_error};
 
 /// Writes up to a number of bytes and remembers why it could not.
 #[derive(Debug)]
@@ -46,6 +46,19 @@ impl Write for Capped {
 
 /// The bytes that `fill` writes into a temporary file, at most `cap`.
 pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
+    let too_much = "the file unpacks to more than the cap and may be a decompression bomb; raise the cap if it is not \
+                    (with_max_unpacked_bytes)";
+    written(cap, too_much, fill)
+}
+
+/// What comes out of a pipe up to its end, which is read more than once.
+pub(super) fn stream(mut from: impl Read, cap: u64) -> Result<FileBytes> {
+    let too_much =
+        "more comes out of the pipe than the cap; raise the cap if that is right (with_max_unpacked_bytes)";
+    written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))
+}
+
+fn written(cap: u64, too_much: &str, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
     let no_room = |e: io::Error| {
         Error::new(ErrorKind::Storage, "cannot unpack into a temporary file; make room there, or set TMPDIR")
             .with("folder", std::env::temp_dir().display())
@@ -54,11 +67,7 @@ pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) ->
     let mut target = Capped { file: tempfile::tempfile().map_err(no_room)?, left: cap, failed: None };
     let filled = fill(&mut target);
     match target.failed {
-        Some(Fault::TooMuch) => Err(Error::invalid(
-            "the file unpacks to more than the cap and may be a decompression bomb; raise the cap if it is not \
-             (with_max_unpacked_bytes)",
-        )
-        .with("cap_bytes", cap)),
+        Some(Fault::TooMuch) => Err(Error::invalid(too_much).with("cap_bytes", cap)),
         Some(Fault::Io(e)) => Err(no_room(e)),
         None => {
             filled?;
