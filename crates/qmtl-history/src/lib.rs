@@ -20,12 +20,13 @@ mod verify;
 mod waits;
 
 use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
-use qmtl_history_api::Error;
+use qmtl_history_api::{Error, ErrorKind};
 use qmtl_observe::TokioClock;
 
 use cli::Cli;
@@ -45,14 +46,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return refused(&error, &args).into(),
+        Err(error) => {
+            // What is quoted of an argument must not move the cursor, nor look like a line of ours.
+            let quoted = Cli::try_parse_from(args.iter().map(plain)).err();
+            return refused(&quoted.unwrap_or(error), &args).into();
+        }
     };
     let console = Console::new(&cli.global);
     console.start_logging(&cli.global);
+    hide_decoders_panics();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            console.fail(&Error::unexpected("cannot start the runtime").caused_by(error).into());
+            let message = "cannot start the threads that the program needs; end other programs, or raise the limits on \
+                           processes and memory (ulimit -u, ulimit -v)";
+            console.fail(&Error::new(ErrorKind::Storage, message).caused_by(error).into());
             return Outcome::Failed.into();
         }
     };
@@ -68,12 +76,34 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     outcome.into()
 }
 
+/// Keeps panics of decoders, on bytes that are damaged, off the screen: they are caught, and the error that is made of
+/// them names the file. One that nobody caught is an error of its own.
+fn hide_decoders_panics() {
+    const DECODERS: [&str; 2] = ["/arrow-", "/parquet-"];
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default().replace('\\', "/");
+        if DECODERS.iter().any(|decoder| place.contains(decoder)) {
+            tracing::debug!(place, "a decoder panicked on damaged bytes");
+        } else {
+            usual(info);
+        }
+    }));
+}
+
 /// A runtime for work on files. More blocking threads than keep the cores and the disk busy only
 /// hold memory: each has a heap of its own, which fragments (ten million bars: 320 MB at the peak
 /// with any number of threads, 220 MB with two a core).
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads((2 * cores).max(4)).build()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().max_blocking_threads((2 * cores).max(4));
+    // A thread that the system refuses is a panic there, and nothing that it says helps the user.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let built = std::panic::catch_unwind(AssertUnwindSafe(|| builder.build()));
+    std::panic::set_hook(hook);
+    built.unwrap_or_else(|_| Err(std::io::Error::other("the system starts no more threads")))
 }
 
 /// Makes a write beyond a limit on file sizes an error with a remedy, not the end of the program.
@@ -90,6 +120,11 @@ fn ignore_file_size_signal(runtime: &tokio::runtime::Runtime) -> std::io::Result
 #[cfg(not(unix))]
 fn ignore_file_size_signal(_: &tokio::runtime::Runtime) -> std::io::Result<()> {
     Ok(())
+}
+
+/// An argument as it can be quoted.
+fn plain(arg: &OsString) -> String {
+    text::for_terminal(&arg.to_string_lossy().replace('\n', "\\n"))
 }
 
 /// Answers arguments that do not parse, or that ask for help or the version.

@@ -1,5 +1,7 @@
 //! What is refused, before anything is read or written, and in which words.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use super::{Run, Scene, program};
@@ -214,7 +216,7 @@ fn a_limit_on_file_sizes_is_an_error_with_a_remedy() {
         "20240101-20240114",
     ];
     let fill = scene.command(&fill);
-    let limited = std::process::Command::new("sh")
+    let limited = Command::new("sh")
         .args(["-c", "ulimit -f 32 && exec \"$0\" \"$@\""])
         .arg(fill.get_program())
         .args(fill.get_args())
@@ -284,4 +286,58 @@ fn a_year_is_a_year_and_few_digits_are_no_time() {
     scene
         .run(&[&plan[..], &["1704067200000"]].concat())
         .fails_with(2, "divide it by 1000, or write the time in ISO 8601");
+}
+
+#[test]
+fn arguments_that_are_quoted_move_no_cursor_and_forge_no_line() {
+    let odd = "x\u{1b}[31m\nerror: forged";
+    let words: [&[&str]; 4] = [
+        &["ls", odd],
+        &["coverage", "--last", odd],
+        &["plan", "--start", odd, "--node", "x", "--interval", "1m"],
+        &[odd],
+    ];
+    for words in words {
+        for json in [&[][..], &["--json"]] {
+            let run = Scene::new().run(&[words, json].concat());
+            assert_eq!(run.code, Some(2), "{run:?}");
+            assert!(run.stderr.contains("forged"), "{run:?}");
+            for output in [&run.stderr, &run.stdout] {
+                assert!(!output.contains('\u{1b}'), "{words:?}: {run:?}");
+                assert!(!output.lines().any(|line| line.starts_with("error: forged")), "{words:?}: {run:?}");
+            }
+        }
+    }
+}
+
+/// Root may start as many threads as it likes, so that somebody else tries.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_cannot_be_started_are_an_error_with_a_remedy() {
+    let program = env!("CARGO_BIN_EXE_qmtl-history");
+    let limited = Command::new("setpriv")
+        .args([
+            "--reuid",
+            "65533",
+            "--clear-groups",
+            "prlimit",
+            "--nproc=1",
+            program,
+            "ls",
+            "--store",
+            "/nowhere",
+        ])
+        .output();
+    // Where this user may not become another one, or not see the program, there is nothing to try.
+    let Ok(output) = limited else { return };
+    let run = Run::of(output);
+    if run.stderr.starts_with("setpriv:") || run.stderr.starts_with("prlimit:") {
+        println!("not tried: {}", run.stderr);
+        return;
+    }
+    run.fails_with(
+        1,
+        "cannot start the threads that the program needs; end other programs, or raise the limits",
+    );
+    assert!(!run.stderr.contains("panicked"), "{run:?}");
 }

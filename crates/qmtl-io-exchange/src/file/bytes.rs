@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
-use qmtl_history_api::{Error, ErrorKind};
+use qmtl_history_api::{Error, ErrorKind, Result};
 
 /// A file's bytes.
 #[derive(Clone, Debug)]
@@ -58,6 +59,12 @@ pub(super) fn io_error(cause: io::Error) -> Error {
 /// An error about bytes that are not what their format promises.
 pub(super) fn corrupt(message: &str) -> Error {
     Error::new(ErrorKind::Corrupt, message)
+}
+
+/// What a decoder makes of bytes; `Corrupt` where it panics, as it does on some that nobody wrote.
+pub(super) fn decoded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(corrupt("cannot read the file: it is damaged or cut off")))
 }
 
 #[cfg(unix)]

@@ -1,6 +1,8 @@
 //! Arrow IPC files: a block is a record batch. Streams, which have no footer to find their batches
 //! by, are first rewritten as files.
 
+mod claims;
+
 use std::io::{BufReader, BufWriter};
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, Result};
 
-use super::bytes::{FileBytes, corrupt, io_error};
+use super::bytes::{FileBytes, corrupt, decoded, io_error};
 use super::config::FileConfig;
 use super::frame::{Columns, Scanned};
 use super::table::{Opened, Selection, Table};
@@ -42,6 +44,8 @@ struct IpcFile {
     schema: SchemaRef,
     decoder: FileDecoder,
     batches: Vec<Block>,
+    /// The most bytes that a buffer may unpack to.
+    cap: u64,
 }
 
 /// Reads the footer and every batch's time column.
@@ -49,9 +53,10 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let mut head = [0; MAGIC.len()];
     bytes.read_at(&mut head, 0).map_err(io_error)?;
     let mut file = if head == MAGIC {
-        IpcFile::open(bytes)?
+        IpcFile::open(bytes, config.max_unpacked_bytes)?
     } else {
-        IpcFile::open(&rewritten(bytes, config.max_unpacked_bytes)?)?
+        let bytes = rewritten(bytes, config.max_unpacked_bytes)?;
+        IpcFile::open(&bytes, config.max_unpacked_bytes)?
     };
     let batches = std::mem::take(&mut file.batches);
     let mut blocks = Vec::new();
@@ -73,18 +78,22 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
 /// An IPC stream as a file.
 fn rewritten(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
     let damaged = |e| corrupt("cannot read the Arrow stream: it is damaged or cut off").caused_by(e);
+    claims::check_stream(bytes, cap)?;
     rewrite(cap, |target| {
-        let stream = StreamReader::try_new(BufReader::new(bytes.cursor()), None).map_err(damaged)?;
-        let mut writer = FileWriter::try_new(BufWriter::new(target), &stream.schema()).map_err(damaged)?;
-        for batch in stream {
-            writer.write(&batch.map_err(damaged)?).map_err(damaged)?;
-        }
-        writer.finish().map_err(damaged)
+        decoded(|| {
+            let stream = StreamReader::try_new(BufReader::new(bytes.cursor()), None).map_err(damaged)?;
+            let mut writer =
+                FileWriter::try_new(BufWriter::new(target), &stream.schema()).map_err(damaged)?;
+            for batch in stream {
+                writer.write(&batch.map_err(damaged)?).map_err(damaged)?;
+            }
+            writer.finish().map_err(damaged)
+        })
     })
 }
 
 impl IpcFile {
-    fn open(bytes: &FileBytes) -> Result<Self> {
+    fn open(bytes: &FileBytes, cap: u64) -> Result<Self> {
         let damaged = |cause: String| {
             corrupt("cannot read the footer of the Arrow file: it is damaged or cut off").caused_by(cause)
         };
@@ -100,20 +109,22 @@ impl IpcFile {
         if !schema.endianness().equals_to_target_endianness() {
             return Err(Error::schema("the Arrow file was written with another byte order"));
         }
-        let schema = Arc::new(fb_to_schema(schema));
+        claims::check_schema(schema)?;
+        let schema = decoded(|| Ok(Arc::new(fb_to_schema(schema))))?;
         let decoder = FileDecoder::new(Arc::clone(&schema), footer.version());
         let batches = footer.recordBatches().into_iter().flatten().copied().collect();
-        let mut file = Self { bytes: bytes.clone(), schema, decoder, batches };
+        let mut file = Self { bytes: bytes.clone(), schema, decoder, batches, cap };
         for block in footer.dictionaries().into_iter().flatten() {
             let buffer = file.block(block)?;
-            file.decoder.read_dictionary(block, &buffer).map_err(unreadable)?;
+            decoded(|| file.decoder.read_dictionary(block, &buffer).map_err(unreadable))?;
         }
         Ok(file)
     }
 
     fn decode(&self, block: &Block) -> Result<RecordBatch> {
-        let batch = self.decoder.read_record_batch(block, &self.block(block)?);
-        batch.map_err(unreadable)?.ok_or_else(|| corrupt("a batch of the Arrow file is no batch"))
+        let buffer = self.block(block)?;
+        let batch = decoded(|| self.decoder.read_record_batch(block, &buffer).map_err(unreadable))?;
+        batch.ok_or_else(|| corrupt("a batch of the Arrow file is no batch"))
     }
 
     /// A message and its body. Its place comes from the footer, which may be damaged.
@@ -121,9 +132,10 @@ impl IpcFile {
         let place = || {
             let head = usize::try_from(block.metaDataLength()).ok().filter(|head| *head >= 8)?;
             let length = usize::try_from(block.bodyLength()).ok()?.checked_add(head)?;
-            Some((u64::try_from(block.offset()).ok()?, length))
+            Some((u64::try_from(block.offset()).ok()?, head, length))
         };
-        let (at, length) = place().ok_or_else(|| corrupt("the footer of the Arrow file is damaged"))?;
+        let (at, head, length) = place().ok_or_else(|| corrupt("the footer of the Arrow file is damaged"))?;
+        claims::check_block(&self.bytes, (at, head as u64, (length - head) as u64), self.cap)?;
         read_exact(&self.bytes, at, length)
     }
 }
@@ -153,3 +165,6 @@ impl Table for IpcTable {
         self.columns.select(&batch, rows, (self.unit, &self.output)).map(|batch| vec![batch])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Error, Result};
 
-use super::bytes::{FileBytes, corrupt};
+use super::bytes::{FileBytes, corrupt, decoded};
 use super::config::FileConfig;
 use super::frame::{Columns, Scanned};
 use super::table::{Opened, Selection, Table};
@@ -47,6 +47,10 @@ struct ParquetFile {
 
 /// Reads the footer and the time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
+    decoded(|| scanned(bytes, config))
+}
+
+fn scanned(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let file = ParquetFile::open(bytes)?;
     let mut extents = Vec::new();
     let scanned = Columns::new(config, file.metadata.schema())?.scan(config, |places, take| {
@@ -102,9 +106,13 @@ impl Table for ParquetTable {
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let Extent { group, skip, rows: count } = self.extents[block];
         let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(count)]);
-        let reader = self.file.group(group).with_row_selection(selection).build().map_err(unreadable)?;
-        reader
-            .map(|batch| self.columns.select(&batch.map_err(unreadable)?, rows, (self.unit, &self.output)))
-            .collect()
+        decoded(|| {
+            let reader = self.file.group(group).with_row_selection(selection).build().map_err(unreadable)?;
+            reader
+                .map(|batch| {
+                    self.columns.select(&batch.map_err(unreadable)?, rows, (self.unit, &self.output))
+                })
+                .collect()
+        })
     }
 }
