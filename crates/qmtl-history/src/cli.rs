@@ -211,7 +211,7 @@ series.toml (what stands at the top holds for every series; paths are relative t
 const WARMUP_HELP: &str = "\
 The last --period closed bars of each series are completed from the source, loaded into a cache and
 replayed through a moving average, exactly as a strategy does before it goes live. Without a source
-the store alone serves. Exits 3 when a node did not become ready.
+the store alone serves. Exits 3 when a node did not become ready, 1 when no series has a bar for it.
 
 Examples:
   qmtl-history warmup --store ./history --node BTCUSDT --interval 1m --period 200

@@ -128,7 +128,7 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 12] = [
+const FLAGS: [(&str, &str); 13] = [
     ("with_column_type", "--column-type"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
@@ -138,6 +138,7 @@ const FLAGS: [(&str, &str); 12] = [
     ("with_symbol_column", "--symbol-column"),
     ("with_symbol", "--symbol"),
     ("with_product", "--product"),
+    ("the cache has no such column", "the bars have no such column; take another one with --column"),
     ("with_retry_for", "--retry-for"),
     ("with `repair`", "`qmtl-history repair`"),
     (

@@ -126,7 +126,10 @@ fn a_wrong_wish_is_refused_before_anything_is_done() {
     scene.run(&words(&[])).fails_with(4, "backfill");
     let column = scene.run(&words(&["--source", &source, "--column", "nope"]));
     assert_eq!(column.code, Some(3), "{column:?}");
-    assert!(column.stdout.contains("the cache has no such column"), "{column:?}");
+    assert!(
+        column.stdout.contains("the bars have no such column; take another one with --column"),
+        "{column:?}"
+    );
 }
 
 #[test]

@@ -127,10 +127,14 @@ impl<'a> CacheView<'a> {
     }
 
     fn index_of(&self, name: &str) -> Result<usize> {
-        self.cache.schema().and_then(|schema| schema.index_of(name).ok()).ok_or_else(|| {
+        let schema = self.cache.schema();
+        schema.and_then(|schema| schema.index_of(name).ok()).ok_or_else(|| {
+            let known = schema.into_iter().flat_map(|schema| schema.fields());
+            let known: Vec<_> = known.map(|field| field.name().as_str()).collect();
             Error::new(ErrorKind::NotFound, "the cache has no such column")
                 .with("series", self.cache.key())
                 .with("column", name)
+                .with("columns", known.join(", "))
         })
     }
 }

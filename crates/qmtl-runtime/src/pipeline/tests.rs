@@ -256,7 +256,10 @@ fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
     let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
-    assert_eq!(failures, ["the cache has no such column (series: a@1m, column: open, reader: wrong)"]);
+    assert_eq!(
+        failures,
+        ["the cache has no such column (series: a@1m, column: open, columns: close, reader: wrong)"]
+    );
     assert_eq!(pipeline.results(&id("good")).unwrap().1, [1.0]);
 }
 
