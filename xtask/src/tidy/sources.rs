@@ -66,6 +66,35 @@ fn ids(text: &str) -> BTreeSet<&str> {
     ids.collect()
 }
 
+/// The page whose tables name tests.
+const RELIABILITY: &str = "docs/reliability.md";
+
+pub(super) fn named_tests_are_there(repository: &Repository) -> Vec<String> {
+    let functions: BTreeSet<&str> = repository.sources().flat_map(|(_, text)| functions(text)).collect();
+    let page = repository.texts.get(RELIABILITY).map_or("", String::as_str);
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|word| is_test_name(word));
+    let missing: BTreeSet<&str> = named.filter(|name| !functions.contains(name)).collect();
+    missing
+        .into_iter()
+        .map(|name| format!("{RELIABILITY} names `{name}`, and there is no such test"))
+        .collect()
+}
+
+/// A sentence in snake case.
+fn is_test_name(word: &str) -> bool {
+    let is_of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    word.matches('_').count() >= 3 && word.bytes().all(is_of_name)
+}
+
+/// The names of the functions of a text; those that a macro makes of a list stand in it by themselves.
+fn functions(text: &str) -> impl Iterator<Item = &str> {
+    let after = text.match_indices("fn ").map(|(at, word)| &text[at + word.len()..]);
+    after.map(|rest| {
+        &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())]
+    })
+}
+
 pub(super) fn architecture_names_every_crate(repository: &Repository) -> Vec<String> {
     let page = repository.texts.get("ARCHITECTURE.md").map_or("", String::as_str);
     let words: BTreeSet<&str> =
@@ -78,6 +107,16 @@ pub(super) fn architecture_names_every_crate(repository: &Repository) -> Vec<Str
 mod tests {
     use super::*;
     use crate::tidy::repository::tests::{files, graph};
+
+    #[test]
+    fn a_test_that_is_named_and_not_there_is_named() {
+        let page = "| what | test |\n|---|---|\n| x | `it_is_there_now`, `it_is_not_there` and `a_b` |\n`it_is_prose_only`";
+        let repository = files(&[(RELIABILITY, page), ("a.rs", "//! A.\nfn it_is_there_now() {}")]);
+        assert_eq!(
+            named_tests_are_there(&repository),
+            ["docs/reliability.md names `it_is_not_there`, and there is no such test"]
+        );
+    }
 
     #[test]
     fn a_file_without_a_module_doc_is_named() {

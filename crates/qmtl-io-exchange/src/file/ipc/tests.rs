@@ -1,3 +1,5 @@
+//! Damaged Arrow files: no byte of them is believed blindly.
+
 use std::io::Write;
 
 use arrow_ipc::CompressionType;
