@@ -100,7 +100,13 @@ impl Store {
                 Ok(found.intervals.into_iter().map(key).chain(strays).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
-            None if !found.intervals.is_empty() => Err(nameless(node)),
+            None if !found.intervals.is_empty() => {
+                Err(match self.told_by_commits(node, &found.intervals)? {
+                    // A copy, or one that was renamed besides.
+                    Some(node_id) if layout::node_folder(&node_id) != name => misplaced(node, &node_id),
+                    _ => nameless(node),
+                })
+            }
             None if !found.strays.is_empty() => {
                 Ok(found.strays.iter().map(|path| Err(stray(path))).collect())
             }
@@ -110,9 +116,21 @@ impl Store {
             }
             None => {
                 tracing::debug!(path = %node.display(), "not a series folder");
-                Ok(Vec::new())
+                self.series_inside(node)
             }
         }
+    }
+
+    /// An error for each folder of a series that was moved into a foreign one.
+    fn series_inside(&self, foreign: &Path) -> Result<Vec<Result<SeriesKey>>> {
+        let mut found = Vec::new();
+        for name in self.disk.folders(foreign)? {
+            let folder = foreign.join(&name);
+            if let Some(node_id) = self.read_owner(&folder)? {
+                found.push(Err(moved(&folder, &node_id)));
+            }
+        }
+        Ok(found)
     }
 
     /// Whether there is anything in a folder but what a writer leaves that is killed at the beginning.
@@ -197,6 +215,12 @@ fn misplaced(node: &Path, node_id: &NodeId) -> Error {
         .with("path", node.display())
         .with("node_id", node_id)
         .with("called", layout::node_folder(node_id))
+}
+
+/// The error of a series' folder inside of one that is not of the store.
+fn moved(folder: &Path, node_id: &NodeId) -> Error {
+    let message = "the folder of a series was moved into another folder; move it back, or out of the store";
+    Error::new(ErrorKind::Corrupt, message).with("path", folder.display()).with("node_id", node_id)
 }
 
 /// The error of a folder with commits that stands where no series has one.

@@ -49,7 +49,7 @@ impl Store {
     }
 
     /// The node that the newest commits of a folder say they are of, where one can be read.
-    fn told_by_commits(&self, node: &Path, intervals: &[Interval]) -> Result<Option<NodeId>> {
+    pub(crate) fn told_by_commits(&self, node: &Path, intervals: &[Interval]) -> Result<Option<NodeId>> {
         for interval in intervals {
             let folder = node.join(interval.to_string());
             for partition in self.disk.list(&folder)? {

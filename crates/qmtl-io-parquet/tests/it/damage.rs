@@ -263,6 +263,25 @@ async fn a_renamed_folder_is_a_finding_beside_the_series_that_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_or_a_series_that_was_put_aside_inside_the_store_is_told() {
+    let three = Three::new().await;
+    let node = node_folder(&three);
+    let renamed = node.with_file_name("copy");
+    fs::rename(&node, &renamed).unwrap();
+    fs::remove_file(renamed.join("_series.json")).unwrap();
+    let error = open(three.folder.path()).await.list_series().await.unwrap_err().to_string();
+    let called = format!("called: {})", node.file_name().unwrap().to_str().unwrap());
+    assert!(error.starts_with("the folder is not called as") && error.ends_with(&called), "{error}");
+    fs::rename(&renamed, &node).unwrap();
+    open(three.folder.path()).await.repair(false).await.unwrap();
+    let aside = three.folder.path().join("trash");
+    fs::create_dir(&aside).unwrap();
+    fs::rename(&node, aside.join(node.file_name().unwrap())).unwrap();
+    let error = open(three.folder.path()).await.list_series().await.unwrap_err().to_string();
+    assert!(error.starts_with("the folder of a series was moved into another folder"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_read_hides_no_other() {
     let three = Three::new().await;
     let odd = three.folder.path().join("odd-0123456789abcdef");
