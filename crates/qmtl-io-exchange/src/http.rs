@@ -223,13 +223,14 @@ impl HttpClient {
             })
             .when(|failure: &Failure| failure.reason.is_some())
             .adjust(move |failure: &Failure, pause| {
-                let pause = pause?.max(failure.pause);
                 let now = self.config.clock.monotonic();
-                match self.reach.until().map(|until| until.saturating_sub(now)) {
-                    Some(Duration::ZERO) => {
-                        self.give_up(&failure.error);
-                        None
-                    }
+                let left = self.reach.until().map(|until| until.saturating_sub(now));
+                if left.is_some_and(|left| left.is_zero() || self.config.retries == 0) {
+                    self.give_up(&failure.error);
+                    return None;
+                }
+                let pause = pause?.max(failure.pause);
+                match left {
                     // The last try comes when the time is over.
                     Some(left) => Some(pause.min(left)).filter(|pause| now + *pause < deadline),
                     None if repeated.load(Ordering::Relaxed) as usize >= self.config.retries => None,
@@ -254,7 +255,7 @@ impl HttpClient {
             "the source has not answered at all: check its address and the network, or wait longer (with_retry_for)",
         )
         .with("host", self.base.authority())
-        .with("waited", format_args!("{:?}", self.config.retry_for))
+        .with("waited", format_args!("{:.1?}", self.reach.waited(self.config.clock.monotonic())))
         .caused_by(last.clone());
         self.reach.give_up(self.config.clock.monotonic(), &error.exhausted());
     }

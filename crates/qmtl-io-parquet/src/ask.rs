@@ -145,7 +145,10 @@ impl Store {
             let folder = node.join(&name);
             match name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name) {
                 Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
-                Some(interval) => found.strays.extend(self.stray_partitions(interval, &folder)?),
+                Some(interval) => {
+                    found.strays.extend(self.stray_partitions(interval, &folder)?);
+                    found.strays.extend(self.odd_commits(interval, &folder)?);
+                }
                 None if self.holds_commits(&folder)? => found.strays.push(folder),
                 None => {}
             }
@@ -175,6 +178,20 @@ impl Store {
             }
         }
         Ok(strays)
+    }
+
+    /// The files in the partitions of an interval that look like commits and are not called as those are.
+    pub(crate) fn odd_commits(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut odd = Vec::new();
+        for name in self.disk.list(folder)? {
+            if Partition::parse(interval, &name).is_some() {
+                let partition = folder.join(&name);
+                let names =
+                    self.disk.list(&partition)?.into_iter().filter(|name| layout::is_odd_commit(name));
+                odd.extend(names.map(|name| partition.join(name)));
+            }
+        }
+        Ok(odd)
     }
 
     /// Whether a folder has commits, or folders that have some.
@@ -223,9 +240,14 @@ fn moved(folder: &Path, node_id: &NodeId) -> Error {
     Error::new(ErrorKind::Corrupt, message).with("path", folder.display()).with("node_id", node_id)
 }
 
-/// The error of a folder with commits that stands where no series has one.
-pub(crate) fn stray(folder: &Path) -> Error {
-    let message = "a folder holds commits and is called like no interval and no partition; give it its name back, or \
-                   move it out of the store and run the backfill again";
-    Error::new(ErrorKind::Corrupt, message).with("path", folder.display())
+/// The error of a folder with commits, or of a file that looks like one, where no series has such.
+pub(crate) fn stray(path: &Path) -> Error {
+    let message = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        "a file of a partition is not called as commits are; give it its name back, or move it out of the store and \
+         run the backfill again"
+    } else {
+        "a folder holds commits and is called like no interval and no partition; give it its name back, or move it out \
+         of the store and run the backfill again"
+    };
+    Error::new(ErrorKind::Corrupt, message).with("path", path.display())
 }

@@ -15,9 +15,9 @@ impl Store {
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
         let mut findings = unfinished(self, &series)?;
-        for folder in self.stray_partitions(key.interval, &series.interval())? {
-            findings.push(Finding::new(&folder, Problem::Damaged(stray(&folder))));
-        }
+        let mut strays = self.stray_partitions(key.interval, &series.interval())?;
+        strays.extend(self.odd_commits(key.interval, &series.interval())?);
+        findings.extend(strays.iter().map(|path| Finding::new(path, Problem::Damaged(stray(path)))));
         let partitions = self.partitions(&series, TimeRange::ALL)?;
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),

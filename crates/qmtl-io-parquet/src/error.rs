@@ -45,13 +45,19 @@ pub(crate) fn unlisted(path: &Path, column: &str) -> Error {
     Error::new(ErrorKind::Corrupt, message).with("path", path.display()).with("column", column)
 }
 
+/// Whether an error is that of a file from a later version, which is not damaged.
+pub(crate) fn is_newer(error: &Error) -> bool {
+    error.message().starts_with(NEWER)
+}
+
+/// How the error of such a file begins.
+const NEWER: &str = "the file has format version";
+
 /// The error of a file from a later version of this program.
 pub(crate) fn newer(path: &Path, found: u64, known: u64) -> Error {
     Error::new(
         ErrorKind::Corrupt,
-        format!(
-            "the file has format version {found} and this program knows up to {known}: upgrade the program"
-        ),
+        format!("{NEWER} {found} and this program knows up to {known}: upgrade the program"),
     )
     .with("path", path.display())
 }

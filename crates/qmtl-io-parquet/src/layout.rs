@@ -132,13 +132,20 @@ pub(crate) fn commit_file(seq: u64) -> String {
     format!("{seq:010}.parquet")
 }
 
+/// Whether a file looks like a commit whose name was changed: no writer gives such a name.
+pub(crate) fn is_odd_commit(name: &str) -> bool {
+    let is_parquet = name.len() > 8 && name.to_ascii_lowercase().ends_with(".parquet");
+    is_parquet && !name.starts_with(TEMP_PREFIX) && parse_commit(name).is_none()
+}
+
 /// The number of a commit's file, `None` for a name that this format does not give.
 pub(crate) fn parse_commit(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".parquet")?;
     let is_padded = digits.len() == 10 || (digits.len() > 10 && !digits.starts_with('0'));
     // A sign would parse too.
     let is_number = is_padded && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|seq| is_number && *seq > 0)
+    // There is always a next one.
+    digits.parse().ok().filter(|seq| is_number && (1..u64::MAX / 2).contains(seq))
 }
 
 #[cfg(test)]

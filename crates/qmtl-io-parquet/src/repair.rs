@@ -7,6 +7,7 @@ use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{ErrorKind, Interval, NodeId, Rebuilt, Repaired, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::plain;
+use crate::error;
 use crate::file::StoredFile;
 use crate::layout::{self, Partition, SeriesFolder};
 use crate::store::Store;
@@ -17,35 +18,53 @@ impl Store {
         let mut repaired = Vec::new();
         for name in self.disk.folders(self.disk.root())? {
             let node = self.disk.root().join(&name);
-            // A folder that cannot be looked at stays a finding of those who list the store.
-            let Ok(found) = self.intervals(&node) else { continue };
-            let is_called = |id: &NodeId| layout::node_folder(id) == name;
-            let node_id = match self.read_owner(&node) {
-                Ok(Some(id)) if is_called(&id) => id,
-                // What a later version wrote is not damage.
-                Err(_) if self.is_of_later_version(&node) => continue,
-                named => {
-                    let told = self.told_by_commits(&node, &found.intervals)?.filter(is_called);
-                    let Some(id) = told else { continue };
-                    if !dry_run {
-                        // A name is put where none is.
-                        if !matches!(named, Ok(None)) {
-                            self.disk.remove(&node.join(layout::SERIES_FILE))?;
-                        }
-                        self.put_name(&node, &id)?;
-                    }
-                    let path = node.join(layout::SERIES_FILE);
-                    repaired.push(Repaired::new(path, Rebuilt::Name(id.clone())));
-                    id
-                }
-            };
-            for interval in found.intervals {
-                let key = SeriesKey { node_id: node_id.clone(), interval };
-                let series = SeriesFolder::new(self.disk.root(), &key);
-                repaired.extend(self.repair_columns(&series, dry_run)?);
+            // What cannot be mended hides nothing that can: it stays a finding of those who list the store.
+            if let Err(error) = self.repair_node((&node, &name), dry_run, &mut repaired) {
+                tracing::warn!(path = %node.display(), error = error.chain(), "cannot rebuild what names a series");
             }
         }
         Ok(repaired)
+    }
+
+    fn repair_node(
+        &self,
+        (node, name): (&Path, &str),
+        dry_run: bool,
+        repaired: &mut Vec<Repaired>,
+    ) -> Result<()> {
+        let found = self.intervals(node)?;
+        let is_called = |id: &NodeId| layout::node_folder(id) == name;
+        let node_id = match self.read_owner(node) {
+            Ok(Some(id)) if is_called(&id) => id,
+            // What a later version wrote is not damage.
+            Err(error) if error::is_newer(&error) => return Ok(()),
+            named => {
+                let told = self.told_by_commits(node, &found.intervals)?.filter(is_called);
+                let Some(id) = told else { return Ok(()) };
+                let path = node.join(layout::SERIES_FILE);
+                if !dry_run {
+                    // A name is put where none is.
+                    if !matches!(named, Ok(None)) {
+                        self.disk.remove(&path)?;
+                    }
+                    self.put_name(node, &id)?;
+                    if self.read_owner(node)?.as_ref() != Some(&id) {
+                        return Err(error::corrupt(
+                            &path,
+                            "something else stands where the name of a series belongs",
+                        ));
+                    }
+                }
+                repaired.push(Repaired::new(path, Rebuilt::Name(id.clone())));
+                id
+            }
+        };
+        for interval in found.intervals {
+            let key = SeriesKey { node_id: node_id.clone(), interval };
+            let series = SeriesFolder::new(self.disk.root(), &key);
+            repaired.extend(self.repair_columns(&series, dry_run)?);
+        }
+        Ok(())
     }
 
     /// The node that the newest commits of a folder say they are of, where one can be read.
@@ -68,28 +87,34 @@ impl Store {
         Ok(None)
     }
 
-    /// Lists the columns again that rows have and the list lacks; one that is damaged makes room.
+    /// Lists the columns again that rows have and the list lacks; versions of it that are damaged make room.
     fn repair_columns(&self, series: &SeriesFolder, dry_run: bool) -> Result<Option<Repaired>> {
         let needed = self.columns_of_rows(series)?;
         let folder = series.schemas();
-        let listed = loop {
-            match self.columns(series) {
-                Ok(columns) => break columns.schema,
-                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-                Err(_) if dry_run => break frame::ts_only_schema(),
-                Err(error) => {
-                    let Some(newest) = self.disk.newest(&folder, None)? else { return Err(error) };
-                    self.disk.remove(&folder.join(layout::commit_file(newest.seq)))?;
-                    self.tips.forget(&folder);
+        let (mut listed, mut damaged) = (frame::ts_only_schema(), Vec::new());
+        for commit in self.disk.commits(&folder)?.into_iter().rev() {
+            let path = folder.join(layout::commit_file(commit.seq));
+            match self.open_checked(&path, series, None, commit.seq) {
+                Ok(Some(file)) => {
+                    listed = plain(file.schema());
+                    break;
                 }
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt && !error::is_newer(&error) => {
+                    damaged.push(path)
+                }
+                Err(error) => return Err(error),
             }
-        };
-        let lacks = needed.fields().iter().filter(|field| listed.field_with_name(field.name()).is_err());
-        let columns: Vec<_> = lacks.map(|field| field.name().clone()).collect();
-        if columns.is_empty() {
+        }
+        let is_listed = |name: &str| damaged.is_empty() && listed.field_with_name(name).is_ok();
+        let lacking = needed.fields().iter().map(|field| field.name()).filter(|name| *name != frame::TS);
+        let columns: Vec<_> = lacking.filter(|name| !is_listed(name)).cloned().collect();
+        if columns.is_empty() && damaged.is_empty() {
             return Ok(None);
         }
         if !dry_run {
+            damaged.iter().try_for_each(|path| self.disk.remove(path))?;
+            self.tips.forget(&folder);
             self.add_columns(series, &needed)?;
         }
         Ok(Some(Repaired::new(folder, Rebuilt::Columns { key: series.key.clone(), columns })))

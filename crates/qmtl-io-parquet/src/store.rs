@@ -239,17 +239,6 @@ impl Store {
         NodeId::new(&json.node_id).map(Some).map_err(|e| damaged().caused_by(e))
     }
 
-    /// Whether a later version of this program named a node's folder.
-    pub(crate) fn is_of_later_version(&self, node: &Path) -> bool {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u64,
-        }
-        let text = self.disk.read_name(&node.join(layout::SERIES_FILE)).ok().flatten();
-        let version = text.and_then(|text| serde_json::from_slice(&text).ok());
-        version.is_some_and(|Version { format }| format > FORMAT)
-    }
-
     /// Opens a file and checks that it says of itself what its path says.
     pub(crate) fn open_checked(
         &self,

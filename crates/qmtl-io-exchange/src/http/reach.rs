@@ -65,6 +65,11 @@ impl Reach {
         Some(since.saturating_add(self.patience))
     }
 
+    /// How long it has been waited for.
+    pub(super) fn waited(&self, now: Duration) -> Duration {
+        self.known().since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+    }
+
     /// Whether it has served a request.
     pub(super) fn has_served(&self) -> bool {
         self.known().has_served

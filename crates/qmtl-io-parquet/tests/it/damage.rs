@@ -281,6 +281,71 @@ async fn a_copy_or_a_series_that_was_put_aside_inside_the_store_is_told() {
     assert!(error.starts_with("the folder of a series was moved into another folder"), "{error}");
 }
 
+/// The newest list is damaged and the one before it is sound: a dry run says what the repair does, and rows stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_newest_list_of_columns_gives_way_to_the_one_before() {
+    let three = Three::new().await;
+    let list = three.files[0].ancestors().nth(2).unwrap().join("_schema");
+    fs::write(list.join("0000000002.parquet"), "PAR1").unwrap();
+    assert!(three.rows(&open(three.folder.path()).await, TimeRange::ALL).await.is_err());
+    let told = open(three.folder.path()).await.repair(true).await.unwrap();
+    let store = open(three.folder.path()).await;
+    assert_eq!((told.len(), store.repair(false).await.unwrap()), (1, told));
+    assert_eq!(store.repair(false).await.unwrap(), []);
+    assert_eq!(three.rows(&store, TimeRange::ALL).await.unwrap(), 120_000);
+}
+
+/// A commit that was renamed is no commit, and is not passed over in silence either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commit() {
+    let key = fixtures::key("ohlcv:one", "1m");
+    for (name, is_alone) in
+        [("1.parquet", true), ("0000000001.PARQUET", true), ("18446744073709551615.parquet", false)]
+    {
+        let folder = TempDir::new().unwrap();
+        let store = open(folder.path()).await;
+        store.write_rows(&WriteRequest::new(key.clone()), bars(&key, start(), 7)).await.unwrap();
+        let file = store.files(&key, TimeRange::ALL).await.unwrap().remove(0).path;
+        let odd = file.with_file_name(name);
+        fs::copy(&file, &odd).unwrap();
+        if is_alone {
+            fs::remove_file(&file).unwrap();
+        }
+        let store = open(folder.path()).await;
+        let told = match is_alone {
+            true => store.list_series().await.unwrap_err().to_string(),
+            false => store.verify(&key).await.unwrap().remove(0).to_string(),
+        };
+        assert!(told.starts_with("a file of a partition is not called as commits are"), "{told}");
+        assert!(told.contains(name), "{told}");
+        let rows = store.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await;
+        assert_eq!(rows.unwrap().num_rows(), if is_alone { 0 } else { 7 });
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_way_of_a_repair_is_not_called_repaired_and_stops_no_other() {
+    for odd in ["folder", "link"] {
+        let three = Three::new().await;
+        let sound = fixtures::key("ohlcv:sound", "1m");
+        three.store.write_rows(&WriteRequest::new(sound.clone()), bars(&sound, start(), 3)).await.unwrap();
+        let path = three.store.files(&sound, TimeRange::ALL).await.unwrap().remove(0).path;
+        fs::remove_file(path.ancestors().nth(3).unwrap().join("_series.json")).unwrap();
+        let name = node_folder(&three).join("_series.json");
+        fs::remove_file(&name).unwrap();
+        match odd {
+            "folder" => fs::create_dir_all(name.join("x")).unwrap(),
+            _ => std::os::unix::fs::symlink("/nonexistent", &name).unwrap(),
+        }
+        let store = open(three.folder.path()).await;
+        let repaired = store.repair(false).await.unwrap();
+        let rebuilt: Vec<_> = repaired.iter().map(|repaired| &repaired.what).collect();
+        assert_eq!(rebuilt, [&Rebuilt::Name(sound.node_id.clone())], "{odd}");
+        assert!(store.list_series().await.is_err(), "{odd}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_read_hides_no_other() {
     let three = Three::new().await;

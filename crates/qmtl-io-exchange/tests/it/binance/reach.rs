@@ -71,7 +71,7 @@ async fn a_host_that_never_answers_costs_a_minute_for_any_number_of_windows() {
         assert!(error.is_exhausted(), "{error:?}");
         let text = error.chain();
         assert!(text.starts_with("the source has not answered at all: check its address"), "{text}");
-        assert!(text.contains("waited: 60s") && text.ends_with("no route to host"), "{text}");
+        assert!(text.contains("waited: 60.0s") && text.ends_with("no route to host"), "{text}");
     }
     // While it is given up, and once more when it may have come back.
     ask(&fetcher, 50).await;
@@ -79,6 +79,18 @@ async fn a_host_that_never_answers_costs_a_minute_for_any_number_of_windows() {
     clock.advance(Duration::from_secs(61));
     ask(&fetcher, 50).await;
     assert!(network.tries() >= 5);
+}
+
+#[tokio::test]
+async fn without_repetitions_one_try_speaks_for_all_windows() {
+    let (network, clock) = (Network::new(None), clock());
+    let config = ExchangeConfig::binance().with_base_url("http://nobody-at-all.invalid").with_retries(0);
+    let config = config.with_clock(clock.clone()).with_transport(Arc::clone(&network));
+    let fetcher = BinanceFetcher::new(config).unwrap();
+    for error in join_all((0..9).map(|window| ask(&fetcher, window))).await {
+        assert!(error.message().starts_with("the source has not answered at all"), "{error}");
+    }
+    assert_eq!(network.tries(), 1);
 }
 
 #[tokio::test]
