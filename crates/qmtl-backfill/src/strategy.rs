@@ -459,7 +459,7 @@ impl Job<'_> {
             Ok(was_stopped)
         };
         let work = async { tokio::try_join!(fetching, writer.run(receiver)) };
-        let ended = self.retries.tell_while(work, |event| self.tell(event)).await;
+        let ended = self.retries.tell_while(work, |event| self.tell(&self.in_time(event))).await;
         let mut tally = writer.into_tally();
         let was_stopped = matches!(ended, Ok((true, ())));
         if let Err(error) = ended {
@@ -497,6 +497,22 @@ impl Job<'_> {
         metrics::failure(self.key);
         events::Batch::new(self.key, window.span(), &self.source).failed(1, error);
         self.tell(&ProgressEvent::WindowFailed { window: window.span(), error: error.clone() });
+    }
+
+    /// A wait lasts no longer than the run may.
+    fn in_time(&self, event: &ProgressEvent) -> ProgressEvent {
+        let mut event = event.clone();
+        if let Some(longest) = self.config.deadline {
+            let left = (self.started + longest).saturating_sub(self.clock.monotonic());
+            match &mut event {
+                ProgressEvent::Retrying { retry, .. } => {
+                    retry.at_most = Some(retry.at_most.map_or(left, |most| most.min(left)));
+                }
+                ProgressEvent::Waiting { wait, .. } => wait.at_most = wait.at_most.min(left),
+                _ => {}
+            }
+        }
+        event
     }
 
     fn tell(&self, event: &ProgressEvent) {

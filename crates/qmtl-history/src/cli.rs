@@ -374,7 +374,7 @@ pub struct BackfillArgs {
     /// Stay current: fill, then go on as each bar closes, through outages, until interrupted
     #[arg(long)]
     pub follow: bool,
-    /// How often a request is repeated at most [default: 8]
+    /// How often a request is repeated at most, once the source has answered (until then see --retry-for) [default: 8]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub retries: Option<usize>,
     /// Stop asking after this time, such as 30m or 8h; what was fetched is stored

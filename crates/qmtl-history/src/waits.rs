@@ -25,7 +25,9 @@ pub(crate) struct Waits {
 }
 
 /// How often it is told that something is still waited for.
-const TOLD_EVERY: Duration = Duration::from_secs(30);
+const TOLD_EVERY: Duration = Duration::from_secs(25);
+/// How often pauses are told, each of which may be longer than the one before.
+const PAUSES_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// A pause that is shorter is hardly noticed the first time.
 const SHORT: Duration = Duration::from_secs(2);
 /// A store that takes longer is told of.
@@ -44,7 +46,7 @@ impl Waits {
         let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
         let about = retry.error.as_ref().map_or(retry.reason, Error::message);
         let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
-        if !self.is_news(about) {
+        if !self.is_news(about, PAUSES_TOLD_EVERY) {
             return;
         }
         if self.console.logs_for_machines() {
@@ -66,7 +68,7 @@ impl Waits {
     /// Tells of a request that waits though nothing has failed.
     pub(crate) fn wait(&self, wait: &Wait) {
         let Wait { what, host, at_most, .. } = wait;
-        if !self.is_news(&format!("{what} {host}")) {
+        if !self.is_news(&format!("{what} {host}"), TOLD_EVERY) {
             return;
         }
         if self.console.logs_for_machines() {
@@ -94,7 +96,7 @@ impl Waits {
         loop {
             match select(&mut work, pin!(TokioClock::new().sleep(patience))).await {
                 Either::Left((done, _)) => return done,
-                Either::Right(_) if !self.is_news(what) => {}
+                Either::Right(_) if !self.is_news(what, TOLD_EVERY) => {}
                 Either::Right(_) if self.console.logs_for_machines() => tracing::warn!(what, "waiting"),
                 Either::Right(_) => self.console.note(format!("waiting: {what}; Ctrl-C stops")),
             }
@@ -103,10 +105,10 @@ impl Waits {
     }
 
     /// Whether it is time to tell this, for the first time or again.
-    fn is_news(&self, what: &str) -> bool {
+    fn is_news(&self, what: &str, every: Duration) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if told.get(what).is_some_and(|last| now < *last + TOLD_EVERY) {
+        if told.get(what).is_some_and(|last| now < *last + every) {
             return false;
         }
         told.insert(what.to_owned(), now);

@@ -42,6 +42,8 @@ const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
 const ABSURD_BAN: Duration = Duration::from_secs(15 * 60);
 /// More weight than any exchange grants in a minute.
 const ABSURD_WEIGHT: u32 = 1_000_000;
+/// How long a try may take at least when a host is about to be given up.
+const LAST_TRY: Duration = Duration::from_secs(2);
 /// How long a request may wait before that is told.
 const TOLD_AFTER: Duration = Duration::from_secs(3);
 
@@ -310,9 +312,8 @@ impl HttpClient {
         let now = clock.monotonic();
         self.reach.begin(now);
         let timeout = self.config.timeout.min(deadline.saturating_sub(now));
-        // A try that has begun is let come to a connection.
-        let first =
-            self.reach.until().map(|until| until.saturating_sub(now).max(self.config.connect_timeout));
+        // The last try has a chance, too.
+        let first = self.reach.until().map(|until| until.saturating_sub(now).max(LAST_TRY));
         let timeout = first.map_or(timeout, |first| timeout.min(first));
         let exchange = self.patiently(call, ("answer", timeout), self.exchange(call));
         match select(pin!(exchange), clock.sleep(timeout)).await {
@@ -429,8 +430,11 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
     }
     let asked = retry_after(headers).unwrap_or_default();
     let pause = if asked > LONGEST_BAN { ABSURD_BAN } else { asked };
+    if !asked.is_zero() {
+        error = error.with("asks_to_wait_s", asked.as_secs());
+    }
     if pause < asked {
-        error = error.with("asks_to_wait_s", asked.as_secs()).with("taken_for_s", pause.as_secs());
+        error = error.with("taken_for_s", pause.as_secs());
     }
     let failure = match reason {
         Some(reason) => Failure::passing(reason, error).with_pause(pause),

@@ -8,7 +8,8 @@ use qmtl_history_api::{
 };
 
 use crate::backend::StoredPartition;
-use crate::layout::{self, Partition};
+use crate::columns::check_listed;
+use crate::layout::{self, Partition, SeriesFolder};
 use crate::store::Store;
 
 impl Store {
@@ -16,7 +17,13 @@ impl Store {
         let series = self.series_folder(key)?;
         let mut present = RangeSet::new();
         let mut proofs: Vec<EmptyProof> = Vec::new();
+        let mut are_columns_known = false;
         for (partition, newest) in self.partitions(&series, range)? {
+            // Once a handle: what is remembered was read when the list was sound.
+            if !are_columns_known && self.states.get(&series.partition(partition), newest).is_none() {
+                self.check_columns(&series, partition, newest.seq)?;
+                are_columns_known = true;
+            }
             let known = self.state(&series, partition, newest)?;
             let coverage = known.coverage().within(range);
             present.extend(coverage.present().iter());
@@ -33,6 +40,18 @@ impl Store {
             coverage.add_empty(proof);
         }
         Ok(coverage)
+    }
+
+    /// `Corrupt` where the list of columns is damaged or gone: rows that cannot be read make nothing complete.
+    fn check_columns(&self, series: &SeriesFolder, partition: Partition, seq: u64) -> Result<()> {
+        let columns = self.columns(series)?;
+        // A series of times alone has no list.
+        if columns.version == 0 {
+            for file in self.open(series, partition, seq)?.files() {
+                check_listed(file, &columns.schema)?;
+            }
+        }
+        Ok(())
     }
 
     /// A hash over the newest commits and the version of each one's file, so that a store that was
@@ -219,8 +238,8 @@ pub(crate) struct Intervals {
 
 /// The error of a folder whose series nobody can name.
 fn nameless(node: &Path) -> Error {
-    let message = "the file that names the series of a folder is missing; rebuild it (with `repair`), restore it from \
-                   a copy, or write to the series, which makes it anew";
+    let message = "the file that names the series of a folder is missing; rebuild it (with `repair`) or restore it from \
+                   a copy";
     Error::new(ErrorKind::Corrupt, message).with("path", node.join(layout::SERIES_FILE).display())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use qmtl_history_api::{Error, ErrorKind};
 
-use crate::layout::SCHEMA_FOLDER;
+use crate::layout::{SCHEMA_FOLDER, SERIES_FILE};
 
 /// The error of a failed call on `path`, with the remedy for what a disk can do to us.
 pub(crate) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
@@ -27,7 +27,10 @@ pub(crate) fn storage(action: &str, path: &Path, error: io::Error) -> Error {
 /// The error of a stored file that cannot be what was written. What else is stored stays readable.
 pub(crate) fn corrupt(path: &Path, what: &str) -> Error {
     let is_list = path.parent().is_some_and(|folder| folder.ends_with(SCHEMA_FOLDER));
-    let remedy = if is_list {
+    let is_name = path.file_name().is_some_and(|name| name == SERIES_FILE);
+    let remedy = if is_name {
+        "rebuild it (with `repair`) or restore it from a copy"
+    } else if is_list {
         // A backfill brings rows again, but not the types of the columns that others rely on.
         "rebuild it (with `repair`) or restore it from a copy; the rows beside it are sound"
     } else {

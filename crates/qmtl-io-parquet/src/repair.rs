@@ -62,7 +62,12 @@ impl Store {
         for interval in found.intervals {
             let key = SeriesKey { node_id: node_id.clone(), interval };
             let series = SeriesFolder::new(self.disk.root(), &key);
-            repaired.extend(self.repair_columns(&series, dry_run)?);
+            match self.repair_columns(&series, dry_run) {
+                Ok(columns) => repaired.extend(columns),
+                Err(error) => {
+                    tracing::warn!(series = %key, error = error.chain(), "cannot rebuild a list of columns");
+                }
+            }
         }
         Ok(())
     }
@@ -94,14 +99,16 @@ impl Store {
         let (mut listed, mut damaged) = (frame::ts_only_schema(), Vec::new());
         for commit in self.disk.commits(&folder)?.into_iter().rev() {
             let path = folder.join(layout::commit_file(commit.seq));
-            match self.open_checked(&path, series, None, commit.seq) {
-                Ok(Some(file)) => {
-                    listed = plain(file.schema());
+            match StoredFile::open(&*self.disk, &path) {
+                Ok(None) => {}
+                // One that is sound and of another place is a loss somewhere else, and not to be removed.
+                Ok(Some(_)) => {
+                    let file = self.open_checked(&path, series, None, commit.seq)?;
+                    listed = file.map_or(listed, |file| plain(file.schema()));
                     break;
                 }
-                Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Corrupt && !error::is_newer(&error) => {
-                    damaged.push(path)
+                    damaged.push(path);
                 }
                 Err(error) => return Err(error),
             }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use qmtl_history_api::{Error, ErrorKind, Interval, Rebuilt, Removed, Repaired, SeriesKey, SourceId};
+use qmtl_history_api::{
+    Error, ErrorKind, Interval, Problem, Rebuilt, Removed, Repaired, SeriesKey, SourceId,
+};
 use serde::Serialize;
 
 use super::{Asked, Context, Target, listed, must_exist, tell_damaged};
@@ -122,7 +124,15 @@ impl From<&Repaired> for RebuiltShape {
 pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outcome> {
     let (store, console) = (context.store().await?, &context.console);
     let repaired = store.upkeep()?.repair(args.dry_run).await?;
-    let (_, mut damaged) = listed(&*store).await?;
+    let (keys, mut damaged) = listed(&*store).await?;
+    for key in keys.iter().filter(|_| !args.dry_run) {
+        // What no command can rebuild is to be told by this one.
+        for finding in store.upkeep()?.verify(key).await? {
+            if let Problem::Damaged(error) = finding.problem {
+                damaged.push(Damaged::new(Some(key), &error));
+            }
+        }
+    }
     // What would be rebuilt is damaged still.
     damaged.retain(|damaged| !args.dry_run || !repaired.iter().any(|repaired| damaged.is_at(&repaired.path)));
     damaged.iter().for_each(|damaged| console.error(damaged.message()));
@@ -138,9 +148,6 @@ pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outco
         all => all.iter().try_for_each(|one| console.line(format!("{verb} {one}"))),
     };
     outcome::read_or_not(printed)?;
-    if !repaired.is_empty() && !args.dry_run {
-        console.note("`qmtl-history verify` reads every file");
-    }
     Ok(outcome)
 }
 

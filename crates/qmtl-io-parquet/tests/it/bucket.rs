@@ -294,7 +294,11 @@ async fn each_call_costs_a_few_requests() {
     let stranger = bucket.open().await;
     stranger.coverage(&key(), fixtures::span(&key(), 0, 3_000)).await.unwrap();
     let counts = bucket.counts();
-    assert_eq!(counts, [("get the end", 3), ("list", 2)], "opening, one partition of many and its name");
+    assert_eq!(
+        counts,
+        [("get the end", 4), ("list", 3)],
+        "opening, one partition of many, its name and columns"
+    );
     store.coverage(&key(), TimeRange::ALL).await.unwrap();
     assert_eq!(bucket.counts(), [("list", 1)], "all partitions stand in one list");
 }

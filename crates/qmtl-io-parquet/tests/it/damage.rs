@@ -295,6 +295,45 @@ async fn a_damaged_newest_list_of_columns_gives_way_to_the_one_before() {
     assert_eq!(three.rows(&store, TimeRange::ALL).await.unwrap(), 120_000);
 }
 
+/// What belongs to another series is sound where it belongs: a repair removes nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_another_series_is_not_removed_by_a_repair() {
+    let three = Three::new().await;
+    let other = fixtures::key("ohlcv:other", "5m");
+    three.store.write_rows(&WriteRequest::new(other.clone()), bars(&other, start(), 3)).await.unwrap();
+    let other = three.store.files(&other, TimeRange::ALL).await.unwrap().remove(0).path;
+    let (mine, theirs) = (three.files[0].ancestors().nth(2).unwrap(), other.ancestors().nth(2).unwrap());
+    let moved = node_folder(&three).join("5m");
+    fs::rename(theirs, &moved).unwrap();
+    let intact = fs::read(moved.join("_schema/0000000001.parquet")).unwrap();
+    fs::copy(moved.join("_schema/0000000001.parquet"), mine.join("_schema/0000000002.parquet")).unwrap();
+    let store = open(three.folder.path()).await;
+    assert_eq!(store.repair(true).await.unwrap(), []);
+    assert_eq!(store.repair(false).await.unwrap(), []);
+    assert_eq!(fs::read(moved.join("_schema/0000000001.parquet")).unwrap(), intact);
+    assert!(mine.join("_schema/0000000002.parquet").exists());
+    assert!(!store.verify(&three.key).await.unwrap().is_empty());
+}
+
+/// Rows that cannot be read make nothing complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn coverage_is_not_told_where_the_columns_are_lost() {
+    let three = Three::new().await;
+    let list = three.files[0].ancestors().nth(2).unwrap().join("_schema");
+    fs::write(list.join("0000000001.parquet"), "").unwrap();
+    let error = open(three.folder.path()).await.coverage(&three.key, TimeRange::ALL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    fs::remove_dir_all(&list).unwrap();
+    let error = open(three.folder.path()).await.coverage(&three.key, TimeRange::ALL).await.unwrap_err();
+    assert!(error.to_string().starts_with("the series' list of columns lacks one"), "{error}");
+    let store = open(three.folder.path()).await;
+    store.repair(false).await.unwrap();
+    assert_eq!(
+        store.coverage(&three.key, TimeRange::ALL).await.unwrap().present().count(three.key.interval),
+        120_000
+    );
+}
+
 /// A commit that was renamed is no commit, and is not passed over in silence either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commit() {
@@ -468,8 +507,8 @@ async fn bars_whose_series_nobody_can_name_are_not_passed_over() {
     let error = three.store.list_series().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     let message = format!(
-        "the file that names the series of a folder is missing; rebuild it (with `repair`), restore it from a copy, \
-         or write to the series, which makes it anew (path: {})",
+        "the file that names the series of a folder is missing; rebuild it (with `repair`) or restore it from a copy \
+         (path: {})",
         node.join("_series.json").display()
     );
     assert_eq!(error.to_string(), message);
