@@ -1,23 +1,22 @@
 //! Reading everything that counts, to find damage before a strategy does.
 
+use std::path::PathBuf;
+
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Finding, Problem, RangeSet, Result, SeriesKey, TimeRange, frame};
 
-use crate::ask::stray;
 use crate::columns::check_listed;
 use crate::error;
-use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
+use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX, is_odd_commit};
 use crate::state::Snapshot;
 use crate::store::Store;
+use crate::tree::stray;
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
-        let mut findings = unfinished(self, &series)?;
-        let mut strays = self.stray_partitions(key.interval, &series.interval())?;
-        strays.extend(self.odd_commits(key.interval, &series.interval())?);
-        findings.extend(strays.iter().map(|path| Finding::new(path, Problem::Damaged(stray(path)))));
+        let mut findings = unfit(self, &series)?;
         let partitions = self.partitions(&series, TimeRange::ALL)?;
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),
@@ -73,13 +72,21 @@ fn check_rows(series: &SeriesFolder, snapshot: &Snapshot, columns: Option<&Schem
     Ok(())
 }
 
-fn unfinished(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
+/// What nobody reads: unfinished files, and folders and commits that were renamed.
+fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
+    let told = |path: PathBuf| Finding::new(&path, Problem::Damaged(stray(&path)));
+    let strays = store.stray_partitions(series.key.interval, &series.interval())?;
+    let mut findings: Vec<_> = strays.into_iter().map(told).collect();
     let mut folders = vec![series.node(), series.schemas()];
     folders.extend(store.partition_folders(series, TimeRange::ALL)?.into_iter().map(|p| series.partition(p)));
-    let mut findings = Vec::new();
     for folder in folders {
-        let names = store.disk.list(&folder)?.into_iter().filter(|name| name.starts_with(TEMP_PREFIX));
-        findings.extend(names.map(|name| Finding::new(folder.join(name), Problem::Unfinished)));
+        for name in store.disk.list(&folder)? {
+            if name.starts_with(TEMP_PREFIX) {
+                findings.push(Finding::new(folder.join(name), Problem::Unfinished));
+            } else if is_odd_commit(&name) {
+                findings.push(told(folder.join(name)));
+            }
+        }
     }
     Ok(findings)
 }

@@ -26,6 +26,7 @@ mod repair;
 mod state;
 mod store;
 mod tips;
+mod tree;
 mod types;
 mod write;
 

@@ -1,15 +1,14 @@
 //! Rebuilding what the files of a store still tell: the name of a node's folder, and the list of a series' columns.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{ErrorKind, Interval, NodeId, Rebuilt, Repaired, Result, SeriesKey, TimeRange, frame};
+use qmtl_history_api::{ErrorKind, NodeId, Rebuilt, Repaired, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::plain;
 use crate::error;
 use crate::file::StoredFile;
-use crate::layout::{self, Partition, SeriesFolder};
+use crate::layout::{self, SeriesFolder};
 use crate::store::Store;
 
 impl Store {
@@ -72,26 +71,6 @@ impl Store {
         Ok(())
     }
 
-    /// The node that the newest commits of a folder say they are of, where one can be read.
-    pub(crate) fn told_by_commits(&self, node: &Path, intervals: &[Interval]) -> Result<Option<NodeId>> {
-        for interval in intervals {
-            let folder = node.join(interval.to_string());
-            for partition in self.disk.list(&folder)? {
-                let folder = folder.join(&partition);
-                if Partition::parse(*interval, &partition).is_none() {
-                    continue;
-                }
-                let Some(newest) = self.disk.newest(&folder, None)? else { continue };
-                if let Ok(Some(file)) =
-                    StoredFile::open(&*self.disk, &folder.join(layout::commit_file(newest.seq)))
-                {
-                    return Ok(Some(file.footer().key.node_id.clone()));
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// Lists the columns again that rows have and the list lacks; versions of it that are damaged make room.
     fn repair_columns(&self, series: &SeriesFolder, dry_run: bool) -> Result<Option<Repaired>> {
         let needed = self.columns_of_rows(series)?;
@@ -131,12 +110,16 @@ impl Store {
     fn columns_of_rows(&self, series: &SeriesFolder) -> Result<SchemaRef> {
         let mut all = frame::ts_only_schema();
         for (partition, newest) in self.partitions(series, TimeRange::ALL)? {
-            if let Ok(snapshot) = self.open(series, partition, newest.seq) {
-                for file in snapshot.files() {
-                    all = frame::union(&all, &plain(file.schema()))?;
-                }
+            let snapshot = match self.open(series, partition, newest.seq) {
+                Ok(snapshot) => snapshot,
+                // Of files that are out of reach nobody knows what columns they have.
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                Err(_) => continue,
+            };
+            for file in snapshot.files() {
+                all = frame::union(&all, &plain(file.schema()))?;
             }
         }
-        Ok(Arc::clone(&all))
+        Ok(all)
     }
 }

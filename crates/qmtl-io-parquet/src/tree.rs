@@ -1,0 +1,201 @@
+//! What stands in the folder tree: series, and what was renamed, moved or put there and fits nowhere.
+
+use std::path::{Path, PathBuf};
+
+use qmtl_history_api::{Error, ErrorKind, Interval, NodeId, Result, SeriesKey};
+
+use crate::file::StoredFile;
+use crate::layout::{self, Partition};
+use crate::store::Store;
+
+impl Store {
+    /// Every series of the folder tree that has a commit, and an error for each folder that holds a name or commits
+    /// and does not fit; what is not ours is passed over.
+    pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
+        let mut keys = Vec::new();
+        for name in self.disk.folders(self.disk.root())? {
+            let node = self.disk.root().join(&name);
+            match self.series_of(&node, &name) {
+                Ok(found) => keys.extend(found),
+                // Those that can be read are told all the same.
+                Err(error) => keys.push(Err(error)),
+            }
+        }
+        Ok(keys)
+    }
+
+    fn series_of(&self, node: &Path, name: &str) -> Result<Vec<Result<SeriesKey>>> {
+        let found = self.intervals(node)?;
+        match self.read_owner(node)? {
+            Some(node_id) if layout::node_folder(&node_id) == name => {
+                let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
+                let strays = found.strays.iter().map(|path| Err(stray(path)));
+                Ok(found.intervals.into_iter().map(key).chain(strays).collect())
+            }
+            Some(node_id) => Err(misplaced(node, &node_id)),
+            None if !found.intervals.is_empty() => {
+                Err(match self.told_by_commits(node, &found.intervals)? {
+                    // A copy, or one that was renamed besides.
+                    Some(node_id) if layout::node_folder(&node_id) != name => misplaced(node, &node_id),
+                    _ => nameless(node),
+                })
+            }
+            None if !found.strays.is_empty() => {
+                Ok(found.strays.iter().map(|path| Err(stray(path))).collect())
+            }
+            None if self.disk.newest(node, None)?.is_some() => Err(stray(node)),
+            None if layout::is_node_folder(name) && self.holds_more_than_attempts(node)? => {
+                Err(nameless(node))
+            }
+            None => {
+                tracing::debug!(path = %node.display(), "not a series folder");
+                self.series_inside(node)
+            }
+        }
+    }
+
+    /// An error for each folder of a series that was moved into a foreign one.
+    fn series_inside(&self, foreign: &Path) -> Result<Vec<Result<SeriesKey>>> {
+        let mut found = Vec::new();
+        for name in self.disk.folders(foreign)? {
+            let folder = foreign.join(&name);
+            if let Some(node_id) = self.read_owner(&folder)? {
+                found.push(Err(moved(&folder, &node_id)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether there is anything in a folder but what a writer leaves that is killed at the beginning.
+    fn holds_more_than_attempts(&self, folder: &Path) -> Result<bool> {
+        Ok(self.disk.list(folder)?.iter().any(|name| !name.starts_with(layout::TEMP_PREFIX)))
+    }
+
+    /// What stands in a node's folder.
+    pub(crate) fn intervals(&self, node: &Path) -> Result<Intervals> {
+        let mut found = Intervals::default();
+        for name in self.disk.folders(node)? {
+            let folder = node.join(&name);
+            match name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name) {
+                Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
+                Some(interval) => {
+                    found.strays.extend(self.stray_partitions(interval, &folder)?);
+                    found.strays.extend(self.odd_commits(interval, &folder)?);
+                }
+                None if self.holds_commits(&folder)? => found.strays.push(folder),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The folders of partitions in that of an interval.
+    fn partitions_in(&self, interval: Interval, folder: &Path) -> Result<impl Iterator<Item = PathBuf>> {
+        let names = self.disk.list(folder)?.into_iter();
+        let own = names.filter(move |name| Partition::parse(interval, name).is_some());
+        Ok(own.map(|name| folder.join(name)))
+    }
+
+    fn has_partition(&self, interval: Interval, folder: &Path) -> Result<bool> {
+        for partition in self.partitions_in(interval, folder)? {
+            if self.disk.newest(&partition, None)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The folders in that of an interval that hold commits, and are not called as a partition of it is.
+    pub(crate) fn stray_partitions(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut strays = Vec::new();
+        for name in self.disk.folders(folder)? {
+            let is_own = name == layout::SCHEMA_FOLDER || Partition::parse(interval, &name).is_some();
+            let folder = folder.join(&name);
+            if !is_own && self.disk.newest(&folder, None)?.is_some() {
+                strays.push(folder);
+            }
+        }
+        Ok(strays)
+    }
+
+    /// The files in the partitions of an interval that look like commits and are not called as those are.
+    fn odd_commits(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut odd = Vec::new();
+        for partition in self.partitions_in(interval, folder)? {
+            let names = self.disk.list(&partition)?.into_iter().filter(|name| layout::is_odd_commit(name));
+            odd.extend(names.map(|name| partition.join(name)));
+        }
+        Ok(odd)
+    }
+
+    /// Whether a folder has commits, or folders that have some.
+    fn holds_commits(&self, folder: &Path) -> Result<bool> {
+        if self.disk.newest(folder, None)?.is_some() {
+            return Ok(true);
+        }
+        for name in self.disk.folders(folder)? {
+            if self.disk.newest(&folder.join(&name), None)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The node that the newest commits of a folder say they are of, where one can be read.
+    pub(crate) fn told_by_commits(&self, node: &Path, intervals: &[Interval]) -> Result<Option<NodeId>> {
+        for interval in intervals {
+            for partition in self.partitions_in(*interval, &node.join(interval.to_string()))? {
+                let Some(newest) = self.disk.newest(&partition, None)? else { continue };
+                let newest = partition.join(layout::commit_file(newest.seq));
+                if let Ok(Some(file)) = StoredFile::open(&*self.disk, &newest) {
+                    return Ok(Some(file.footer().key.node_id.clone()));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What stands in a node's folder.
+#[derive(Debug, Default)]
+pub(crate) struct Intervals {
+    /// Those under which a partition has a commit.
+    pub(crate) intervals: Vec<Interval>,
+    /// Folders with commits that no interval or partition is called like.
+    pub(crate) strays: Vec<PathBuf>,
+}
+
+/// The error of a folder whose series nobody can name.
+fn nameless(node: &Path) -> Error {
+    let message = "the file that names the series of a folder is missing; rebuild it (with `repair`) or restore it from \
+                   a copy";
+    Error::new(ErrorKind::Corrupt, message).with("path", node.join(layout::SERIES_FILE).display())
+}
+
+/// The error of a folder that says it is another one.
+fn misplaced(node: &Path, node_id: &NodeId) -> Error {
+    let message = "the folder is not called as the one of its series is; rename it back if it was renamed, rebuild the \
+                   name inside if that was edited (with `repair`), or move the folder out of the store";
+    Error::new(ErrorKind::Corrupt, message)
+        .with("path", node.display())
+        .with("node_id", node_id)
+        .with("called", layout::node_folder(node_id))
+}
+
+/// The error of a series' folder inside of one that is not of the store.
+fn moved(folder: &Path, node_id: &NodeId) -> Error {
+    let message = "the folder of a series was moved into another folder; move it back, or out of the store";
+    Error::new(ErrorKind::Corrupt, message).with("path", folder.display()).with("node_id", node_id)
+}
+
+/// The error of a folder with commits, or of a file that looks like one, where no series has such.
+pub(crate) fn stray(path: &Path) -> Error {
+    let message = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        "a file of a partition is not called as commits are; give it its name back, or move it out of the store and \
+         run the backfill again"
+    } else {
+        "a folder holds commits and is called like no interval and no partition; give it its name back, or move it out \
+         of the store and run the backfill again"
+    };
+    Error::new(ErrorKind::Corrupt, message).with("path", path.display())
+}
