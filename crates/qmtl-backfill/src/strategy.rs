@@ -500,8 +500,7 @@ impl Job<'_> {
     }
 
     /// A wait lasts no longer than the run may.
-    fn in_time(&self, event: &ProgressEvent) -> ProgressEvent {
-        let mut event = event.clone();
+    fn in_time(&self, mut event: ProgressEvent) -> ProgressEvent {
         if let Some(longest) = self.config.deadline {
             let left = (self.started + longest).saturating_sub(self.clock.monotonic());
             match &mut event {

@@ -93,6 +93,13 @@ impl Wait {
     pub fn new(what: &'static str, host: impl Into<String>, at_most: Duration) -> Self {
         Self { what, host: host.into(), at_most }
     }
+
+    /// `Unavailable`: what is told of a request that was given up while it waited.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        let error = Error::unavailable("the source has kept a request waiting");
+        error.with("host", &self.host).with("for", self.what)
+    }
 }
 
 /// Where a fetcher tells why it takes its time. Called from hot paths: must return at once.

@@ -159,7 +159,7 @@ Examples:
     /// Rebuild names of series and lists of columns that are lost or wrong
     #[command(after_help = "\
 What names a folder's series (_series.json) and what lists its columns (_schema) is rebuilt from the
-files that hold the rows, which are not changed. What cannot be mended so is told, and exits 1.
+files that hold the rows, which are not changed. Whatever cannot be rebuilt is reported, with exit code 1.
 
 Examples:
   qmtl-history repair --store ./history --dry-run
@@ -264,7 +264,7 @@ pub struct SourceArgs {
     /// How long after its close a bar may be published; until then its absence means nothing [default: 2m]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub publish_lag: Option<Duration>,
-    /// How long to wait for a source that does not answer at all; one that has answered is waited for as long as its requests may be repeated [default: 1m]
+    /// How long to wait for a source that has never answered [default: 1m]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub retry_for: Option<Duration>,
     /// Keep archives in this folder: they are fetched again only when they were revised

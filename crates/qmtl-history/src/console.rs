@@ -4,14 +4,13 @@ use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use qmtl_history_api::{Error, ErrorKind};
+use qmtl_observe::format::LogFormat;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{ColorWhen, Global};
-use qmtl_observe::format::LogFormat;
-
 use crate::outcome::{ErrorReport, Failure, Result};
 use crate::text;
 

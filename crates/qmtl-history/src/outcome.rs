@@ -138,7 +138,7 @@ const FLAGS: [(&str, &str); 13] = [
     ("with_symbol_column", "--symbol-column"),
     ("with_symbol", "--symbol"),
     ("with_product", "--product"),
-    ("the cache has no such column", "the bars have no such column; take another one with --column"),
+    ("the cache has no such column", "the bars have no such column; choose another with --column"),
     ("with_retry_for", "--retry-for"),
     ("with `repair`", "`qmtl-history repair`"),
     (

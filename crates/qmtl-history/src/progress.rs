@@ -86,10 +86,7 @@ impl ProgressSink for Progress {
                 self.waits.retry(retry);
             }
             ProgressEvent::Waiting { wait, .. } => {
-                line.last_error.get_or_insert_with(|| {
-                    let error = Error::unavailable("the source has kept a request waiting");
-                    error.with("host", &wait.host).with("for", wait.what)
-                });
+                line.last_error.get_or_insert_with(|| wait.error());
                 self.waits.wait(wait);
             }
             ProgressEvent::Fetched { .. } => line.clear_wait(),

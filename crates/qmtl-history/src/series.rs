@@ -167,9 +167,7 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
     let file = std::fs::File::open(path).map_err(unread)?;
     file.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(unread)?;
     if text.len() as u64 > LONGEST_LIST {
-        return Err(at(
-            Error::invalid("the list of series is longer than any right one").with("cap_bytes", LONGEST_LIST)
-        ));
+        return Err(at(Error::invalid("the list of series is too long").with("cap_bytes", LONGEST_LIST)));
     }
     parse(&text, path.parent().unwrap_or(Path::new(""))).map_err(at)
 }

@@ -43,7 +43,7 @@ impl Waits {
         if retry.attempt == 1 && retry.after < SHORT {
             return;
         }
-        let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
+        let why = why(retry);
         let about = retry.error.as_ref().map_or(retry.reason, Error::message);
         let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
         if !self.is_news(about, PAUSES_TOLD_EVERY) {
@@ -78,9 +78,11 @@ impl Waits {
         let at_most = text::duration(*at_most);
         self.console.note(match *what {
             "rate_limit" => {
-                format!("waiting: what {host} grants in a minute is used up; {at_most} at most; Ctrl-C stops")
+                format!("waiting: the rate limit of {host} is used up; {at_most} at most; Ctrl-C stops")
             }
-            _ => format!("waiting: {host} has not answered yet; {at_most} more at most; Ctrl-C stops"),
+            _ => format!(
+                "waiting: {host} has not answered yet; timing out in {at_most} at the latest; Ctrl-C stops"
+            ),
         });
     }
 
@@ -114,6 +116,11 @@ impl Waits {
         told.insert(what.to_owned(), now);
         true
     }
+}
+
+/// Why a request is made again.
+pub(crate) fn why(retry: &Retry) -> String {
+    retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain)
 }
 
 /// A store of which it is told when it takes its time.

@@ -138,7 +138,7 @@ impl DataFetcher for FileFetcher {
 
 impl Inner {
     fn open(config: FileConfig) -> Result<Self> {
-        let file = open(&config.path).map_err(io_error)?;
+        let file = if config.is_stdin { stdin() } else { File::open(&config.path) }.map_err(io_error)?;
         let metadata = file.metadata().map_err(io_error)?;
         let is_stream = is_stream(&metadata)?;
         if !config.symbols.is_empty() && config.symbol_column.is_none() {
@@ -156,7 +156,7 @@ impl Inner {
         }
         let format = match format_of(&config) {
             // A pipe has no name to tell by.
-            Err(_) if is_stream || is_stdin(&config.path) => FileFormat::of_bytes(&bytes)?,
+            Err(_) if is_stream || config.is_stdin => FileFormat::of_bytes(&bytes)?,
             format => format?,
         };
         format.check(&bytes)?;
@@ -170,7 +170,7 @@ impl Inner {
             FileFormat::Arrow => ipc::open(&bytes, &config),
         };
         // What came out of a pipe is ours.
-        let stamp = Some(Stamp::of(&metadata)).filter(|_| !is_stream && !is_stdin(&config.path));
+        let stamp = Some(Stamp::of(&metadata)).filter(|_| !is_stream && !config.is_stdin);
         let is_compared = AtomicBool::new(false);
         let inner = Self { config, stamp, opened: opened?, source, is_compared };
         inner.check_unchanged()?;
@@ -346,16 +346,8 @@ impl Inner {
     }
 }
 
-/// Whether a path is that of [`FileConfig::stdin`].
-fn is_stdin(path: &Path) -> bool {
-    path == Path::new(FileConfig::STDIN)
-}
-
-/// Opens a file, or what stdin is.
-fn open(path: &Path) -> std::io::Result<File> {
-    if !is_stdin(path) {
-        return File::open(path);
-    }
+/// Stdin as the file, or the pipe, that it is.
+fn stdin() -> std::io::Result<File> {
     #[cfg(unix)]
     let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()?;
     #[cfg(windows)]

@@ -11,7 +11,7 @@ mod transport;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -79,6 +79,8 @@ pub struct HttpClient {
     carrier: Carrier,
     limiter: Arc<Limiter>,
     reach: Reach,
+    /// Told of a count that cannot be.
+    doubts: Once,
     retries: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -131,7 +133,17 @@ impl HttpClient {
         let (weight, rate) = (config.weight_per_minute, config.requests_per_second);
         let limiter = Limiter::shared(&format!("{host}:{port}"), weight, rate);
         let (reach, retries) = (Reach::new(config.retry_for), Mutex::default());
-        Ok(Self { config, base, source, weight_header: None, carrier, limiter, reach, retries })
+        Ok(Self {
+            config,
+            base,
+            source,
+            weight_header: None,
+            carrier,
+            limiter,
+            reach,
+            doubts: Once::new(),
+            retries,
+        })
     }
 
     /// Takes in the weight that the server says was used in its running minute, which it tells in this header,
@@ -161,8 +173,8 @@ impl HttpClient {
     }
 
     /// Asks until `read` makes something of an answer, as long as that is worth trying. `read` gets
-    /// the answers that say something of the request: those of success, and refusals (4xx) but for 403, 418 and
-    /// 429. It is `on_behalf` of a fetch: its series goes into metrics and logs, its sink hears of retries.
+    /// the answers that say something of the request: those of success, and refusals (4xx) but for 401, 403, 407, 418,
+    /// 429 and 451. It is `on_behalf` of a fetch: its series goes into metrics and logs, its sink hears of retries.
     ///
     /// Errors: that of `read`, or `Unavailable`; exhausted where retries did not help. `Unsupported` outside of a
     /// runtime.
@@ -254,7 +266,7 @@ impl HttpClient {
     /// Ends the waiting for a host that has never answered, for all requests.
     fn give_up(&self, last: &Error) {
         let error = Error::unavailable(
-            "the source has not answered at all: check its address and the network, or wait longer (with_retry_for)",
+            "the source has never answered; check its address and the network, or wait longer (with_retry_for)",
         )
         .with("host", self.base.authority())
         .with("waited", format_args!("{:.1?}", self.reach.waited(self.config.clock.monotonic())))
@@ -351,13 +363,14 @@ impl HttpClient {
     fn look_at(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
         let now = self.config.clock.monotonic();
         match self.weight_header.and_then(|name| number(headers, name)) {
-            Some(used) if used > ABSURD_WEIGHT => {
-                tracing::debug!(
-                    host = self.base.authority(),
+            Some(used) if used > ABSURD_WEIGHT => self.doubts.call_once(|| {
+                let host = self.base.authority();
+                tracing::warn!(
+                    host,
                     used,
-                    "the weight that was used cannot be that"
+                    "the source counts more weight than any grants; its count is ignored"
                 );
-            }
+            }),
             Some(used) => self.limiter.observe(now, used),
             None => {}
         }
@@ -407,12 +420,12 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
         }
         StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => (
             None,
-            "the source serves nobody from here, as exchanges do with some countries and data centres: ask another \
-             address of it, its archive, or another source",
+            "the source does not serve this machine, as some exchanges do not serve some countries and data centres; use \
+             another address of it, its archive, or another source",
         ),
         StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => (
             None,
-            "the source wants to know who asks, and candles are to be had without: check its address, or the proxy",
+            "the source asks for credentials, which candles do not need; check its address, or the proxy",
         ),
         _ if status.is_server_error() => (Some(Reason::ServerError), "the source is out of order"),
         _ if status.is_redirection() && has_served => {
@@ -420,7 +433,7 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
         }
         _ if status.is_redirection() => (
             None,
-            "the source sends to another address, which is not followed: give that one if you trust it",
+            "the source redirects to another address, which is not followed; use that address if you trust it",
         ),
         _ => return None,
     };
@@ -449,8 +462,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     if let Ok(secs) = text.parse() {
         return Some(Duration::from_secs(secs));
     }
-    let then = Timestamp::from_secs(DateTime::parse_from_rfc2822(text).ok()?.timestamp()).ok()?;
-    Some(then.since(date(headers)?))
+    Some(http_date(text)?.since(date(headers)?))
 }
 
 fn no_answer(error: reqwest::Error) -> Failure {
@@ -460,8 +472,8 @@ fn no_answer(error: reqwest::Error) -> Failure {
     }
     if is_distrusted(&error) {
         let distrusted = Error::unavailable(
-            "the source cannot prove that it is who it says: check its address and this machine's clock, or have its \
-             authority trusted (SSL_CERT_FILE)",
+            "the source's certificate cannot be verified; check its address and this machine's clock, or add the \
+             certificate authority that it uses (SSL_CERT_FILE)",
         );
         return Failure::lasting(distrusted.retryable(false).caused_by(error));
     }
@@ -484,8 +496,11 @@ fn is_distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// The time of an answer by its server's clock, in whole seconds.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date = DateTime::parse_from_rfc2822(headers.get(DATE)?.to_str().ok()?).ok()?;
-    Timestamp::from_secs(date.timestamp()).ok()
+    http_date(headers.get(DATE)?.to_str().ok()?)
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    Timestamp::from_secs(DateTime::parse_from_rfc2822(text).ok()?.timestamp()).ok()
 }
 
 /// A header that is a whole number.

@@ -174,12 +174,12 @@ fn nameless(node: &Path) -> Error {
 
 /// The error of a folder that says it is another one.
 fn misplaced(node: &Path, node_id: &NodeId) -> Error {
-    let message = "the folder is not called as the one of its series is; rename it back if it was renamed, rebuild the \
-                   name inside if that was edited (with `repair`), or move the folder out of the store";
+    let message = "the folder's name does not fit the series that it holds; rename the folder back, rebuild the name \
+                   inside if that was edited (with `repair`), or move the folder out of the store";
     Error::new(ErrorKind::Corrupt, message)
         .with("path", node.display())
         .with("node_id", node_id)
-        .with("called", layout::node_folder(node_id))
+        .with("expected", layout::node_folder(node_id))
 }
 
 /// The error of a series' folder inside of one that is not of the store.
@@ -191,11 +191,11 @@ fn moved(folder: &Path, node_id: &NodeId) -> Error {
 /// The error of a folder with commits, or of a file that looks like one, where no series has such.
 pub(crate) fn stray(path: &Path) -> Error {
     let message = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
-        "a file of a partition is not called as commits are; give it its name back, or move it out of the store and \
-         run the backfill again"
+        "the file's name is not that of a commit; give the file its name back, or move it out of the store and run the \
+         backfill again"
     } else {
-        "a folder holds commits and is called like no interval and no partition; give it its name back, or move it out \
-         of the store and run the backfill again"
+        "the folder holds commits, but has the name of no interval or partition; give the folder its name back, or move \
+         it out of the store and run the backfill again"
     };
     Error::new(ErrorKind::Corrupt, message).with("path", path.display())
 }

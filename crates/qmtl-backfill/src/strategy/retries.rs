@@ -51,8 +51,7 @@ impl RetrySink for Sender {
     fn on_wait(&self, window: TimeRange, wait: Wait) {
         let mut pending = self.pending();
         if pending.iter().all(|(range, _)| *range != window) {
-            let error = Error::unavailable("the source has kept a request waiting").with("host", &wait.host);
-            pending.push((window, error.with("for", wait.what)));
+            pending.push((window, wait.error()));
         }
         drop(pending);
         let _ = self.events.unbounded_send(ProgressEvent::Waiting { window, wait });
@@ -78,24 +77,24 @@ impl Retries {
         self.sink.pending().retain(|(other, _)| *other != range);
     }
 
-    /// Why a request inside `range` is being made again; the newest reason of several.
+    /// Why a request for bars of `range` is being made again, or waits; the newest reason of several.
     pub(super) fn pending(&self, range: TimeRange) -> Option<Error> {
         let pending = self.sink.pending();
-        let inside = pending.iter().rev().find(|(of, _)| range.intersect(*of).is_some());
-        inside.map(|(_, error)| error.clone())
+        let of_range = pending.iter().rev().find(|(of, _)| range.intersect(*of).is_some());
+        of_range.map(|(_, error)| error.clone())
     }
 
     /// Tells of retries and waits as they come until `work` is done.
     pub(super) async fn tell_while<T>(
         &self,
         work: impl Future<Output = T>,
-        tell: impl Fn(&ProgressEvent) + Send + Sync,
+        tell: impl Fn(ProgressEvent) + Send + Sync,
     ) -> T {
         let telling = poll_fn::<Infallible, _>(|context| {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             while let Poll::Ready(Some(event)) = told.receiver.poll_next_unpin(context) {
                 told.count(&event);
-                tell(&event);
+                tell(event);
             }
             Poll::Pending
         });

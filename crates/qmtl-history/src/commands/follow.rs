@@ -13,7 +13,7 @@ use crate::console::Console;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
 use crate::text;
-use crate::waits::Waits;
+use crate::waits::{Waits, why};
 
 /// What was last told of each series' failure, so that an outage is told once, and when it begins: a request
 /// is repeated for minutes before its round has failed.
@@ -62,8 +62,7 @@ impl ProgressSink for Outages {
                 if retry.attempt > 1
                     && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key) =>
             {
-                let why = retry.error.as_ref().map_or_else(|| retry.reason.replace('_', " "), outcome::chain);
-                self.begin(key, retry.reason, &format!("the source is failing ({why})"));
+                self.begin(key, retry.reason, &format!("the source is failing ({})", why(retry)));
             }
             ProgressEvent::Waiting { wait, .. } => self.waits.wait(wait),
             _ => {}

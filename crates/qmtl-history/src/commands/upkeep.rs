@@ -144,7 +144,7 @@ pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outco
     }
     let verb = if args.dry_run { "would rebuild" } else { "rebuilt" };
     let printed = match repaired.as_slice() {
-        [] => console.line("nothing was to be rebuilt"),
+        [] => console.line("nothing to rebuild"),
         all => all.iter().try_for_each(|one| console.line(format!("{verb} {one}"))),
     };
     outcome::read_or_not(printed)?;

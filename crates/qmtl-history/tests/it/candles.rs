@@ -364,13 +364,13 @@ fn what_comes_through_a_pipe_is_read_as_a_file_is() {
     }
     let scene = Scene::new();
     fill_from(&scene, "file:-", &[], b"").fails_with(1, "the file is empty");
-    fill_from(&scene, "file:-", &["--max-unpacked", "1KB"], minutes(100).as_bytes()).fails_with(
-        2,
-        "more comes out of the pipe than the cap; raise the cap if that is right (--max-unpacked)",
-    );
+    fill_from(&scene, "file:-", &["--max-unpacked", "1KB"], minutes(100).as_bytes())
+        .fails_with(2, "the pipe holds more than the cap; raise the cap if that is right (--max-unpacked)");
     fill_from(&scene, "file:/dev/zero", &[], b"").fails_with(2, "a device is given where a file is read");
     // A list of series has an end too.
-    scene.run(&["plan", "--nodes", "/dev/zero", "--last", "1d"]).fails_with(2, "longer than any right one");
+    scene
+        .run(&["plan", "--nodes", "/dev/zero", "--last", "1d"])
+        .fails_with(2, "the list of series is too long");
 }
 
 #[cfg(unix)]

@@ -276,7 +276,7 @@ fn a_series_that_was_renamed_or_edited_is_told_by_every_command_and_rebuilt_by_o
     // The name is edited: the series has none, and one command gives it back.
     let name = node.join("_series.json");
     fs::write(&name, read(&name).replace("\"x\"", "\"y\"")).unwrap();
-    told("the folder is not called as the one of its series is");
+    told("the folder's name does not fit the series that it holds");
     scene.run(&words("export", &[])).fails_with(1, "the folder belongs to another node");
     let planned = scene.json(&["repair", "--dry-run"]);
     assert_eq!((&planned["rebuilt"][0]["node_id"], &planned["damaged"]), (&json!("x"), &json!([])));
@@ -295,9 +295,9 @@ fn a_series_that_was_renamed_or_edited_is_told_by_every_command_and_rebuilt_by_o
     // The folder is renamed: nothing in it can say so but its own name.
     let renamed = node.with_file_name("x-backup");
     fs::rename(&node, &renamed).unwrap();
-    told(&format!("called: {}", node.file_name().unwrap().to_str().unwrap()));
+    told(&format!("expected: {}", node.file_name().unwrap().to_str().unwrap()));
     scene.run(&words("export", &[])).fails_with(1, "`qmtl-history ls` says which folders are damaged");
-    scene.run(&["repair"]).fails_with(1, "the folder is not called as the one of its series is");
+    scene.run(&["repair"]).fails_with(1, "the folder's name does not fit the series that it holds");
     fs::rename(&renamed, &node).unwrap();
     assert_eq!((scene.run(&["repair"]).code, export(&scene)), (Some(0), before));
 }

@@ -127,7 +127,7 @@ fn a_wrong_wish_is_refused_before_anything_is_done() {
     let column = scene.run(&words(&["--source", &source, "--column", "nope"]));
     assert_eq!(column.code, Some(3), "{column:?}");
     assert!(
-        column.stdout.contains("the bars have no such column; take another one with --column"),
+        column.stdout.contains("the bars have no such column; choose another with --column"),
         "{column:?}"
     );
 }

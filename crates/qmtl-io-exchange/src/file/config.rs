@@ -106,6 +106,7 @@ pub enum ColumnType {
 #[non_exhaustive]
 pub struct FileConfig {
     pub(super) path: PathBuf,
+    pub(super) is_stdin: bool,
     pub(super) format: Option<FileFormat>,
     pub(super) ts_column: Option<String>,
     pub(super) ts_unit: Option<TsUnit>,
@@ -120,12 +121,10 @@ impl FileConfig {
     /// How many bytes a compressed file may unpack to unless said otherwise: 4 GiB.
     pub const MAX_UNPACKED_BYTES: u64 = 4 << 30;
 
-    pub(super) const STDIN: &str = "-";
-
-    /// Reads what comes into the program by its stdin, to the end, its format told by how it begins.
+    /// Reads the program's stdin to its end, the format told by how it begins. Errors call it `-`.
     #[must_use]
     pub fn stdin() -> Self {
-        Self::new(Self::STDIN)
+        Self { is_stdin: true, ..Self::new("-") }
     }
 
     /// Reads the file at `path`, its format told by the extension and everything else by content. A pipe, such as a
@@ -134,6 +133,7 @@ impl FileConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            is_stdin: false,
             format: None,
             ts_column: None,
             ts_unit: None,

@@ -47,10 +47,6 @@ struct ParquetFile {
 
 /// Reads the footer and the time column.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    decoded(|| scanned(bytes, config))
-}
-
-fn scanned(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let file = ParquetFile::open(bytes)?;
     let mut extents = Vec::new();
     let scanned = Columns::new(config, file.metadata.schema())?.scan(config, |places, take| {
@@ -58,8 +54,8 @@ fn scanned(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
         for group in 0..file.metadata.metadata().num_row_groups() {
             let mask = ProjectionMask::roots(file.metadata.parquet_schema(), places.iter().copied());
             let mut skip = 0;
-            for batch in file.group(group).with_projection(mask).build().map_err(unreadable)? {
-                let batch = batch.map_err(unreadable)?;
+            for batch in batches(file.group(group).with_projection(mask))? {
+                let batch = batch?;
                 let rows = batch.num_rows();
                 if take(&batch)? {
                     extents.push(Extent { group, skip, rows });
@@ -79,9 +75,9 @@ impl ParquetFile {
     fn open(bytes: &FileBytes) -> Result<Self> {
         // The offset index lets a window inside a large row group skip to its pages.
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-        let metadata = ArrowReaderMetadata::load(bytes, options).map_err(|e| {
-            corrupt("cannot read the footer of the Parquet file: it is damaged or cut off").caused_by(e)
-        })?;
+        let damaged =
+            |e| corrupt("cannot read the footer of the Parquet file: it is damaged or cut off").caused_by(e);
+        let metadata = decoded(|| ArrowReaderMetadata::load(bytes, options).map_err(damaged))?;
         Ok(Self { bytes: bytes.clone(), metadata })
     }
 
@@ -91,6 +87,14 @@ impl ParquetFile {
             .with_row_groups(vec![group])
             .with_batch_size(BLOCK_ROWS)
     }
+}
+
+/// The batches of a reader, up to the first one that cannot be read.
+fn batches(
+    reader: ParquetRecordBatchReaderBuilder<FileBytes>,
+) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+    let mut reader = decoded(|| reader.build().map_err(unreadable))?;
+    Ok(std::iter::from_fn(move || decoded(|| reader.next().transpose().map_err(unreadable)).transpose()))
 }
 
 fn unreadable(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -106,13 +110,8 @@ impl Table for ParquetTable {
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let Extent { group, skip, rows: count } = self.extents[block];
         let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(count)]);
-        decoded(|| {
-            let reader = self.file.group(group).with_row_selection(selection).build().map_err(unreadable)?;
-            reader
-                .map(|batch| {
-                    self.columns.select(&batch.map_err(unreadable)?, rows, (self.unit, &self.output))
-                })
-                .collect()
-        })
+        batches(self.file.group(group).with_row_selection(selection))?
+            .map(|batch| self.columns.select(&batch?, rows, (self.unit, &self.output)))
+            .collect()
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) ->
 /// What comes out of a pipe up to its end, which is read more than once.
 pub(super) fn stream(mut from: impl Read, cap: u64) -> Result<FileBytes> {
     let too_much =
-        "more comes out of the pipe than the cap; raise the cap if that is right (with_max_unpacked_bytes)";
+        "the pipe holds more than the cap; raise the cap if that is right (with_max_unpacked_bytes)";
     written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))
 }
 

@@ -218,7 +218,7 @@ async fn a_folder_of_another_node_or_version_is_refused_by_path() {
     assert!(error.to_string().ends_with("node_id: ohlcv:damage, owner: another)"), "{error}");
     let error = store.list_series().await.unwrap_err();
     assert!(
-        error.to_string().starts_with("the folder is not called as the one of its series is; "),
+        error.to_string().starts_with("the folder's name does not fit the series that it holds; "),
         "{error}"
     );
     let repaired = store.repair(false).await.unwrap();
@@ -270,8 +270,8 @@ async fn a_copy_or_a_series_that_was_put_aside_inside_the_store_is_told() {
     fs::rename(&node, &renamed).unwrap();
     fs::remove_file(renamed.join("_series.json")).unwrap();
     let error = open(three.folder.path()).await.list_series().await.unwrap_err().to_string();
-    let called = format!("called: {})", node.file_name().unwrap().to_str().unwrap());
-    assert!(error.starts_with("the folder is not called as") && error.ends_with(&called), "{error}");
+    let called = format!("expected: {})", node.file_name().unwrap().to_str().unwrap());
+    assert!(error.starts_with("the folder's name does not fit") && error.ends_with(&called), "{error}");
     fs::rename(&renamed, &node).unwrap();
     open(three.folder.path()).await.repair(false).await.unwrap();
     let aside = three.folder.path().join("trash");
@@ -355,7 +355,7 @@ async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commi
             true => store.list_series().await.unwrap_err().to_string(),
             false => store.verify(&key).await.unwrap().remove(0).to_string(),
         };
-        assert!(told.starts_with("a file of a partition is not called as commits are"), "{told}");
+        assert!(told.starts_with("the file's name is not that of a commit"), "{told}");
         assert!(told.contains(name), "{told}");
         let rows = store.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await;
         assert_eq!(rows.unwrap().num_rows(), if is_alone { 0 } else { 7 });
