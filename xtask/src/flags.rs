@@ -24,12 +24,18 @@ xflags::xflags! {
             /// Stops it.
             cmd down {}
         }
-        /// Runs the simulation of fills and follows at length, and writes its figures to docs/simulation.md.
+        /// Runs the simulation at length and fuzzes every parser, and writes the figures to docs/.
         cmd soak {
+            /// Only these: simulation, fuzz, or the name of a parser in docs/reliability.md.
+            repeated -o, --only name: String
             /// Runs over memory; 100,000 unless said.
             optional --runs number: u64
             /// Runs over Parquet; a hundredth of those over memory unless said.
             optional --parquet-runs number: u64
+            /// Minutes for which each parser is fuzzed; 60 unless said.
+            optional --minutes number: u64
+            /// Parsers that are fuzzed at a time; 2 unless said.
+            optional --jobs number: usize
         }
         /// Measures, beside peers where they can be installed, and prints one table.
         cmd bench {

@@ -28,6 +28,7 @@ const RULES: &[(&str, Rule)] = &[
     ("no test is switched off or waits for a panic, and nothing is a stub", sources::nothing_is_switched_off),
     ("guarantees and conformance checks quote each other", sources::guarantees_are_checked),
     ("the tests that docs/reliability.md names are there", sources::named_tests_are_there),
+    ("every parser that a test feeds is fuzzed, and its corpus is there", sources::parsers_are_fuzzed),
     ("ARCHITECTURE.md names every crate", sources::architecture_names_every_crate),
     ("every page in docs/ is linked", links::docs_are_linked),
     ("links between pages lead somewhere", links::links_lead_somewhere),

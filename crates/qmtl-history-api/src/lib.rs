@@ -7,6 +7,8 @@ mod coverage;
 mod error;
 mod fetcher;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod maintenance;
 mod provider;
 mod range;

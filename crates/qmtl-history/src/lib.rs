@@ -4,6 +4,8 @@ pub mod cli;
 mod commands;
 mod console;
 mod fill;
+#[cfg(test)]
+mod fuzz;
 mod outcome;
 mod progress;
 mod range;

@@ -173,7 +173,7 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
 }
 
 /// Reads a nodes file: what stands at the top holds for every `[[series]]` that does not say otherwise.
-fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
+pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
     let bad = |e: toml::de::Error| {
         Error::invalid("the list of series is not such TOML as is read here (see backfill --help)")
             .caused_by(e.to_string().trim_end())

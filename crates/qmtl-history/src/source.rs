@@ -1,7 +1,7 @@
 //! Sources of missing bars: what `--source` names, and the fetchers behind it.
 
 #[cfg(any(feature = "binance", feature = "coinbase"))]
-mod exchange;
+pub(crate) mod exchange;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

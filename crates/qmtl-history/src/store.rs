@@ -55,7 +55,13 @@ impl Store {
                 let shown = root.display().to_string();
                 waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?
             }
-            Place::QuestDb(dsn) => waits.on(&text::without_secrets(&dsn), Box::pin(questdb(&dsn))).await?,
+            #[cfg(feature = "questdb")]
+            Place::QuestDb(dsn) => {
+                let config = qmtl_io_questdb::QuestDbConfig::from_dsn(&dsn)?;
+                waits.on(&config.to_string(), Box::pin(Self::on_questdb(config))).await?
+            }
+            #[cfg(not(feature = "questdb"))]
+            Place::QuestDb(_) => return Err(crate::outcome::not_built("QuestDB", "questdb").into()),
         };
         let patient = Patient { backend: store.backend, shown: store.shown.clone(), waits };
         Ok(Self { typed: name.map(typed).unwrap_or_default(), backend: Arc::new(patient), ..store })
@@ -74,6 +80,13 @@ impl Store {
         let backend = Arc::new(backend);
         let files = Some(Arc::clone(&backend));
         Ok(Self { shown: root.display().to_string(), typed: String::new(), backend, files })
+    }
+
+    #[cfg(feature = "questdb")]
+    async fn on_questdb(config: qmtl_io_questdb::QuestDbConfig) -> Result<Self> {
+        let backend = qmtl_io_questdb::QuestDbBackend::connect(config).await.map_err(Failure::unreachable)?;
+        let shown = backend.config().to_string();
+        Ok(Self { shown, typed: String::new(), backend: Arc::new(backend), files: None })
     }
 
     /// The store as its user named it, without secrets.
@@ -133,17 +146,18 @@ impl Deref for Store {
 }
 
 /// The option that names a store so. An address with a password is not repeated: the variable names it.
-fn typed(name: &str) -> String {
-    let authority = name.split_once("://").and_then(|(_, rest)| rest.split('/').next());
-    match authority {
-        Some(authority) if authority.contains('@') => "--store \"$QMTL_HISTORY_STORE\"".to_owned(),
-        _ => text::option("--store", name),
+pub(crate) fn typed(name: &str) -> String {
+    // However the password is spelled, there is an @ behind it.
+    if name.starts_with("questdb://") && name.contains('@') {
+        "--store \"$QMTL_HISTORY_STORE\"".to_owned()
+    } else {
+        text::option("--store", name)
     }
 }
 
 /// Where a store is.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// Files in this folder, or in the bucket of this URL.
     Files(PathBuf),
     /// A QuestDB at this address, which may hold a password.
@@ -151,7 +165,7 @@ enum Place {
 }
 
 /// What a store's name means; `InvalidInput` for what no build can open.
-fn place(name: Option<&str>) -> Result<Place> {
+pub(crate) fn place(name: Option<&str>) -> Result<Place> {
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
@@ -178,25 +192,6 @@ fn place(name: Option<&str>) -> Result<Place> {
         )
         .hint("use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix")),
     }
-}
-
-#[cfg(feature = "questdb")]
-async fn questdb(dsn: &str) -> Result<Store> {
-    use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig};
-
-    let backend =
-        QuestDbBackend::connect(QuestDbConfig::from_dsn(dsn)?).await.map_err(Failure::unreachable)?;
-    Ok(Store {
-        shown: backend.config().to_string(),
-        typed: String::new(),
-        backend: Arc::new(backend),
-        files: None,
-    })
-}
-
-#[cfg(not(feature = "questdb"))]
-async fn questdb(_: &str) -> Result<Store> {
-    Err(crate::outcome::not_built("QuestDB", "questdb").into())
 }
 
 #[cfg(test)]

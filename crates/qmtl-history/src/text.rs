@@ -47,7 +47,7 @@ const PARAMETERS: [&str; 9] = [
 
 /// A text without the users, passwords and queries of the addresses in it, wherever it comes from: an error, a log
 /// line, a word of the command line. What stands before the last `@` of an address goes, however it is spelled, since a
-/// password that is not escaped may hold anything.
+/// password that is not escaped may hold anything; all of it where the `@` may be part of a query.
 pub(crate) fn without_secrets(text: &str) -> String {
     let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(colon) = rest.find(':') {
@@ -59,18 +59,35 @@ pub(crate) fn without_secrets(text: &str) -> String {
             rest = after;
             continue;
         }
-        let end = after.find(|c: char| c.is_whitespace() || "\"'`".contains(c)).unwrap_or(after.len());
-        let (address, behind) = after.split_at(end);
+        let (address, behind) = after.split_at(end_of_address(before, after));
         clean.push_str(&without_secret(address));
         rest = behind;
     }
     clean + rest
 }
 
+/// Where an address ends that began before `rest`: at the quote that closes the one it is in, which a password may hold
+/// too, otherwise at a blank.
+fn end_of_address(before: &str, rest: &str) -> usize {
+    let word = before.rsplit(char::is_whitespace).next().unwrap_or_default().trim_start_matches(['(', '[']);
+    let Some(quote) = word.chars().next().filter(|c| "\"'`".contains(*c)) else {
+        return rest.find(char::is_whitespace).unwrap_or(rest.len());
+    };
+    let line = rest.lines().next().unwrap_or_default();
+    let is_behind =
+        |at: usize| line[at + 1..].chars().next().is_none_or(|c| c.is_whitespace() || ",.;:)]".contains(c));
+    line.match_indices(quote).map(|(at, _)| at).find(|at| is_behind(*at)).unwrap_or(line.len())
+}
+
 /// What follows the scheme of an address, without user, password and query.
 fn without_secret(address: &str) -> String {
     let (slashes, place) = address.split_at(if address.starts_with("//") { 2 } else { 0 });
-    let (hidden, place) = place.rsplit_once('@').map_or(("", place), |(_, place)| ("***@", place));
+    let (hidden, place) = match place.rsplit_once('@') {
+        // A password with a question mark, or a query with an @: either may be on either side.
+        Some((before, _)) if before.contains(['?', '#']) => return format!("{slashes}***"),
+        Some((_, place)) => ("***@", place),
+        None => ("", place),
+    };
     let (place, query) = place.split_once(['?', '#']).unwrap_or((place, ""));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
     let is_known = |pair: &str| {
@@ -239,11 +256,14 @@ mod tests {
                 "at questdb://host:8812/qdb?prefix=x&http=9000, then",
             ),
             ("(server: questdb://admin:PW@host/qdb)", "(server: questdb://***@host/qdb)"),
-            ("questdb://admin:12/PW?P#W@PW@host:1/x y", "questdb://***@host:1/x y"),
+            ("questdb://admin:12/PW?P#W@PW@host:1/x y", "questdb://*** y"),
             ("questdb:admin:PW@host", "questdb:***@host"),
             ("QuestDB:admin:PW@host", "QuestDB:***@host"),
             ("'https://api.example.com/x?key=PW'", "'https://api.example.com/x?***'"),
-            ("questdb://h/q?http=u:PW@h:9000&table=t", "questdb://***@h:9000&table=t"),
+            ("questdb://h/q?http=u:PW@h:9000&table=t", "questdb://***"),
+            ("https://h/?key=@PW", "https://***"),
+            ("value 'http://a:x'P W'@b' for", "value 'http://***@b' for"),
+            ("(url: \"http://h/?k=`PW x\")", "(url: \"http://h/?***\")"),
             ("questdb://h/q?password=PW", "questdb://h/q?***"),
             ("two: http://a:PW@b, https://c:PW@d.", "two: http://***@b, https://***@d."),
             ("http: 9000 and a:b@c", "http: 9000 and a:b@c"),

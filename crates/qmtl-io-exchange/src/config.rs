@@ -207,11 +207,15 @@ impl ExchangeConfig {
             ))
         };
         let url = Url::parse(&self.base_url).map_err(|e| bad("it is no URL").caused_by(e))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            // The address is not quoted: it holds a secret.
+        // Where the address is not quoted it may hold a secret: a password that is not escaped ends what looks like
+        // its host.
+        if !url.username().is_empty() || url.password().is_some() || self.base_url.contains('@') {
             return Err(bad("it holds a user or a password, and this API has neither"));
         }
-        let bad = |why: &str| bad(why).with("url", &url);
+        let mut shown = url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        let bad = |why: &str| bad(why).with("url", &shown);
         match url.scheme() {
             _ if url.host_str().is_none_or(str::is_empty) => Err(bad("it names no host")),
             "http" | "https" if url.query().is_some() || url.fragment().is_some() => {

@@ -5,6 +5,8 @@ mod columns;
 mod config;
 mod csv;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod gaps;
 mod index;
 mod ipc;

@@ -11,6 +11,8 @@ mod coinbase;
 #[cfg(feature = "http")]
 mod config;
 mod file;
+#[cfg(all(test, feature = "binance", feature = "coinbase"))]
+mod fuzz;
 #[cfg(feature = "http")]
 mod http;
 mod kline;

@@ -1,9 +1,10 @@
 //! What operating system and Parquet errors mean for whoever runs the store.
 
 use std::io::{self, ErrorKind as Io};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use qmtl_history_api::{Error, ErrorKind};
+use qmtl_history_api::{Error, ErrorKind, Result};
 
 use crate::layout::{SCHEMA_FOLDER, SERIES_FILE};
 
@@ -37,6 +38,13 @@ pub(crate) fn corrupt(path: &Path, what: &str) -> Error {
         "restore the file from a copy, or move it away and run the backfill again"
     };
     Error::new(ErrorKind::Corrupt, format!("{what}; {remedy}")).with("path", path.display())
+}
+
+/// What a decoder makes of bytes that its checksum vouches for; `Corrupt` where it panics, as it does on some that no
+/// writer writes.
+pub(crate) fn decoded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(corrupt(path, "the file cannot be decoded")))
 }
 
 /// The error of a data file whose series has lost the list of its columns, or a part of it.

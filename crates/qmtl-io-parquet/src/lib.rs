@@ -17,6 +17,8 @@ pub mod failpoints;
 mod failpoints;
 mod file;
 mod footer;
+#[cfg(test)]
+mod fuzz;
 mod layout;
 mod listing;
 mod merge;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::code::code_of;
 use super::repository::Repository;
+use crate::soak::fuzz;
 
 /// The guarantees of stores and of fetchers.
 const PROTOCOL_PAGES: &str = "crates/qmtl-history-api/docs/";
@@ -95,6 +96,27 @@ fn functions(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+pub(super) fn parsers_are_fuzzed(repository: &Repository) -> Vec<String> {
+    let fed =
+        repository.sources().filter(|(path, _)| path.ends_with("/fuzz.rs") && !path.starts_with("xtask/"));
+    let fed: BTreeSet<&str> = fed.flat_map(|(_, text)| fuzzed(text)).collect();
+    let known: BTreeSet<&str> = fuzz::names().into_iter().collect();
+    let unknown =
+        fed.difference(&known).map(|name| format!("`cargo xtask soak` does not know the parser {name}"));
+    let unfed = known.difference(&fed).map(|name| format!("no test feeds the parser {name}"));
+    let empty = fuzz::without_corpus();
+    let empty =
+        empty.into_iter().map(|name| format!("the corpus of {name} is empty, so that its test runs nothing"));
+    unknown.chain(unfed).chain(empty).collect()
+}
+
+/// The names of the targets in a text: of `check!(name = "times")`, and of `check!("csv", …)` where a macro of the file
+/// writes that.
+fn fuzzed(text: &str) -> impl Iterator<Item = &str> {
+    let after = text.match_indices("check!(").map(|(at, word)| &text[at + word.len()..]);
+    after.filter_map(|rest| rest.trim_start_matches("name = ").strip_prefix('"')?.split('"').next())
+}
+
 pub(super) fn architecture_names_every_crate(repository: &Repository) -> Vec<String> {
     let page = repository.texts.get("ARCHITECTURE.md").map_or("", String::as_str);
     let words: BTreeSet<&str> =
@@ -116,6 +138,12 @@ mod tests {
             named_tests_are_there(&repository),
             ["docs/reliability.md names `it_is_not_there`, and there is no such test"]
         );
+    }
+
+    #[test]
+    fn targets_are_found_by_their_name() {
+        let text = "bolero::check!(name = \"times\").x; check!(\"csv\", 1); check!(name = $name); check!(x)";
+        assert_eq!(fuzzed(text).collect::<Vec<_>>(), ["times", "csv"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use qmtl_io_exchange::ExchangeConfig;
 use super::{Asking, ExchangeSource, Names, Venue};
 
 /// Opens the fetcher of an exchange; `Unsupported` for one that this build lacks.
-pub(super) fn open(
+pub(crate) fn open(
     source: &ExchangeSource,
     names: &[Names],
     asking: &Asking,

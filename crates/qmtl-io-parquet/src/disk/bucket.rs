@@ -25,6 +25,7 @@ use qmtl_history_api::{Error, ErrorKind, Result};
 use tokio::runtime::{Builder, Runtime};
 
 use self::fault::Faults;
+pub(crate) use self::url::prefix;
 use super::{Content, Disk, Listed, Put, no_store};
 use crate::cache::Stamp;
 use crate::error::corrupt;
@@ -89,7 +90,7 @@ impl Bucket {
 
     /// The same in a store that its user has opened; the URL's path is the prefix.
     pub(crate) fn of_store(url: &str, store: Arc<dyn ObjectStore>) -> Result<Self> {
-        let (root, prefix) = url::prefix(url)?;
+        let (root, prefix) = prefix(url)?;
         Self::new(root, prefix, store, Faults::default())
     }
 

@@ -61,7 +61,7 @@ pub(super) fn open(text: &str) -> Result<Place> {
 }
 
 /// The URL as paths begin with it, and its path as a prefix of keys.
-pub(super) fn prefix(text: &str) -> Result<(PathBuf, Key)> {
+pub(crate) fn prefix(text: &str) -> Result<(PathBuf, Key)> {
     let url = parse(text)?;
     let bad = |e: object_store::path::Error| {
         Error::invalid("the URL's path cannot be a prefix in a bucket").with("url", shown(&url)).caused_by(e)
