@@ -85,13 +85,22 @@ pub struct Wait {
     pub host: String,
     /// How much longer it waits at most.
     pub at_most: Duration,
+    /// How long it is until it is tried next, where that is known.
+    pub next: Option<Duration>,
 }
 
 impl Wait {
     /// A wait for `what` of `host` that lasts `at_most` from now on.
     #[must_use]
     pub fn new(what: &'static str, host: impl Into<String>, at_most: Duration) -> Self {
-        Self { what, host: host.into(), at_most }
+        Self { what, host: host.into(), at_most, next: None }
+    }
+
+    /// Says how long it is until it is tried next.
+    #[must_use]
+    pub fn with_next(mut self, next: Option<Duration>) -> Self {
+        self.next = next;
+        self
     }
 
     /// `Unavailable`: what is told of a request that was given up while it waited.

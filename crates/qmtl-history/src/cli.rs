@@ -229,7 +229,7 @@ pub struct SeriesArgs {
     /// The distance between bars: 1s, 5m, 1h, 1d, 1w; for bars that open later than on the hour, at midnight UTC or on Monday, add by how much: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
     #[arg(long, value_name = "INTERVAL", requires = "node")]
     pub interval: Option<String>,
-    /// A TOML file that lists series (see `backfill --help`)
+    /// A TOML file that lists series, or - for stdin (see `backfill --help`)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["node", "interval"])]
     pub nodes: Option<PathBuf>,
 }

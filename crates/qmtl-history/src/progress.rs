@@ -43,6 +43,12 @@ impl Progress {
         Self { console: console.clone(), lines: Mutex::default(), waits: Waits::new(console) }
     }
 
+    /// For work that is given up after so much time from now, whatever it waits for.
+    pub(crate) fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.waits = self.waits.with_deadline(deadline);
+        self
+    }
+
     /// How the last try failed of a request that is still being made again.
     pub(crate) fn last_error(&self) -> Option<Error> {
         self.lines().values().find_map(|line| line.last_error.clone())

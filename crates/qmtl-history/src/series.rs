@@ -40,6 +40,7 @@ pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<
         (None, Some(interval)) => from_args(&series.node, interval, source)?,
         (None, None) => return Ok(None),
     };
+    stdin_once(series.nodes.as_deref(), &wanted)?;
     let mut keys: Vec<_> = wanted.iter().map(|wanted| &wanted.key).collect();
     keys.sort_unstable();
     match keys.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -73,6 +74,32 @@ pub(crate) fn told_apart(wanted: &[Wanted]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Refuses to read stdin twice: the second time there is nothing left of it.
+fn stdin_once(list: Option<&Path>, wanted: &[Wanted]) -> Result<()> {
+    let mut readers: Vec<&FileSource> = Vec::new();
+    for source in wanted.iter().flat_map(|wanted| &wanted.sources) {
+        let Source::Files(files) = source else { continue };
+        for file in files.iter().filter(|file| is_stdin(&file.path)) {
+            // Nodes that share a source share what was read of it.
+            if !readers.contains(&file) {
+                readers.push(file);
+            }
+        }
+    }
+    let is_list = list.is_some_and(is_stdin);
+    if readers.len() + usize::from(is_list) < 2 {
+        return Ok(());
+    }
+    let first = if is_list { "the list of series" } else { "a source" };
+    Err(Error::invalid("stdin can be read once only; write one of the two to a file, and name that")
+        .with("read_as", format_args!("{first}, a source")))
+}
+
+/// Whether a path is that of stdin.
+fn is_stdin(path: &Path) -> bool {
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|name| path == Path::new(name))
 }
 
 fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<Wanted>> {
@@ -163,13 +190,20 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
     let at = |e: Error| e.with("nodes", path.display());
     let unread = |e| at(Error::invalid("cannot read the list of series").caused_by(e));
     let mut text = String::new();
+    let (input, folder): (Box<dyn Read>, _) = if path == Path::new("-") {
+        (Box::new(std::io::stdin()), None)
+    } else {
+        let file = std::fs::File::open(path).map_err(unread)?;
+        // What comes out of a pipe is from no folder.
+        let is_file = file.metadata().map_err(unread)?.is_file();
+        (Box::new(file), path.parent().filter(|_| is_file))
+    };
     // What has no end must not take all memory.
-    let file = std::fs::File::open(path).map_err(unread)?;
-    file.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(unread)?;
+    input.take(LONGEST_LIST + 1).read_to_string(&mut text).map_err(unread)?;
     if text.len() as u64 > LONGEST_LIST {
         return Err(at(Error::invalid("the list of series is too long").with("cap_bytes", LONGEST_LIST)));
     }
-    parse(&text, path.parent().unwrap_or(Path::new(""))).map_err(at)
+    parse(&text, folder.unwrap_or(Path::new(""))).map_err(at)
 }
 
 /// Reads a nodes file: what stands at the top holds for every `[[series]]` that does not say otherwise.

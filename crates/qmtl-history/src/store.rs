@@ -17,9 +17,8 @@ use crate::waits::{Patient, Waits};
 /// A store that is open.
 #[derive(Debug)]
 pub(crate) struct Store {
-    shown: String,
     typed: String,
-    backend: Arc<dyn HistoryBackend>,
+    backend: Arc<Patient>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
 }
@@ -50,48 +49,46 @@ impl Store {
         console: &Console,
     ) -> Result<Self> {
         let waits = Waits::new(console);
-        let store = match place(name)? {
+        let typed = name.map(typed).unwrap_or_default();
+        match place(name)? {
             Place::Files(root) => {
                 let shown = root.display().to_string();
-                waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?
+                let files = waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?;
+                let backend = Arc::new(Patient { backend: Arc::clone(&files) as _, shown, waits });
+                Ok(Self { typed, backend, files: Some(files) })
             }
             #[cfg(feature = "questdb")]
             Place::QuestDb(dsn) => {
                 let config = qmtl_io_questdb::QuestDbConfig::from_dsn(&dsn)?;
-                waits.on(&config.to_string(), Box::pin(Self::on_questdb(config))).await?
+                let shown = config.to_string();
+                let opened = Box::pin(qmtl_io_questdb::QuestDbBackend::connect(config));
+                let server = waits.on(&shown, opened).await.map_err(Failure::unreachable)?;
+                Ok(Self {
+                    typed,
+                    backend: Arc::new(Patient { backend: Arc::new(server), shown, waits }),
+                    files: None,
+                })
             }
             #[cfg(not(feature = "questdb"))]
-            Place::QuestDb(_) => return Err(crate::outcome::not_built("QuestDB", "questdb").into()),
-        };
-        let patient = Patient { backend: store.backend, shown: store.shown.clone(), waits };
-        Ok(Self { typed: name.map(typed).unwrap_or_default(), backend: Arc::new(patient), ..store })
+            Place::QuestDb(_) => Err(crate::outcome::not_built("QuestDB", "questdb").into()),
+        }
     }
 
-    async fn files_at(root: PathBuf, create: bool, grace: Option<Duration>) -> Result<Self> {
+    async fn files_at(root: PathBuf, create: bool, grace: Option<Duration>) -> Result<Arc<ParquetBackend>> {
         let mut config = ParquetConfig::new(&root).with_create(create);
         if let Some(grace) = grace {
             config = config.with_grace(grace);
         }
-        let backend = ParquetBackend::open(config).await.map_err(|e| {
+        ParquetBackend::open(config).await.map(Arc::new).map_err(|e| {
             let is_absent = e.kind() == ErrorKind::NotFound;
             let failure = Failure::unreachable(e);
             if is_absent { failure.hint("`qmtl-history backfill` makes and fills a store") } else { failure }
-        })?;
-        let backend = Arc::new(backend);
-        let files = Some(Arc::clone(&backend));
-        Ok(Self { shown: root.display().to_string(), typed: String::new(), backend, files })
-    }
-
-    #[cfg(feature = "questdb")]
-    async fn on_questdb(config: qmtl_io_questdb::QuestDbConfig) -> Result<Self> {
-        let backend = qmtl_io_questdb::QuestDbBackend::connect(config).await.map_err(Failure::unreachable)?;
-        let shown = backend.config().to_string();
-        Ok(Self { shown, typed: String::new(), backend: Arc::new(backend), files: None })
+        })
     }
 
     /// The store as its user named it, without secrets.
     pub(crate) fn shown(&self) -> String {
-        self.shown.clone()
+        self.backend.shown.clone()
     }
 
     /// The option of a command that names the store, to be typed into a shell.
@@ -106,13 +103,14 @@ impl Store {
 
     /// The backend, for whoever keeps it longer than this.
     pub(crate) fn backend(&self) -> Arc<dyn HistoryBackend> {
-        Arc::clone(&self.backend)
+        Arc::clone(&self.backend) as _
     }
 
     /// Upkeep; `Unsupported` where the store has none.
     pub(crate) fn upkeep(&self) -> Result<&dyn Maintenance, Error> {
         self.backend.maintenance().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "this store needs no upkeep").with("store", &self.shown)
+            Error::new(ErrorKind::Unsupported, "this store needs no upkeep")
+                .with("store", &self.backend.shown)
         })
     }
 
@@ -124,9 +122,10 @@ impl Store {
     ) -> Result<Vec<StoredPartition>, Error> {
         let store = self.files.as_deref().ok_or_else(|| {
             let message = "a store on a server has no files; `export` writes its bars to one";
-            Error::new(ErrorKind::Unsupported, message).with("store", &self.shown)
+            Error::new(ErrorKind::Unsupported, message).with("store", &self.backend.shown)
         })?;
-        let mut files = store.files(key, range).await?;
+        let Patient { shown, waits, .. } = &*self.backend;
+        let mut files = waits.on(shown, store.files(key, range)).await?;
         files.retain(|file| file.rows > 0);
         Ok(files)
     }

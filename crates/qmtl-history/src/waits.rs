@@ -9,8 +9,9 @@ use futures::future::{Either, select};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, BoxStream, Capabilities, Clock, Coverage, Error, HistoryBackend, Maintenance, ReadRequest,
-    Result, Retry, SeriesKey, TimeRange, Wait, WriteReceipt, WriteRequest, async_trait,
+    BatchStream, BoxStream, Capabilities, Clock, Collected, Coverage, Error, ErrorKind, Finding,
+    HistoryBackend, Maintenance, ReadRequest, Removed, Repaired, Result, Retry, SeriesKey, SourceId,
+    TimeRange, Timestamp, Wait, WriteReceipt, WriteRequest, async_trait,
 };
 use qmtl_observe::TokioClock;
 
@@ -22,6 +23,8 @@ use crate::{outcome, text};
 pub(crate) struct Waits {
     console: Console,
     told: Mutex<BTreeMap<String, Instant>>,
+    /// When the command gives up, whatever it waits for.
+    ends: Option<Instant>,
 }
 
 /// How often it is told that something is still waited for.
@@ -35,7 +38,19 @@ const LONG: Duration = Duration::from_secs(3);
 
 impl Waits {
     pub(crate) fn new(console: &Console) -> Self {
-        Self { console: console.clone(), told: Mutex::default() }
+        Self { console: console.clone(), told: Mutex::default(), ends: None }
+    }
+
+    /// For a command that gives up after so much time from now.
+    pub(crate) fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.ends = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        self
+    }
+
+    /// What is left of the time for which something is waited for.
+    fn left(&self, at_most: Option<Duration>) -> Option<Duration> {
+        let ends = self.ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+        at_most.into_iter().chain(ends).min()
     }
 
     /// Tells of a repetition: what is waited for, why, when the next try is, until when, and what ends it.
@@ -45,13 +60,12 @@ impl Waits {
         }
         let why = why(retry);
         let about = retry.error.as_ref().map_or(retry.reason, Error::message);
-        let (next, at_most) = (text::duration(retry.after), retry.at_most.map(text::duration));
+        let at_most = self.left(retry.at_most);
         if !self.is_news(about, PAUSES_TOLD_EVERY) {
             return;
         }
         if self.console.logs_for_machines() {
-            let (next_try_s, at_most_s) =
-                (retry.after.as_secs_f64(), retry.at_most.map(|most| most.as_secs()));
+            let (next_try_s, at_most_s) = (retry.after.as_secs_f64(), at_most.map(|most| most.as_secs()));
             tracing::warn!(
                 error = why,
                 attempt = retry.attempt,
@@ -61,29 +75,40 @@ impl Waits {
             );
             return;
         }
-        let at_most = at_most.map_or_else(String::new, |most| format!(", giving up in {most} at the latest"));
-        self.console.note(format!("waiting: {why}; next try in {next}{at_most}; Ctrl-C stops"));
+        self.tell(&why, Some(retry.after), at_most);
     }
 
     /// Tells of a request that waits though nothing has failed.
     pub(crate) fn wait(&self, wait: &Wait) {
-        let Wait { what, host, at_most, .. } = wait;
+        let Wait { what, host, next, .. } = wait;
+        let at_most = self.left(Some(wait.at_most));
         if !self.is_news(&format!("{what} {host}"), TOLD_EVERY) {
             return;
         }
         if self.console.logs_for_machines() {
-            tracing::warn!(host, waits_for = what, at_most_s = at_most.as_secs(), "waiting for a source");
+            let (next_try_s, at_most_s) =
+                (next.map(|next| next.as_secs_f64()), at_most.map(|most| most.as_secs()));
+            tracing::warn!(host, waits_for = what, next_try_s, at_most_s, "waiting for a source");
             return;
         }
-        let at_most = text::duration(*at_most);
-        self.console.note(match *what {
-            "rate_limit" => {
-                format!("waiting: the rate limit of {host} is used up; {at_most} at most; Ctrl-C stops")
+        match *what {
+            "rate_limit" => self.tell(&format!("the rate limit of {host} is used up"), *next, at_most),
+            _ => {
+                let at_most = text::duration(at_most.unwrap_or_default());
+                self.console.note(format!(
+                    "waiting: {host} has not answered yet; timing out in {at_most} at the latest; Ctrl-C stops"
+                ));
             }
-            _ => format!(
-                "waiting: {host} has not answered yet; timing out in {at_most} at the latest; Ctrl-C stops"
-            ),
-        });
+        }
+    }
+
+    /// Tells people why something is waited for, when the next try is, until when, and what ends it.
+    fn tell(&self, why: &str, next: Option<Duration>, at_most: Option<Duration>) {
+        let next = next.map(|next| format!("; next try in {}", text::duration(next))).unwrap_or_default();
+        let sign = if next.is_empty() { ';' } else { ',' };
+        let at_most =
+            at_most.map(|most| format!("{sign} giving up in {} at the latest", text::duration(most)));
+        self.console.note(format!("waiting: {why}{next}{}; Ctrl-C stops", at_most.unwrap_or_default()));
     }
 
     /// Does some work with a store, and tells that it is waited for as long as that takes.
@@ -164,6 +189,48 @@ impl HistoryBackend for Patient {
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.backend.maintenance()
+        self.backend.maintenance().map(|_| self as &dyn Maintenance)
+    }
+}
+
+impl Patient {
+    /// Upkeep of the store, told of for as long as it takes.
+    async fn upkeep<'a, T, W>(&'a self, work: impl FnOnce(&'a dyn Maintenance) -> W) -> Result<T>
+    where
+        W: Future<Output = Result<T>>,
+    {
+        let none = || Error::new(ErrorKind::Unsupported, "this store needs no upkeep");
+        let upkeep = self.backend.maintenance().ok_or_else(none)?;
+        self.waits.during(&format!("the store {} is still at work", self.shown), work(upkeep)).await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Maintenance for Patient {
+    async fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
+        self.upkeep(|upkeep| upkeep.prune(key, before, dry_run)).await
+    }
+
+    async fn forget_empty(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+        source: Option<&SourceId>,
+        dry_run: bool,
+    ) -> Result<Removed> {
+        self.upkeep(|upkeep| upkeep.forget_empty(key, range, source, dry_run)).await
+    }
+
+    async fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
+        self.upkeep(|upkeep| upkeep.collect(key, now, dry_run)).await
+    }
+
+    async fn verify(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
+        self.upkeep(|upkeep| upkeep.verify(key)).await
+    }
+
+    async fn repair(&self, dry_run: bool) -> Result<Vec<Repaired>> {
+        self.upkeep(|upkeep| upkeep.repair(dry_run)).await
     }
 }

@@ -140,7 +140,8 @@ impl DataFetcher for FileFetcher {
 
 impl Inner {
     fn open(config: FileConfig) -> Result<Self> {
-        let file = if config.is_stdin { stdin() } else { File::open(&config.path) }.map_err(io_error)?;
+        let file = if config.is_stdin { stdin() } else { File::open(&config.path) };
+        let file = file.map_err(|e| if is_socket(&config.path) { socket(e) } else { io_error(e) })?;
         let metadata = file.metadata().map_err(io_error)?;
         let is_stream = is_stream(&metadata)?;
         if !config.symbols.is_empty() && config.symbol_column.is_none() {
@@ -346,6 +347,22 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a path is that of a socket, which cannot be opened.
+fn is_socket(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+    }
+    #[cfg(not(unix))]
+    false
+}
+
+fn socket(cause: std::io::Error) -> Error {
+    let message = "a socket is given where a file is read: name a file, or pipe one into it";
+    Error::invalid(message).caused_by(cause)
 }
 
 /// Stdin as the file, or the pipe, that it is.

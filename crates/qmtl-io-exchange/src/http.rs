@@ -303,6 +303,8 @@ impl HttpClient {
             Either::Left((done, _)) => done,
             Either::Right(_) => {
                 let wait = Wait::new(what, self.base.authority(), at_most.saturating_sub(TOLD_AFTER));
+                let next = || self.limiter.free_in(call.weight, &*self.config.clock);
+                let wait = wait.with_next((what == "rate_limit").then(next).flatten());
                 call.tell(|sink, range| sink.on_wait(range, wait));
                 work.await
             }

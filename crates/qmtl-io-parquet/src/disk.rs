@@ -72,6 +72,9 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Those of them that are folders.
     fn folders(&self, folder: &Path) -> Result<Vec<String>>;
 
+    /// The names in a folder of what is none, and keeps one of that name from being there; none where both can be.
+    fn obstacles(&self, folder: &Path) -> Result<Vec<String>>;
+
     /// The commits in a folder, ascending.
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>>;
 

@@ -21,6 +21,9 @@ impl Store {
                 Err(error) => keys.push(Err(error)),
             }
         }
+        let obstacles = self.disk.obstacles(self.disk.root())?.into_iter();
+        let obstacles = obstacles.filter(|name| layout::is_node_folder(name));
+        keys.extend(obstacles.map(|name| Err(in_the_way(&self.disk.root().join(name)))));
         Ok(keys)
     }
 
@@ -29,8 +32,7 @@ impl Store {
         match self.read_owner(node)? {
             Some(node_id) if layout::node_folder(&node_id) == name => {
                 let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                let strays = found.strays.iter().map(|path| Err(stray(path)));
-                Ok(found.intervals.into_iter().map(key).chain(strays).collect())
+                Ok(found.intervals.iter().copied().map(key).chain(found.errors().map(Err)).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
             None if !found.intervals.is_empty() => {
@@ -40,9 +42,7 @@ impl Store {
                     _ => nameless(node),
                 })
             }
-            None if !found.strays.is_empty() => {
-                Ok(found.strays.iter().map(|path| Err(stray(path))).collect())
-            }
+            None if !found.fit() => Ok(found.errors().map(Err).collect()),
             None if self.disk.newest(node, None)?.is_some() => Err(stray(node)),
             None if layout::is_node_folder(name) && self.holds_more_than_attempts(node)? => {
                 Err(nameless(node))
@@ -74,6 +74,10 @@ impl Store {
     /// What stands in a node's folder.
     pub(crate) fn intervals(&self, node: &Path) -> Result<Intervals> {
         let mut found = Intervals::default();
+        let is_interval =
+            |name: &str| name.parse().is_ok_and(|interval: Interval| interval.to_string() == name);
+        let obstacles = self.disk.obstacles(node)?.into_iter().filter(|name| is_interval(name));
+        found.obstacles.extend(obstacles.map(|name| node.join(name)));
         for name in self.disk.folders(node)? {
             let folder = node.join(&name);
             match name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name) {
@@ -163,6 +167,20 @@ pub(crate) struct Intervals {
     pub(crate) intervals: Vec<Interval>,
     /// Folders with commits that no interval or partition is called like.
     pub(crate) strays: Vec<PathBuf>,
+    /// Files that are called like an interval.
+    obstacles: Vec<PathBuf>,
+}
+
+impl Intervals {
+    /// An error for everything that does not fit.
+    fn errors(&self) -> impl Iterator<Item = Error> {
+        let strays = self.strays.iter().map(|path| stray(path));
+        strays.chain(self.obstacles.iter().map(|path| in_the_way(path)))
+    }
+
+    fn fit(&self) -> bool {
+        self.strays.is_empty() && self.obstacles.is_empty()
+    }
 }
 
 /// The error of a folder whose series nobody can name.
@@ -186,6 +204,13 @@ fn misplaced(node: &Path, node_id: &NodeId) -> Error {
 fn moved(folder: &Path, node_id: &NodeId) -> Error {
     let message = "the folder of a series was moved into another folder; move it back, or out of the store";
     Error::new(ErrorKind::Corrupt, message).with("path", folder.display()).with("node_id", node_id)
+}
+
+/// The error of what stands where the folder of a series does.
+fn in_the_way(path: &Path) -> Error {
+    let message = "a file stands where the folder of a series is needed; move it out of the store, and restore the \
+                   folder from a copy or run the backfill again";
+    Error::new(ErrorKind::Corrupt, message).with("path", path.display())
 }
 
 /// The error of a folder with commits, or of a file that looks like one, where no series has such.

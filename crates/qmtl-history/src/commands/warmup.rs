@@ -64,7 +64,7 @@ struct Done {
 
 pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome> {
     let orders = Orders::new(args, context)?;
-    let progress = Arc::new(Progress::new(&context.console));
+    let progress = Arc::new(Progress::new(&context.console).with_deadline(args.deadline));
     let done = tokio::select! {
         done = prime_all(args, orders, (context, &progress)) => done?,
         () = context.signals.asked() => return interrupted(&progress, context),

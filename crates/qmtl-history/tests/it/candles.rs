@@ -371,6 +371,41 @@ fn what_comes_through_a_pipe_is_read_as_a_file_is() {
     scene
         .run(&["plan", "--nodes", "/dev/zero", "--last", "1d"])
         .fails_with(2, "the list of series is too long");
+    let _listener = std::os::unix::net::UnixListener::bind(scene.path("socket")).unwrap();
+    let socket = format!("file:{}", scene.path("socket").display());
+    fill_from(&scene, &socket, &[], b"").fails_with(2, "a socket is given where a file is read: name a file");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_list_of_series_may_come_through_a_pipe_and_stdin_is_read_once() {
+    let scene = Scene::new();
+    std::fs::write(scene.path("ten.csv"), minutes(10)).unwrap();
+    let run = |words: &[&str], source: &str| {
+        let range = ["--start", "1704067200", "--end", "1704067800", "--json"];
+        let mut command = scene.command(&[&["backfill"][..], words, &range].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.current_dir(scene.path("")).spawn().unwrap();
+        let list = format!("interval = \"1m\"\nsource = \"{source}\"\n[[series]]\nnode = \"x\"\n");
+        child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
+        Run::of(child.wait_with_output().unwrap())
+    };
+    // What it names is looked for where the program runs.
+    for list in ["-", "/dev/stdin"] {
+        let run = run(&["--nodes", list], "file:ten.csv");
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.object()["present"], json!([[1_704_067_200, 1_704_067_740]]), "{run:?}");
+    }
+    for (words, source) in [
+        (&["--nodes", "-"][..], "file:-"),
+        (&["--nodes", "/dev/stdin"], "file:/dev/fd/0"),
+        (
+            &["--node", "x", "--interval", "1m", "--source", "file:-", "--source", "file:/dev/stdin"],
+            "file:ten.csv",
+        ),
+    ] {
+        run(words, source).fails_with(2, "stdin can be read once only");
+    }
 }
 
 #[cfg(unix)]

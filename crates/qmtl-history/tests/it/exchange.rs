@@ -97,6 +97,20 @@ fn holed() -> (BTreeSet<i64>, i64) {
 }
 
 #[test]
+fn a_rate_limit_that_is_used_up_is_told_with_the_next_try() {
+    let exchange = Exchange::start(SimConfig::new([market("ADABTC", 100)]));
+    let (source, range) = (exchange.source("binance"), range(0, 100));
+    let run = Scene::new().run(&fill("ADABTC", &source, &range, &["--rate", "0.2"]));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let waiting = run.stderr.lines().find(|line| line.contains("the rate limit of 127.0.0.1:")).unwrap();
+    for part in ["waiting: ", " is used up; next try in ", ", giving up in ", " at the latest; Ctrl-C stops"]
+    {
+        assert!(waiting.contains(part), "{part:?} is not in {waiting:?}");
+    }
+    exchange.stop();
+}
+
+#[test]
 fn an_independent_server_with_the_klines_api_gives_what_is_computed_from_its_minutes() {
     let (minutes, end) = holed();
     let server = KlinesServer::start(minutes.clone());

@@ -12,7 +12,7 @@ const KEPT_SECS: u64 = 61;
 /// Weight used within any minute. Times are monotonic.
 ///
 /// The minute slides: whatever minute the server counts by, no 60 seconds hold more than the budget.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Budget {
     per_minute: u32,
     /// Weight by the second in which it was used, ascending.
@@ -168,6 +168,11 @@ impl Limiter {
                 Err(wait) => clock.sleep(wait).await,
             }
         }
+    }
+
+    /// How long it is until `weight` may be used, as things stand; `None` when that is now.
+    pub(super) fn free_in(&self, weight: u32, clock: &dyn Clock) -> Option<Duration> {
+        self.budget().clone().take(clock.monotonic(), weight).err()
     }
 
     /// Takes in the server's own count of what was used in its running minute: what is not ours, others used.

@@ -239,6 +239,10 @@ impl Disk for Bucket {
         Ok(names_of(self.listed(folder)?.common_prefixes))
     }
 
+    fn obstacles(&self, _: &Path) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
         let mut commits = Vec::new();
         self.each(folder, None, |below, object| {

@@ -52,6 +52,12 @@ impl Disk for Folder {
         Ok(names)
     }
 
+    fn obstacles(&self, folder: &Path) -> Result<Vec<String>> {
+        let mut names = self.list(folder)?;
+        names.retain(|name| !folder.join(name).is_dir());
+        Ok(names)
+    }
+
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
         let mut commits = pick(folder, layout::parse_commit)?;
         commits.sort_unstable();

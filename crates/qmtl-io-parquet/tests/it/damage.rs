@@ -263,6 +263,34 @@ async fn a_renamed_folder_is_a_finding_beside_the_series_that_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_the_place_of_a_folder_is_a_finding() {
+    let other = fixtures::key("ohlcv:sound", "1m");
+    for depth in [3, 2, 1] {
+        let three = Three::new().await;
+        three.store.write_rows(&WriteRequest::new(other.clone()), bars(&other, start(), 3)).await.unwrap();
+        let folder = three.files[0].ancestors().nth(depth).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+        fs::write(folder, "a file").unwrap();
+        let store = open(three.folder.path()).await;
+        let listed: Vec<_> = store.series().await.unwrap().collect().await;
+        assert!(listed.iter().any(|key| key.as_ref().is_ok_and(|key| *key == other)), "{depth}: {listed:?}");
+        let mut errors: Vec<_> = listed.iter().filter_map(|key| key.as_ref().err()).cloned().collect();
+        if depth == 1 {
+            // Two partitions of three can be read; who looks at the third one is told.
+            errors.extend(store.verify(&three.key).await.err());
+        }
+        let [error] = &errors[..] else { panic!("{depth}: {listed:?}") };
+        assert!(error.to_string().contains("a file stands where "), "{depth}: {error}");
+        assert!(error.to_string().contains(&format!("(path: {}", folder.display())), "{depth}: {error}");
+        assert!(store.coverage(&three.key, TimeRange::ALL).await.is_err(), "{depth}");
+        // The remedy works.
+        fs::rename(folder, three.folder.path().join("put-aside.txt")).unwrap();
+        let store = open(three.folder.path()).await;
+        assert!(store.list_series().await.unwrap().contains(&other), "{depth}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_or_a_series_that_was_put_aside_inside_the_store_is_told() {
     let three = Three::new().await;
     let node = node_folder(&three);
