@@ -1,5 +1,7 @@
 //! Parquet files: a block is a slice of a row group.
 
+mod claims;
+
 use std::sync::Arc;
 
 use parquet::arrow::ProjectionMask;
@@ -77,6 +79,7 @@ impl ParquetFile {
         let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
         let damaged =
             |e| corrupt("cannot read the footer of the Parquet file: it is damaged or cut off").caused_by(e);
+        claims::check_footer(bytes)?;
         let metadata = decoded(|| ArrowReaderMetadata::load(bytes, options).map_err(damaged))?;
         Ok(Self { bytes: bytes.clone(), metadata })
     }
