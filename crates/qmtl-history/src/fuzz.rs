@@ -11,7 +11,14 @@ use crate::cli::Cli;
 use crate::outcome::{Failure, chain};
 use crate::{series, source, store, text};
 
-const CANARY: &str = "canary";
+/// A secret, which no input can be taken for.
+const CANARY: &str = "ZqXjZqXj";
+
+/// Whether the secret can come of a text of which signs are left out when it is shown.
+fn holds_canary(text: &str) -> bool {
+    let mut signs = text.chars();
+    CANARY.chars().all(|sign| signs.any(|other| other == sign))
+}
 
 /// Checks a message as it is printed.
 fn check_told(told: &str) {
@@ -85,7 +92,7 @@ fn check_source(address: &str) {
 fn addresses() {
     bolero::check!(name = "addresses").with_iterations(0).for_each(|bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
-        if !text.contains(CANARY) {
+        if !holds_canary(&text) {
             check_store(&text);
             check_source(&text);
             for secret in [format!("{CANARY}{text}"), format!("{text}{CANARY}")] {
@@ -105,7 +112,7 @@ fn command_lines() {
     let dsn = format!("questdb://admin:{CANARY}@127.0.0.1:8812/qdb");
     bolero::check!(name = "command_lines").with_iterations(0).for_each(|bytes: &[u8]| {
         let line = String::from_utf8_lossy(bytes);
-        if !line.contains(CANARY) {
+        if !holds_canary(&line) {
             let words = line.split('\n').map(|word| word.replacen('$', &dsn, 1));
             let words: Vec<_> = std::iter::once("qmtl-history".to_owned()).chain(words).collect();
             if let Err(error) = Cli::try_parse_from(&words) {

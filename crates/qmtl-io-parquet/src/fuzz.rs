@@ -50,10 +50,10 @@ fn bucket_urls() {
     bolero::check!(name = "bucket_urls").with_iterations(0).for_each(|bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         // A user, a password and a query are refused, so that none of them can be shown.
-        let secret = format!("s3://key:canary{text}@bucket/prefix");
+        let secret = format!("s3://key:ZqXjZqXj{text}@bucket/prefix");
         for url in [&*text, &secret] {
             if let Err(error) = crate::disk::bucket::prefix(url) {
-                assert!(!format!("{error:?}").contains("canary") || text.contains("canary"), "{error:?}");
+                assert!(!format!("{error:?}").contains("ZqXjZqXj") || text.contains("ZqXj"), "{error:?}");
             }
         }
     });
