@@ -232,7 +232,7 @@ impl Parser {
         let own: Vec<_> = fs::read_dir(&corpus)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         let file = format!("-merge_control_file={}", control.display());
         let folders = [&merged, &corpus, &work.join("corpus")].map(|folder| folder.display().to_string());
-        let flags = ["-merge=1", "-use_counters=0", &file];
+        let flags = ["-set_cover_merge=1", "-use_counters=0", &file];
         let log = work.join("merge.log");
         if !self.run(program, &log, flags.into_iter().chain(folders.iter().map(String::as_str)))? {
             bail!("the inputs cannot be compared, see {}", log.display());
@@ -272,7 +272,7 @@ impl Parser {
 }
 
 /// The edges that each input takes, as the control file of a merge tells them: how many files there are, how many of
-/// them are old, their names, then `COV`, a number and its edges for each.
+/// them are old, their names, then `FT`, a number and its edges for each.
 fn edges_of(control: &str) -> Vec<(PathBuf, BTreeSet<u64>)> {
     let mut lines = control.lines();
     let count = lines.next().and_then(|count| count.trim().parse().ok()).unwrap_or(0);
@@ -280,7 +280,7 @@ fn edges_of(control: &str) -> Vec<(PathBuf, BTreeSet<u64>)> {
         lines.by_ref().skip(1).take(count).map(|name| (PathBuf::from(name), BTreeSet::new())).collect();
     for line in lines {
         let mut words = line.split_whitespace();
-        if words.next() == Some("COV")
+        if words.next() == Some("FT")
             && let Some(at) = words.next().and_then(|at| at.parse::<usize>().ok()).filter(|at| *at < count)
         {
             inputs[at].1 = words.filter_map(|edge| edge.parse().ok()).collect();
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn the_widest_inputs_are_added_as_long_as_there_is_room() {
         let control =
-            "4\n1\nown\na\nb\nc\nSTARTED 0 9\nFT 0 7\nCOV 0 1 2\nCOV 1 2 3\nCOV 2 3 4 5\nCOV 3 1\nCOV 9 1\n";
+            "4\n1\nown\na\nb\nc\nSTARTED 0 9\nFT 0 1 2\nCOV 0 7\nFT 1 2 3\nFT 2 3 4 5\nFT 3 1\nFT 9 1\n";
         let own = [PathBuf::from("own")];
         let chosen = |most| widest(edges_of(control), &own, most);
         assert_eq!(chosen(9), [PathBuf::from("b")], "what `a` and `c` reach is reached");
