@@ -253,6 +253,11 @@ impl Parser {
         command.args([self.test, "--exact", "--nocapture"]);
         command.env("BOLERO_LIBFUZZER_ARGS", args.collect::<Vec<_>>().join(" "));
         command.current_dir(root().join("crates").join(self.package));
+        // Inputs that are files are written more often than a disk should be.
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() {
+            command.env("TMPDIR", memory);
+        }
         // Where it starts itself again, libFuzzer knows no other arguments than its own.
         #[cfg(unix)]
         {
