@@ -98,6 +98,9 @@ fn hide_decoders_panics() {
 /// with any number of threads, 220 MB with two a core).
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    // A runtime that cannot start its second thread waits for its first one, for ever; and one that cannot start a
+    // thread for work on files panics when there is some.
+    can_start(cores + 1)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.enable_all().max_blocking_threads((2 * cores).max(4));
     // A thread that the system refuses is a panic there, and nothing that it says helps the user.
@@ -106,6 +109,22 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| builder.build()));
     std::panic::set_hook(hook);
     built.unwrap_or_else(|_| Err(std::io::Error::other("the system starts no more threads")))
+}
+
+/// Starts so many threads at once, and ends them.
+fn can_start(threads: usize) -> std::io::Result<()> {
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    std::thread::scope(|scope| {
+        let hold = hold;
+        for _ in 0..threads {
+            // Each waits until all have been started or one has not: then nobody sends any more.
+            let wait = || drop(held.lock().map(|held| held.recv()));
+            std::thread::Builder::new().spawn_scoped(scope, wait)?;
+        }
+        drop(hold);
+        Ok(())
+    })
 }
 
 /// Makes a write beyond a limit on file sizes an error with a remedy, not the end of the program.

@@ -210,7 +210,7 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
 pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
     let bad = |e: toml::de::Error| {
         Error::invalid("the list of series is not such TOML as is read here (see backfill --help)")
-            .caused_by(e.to_string().trim_end())
+            .caused_by(told(&e, text))
     };
     let mut defaults: Table = text.parse().map_err(bad)?;
     let Some(Value::Array(entries)) =
@@ -231,6 +231,20 @@ pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
                 .map_err(|e| e.with("entry", index + 1))
         })
         .collect()
+}
+
+/// What is wrong with a list, with the line that it is in where that is no longer than a line should be.
+fn told(error: &toml::de::Error, text: &str) -> String {
+    const LONGEST_LINE: usize = 200;
+    let whole = error.to_string();
+    if whole.lines().all(|line| line.len() <= LONGEST_LINE) {
+        return whole.trim_end().to_owned();
+    }
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let what: String = error.message().chars().take(LONGEST_LINE).collect();
+    format!("line {line}, column {column}: {what}")
 }
 
 impl Entry {
@@ -386,6 +400,17 @@ mod tests {
         assert!(judge(&with_column, &format!("node = \"B\"\n{with_column}")).is_ok());
         assert!(judge(file, &format!("node = \"A\"\ninterval = \"5m\"\n{file}")).is_ok());
         assert!(judge(file, "node = \"B\"\nsource = \"file:b.csv\"").is_ok());
+    }
+
+    #[test]
+    fn a_mistake_in_a_long_line_is_named_by_its_place() {
+        let deep = format!("interval = \"1m\"\na = {}", "[".repeat(100_000));
+        let error = parse(&deep, Path::new("")).unwrap_err();
+        let cause = error.chain();
+        assert!(cause.contains("line 2, column ") && cause.len() < 400, "{cause}");
+        let unknown = format!("[[series]]\nnode = \"a\"\ninterval = \"1m\"\n{} = 1", "k".repeat(10_000));
+        let cause = parse(&unknown, Path::new("")).unwrap_err().chain();
+        assert!(cause.len() < 600 && cause.contains("unknown field"), "{cause}");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use tokio::sync::watch;
 
 use crate::outcome::Outcome;
 
+/// How long a fill may take to store what has come, after the second that everything has.
+const FILL_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Counts the signals that ask the program to end, from its start on: one that comes while nobody
 /// waits for it is not lost.
 #[derive(Clone, Debug)]
@@ -50,16 +53,16 @@ impl Signals {
         stop
     }
 
-    /// Ends the program a second after it was asked to, whatever holds it up, unless a fill does so by then: a write to
-    /// a reader that does not read keeps its thread, a read of a pipe that nobody writes to does, and nobody else can end
-    /// that well.
+    /// Ends the program a second after it was asked to, whatever holds it up, and a fill some seconds after, if it does
+    /// not end by itself: a write to a reader that does not read keeps its thread, a read of a pipe that nobody writes
+    /// to does, and a store may never answer. A write that is cut off is whole or not there.
     pub(crate) fn end_for_certain(&self, clock: &Arc<dyn Clock>) {
         let (signals, clock) = (self.clone(), Arc::clone(clock));
         tokio::spawn(async move {
             signals.asked().await;
             clock.sleep(Duration::from_secs(1)).await;
             if signals.are_taken.load(Ordering::SeqCst) {
-                return;
+                clock.sleep(FILL_ENDS_WITHIN).await;
             }
             std::process::exit(Outcome::Interrupted.code().into());
         });

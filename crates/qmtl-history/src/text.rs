@@ -22,9 +22,9 @@ pub(crate) fn for_terminal(text: &str) -> String {
 }
 
 /// What makes a terminal show later letters before earlier ones.
-const BIDI: [char; 9] = [
-    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
-    '\u{2069}',
+const BIDI: [char; 12] = [
+    '\u{061c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}',
+    '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
 ];
 
 /// What begins an address, also where its slashes were forgotten. `file` is none of them: `file:candles.csv#9f86d081` is
@@ -77,6 +77,12 @@ fn end_of_address(before: &str, rest: &str) -> usize {
     let is_behind =
         |at: usize| line[at + 1..].chars().next().is_none_or(|c| c.is_whitespace() || ",.;:)]".contains(c));
     line.match_indices(quote).map(|(at, _)| at).find(|at| is_behind(*at)).unwrap_or(line.len())
+}
+
+/// Whether a name is an address, with or without its slashes, and no folder of this machine.
+pub(crate) fn is_address(name: &str) -> bool {
+    let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+    name.contains("://") || scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str()))
 }
 
 /// What follows the scheme of an address, without user, password and query.

@@ -395,6 +395,7 @@ impl Done {
         console.line(format!("  stored       {}", self.stored()))?;
         if let Some((rows, reason)) = &self.replaced {
             let rows = text::counted(*rows, "row");
+            let reason = text::for_terminal(reason);
             console.line(format!("  replaced     {rows} of them took the place of stored ones: {reason}"))?;
         }
         console.line(format!("  present      {}", text::set(report.coverage.present(), interval)))?;

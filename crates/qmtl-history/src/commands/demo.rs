@@ -72,6 +72,10 @@ impl Stage {
         };
         let (folder, temporary) = match &args.keep {
             Some(folder) => {
+                // What follows a scheme may be a password, and is not repeated.
+                if text::is_address(&folder.to_string_lossy()) {
+                    return Err(Error::invalid("the demo keeps its store in a folder: use --keep DIR").into());
+                }
                 if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
                     return Err(Error::invalid("the folder is not empty; --keep needs a new one")
                         .with("folder", folder.display())

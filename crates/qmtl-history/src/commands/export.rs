@@ -27,7 +27,7 @@ struct Exported {
 }
 
 pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome> {
-    let to_stdout = args.out == Path::new("-");
+    let to_stdout = STDOUT.iter().any(|name| args.out == Path::new(name));
     if to_stdout && context.console.is_json() {
         return Err(Error::invalid("--json and bars cannot share stdout: use --out FILE").into());
     }
@@ -77,6 +77,9 @@ fn format(args: &ExportArgs) -> Result<ExportFormat> {
             .into()),
     }
 }
+
+/// What stdout is called.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 /// What `--out` names.
 enum Destination {

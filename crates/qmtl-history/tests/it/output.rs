@@ -211,7 +211,8 @@ fn a_result_without_a_stdout_is_an_error() {
             shell.args(words).args(["--store", &scene.store()]).current_dir(scene.0.path()).output().unwrap(),
         )
     };
-    for words in [&EXPORT[..], &["ls"], &["coverage", "--json"]] {
+    let by_name = [&EXPORT[..], &["--out", "/dev/stdout"]].concat();
+    for words in [&EXPORT[..], &by_name, &["ls"], &["coverage", "--json"]] {
         without(words, ">&-").fails_with(1, "stdout is closed");
         assert_eq!(without(words, ">/dev/null").code, Some(0), "who wants to throw it away may");
     }
