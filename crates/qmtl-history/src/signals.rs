@@ -55,7 +55,7 @@ impl Signals {
 
     /// Ends the program a second after it was asked to, whatever holds it up, and a fill some seconds after, if it does
     /// not end by itself: a write to a reader that does not read keeps its thread, a read of a pipe that nobody writes
-    /// to does, and a store may never answer. A write that is cut off is whole or not there.
+    /// to does, and a store may never answer. What was not stored by then is missing, and the next run brings it.
     pub(crate) fn end_for_certain(&self, clock: &Arc<dyn Clock>) {
         let (signals, clock) = (self.clone(), Arc::clone(clock));
         tokio::spawn(async move {

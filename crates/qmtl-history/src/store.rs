@@ -108,10 +108,7 @@ impl Store {
 
     /// Upkeep; `Unsupported` where the store has none.
     pub(crate) fn upkeep(&self) -> Result<&dyn Maintenance, Error> {
-        self.backend.maintenance().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "this store needs no upkeep")
-                .with("store", &self.backend.shown)
-        })
+        self.backend.upkeep().map(|_| &*self.backend as &dyn Maintenance)
     }
 
     /// The current data files of a series that hold rows and overlap `range`, ascending.
@@ -171,7 +168,7 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
     let Some((scheme, rest)) = name.split_once("://") else {
         let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
         // A folder of this machine is hardly called so.
-        if !text::SCHEMES.contains(&scheme.as_str()) && !matches!(scheme.as_str(), "file" | "memory") {
+        if !text::is_address(name) && !matches!(scheme.as_str(), "file" | "memory") {
             return Ok(Place::Files(PathBuf::from(name)));
         }
         // What follows the scheme may hold a password and is not repeated.

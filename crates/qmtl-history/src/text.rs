@@ -29,7 +29,7 @@ const BIDI: [char; 12] = [
 
 /// What begins an address, also where its slashes were forgotten. `file` is none of them: `file:candles.csv#9f86d081` is
 /// a source, and holds no secret.
-pub(crate) const SCHEMES: [&str; 10] =
+const SCHEMES: [&str; 10] =
     ["s3", "s3a", "questdb", "postgresql", "postgres", "http", "https", "gs", "az", "abfs"];
 
 /// Parameters of addresses that hold no secret, as long as their value is plain.

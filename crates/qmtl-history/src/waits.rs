@@ -189,19 +189,21 @@ impl HistoryBackend for Patient {
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
-        self.backend.maintenance().map(|_| self as &dyn Maintenance)
+        self.upkeep().ok().map(|_| self as &dyn Maintenance)
     }
 }
 
 impl Patient {
-    /// Upkeep of the store, told of for as long as it takes.
-    async fn upkeep<'a, T, W>(&'a self, work: impl FnOnce(&'a dyn Maintenance) -> W) -> Result<T>
-    where
-        W: Future<Output = Result<T>>,
-    {
-        let none = || Error::new(ErrorKind::Unsupported, "this store needs no upkeep");
-        let upkeep = self.backend.maintenance().ok_or_else(none)?;
-        self.waits.during(&format!("the store {} is still at work", self.shown), work(upkeep)).await
+    /// Upkeep of the store itself; `Unsupported` where it has none.
+    pub(crate) fn upkeep(&self) -> Result<&dyn Maintenance> {
+        self.backend.maintenance().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "this store needs no upkeep").with("store", &self.shown)
+        })
+    }
+
+    /// Tells of upkeep for as long as it takes.
+    async fn kept_up<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.waits.during(&format!("the store {} is still at work", self.shown), work).await
     }
 }
 
@@ -209,7 +211,7 @@ impl Patient {
 #[deny(clippy::missing_trait_methods)]
 impl Maintenance for Patient {
     async fn prune(&self, key: &SeriesKey, before: Timestamp, dry_run: bool) -> Result<Removed> {
-        self.upkeep(|upkeep| upkeep.prune(key, before, dry_run)).await
+        self.kept_up(self.upkeep()?.prune(key, before, dry_run)).await
     }
 
     async fn forget_empty(
@@ -219,18 +221,18 @@ impl Maintenance for Patient {
         source: Option<&SourceId>,
         dry_run: bool,
     ) -> Result<Removed> {
-        self.upkeep(|upkeep| upkeep.forget_empty(key, range, source, dry_run)).await
+        self.kept_up(self.upkeep()?.forget_empty(key, range, source, dry_run)).await
     }
 
     async fn collect(&self, key: &SeriesKey, now: Timestamp, dry_run: bool) -> Result<Collected> {
-        self.upkeep(|upkeep| upkeep.collect(key, now, dry_run)).await
+        self.kept_up(self.upkeep()?.collect(key, now, dry_run)).await
     }
 
     async fn verify(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
-        self.upkeep(|upkeep| upkeep.verify(key)).await
+        self.kept_up(self.upkeep()?.verify(key)).await
     }
 
     async fn repair(&self, dry_run: bool) -> Result<Vec<Repaired>> {
-        self.upkeep(|upkeep| upkeep.repair(dry_run)).await
+        self.kept_up(self.upkeep()?.repair(dry_run)).await
     }
 }

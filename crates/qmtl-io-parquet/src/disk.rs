@@ -69,11 +69,13 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// store has another name.
     fn list(&self, folder: &Path) -> Result<Vec<String>>;
 
-    /// Those of them that are folders.
-    fn folders(&self, folder: &Path) -> Result<Vec<String>>;
+    /// Those of them that are folders, and those of what is none and keeps one from having its name.
+    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)>;
 
-    /// The names in a folder of what is none, and keeps one of that name from being there; none where both can be.
-    fn obstacles(&self, folder: &Path) -> Result<Vec<String>>;
+    /// Those of them that are folders.
+    fn folders(&self, folder: &Path) -> Result<Vec<String>> {
+        Ok(self.folders_and_obstacles(folder)?.0)
+    }
 
     /// The commits in a folder, ascending.
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>>;

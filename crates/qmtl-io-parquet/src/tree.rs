@@ -13,7 +13,8 @@ impl Store {
     /// and does not fit; what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
-        for name in self.disk.folders(self.disk.root())? {
+        let (folders, obstacles) = self.disk.folders_and_obstacles(self.disk.root())?;
+        for name in folders {
             let node = self.disk.root().join(&name);
             match self.series_of(&node, &name) {
                 Ok(found) => keys.extend(found),
@@ -21,8 +22,7 @@ impl Store {
                 Err(error) => keys.push(Err(error)),
             }
         }
-        let obstacles = self.disk.obstacles(self.disk.root())?.into_iter();
-        let obstacles = obstacles.filter(|name| layout::is_node_folder(name));
+        let obstacles = obstacles.into_iter().filter(|name| layout::is_node_folder(name));
         keys.extend(obstacles.map(|name| Err(in_the_way(&self.disk.root().join(name)))));
         Ok(keys)
     }
@@ -74,13 +74,14 @@ impl Store {
     /// What stands in a node's folder.
     pub(crate) fn intervals(&self, node: &Path) -> Result<Intervals> {
         let mut found = Intervals::default();
-        let is_interval =
-            |name: &str| name.parse().is_ok_and(|interval: Interval| interval.to_string() == name);
-        let obstacles = self.disk.obstacles(node)?.into_iter().filter(|name| is_interval(name));
+        let interval_of =
+            |name: &str| name.parse().ok().filter(|interval: &Interval| interval.to_string() == name);
+        let (folders, obstacles) = self.disk.folders_and_obstacles(node)?;
+        let obstacles = obstacles.into_iter().filter(|name| interval_of(name).is_some());
         found.obstacles.extend(obstacles.map(|name| node.join(name)));
-        for name in self.disk.folders(node)? {
+        for name in folders {
             let folder = node.join(&name);
-            match name.parse::<Interval>().ok().filter(|interval| interval.to_string() == name) {
+            match interval_of(&name) {
                 Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
                 Some(interval) => {
                     found.strays.extend(self.stray_partitions(interval, &folder)?);

@@ -235,12 +235,9 @@ impl Disk for Bucket {
         Ok(names_of(listed.common_prefixes.into_iter().chain(objects)))
     }
 
-    fn folders(&self, folder: &Path) -> Result<Vec<String>> {
-        Ok(names_of(self.listed(folder)?.common_prefixes))
-    }
-
-    fn obstacles(&self, _: &Path) -> Result<Vec<String>> {
-        Ok(Vec::new())
+    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)> {
+        // An object keeps no prefix from having its name.
+        Ok((names_of(self.listed(folder)?.common_prefixes), Vec::new()))
     }
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {

@@ -46,16 +46,8 @@ impl Disk for Folder {
         pick(folder, |name| Some(name.to_owned()))
     }
 
-    fn folders(&self, folder: &Path) -> Result<Vec<String>> {
-        let mut names = self.list(folder)?;
-        names.retain(|name| folder.join(name).is_dir());
-        Ok(names)
-    }
-
-    fn obstacles(&self, folder: &Path) -> Result<Vec<String>> {
-        let mut names = self.list(folder)?;
-        names.retain(|name| !folder.join(name).is_dir());
-        Ok(names)
+    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)> {
+        Ok(self.list(folder)?.into_iter().partition(|name| folder.join(name).is_dir()))
     }
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {

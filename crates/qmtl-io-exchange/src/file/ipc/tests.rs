@@ -1,7 +1,5 @@
 //! Damaged Arrow files: no byte of them is believed blindly.
 
-use std::io::Write;
-
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use qmtl_history_api::ErrorKind;
@@ -9,8 +7,10 @@ use qmtl_history_api::arrow_array::types::Int32Type;
 use qmtl_history_api::arrow_array::{
     ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, ListArray, StringArray,
 };
+use tempfile::TempDir;
 
 use super::*;
+use crate::file::fuzz;
 
 /// Ten bars with a column of each shape that buffers have.
 fn rows() -> RecordBatch {
@@ -45,31 +45,23 @@ fn stream() -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-/// Opens bytes, and reads all that they hold.
-fn read(bytes: &[u8]) -> Result<u64> {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(bytes).unwrap();
-    let config = FileConfig::new("x.arrow").with_max_unpacked_bytes(1 << 20);
-    let opened = open(&FileBytes::new(file).unwrap(), &config)?;
-    let span = opened.unit.span(qmtl_history_api::TimeRange::ALL);
-    let rows = Selection { span, symbol: String::new() };
-    let blocks = opened.index.blocks("", &rows.span);
-    let batches =
-        blocks.into_iter().map(|block| opened.table.read(block, &rows)).collect::<Result<Vec<_>>>()?;
-    Ok(batches.iter().flatten().map(|batch| batch.num_rows() as u64).sum())
+/// Opens bytes as a file in this folder, and reads all that they hold.
+fn read(folder: &TempDir, bytes: &[u8]) -> Result<u64> {
+    fuzz::read(&folder.path().join("x.arrow"), bytes, None)
 }
 
 #[test]
 fn any_byte_may_be_wrong_and_the_error_says_what_is_damaged() {
+    let folder = TempDir::new().unwrap();
     let formats =
         [file(None), file(Some(CompressionType::LZ4_FRAME)), file(Some(CompressionType::ZSTD)), stream()];
     for whole in formats {
-        assert_eq!(read(&whole).unwrap(), 10);
+        assert_eq!(read(&folder, &whole).unwrap(), 10);
         for at in 0..whole.len() {
             for wrong in [whole[at] ^ 0x80, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[at] = wrong;
-                if let Err(error) = read(&bytes) {
+                if let Err(error) = read(&folder, &bytes) {
                     assert!(
                         !matches!(error.kind(), ErrorKind::Unexpected | ErrorKind::Storage),
                         "{at}: {error}"
@@ -79,13 +71,14 @@ fn any_byte_may_be_wrong_and_the_error_says_what_is_damaged() {
         }
         for length in 0..whole.len() {
             // A stream may end behind any message.
-            assert!(read(&whole[..length]).is_err() || whole.starts_with(&[0xff; 4]), "{length}");
+            assert!(read(&folder, &whole[..length]).is_err() || whole.starts_with(&[0xff; 4]), "{length}");
         }
     }
 }
 
 #[test]
 fn a_length_that_cannot_be_reserves_nothing() {
+    let folder = TempDir::new().unwrap();
     let bytes = stream();
     // The body's length is the eight bytes that hold it in the head of the second message.
     let body = i64::try_from(bytes.len()).unwrap();
@@ -96,7 +89,7 @@ fn a_length_that_cannot_be_reserves_nothing() {
             let mut wrong = bytes.clone();
             wrong[at..at + 8].copy_from_slice(&(1_i64 << 62).to_le_bytes());
             tried += 1;
-            if let Err(error) = read(&wrong) {
+            if let Err(error) = read(&folder, &wrong) {
                 assert!(!matches!(error.kind(), ErrorKind::Unexpected | ErrorKind::Storage), "{at}: {error}");
             }
         }
