@@ -87,6 +87,9 @@ pub struct Round {
     pub filled: Option<Result<BackfillReport>>,
     /// Stored rows that their source has revised since, and which were replaced.
     pub revised: Vec<Conflict>,
+    /// Whether stored bars could be compared with their source once more; `None` when none were due. An error is
+    /// no loss: they are due again half a minute later.
+    pub compared: Option<Result<()>>,
 }
 
 /// Keeps series current: asks for each bar soon after its close and again until it is there, fills what an
@@ -309,7 +312,16 @@ impl Followed {
         (backend, progress): (&dyn HistoryBackend, &dyn ProgressSink),
         stop: &StopSignal,
     ) -> (Round, Option<Vec<(SourceId, RangeSet)>>) {
+        // A bar that has just closed is worth more than a second look at one that is stored.
+        let filled = match due.fill {
+            Some(range) => {
+                let request = BackfillRequest::new(self.key.clone(), range).with_stop(stop.clone());
+                Some(self.strategy.ensure_range(&request, backend, progress).await)
+            }
+            None => None,
+        };
         let mut revised = Vec::new();
+        let mut compared = (!due.again.is_empty()).then_some(Ok(()));
         let mut looked_at = (!due.again.is_empty()).then(Vec::new);
         for (source, rows) in &due.again {
             let bars = frame::row_runs(&self.key, rows).unwrap_or_default();
@@ -321,20 +333,12 @@ impl Followed {
                     let past = reread.as_of.map(|as_of| opened_by(as_of, past, &bars)).unwrap_or_default();
                     looked_at.get_or_insert_default().push((source.clone(), past.union(&reread.checked)));
                 }
-                // It is looked at with the next round.
-                Err(error) => tracing::debug!(series = %self.key, error = error.chain(), "no second look"),
+                Err(error) => compared = Some(Err(error.with("source", source))),
             }
         }
-        let filled = match due.fill {
-            Some(range) => {
-                let request = BackfillRequest::new(self.key.clone(), range).with_stop(stop.clone());
-                Some(self.strategy.ensure_range(&request, backend, progress).await)
-            }
-            None => None,
-        };
         let looked = due.again.iter().find_map(|(_, rows)| frame::row_runs(&self.key, rows).ok()?.span());
         let range = due.fill.or(looked).unwrap_or(TimeRange::ALL);
-        (Round { key: self.key.clone(), range, filled, revised }, looked_at)
+        (Round { key: self.key.clone(), range, filled, revised, compared }, looked_at)
     }
 
     fn looked_at(&mut self, bars: &[(SourceId, RangeSet)], monotonic: Duration) {

@@ -186,7 +186,7 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
         let key = &request.key;
         metrics::auto_backfill_request(self.name, key);
         let span = tracing::info_span!("backfill.job", series = %key, range = %request.range);
-        let outcome = self.fill(request, backend, progress).instrument(span).await;
+        let outcome = self.fill(request, (backend, started), progress).instrument(span).await;
         let elapsed = self.clock.monotonic().saturating_sub(started);
         metrics::auto_backfill_duration(self.name, elapsed);
         outcome.map(|mut report| {
@@ -229,7 +229,7 @@ impl FetcherBackfillStrategy {
         &'a self,
         key: &'a SeriesKey,
         (known, columns, now): (&Coverage, &SchemaRef, Timestamp),
-        backend: &'a dyn HistoryBackend,
+        (backend, started): (&'a dyn HistoryBackend, Duration),
         progress: &'a dyn ProgressSink,
     ) -> Job<'a> {
         Job {
@@ -237,7 +237,7 @@ impl FetcherBackfillStrategy {
             columns: SchemaRef::clone(columns),
             source: joined(self.stand_ins.iter().chain(&self.fetchers)),
             sources: self.asked(known, (key.interval, now)),
-            started: self.clock.monotonic(),
+            until: self.config.deadline.map(|longest| started + longest),
             retries: Retries::default(),
             backend,
             progress,
@@ -248,13 +248,42 @@ impl FetcherBackfillStrategy {
             row_bytes: AtomicU64::new(FIRST_ROW_BYTES),
             requests: AtomicU64::new(0),
             open: Mutex::default(),
+            begun: AtomicU64::new(0),
         }
+    }
+
+    /// What comes of a look at the store before anything is asked: `Cancelled` once the fill is to stop,
+    /// `Unavailable` once its time is over.
+    async fn look<T>(
+        &self,
+        request: &BackfillRequest,
+        started: Duration,
+        look: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let stop = request.stop.clone().unwrap_or_default();
+        let over = async {
+            match self.config.deadline {
+                Some(longest) => {
+                    self.clock.sleep((started + longest).saturating_sub(self.clock.monotonic())).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let error = tokio::select! {
+            biased;
+            () = stop.stopped() => {
+                Error::new(ErrorKind::Cancelled, "the fill was stopped before the store had answered")
+            }
+            look = look => return look,
+            () = over => Error::unavailable("the time for the fill was over before the store had answered"),
+        };
+        Err(error.with("series", &request.key))
     }
 
     async fn fill(
         &self,
         request: &BackfillRequest,
-        backend: &dyn HistoryBackend,
+        (backend, started): (&dyn HistoryBackend, Duration),
         progress: &dyn ProgressSink,
     ) -> Result<BackfillReport> {
         let key = &request.key;
@@ -266,7 +295,7 @@ impl FetcherBackfillStrategy {
             let ended = self.ended(request, &known).await;
             Ok((known, ended))
         };
-        let (mut known, ended) = unless_stopped(&stop, key, look).await?;
+        let (mut known, ended) = self.look(request, started, look).await?;
         ended.leave_out_of(&mut known);
         let before = known.within(request.range);
         let now = self.clock.now();
@@ -284,8 +313,8 @@ impl FetcherBackfillStrategy {
         let after = if plan.gaps().is_empty() {
             before
         } else {
-            let columns = unless_stopped(&stop, key, backend.schema(key)).await?;
-            let job = self.job(key, (&known, &columns, now), backend, progress);
+            let columns = self.look(request, started, backend.schema(key)).await?;
+            let job = self.job(key, (&known, &columns, now), (backend, started), progress);
             let stood = before.present().clone();
             let (tally, was_stopped) = job.run(&plan, &stop).await;
             report.stopped = was_stopped;
@@ -366,21 +395,6 @@ fn with_bars_before(request: &BackfillRequest) -> TimeRange {
     TimeRange::checked(start, request.range.end()).unwrap_or(request.range)
 }
 
-/// What comes of a look at the store before anything is asked; `Cancelled` once the fill is to stop.
-async fn unless_stopped<T>(
-    stop: &StopSignal,
-    key: &SeriesKey,
-    look: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::select! {
-        biased;
-        () = stop.stopped() => {
-            Err(Error::new(ErrorKind::Cancelled, "the fill was stopped before it began").with("series", key))
-        }
-        look = look => look,
-    }
-}
-
 /// Several sources in one word, for logs.
 fn joined<'a>(fetchers: impl Iterator<Item = &'a Arc<dyn DataFetcher>>) -> SourceId {
     let ids: Vec<_> = fetchers.map(|fetcher| fetcher.source_id().as_str().to_owned()).collect();
@@ -413,8 +427,8 @@ struct Job<'a> {
     /// All sources, for logs.
     source: SourceId,
     sources: Vec<Source<'a>>,
-    /// When the run began, on the monotonic clock.
-    started: Duration,
+    /// When the run is to end, on the monotonic clock.
+    until: Option<Duration>,
     retries: Retries,
     backend: &'a dyn HistoryBackend,
     progress: &'a dyn ProgressSink,
@@ -428,6 +442,8 @@ struct Job<'a> {
     requests: AtomicU64,
     /// Ordinals of the windows that have started and not ended.
     open: Mutex<BTreeSet<u64>>,
+    /// How many windows have started: the first ones of the plan.
+    begun: AtomicU64,
 }
 
 impl Job<'_> {
@@ -440,7 +456,9 @@ impl Job<'_> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let fetching = async move {
             let sender = &sender;
-            let all = stream::iter(plan.windows()).for_each_concurrent(
+            // Those that are not begun in time fail as one, however many they are.
+            let windows = plan.windows().take_while(|_| !self.is_over());
+            let all = stream::iter(windows).for_each_concurrent(
                 self.config.windows_in_flight,
                 |window| async move {
                     let answer = self.fetch_window(window).await;
@@ -462,8 +480,14 @@ impl Job<'_> {
         let ended = self.retries.tell_while(work, |event| self.tell(&self.in_time(event))).await;
         let mut tally = writer.into_tally();
         let was_stopped = matches!(ended, Ok((true, ())));
-        if let Err(error) = ended {
-            for window in plan.windows() {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let failure = match ended {
+            Err(error) => Some(error),
+            Ok((false, ())) if begun < plan.window_count() => Some(self.passed("deadline", None)),
+            Ok(_) => None,
+        };
+        if let Some(error) = failure {
+            for window in plan.windows().take(usize::try_from(begun).unwrap_or(usize::MAX)) {
                 if tally.is_concluded(&window) {
                     continue;
                 }
@@ -472,8 +496,24 @@ impl Job<'_> {
                 }
                 tally.failed(&window, error.clone());
             }
+            tally.failed_from(begun, plan, error);
         }
         (tally, was_stopped)
+    }
+
+    /// Whether the time of the run is over.
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= self.clock.monotonic())
+    }
+
+    /// The error of what was not asked before a limit of time.
+    fn passed(&self, limit: &'static str, last: Option<Error>) -> Error {
+        let error = Error::unavailable("the time for asking was over before all of it was answered");
+        let error = error.with("limit", limit).exhausted();
+        match last {
+            Some(last) => error.caused_by(last),
+            None => error,
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, BTreeSet<u64>> {
@@ -482,6 +522,7 @@ impl Job<'_> {
 
     fn window_started(&self, window: &Window) {
         self.open().insert(window.ordinal);
+        self.begun.fetch_max(window.ordinal + 1, Ordering::Relaxed);
         events::Batch::new(self.key, window.span(), &self.source).attempt(1);
         self.tell(&ProgressEvent::WindowStarted { window: window.span() });
     }
@@ -501,8 +542,8 @@ impl Job<'_> {
 
     /// A wait lasts no longer than the run may.
     fn in_time(&self, mut event: ProgressEvent) -> ProgressEvent {
-        if let Some(longest) = self.config.deadline {
-            let left = (self.started + longest).saturating_sub(self.clock.monotonic());
+        if let Some(until) = self.until {
+            let left = until.saturating_sub(self.clock.monotonic());
             match &mut event {
                 ProgressEvent::Retrying { retry, .. } => {
                     retry.at_most = Some(retry.at_most.map_or(left, |most| most.min(left)));

@@ -79,7 +79,8 @@ impl Retry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wait {
-    /// A bounded word for what it waits for: `answer`, `rate_limit`.
+    /// A bounded word for what it waits for: `answer`, `rate_limit` (others have used what the host grants), `pause`
+    /// (the host has asked for one), `ban`.
     pub what: &'static str,
     /// Who keeps it waiting, such as `api.example.com`.
     pub host: String,

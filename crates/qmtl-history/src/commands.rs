@@ -14,6 +14,7 @@ pub(crate) mod verify;
 pub(crate) mod warmup;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use futures::StreamExt;
@@ -61,10 +62,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome>
     }
     tokio::select! {
         outcome = dispatch(command, context) => outcome,
-        () = context.signals.asked() => {
-            context.console.warn("interrupted");
-            Ok(Outcome::Interrupted)
-        }
+        () = context.signals.asked() => Err(Error::new(ErrorKind::Cancelled, "interrupted").into()),
     }
 }
 
@@ -155,6 +153,23 @@ async fn listed(backend: &dyn HistoryBackend) -> Result<(Vec<SeriesKey>, Vec<Dam
     }
     keys.sort();
     Ok((keys, damaged))
+}
+
+/// Does some work before a fill, unless that takes all the time that is left.
+async fn in_time<T>(
+    what: &str,
+    left: Option<Duration>,
+    clock: &dyn Clock,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let Some(left) = left else { return work.await };
+    tokio::select! {
+        done = work => done,
+        () = clock.sleep(left) => {
+            let error = Error::unavailable(format!("the time was over before {what}"));
+            Err(error.with("limit", "--deadline").into())
+        }
+    }
 }
 
 /// What came of a series: one that was asked for alone fails as a whole, one of several is told

@@ -1,6 +1,7 @@
 //! Fills: from arguments to jobs, from jobs to reports. `plan`, `backfill` and `demo` share it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
@@ -51,6 +52,8 @@ pub(crate) struct Limits {
     pub(crate) at_once: usize,
     /// Requests at once, all series together.
     pub(crate) requests_at_once: u64,
+    /// When nothing is asked any more, on the monotonic clock, whichever series has not had its turn by then.
+    until: Option<Duration>,
     asking: Asking,
 }
 
@@ -68,9 +71,6 @@ impl Limits {
         }
         if let Some(lag) = args.source.publish_lag {
             config = config.with_publish_lag(lag);
-        }
-        if let Some(deadline) = own.and_then(|own| own.deadline) {
-            config = config.with_deadline(deadline);
         }
         let windows = args
             .concurrency
@@ -92,7 +92,22 @@ impl Limits {
             archive_folder: args.source.archive_folder.clone(),
             clock: Arc::clone(clock),
         };
-        Self { config, at_once, requests_at_once: windows as u64, asking }
+        let deadline = own.and_then(|own| own.deadline);
+        let until = deadline.map(|deadline| clock.monotonic().saturating_add(deadline));
+        Self { config, at_once, requests_at_once: windows as u64, until, asking }
+    }
+
+    /// What is left of the time of the run; `None` when it has no end.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_sub(self.asking.clock.monotonic()))
+    }
+
+    /// The strategy of a job that begins now.
+    fn in_time(&self, strategy: &FetcherBackfillStrategy) -> FetcherBackfillStrategy {
+        match self.left() {
+            Some(left) => strategy.clone().with_config(self.config.clone().with_deadline(left)),
+            None => strategy.clone(),
+        }
     }
 }
 
@@ -250,7 +265,8 @@ pub(crate) async fn fill(
     stream::iter(jobs.iter().enumerate())
         .for_each_concurrent(limits.at_once, |(index, job)| async move {
             let request = job.request().with_stop(stop.clone());
-            done(index, job.strategy.ensure_range(&request, backend, progress).await);
+            let strategy = limits.in_time(&job.strategy);
+            done(index, strategy.ensure_range(&request, backend, progress).await);
         })
         .await;
 }

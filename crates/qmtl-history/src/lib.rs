@@ -56,7 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let console = Console::new(&cli.global);
     console.start_logging(&cli.global);
-    hide_decoders_panics();
+    hide_caught_panics();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -78,15 +78,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     outcome.into()
 }
 
-/// Keeps panics of decoders, on bytes that are damaged, off the screen: they are caught, and the error that is made of
-/// them names the file. One that nobody caught is an error of its own.
-fn hide_decoders_panics() {
-    const DECODERS: [&str; 2] = ["/arrow-", "/parquet-"];
+/// Keeps panics of decoders, on bytes that are damaged, and of a bucket's client, on credentials that no request can
+/// hold, off the screen: they are caught, and the error that is made of them names what is wrong.
+fn hide_caught_panics() {
+    const CAUGHT: [&str; 3] = ["/arrow-", "/parquet-", "/object_store-"];
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default().replace('\\', "/");
-        if DECODERS.iter().any(|decoder| place.contains(decoder)) {
-            tracing::debug!(place, "a decoder panicked on damaged bytes");
+        if CAUGHT.iter().any(|own| place.contains(own)) {
+            tracing::debug!(place, "a panic was caught");
         } else {
             usual(info);
         }

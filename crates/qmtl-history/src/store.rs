@@ -1,7 +1,7 @@
 //! Stores: what `--store` names, and the backend behind it.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use crate::replace::Replacing;
 use crate::text;
 use crate::waits::{Patient, Waits};
 
+/// For how long a bucket repeats a request that fails: half a minute, and the last try has as long.
+const BUCKET_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+
 /// A store that is open.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -21,12 +24,14 @@ pub(crate) struct Store {
     backend: Arc<Patient>,
     /// The same store where it is a folder or in a bucket: what has files can say which.
     files: Option<Arc<ParquetBackend>>,
+    /// Where that is a folder.
+    folder: Option<PathBuf>,
 }
 
 impl Store {
     /// Opens the store that was named, which must exist.
     pub(crate) async fn open(name: Option<&str>, console: &Console) -> Result<Self> {
-        Self::with(name, (false, None), console).await
+        Self::with(name, (false, None), Waits::new(console)).await
     }
 
     /// The same, to collect what has been replaced for as long as this.
@@ -35,38 +40,47 @@ impl Store {
         grace: Option<Duration>,
         console: &Console,
     ) -> Result<Self> {
-        Self::with(name, (false, grace), console).await
+        Self::with(name, (false, grace), Waits::new(console)).await
     }
 
-    /// Opens the store that was named; when it does not exist, the first write makes it.
-    pub(crate) async fn open_or_new(name: Option<&str>, console: &Console) -> Result<Self> {
-        Self::with(name, (true, None), console).await
+    /// Opens the store that was named, for a command that gives up after so much time; when the store does not exist,
+    /// the first write makes it.
+    pub(crate) async fn open_or_new(
+        name: Option<&str>,
+        deadline: Option<Duration>,
+        console: &Console,
+    ) -> Result<Self> {
+        Self::with(name, (true, None), Waits::new(console).with_deadline(deadline)).await
     }
 
     async fn with(
         name: Option<&str>,
         (create, grace): (bool, Option<Duration>),
-        console: &Console,
+        waits: Waits,
     ) -> Result<Self> {
-        let waits = Waits::new(console);
         let typed = name.map(typed).unwrap_or_default();
         match place(name)? {
             Place::Files(root) => {
                 let shown = root.display().to_string();
+                let is_bucket = shown.contains("://");
+                let waits = waits.with_answers_within(is_bucket.then_some(BUCKET_ANSWERS_WITHIN));
+                let folder = (!is_bucket).then(|| root.clone());
                 let files = waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?;
                 let backend = Arc::new(Patient { backend: Arc::clone(&files) as _, shown, waits });
-                Ok(Self { typed, backend, files: Some(files) })
+                Ok(Self { typed, backend, files: Some(files), folder })
             }
             #[cfg(feature = "questdb")]
             Place::QuestDb(dsn) => {
                 let config = qmtl_io_questdb::QuestDbConfig::from_dsn(&dsn)?;
                 let shown = config.to_string();
+                let waits = waits.with_answers_within(Some(config.timeout()));
                 let opened = Box::pin(qmtl_io_questdb::QuestDbBackend::connect(config));
                 let server = waits.on(&shown, opened).await.map_err(Failure::unreachable)?;
                 Ok(Self {
                     typed,
                     backend: Arc::new(Patient { backend: Arc::new(server), shown, waits }),
                     files: None,
+                    folder: None,
                 })
             }
             #[cfg(not(feature = "questdb"))]
@@ -80,6 +94,9 @@ impl Store {
             config = config.with_grace(grace);
         }
         ParquetBackend::open(config).await.map(Arc::new).map_err(|e| {
+            if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) {
+                return e.into();
+            }
             let is_absent = e.kind() == ErrorKind::NotFound;
             let failure = Failure::unreachable(e);
             if is_absent { failure.hint("`qmtl-history backfill` makes and fills a store") } else { failure }
@@ -99,6 +116,13 @@ impl Store {
     /// Whether the store consists of files.
     pub(crate) fn has_files(&self) -> bool {
         self.files.is_some()
+    }
+
+    /// Whether a file of this name, which need not be there yet, would stand among those of the store.
+    pub(crate) fn would_hold(&self, file: &Path) -> bool {
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = self.folder.as_deref().and_then(|folder| folder.canonicalize().ok());
+        folder.zip(parent.canonicalize().ok()).is_some_and(|(folder, parent)| parent.starts_with(folder))
     }
 
     /// The backend, for whoever keeps it longer than this.

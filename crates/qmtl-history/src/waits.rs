@@ -25,6 +25,8 @@ pub(crate) struct Waits {
     told: Mutex<BTreeMap<String, Instant>>,
     /// When the command gives up, whatever it waits for.
     ends: Option<Instant>,
+    /// When a store gives a request up.
+    answers_within: Option<Duration>,
 }
 
 /// How often it is told that something is still waited for.
@@ -38,7 +40,13 @@ const LONG: Duration = Duration::from_secs(3);
 
 impl Waits {
     pub(crate) fn new(console: &Console) -> Self {
-        Self { console: console.clone(), told: Mutex::default(), ends: None }
+        Self { console: console.clone(), told: Mutex::default(), ends: None, answers_within: None }
+    }
+
+    /// For a store that gives a request up after this time.
+    pub(crate) fn with_answers_within(mut self, longest: Option<Duration>) -> Self {
+        self.answers_within = longest;
+        self
     }
 
     /// For a command that gives up after so much time from now.
@@ -93,6 +101,8 @@ impl Waits {
         }
         match *what {
             "rate_limit" => self.tell(&format!("the rate limit of {host} is used up"), *next, at_most),
+            "pause" => self.tell(&format!("{host} has asked for a pause"), *next, at_most),
+            "ban" => self.tell(&format!("{host} has banned this address for a while"), *next, at_most),
             _ => {
                 let at_most = text::duration(at_most.unwrap_or_default());
                 self.console.note(format!(
@@ -104,6 +114,8 @@ impl Waits {
 
     /// Tells people why something is waited for, when the next try is, until when, and what ends it.
     fn tell(&self, why: &str, next: Option<Duration>, at_most: Option<Duration>) {
+        // What comes after the end is no try.
+        let next = next.filter(|next| at_most.is_none_or(|most| *next < most));
         let next = next.map(|next| format!("; next try in {}", text::duration(next))).unwrap_or_default();
         let sign = if next.is_empty() { ';' } else { ',' };
         let at_most =
@@ -119,13 +131,25 @@ impl Waits {
     /// Does some work, and tells what is waited for as long as that takes.
     pub(crate) async fn during<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let mut patience = LONG;
+        let mut patience = self.left(None).map_or(LONG, |left| LONG.min(left / 2));
         loop {
             match select(&mut work, pin!(TokioClock::new().sleep(patience))).await {
                 Either::Left((done, _)) => return done,
                 Either::Right(_) if !self.is_news(what, TOLD_EVERY) => {}
-                Either::Right(_) if self.console.logs_for_machines() => tracing::warn!(what, "waiting"),
-                Either::Right(_) => self.console.note(format!("waiting: {what}; Ctrl-C stops")),
+                Either::Right(_) if self.console.logs_for_machines() => {
+                    let at_most_s = self.left(self.answers_within).map(|most| most.as_secs());
+                    tracing::warn!(what, at_most_s, "waiting");
+                }
+                Either::Right(_) => {
+                    let end = match (self.left(None), self.answers_within) {
+                        (Some(left), _) => format!("giving up in {} at the latest; ", text::duration(left)),
+                        (None, Some(longest)) => {
+                            format!("it has {} for each request; ", text::duration(longest))
+                        }
+                        (None, None) => String::new(),
+                    };
+                    self.console.note(format!("waiting: {what}; {end}Ctrl-C stops"));
+                }
             }
             patience = TOLD_EVERY;
         }

@@ -33,13 +33,14 @@ pub use request::HttpRequest;
 pub use server_clock::ServerClock;
 pub use transport::{Transport, TransportAnswer};
 
+use self::limiter::Held;
 use self::reach::Reach;
 use crate::config::ExchangeConfig;
 
 /// The longest pause that a header can impose on all jobs of the process; no exchange bans for longer.
 const LONGEST_BAN: Duration = Duration::from_secs(3 * 86_400);
 /// What a longer one is taken for: a mistake of the server's, which must not stop a process for days.
-const ABSURD_BAN: Duration = Duration::from_secs(15 * 60);
+const ABSURD_BAN: Duration = Duration::from_secs(10 * 60);
 /// More weight than any exchange grants in a minute.
 const ABSURD_WEIGHT: u32 = 1_000_000;
 /// How long a try may take at least when a host is about to be given up.
@@ -82,6 +83,14 @@ pub struct HttpClient {
     /// Told of a count that cannot be.
     doubts: Once,
     retries: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug)]
+enum Awaited {
+    Answer,
+    /// Its share of what the host grants.
+    Room,
 }
 
 /// What carries requests.
@@ -295,16 +304,23 @@ impl HttpClient {
     async fn patiently<T>(
         &self,
         call: &Call<'_>,
-        (what, at_most): (&'static str, Duration),
+        (what, at_most): (Awaited, Duration),
         work: impl Future<Output = T>,
     ) -> T {
         let mut work = pin!(work);
         match select(&mut work, self.config.clock.sleep(TOLD_AFTER)).await {
             Either::Left((done, _)) => done,
             Either::Right(_) => {
+                let clock = &*self.config.clock;
+                let (what, next) = match what {
+                    Awaited::Answer => ("answer", None),
+                    Awaited::Room => (
+                        self.limiter.held(clock.monotonic()).as_str(),
+                        self.limiter.free_in(call.weight, clock),
+                    ),
+                };
                 let wait = Wait::new(what, self.base.authority(), at_most.saturating_sub(TOLD_AFTER));
-                let next = || self.limiter.free_in(call.weight, &*self.config.clock);
-                let wait = wait.with_next((what == "rate_limit").then(next).flatten());
+                let wait = wait.with_next(next);
                 call.tell(|sink, range| sink.on_wait(range, wait));
                 work.await
             }
@@ -318,9 +334,13 @@ impl HttpClient {
         self.reach.check(clock.monotonic()).map_err(Failure::lasting)?;
         let left = deadline.saturating_sub(clock.monotonic());
         let room = self.limiter.acquire(call.weight, clock, deadline);
-        let waited = self.patiently(call, ("rate_limit", left), room).await.map_err(|wait| {
-            let error = Error::unavailable("the source's rate limit leaves no room before the deadline");
-            Failure::lasting(error.with("wait", format_args!("{wait:?}")).exhausted())
+        let waited = self.patiently(call, (Awaited::Room, left), room).await.map_err(|wait| {
+            let error = Error::unavailable(match self.limiter.held(clock.monotonic()) {
+                Held::UsedUp => "the source's rate limit leaves no room before the deadline",
+                Held::Paused => "the source has asked for a pause that ends after the deadline",
+                Held::Banned => "the source has banned this address until after the deadline; try again then",
+            });
+            Failure::lasting(error.with("wait", format_args!("{wait:.1?}")).exhausted())
         })?;
         metrics::rate_limit_wait(&self.source, waited);
         let now = clock.monotonic();
@@ -329,7 +349,7 @@ impl HttpClient {
         // The last try has a chance, too.
         let first = self.reach.until().map(|until| until.saturating_sub(now).max(LAST_TRY));
         let timeout = first.map_or(timeout, |first| timeout.min(first));
-        let exchange = self.patiently(call, ("answer", timeout), self.exchange(call));
+        let exchange = self.patiently(call, (Awaited::Answer, timeout), self.exchange(call));
         match select(pin!(exchange), clock.sleep(timeout)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(Failure::passing(
@@ -382,7 +402,7 @@ impl HttpClient {
         });
         self.reach.answered(is_service);
         let Some(failure) = failure else { return Ok(()) };
-        self.limiter.block(now + failure.pause);
+        self.limiter.block(now + failure.pause, failure.reason == Some(Reason::Banned));
         Err(failure)
     }
 
@@ -430,10 +450,10 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
             "the source asks for credentials, which candles do not need; check its address, or the proxy",
         ),
         _ if status.is_server_error() => (Some(Reason::ServerError), "the source is out of order"),
-        _ if status.is_redirection() && has_served => {
+        _ if leads_elsewhere(status) && has_served => {
             (Some(Reason::Redirected), "the source sends to another address, which is not followed")
         }
-        _ if status.is_redirection() => (
+        _ if leads_elsewhere(status) => (
             None,
             "the source redirects to another address, which is not followed; use that address if you trust it",
         ),
@@ -441,7 +461,7 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
     };
     let mut error = Error::new(ErrorKind::Unavailable, message).with("status", status.as_u16());
     if let Some(location) = headers.get(reqwest::header::LOCATION) {
-        error = error.with("location", String::from_utf8_lossy(location.as_bytes()));
+        error = error.with("location", shown_location(location.as_bytes()));
     }
     let asked = retry_after(headers).unwrap_or_default();
     let pause = if asked > LONGEST_BAN { ABSURD_BAN } else { asked };
@@ -458,11 +478,24 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
     Some(Failure { date: date(headers), ..failure })
 }
 
+/// Whether an answer names another address. Others of 3xx say nothing that an API of candles could mean.
+fn leads_elsewhere(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads, as it can be shown: without what may be a secret, and not at any length.
+fn shown_location(location: &[u8]) -> String {
+    let text = String::from_utf8_lossy(location);
+    let place = text.split(['?', '#']).next().unwrap_or_default();
+    if place.contains('@') { "***".to_owned() } else { place.chars().take(200).collect() }
+}
+
 /// How long the server asks to be left alone: seconds, or a date by its own clock.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(secs) = text.parse() {
-        return Some(Duration::from_secs(secs));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are no shorter a time.
+        return Some(text.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     Some(http_date(text)?.since(date(headers)?))
 }
@@ -536,11 +569,20 @@ mod tests {
         assert_eq!(pause("Mon, 01 Jan 2024 00:00:47 GMT"), Duration::from_secs(40));
         assert_eq!(pause("Mon, 01 Jan 2024 00:00:00 GMT"), Duration::ZERO);
         assert_eq!(pause("259200"), LONGEST_BAN);
-        assert_eq!([pause("259201"), pause("18446744073709551615")], [ABSURD_BAN; 2]);
+        let absurd = ["259201", "18446744073709551615", "18446744073709551616", "99999999999999999999999"];
+        assert_eq!(absurd.map(pause), [ABSURD_BAN; 4]);
         assert_eq!(pause("soon"), Duration::ZERO);
         let absurd = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("4000000000"))]);
         let said = refused(StatusCode::TOO_MANY_REQUESTS, &absurd, true).unwrap().error.to_string();
-        assert!(said.ends_with("(status: 429, asks_to_wait_s: 4000000000, taken_for_s: 900)"), "{said}");
+        assert!(said.ends_with("(status: 429, asks_to_wait_s: 4000000000, taken_for_s: 600)"), "{said}");
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_shown_without_secrets_and_not_at_any_length() {
+        let shown = |text: &str| shown_location(text.as_bytes());
+        assert_eq!(shown("https://example.com/a"), "https://example.com/a");
+        assert_eq!([shown("/a?token=PW"), shown("/a#PW"), shown("//u:PW@h/a")], ["/a", "/a", "***"]);
+        assert_eq!(shown(&"x".repeat(20_000)).len(), 200);
     }
 
     #[test]
@@ -556,7 +598,7 @@ mod tests {
             [Some(Some(Reason::Forbidden)), Some(Some(Reason::Redirected))]
         );
         assert_eq!([401, 407, 451].map(|status| reason(status, true)), [Some(None); 3]);
-        assert_eq!([200, 206, 400, 404].map(|status| reason(status, false)), [None; 4]);
+        assert_eq!([200, 206, 304, 400, 404].map(|status| reason(status, false)), [None; 5]);
         assert_eq!(reason(503, false), Some(Some(Reason::ServerError)));
     }
 }

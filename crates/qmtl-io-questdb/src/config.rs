@@ -179,6 +179,12 @@ impl QuestDbConfig {
         self
     }
 
+    /// The longest time that one statement may take: a minute unless it is set.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn with_parameter(mut self, name: &str, value: &str) -> Result<Self> {
         match name {
             "http" => (self.http_host, self.http_port) = http_address(value, &self.host)?,

@@ -194,19 +194,12 @@ impl Job<'_> {
     async fn fetch_in_time(&self, answer: &mut Answer) -> Result<()> {
         let now = self.clock.monotonic();
         let of_window = self.config.window_deadline.map(|longest| (now + longest, "window_deadline"));
-        let of_run = self.config.deadline.map(|longest| (self.started + longest, "deadline"));
+        let of_run = self.until.map(|until| (until, "deadline"));
         let Some((until, which)) = of_window.into_iter().chain(of_run).min() else {
             return self.fetch_all(answer).await;
         };
         let window = answer.window.span();
-        let passed = || {
-            let error = Error::unavailable("the time for asking was over before all of it was answered");
-            let error = error.with("limit", which).exhausted();
-            Err(match self.retries.pending(window) {
-                Some(last) => error.caused_by(last),
-                None => error,
-            })
-        };
+        let passed = || Err(self.passed(which, self.retries.pending(window)));
         if until <= now {
             return passed();
         }

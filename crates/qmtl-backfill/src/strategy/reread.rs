@@ -6,8 +6,10 @@ use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
 use qmtl_history_api::frame::{self, Conflict};
 use qmtl_history_api::{
     DataFetcher, Error, ErrorKind, FetchRequest, HistoryBackend, HistoryBackendExt, OnConflict, RangeSet,
-    ReadRequest, Result, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp, WriteRequest,
+    ReadRequest, Result, Retry, RetrySink, SeriesKey, SourceId, StopSignal, TimeRange, Timestamp, Wait,
+    WriteRequest,
 };
+use tokio::sync::mpsc;
 
 use super::{FetcherBackfillStrategy, batch};
 use crate::{absence, plan};
@@ -33,8 +35,10 @@ impl FetcherBackfillStrategy {
     /// A stored row that is not the given one any more is somebody else's and stays. Bars that the source may still
     /// change are left for later, and so are those that it no longer has. Once `stop` is given it asks nothing more,
     /// and says what it has looked at by then.
-    /// Errors: `NotFound` for a source that this strategy does not have; else those of the source and of
-    /// the store.
+    /// Nothing waits for a second look: a request that its source would make again, or hold back, is given up.
+    ///
+    /// Errors: `NotFound` for a source that this strategy does not have; that of a request which was given up; else
+    /// those of the source and of the store.
     pub async fn reread(
         &self,
         key: &SeriesKey,
@@ -84,14 +88,41 @@ impl FetcherBackfillStrategy {
         range: TimeRange,
     ) -> Result<(RecordBatch, Timestamp)> {
         let asked_at = self.clock.now();
-        let request = FetchRequest::new(key.clone(), range).with_begun_by(Some(range.start()));
-        let mut fetched = fetcher.fetch(&request).await?;
-        let mut batches = Vec::new();
-        while let Some(batch) = fetched.batches.next_batch().await {
-            batches.push(batch?);
-        }
-        let dated = absence::dated(fetched.as_of, (asked_at, self.clock.now()));
+        let (sink, mut given_up) = mpsc::unbounded_channel();
+        let request = FetchRequest::new(key.clone(), range)
+            .with_begun_by(Some(range.start()))
+            .with_retries(Arc::new(Impatient(sink)));
+        let answer = async {
+            let mut fetched = fetcher.fetch(&request).await?;
+            let mut batches = Vec::new();
+            while let Some(batch) = fetched.batches.next_batch().await {
+                batches.push(batch?);
+            }
+            Ok((batches, fetched.as_of))
+        };
+        let (batches, as_of) = tokio::select! {
+            biased;
+            answer = answer => answer,
+            // The request holds the sender until it is dropped.
+            Some(error) = given_up.recv() => Err(error),
+        }?;
+        let dated = absence::dated(as_of, (asked_at, self.clock.now()));
         Ok((frame::normalize(key, range, &batches)?.rows, dated))
+    }
+}
+
+/// Hears of the first reason for which a request is made again or waits.
+#[derive(Debug)]
+struct Impatient(mpsc::UnboundedSender<Error>);
+
+impl RetrySink for Impatient {
+    fn on_retry(&self, _: TimeRange, retry: Retry) {
+        // Nobody listens any more when the request has been given up.
+        let _ = self.0.send(retry.error.unwrap_or_else(|| Error::unavailable(retry.reason)));
+    }
+
+    fn on_wait(&self, _: TimeRange, wait: Wait) {
+        let _ = self.0.send(wait.error());
     }
 }
 

@@ -8,7 +8,7 @@ use qmtl_observe::metrics;
 
 use super::fetch::Answer;
 use super::notes::Notes;
-use crate::plan::Window;
+use crate::plan::{Plan, Window};
 
 /// Counts of one run of a plan.
 #[derive(Debug)]
@@ -103,6 +103,17 @@ impl Tally {
         self.conclude(window);
         let ordinal = window.ordinal;
         self.failed.push(Failure { first: ordinal, last: ordinal, range: window.span(), error });
+    }
+
+    /// Takes in that all windows of the plan from this one on have failed.
+    pub(super) fn failed_from(&mut self, first: u64, plan: &Plan, error: Error) {
+        let from = plan.windows().nth(usize::try_from(first).unwrap_or(usize::MAX));
+        if let Some(range) = from
+            .zip(plan.gaps().span())
+            .and_then(|(from, gaps)| TimeRange::checked(from.span().start(), gaps.end()))
+        {
+            self.failed.push(Failure { first, last: plan.window_count() - 1, range, error });
+        }
     }
 
     pub(super) fn is_concluded(&self, window: &Window) -> bool {

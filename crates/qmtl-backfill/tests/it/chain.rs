@@ -1,6 +1,7 @@
 //! Several sources in order: each is asked for what those before it did not give.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use qmtl_backfill::BackfillConfig;
@@ -267,6 +268,53 @@ async fn a_run_ends_at_its_deadline_and_says_what_it_did_not_come_to() {
     assert!(error.to_string().contains("(limit: deadline, windows: 4)"), "{error}");
     assert!(error.is_exhausted(), "{error:?}");
     assert_eq!(took, Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn windows_that_are_not_begun_in_time_fail_as_one_however_many_they_are() {
+    let (store, clock) = (Store::new(), late());
+    // Only the first of a hundred thousand windows of one bar has its turn.
+    let filling = Filling::new().with_clock(&clock).with_config(|config| {
+        config.with_window_bars(1).with_windows_in_flight(1).with_deadline(Duration::from_secs(60))
+    });
+    let begun = Arc::new(AtomicU64::new(0));
+    let slow = {
+        let (clock, begun) = (clock.clone(), Arc::clone(&begun));
+        Arc::new(fetcher_fn(SourceId::new("slow").unwrap(), move |request: FetchRequest| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            clock.advance(Duration::from_secs(61));
+            async move {
+                let rows = sparse_bars(&request.key, &request.range.into());
+                Ok(Fetched::new(BatchStream::from_batches(rows.schema(), vec![rows])))
+            }
+        }))
+    };
+    let report = filling.run(&slow, &store, span(0, 100_000)).await;
+    let [(range, error)] = &report.failed[..] else { panic!("{:?}", report.failed.len()) };
+    assert_eq!(*range, span(1, 100_000));
+    assert!(error.to_string().contains("(limit: deadline, windows: 99999)"), "{error}");
+    assert_eq!((report.rows_written, begun.load(Ordering::Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_ends_a_run_at_its_deadline() {
+    let clock = late();
+    let filling =
+        Filling::new().with_clock(&clock).with_config(|config| config.with_deadline(Duration::from_secs(5)));
+    let (store, source) = (Store::new(), hanging());
+    store.coverage_hangs.store(true, Ordering::Relaxed);
+    let (strategy, request) = (filling.strategy(&source), BackfillRequest::new(btc(), span(0, 10)));
+    let pass = async {
+        clock.wait_for_sleepers(1).await;
+        clock.advance(Duration::from_secs(5));
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        run = strategy.ensure_range(&request, &store, &NoProgress) => run.unwrap_err(),
+        () = pass => unreachable!(),
+    };
+    assert!(error.message().starts_with("the time for the fill was over"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillRequest, BatchStream, Clock, DataFetcher, FetchRequest, Fetched,
-    NoProgress, PageOrder, RangeSet, Result, SourceId, SourceProfile, StopSignal, Timestamp, async_trait,
-    frame,
+    AutoBackfillStrategy, BackfillRequest, BatchStream, Clock, DataFetcher, Error, FetchRequest, Fetched,
+    NoProgress, PageOrder, RangeSet, Result, Retry, SourceId, SourceProfile, StopSignal, Timestamp,
+    async_trait, frame,
 };
 use qmtl_history_testkit::fixtures::{self, ManualClock, bar, bars, rows_within, source, sparse_bars};
 
@@ -109,6 +109,56 @@ async fn a_second_look_leaves_what_the_source_does_not_give() {
         strategy.reread(&btc(), (&source("revising"), &given), &store, &StopSignal::new()).await.unwrap();
     assert_eq!((reread.checked, reread.revised.len()), (runs([(0, 3), (5, 18)]), 0));
     assert_eq!(reread.as_of, Some(bar(&btc(), 20)));
+}
+
+/// Serves bars at first, and then makes every request again and again.
+#[derive(Debug)]
+struct Failing {
+    inner: Revising,
+    fails_from: Timestamp,
+}
+
+#[async_trait]
+impl DataFetcher for Failing {
+    async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
+        if self.inner.now() < self.fails_from {
+            return self.inner.fetch(request).await;
+        }
+        let refused = Error::unavailable("connection refused");
+        let retry = Retry::new(1, Duration::from_secs(1), "connection").with_error(refused);
+        request.retries.as_ref().expect("somebody listens").on_retry(request.range, retry);
+        std::future::pending().await
+    }
+
+    fn source_id(&self) -> SourceId {
+        self.inner.source_id()
+    }
+
+    fn limits(&self) -> qmtl_history_api::FetchLimits {
+        self.inner.limits()
+    }
+
+    fn profile(&self) -> SourceProfile {
+        self.inner.profile()
+    }
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_second_look_and_its_failure_is_told() {
+    let clock = ManualClock::skipping_sleep(bar(&btc(), 20).checked_add(Duration::from_secs(1)).unwrap());
+    let inner = Revising { ours: clock.clone(), behind: Duration::ZERO, lost: RangeSet::new() };
+    // It has given the newest bar, and is gone when that is final.
+    let fails_from = bar(&btc(), 20).checked_add(Duration::from_secs(30)).unwrap();
+    let strategy = FetcherBackfillStrategy::new(Arc::new(Failing { inner, fails_from }));
+    let strategy = strategy.with_clock(Arc::new(clock.clone()));
+    let store = Store::new();
+    let report =
+        strategy.ensure_range(&BackfillRequest::new(btc(), span(0, 20)), &store, &NoProgress).await.unwrap();
+    let given = store.rows(&btc()).await;
+    assert_eq!(report.rows_written, 20);
+    clock.advance(Duration::from_secs(600));
+    let look = strategy.reread(&btc(), (&source("revising"), &given), &store, &StopSignal::new()).await;
+    assert_eq!(look.unwrap_err().message(), "connection refused");
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ pub(crate) struct Store {
     writes: Mutex<Vec<RangeSet>>,
     pub(crate) coverage_calls: AtomicUsize,
     pub(crate) coverage_is_down: AtomicBool,
+    pub(crate) coverage_hangs: AtomicBool,
     /// Rows that somebody writes right after the coverage has been read, once.
     pub(crate) after_coverage: Mutex<Option<RecordBatch>>,
     /// How many rows a write that fails stores nevertheless, as one over several partitions may.
@@ -45,6 +46,7 @@ impl Store {
             writes: Mutex::default(),
             coverage_calls: AtomicUsize::new(0),
             coverage_is_down: AtomicBool::new(false),
+            coverage_hangs: AtomicBool::new(false),
             after_coverage: Mutex::default(),
             torn_after: AtomicUsize::new(0),
         }
@@ -107,6 +109,9 @@ impl HistoryBackend for Store {
         self.coverage_calls.fetch_add(1, Ordering::Relaxed);
         if self.coverage_is_down.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the store is away"));
+        }
+        if self.coverage_hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
         }
         let coverage = self.inner.coverage(key, range).await;
         let rows = self.after_coverage.lock().unwrap().take();

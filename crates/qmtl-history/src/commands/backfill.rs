@@ -11,7 +11,7 @@ use qmtl_history_api::{
 };
 use serde::Serialize;
 
-use super::{Context, follow, plan};
+use super::{Context, follow, in_time, plan};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -136,13 +136,6 @@ pub(crate) struct Run {
     pub(crate) outcome: Outcome,
 }
 
-impl Run {
-    /// A run that was interrupted before anything was begun.
-    pub(super) fn interrupted() -> Self {
-        Self { done: Vec::new(), one: false, outcome: Outcome::Interrupted }
-    }
-}
-
 /// A source's clock that is so far behind ours is worth a word.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);
 
@@ -161,11 +154,9 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
     if args.dry_run {
         return plan::dry_run(&args.fill, context, args.replace).await;
     }
-    let Some(open) = Open::new(args, context).await? else {
-        return conclude(&Run::interrupted(), context);
-    };
+    let open = Open::new(args, context).await?;
     if args.follow {
-        return follow::run(open, args, context).await;
+        return follow::run(open, context).await;
     }
     conclude(&open.fill(open.jobs.clone(), context).await?, context)
 }
@@ -206,29 +197,46 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Checks the arguments, then opens the store and every source; `None` when that is interrupted.
-    pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Option<Self>> {
+    /// Checks the arguments, then opens the store and every source, unless that is interrupted or takes all the time
+    /// that there is.
+    pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Self> {
         let orders = fill::orders(&args.fill, &*context.clock)?;
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         // A server may not answer, and a large file takes a while to open.
+        let named = context.global.store.as_deref();
+        let shown = text::without_secrets(named.unwrap_or_default());
+        let opening = Box::pin(Store::open_or_new(named, limits.left(), &context.console));
+        let waits = Waits::new(&context.console).with_deadline(limits.left());
         let opening = async {
-            let store = Store::open_or_new(context.global.store.as_deref(), &context.console).await?;
-            Ok::<_, Failure>((store, fill::jobs(orders, &limits, &Waits::new(&context.console)).await?))
+            let what = format!("the store {shown} was open");
+            let store = in_time(&what, limits.left(), &*context.clock, opening).await?;
+            let opening = Box::pin(fill::jobs(orders, &limits, &waits));
+            let what = "the sources were open";
+            Ok::<_, Failure>((store, in_time(what, limits.left(), &*context.clock, opening).await?))
         };
         let (store, jobs) = tokio::select! {
             opened = opening => opened?,
-            () = context.signals.asked() => return Ok(None),
+            () = context.signals.asked() => {
+                let why = format!("the store {shown} or a source was not open yet");
+                return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
+            }
         };
         for job in &jobs {
             plan::left_out(job, context);
         }
-        Ok(Some(Self { jobs, limits, store, reason: args.reason.clone() }))
+        Ok(Self { jobs, limits, store, reason: args.reason.clone() })
     }
 
     /// Runs jobs to their end, or until an interruption.
     pub(super) async fn fill(&self, jobs: Vec<Job>, context: &Context) -> Result<Run> {
         fill_jobs(jobs, self, context).await
     }
+}
+
+/// The end of a run that was interrupted before anything was begun.
+fn interrupted(why: Error) -> Failure {
+    let message = "interrupted before anything was stored; the same command starts again";
+    Error::new(ErrorKind::Cancelled, message).caused_by(why).into()
 }
 
 async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run> {
@@ -249,10 +257,9 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     };
     fill::fill(&jobs, limits, backend, (&progress, &stop, keep)).await;
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let [Some(Err(error))] = reports.as_slice()
-        && !is_stopped(error, &stop)
-    {
-        return Err(error.clone().into());
+    if let [Some(Err(error))] = reports.as_slice() {
+        let error = error.clone();
+        return Err(if is_stopped(&error, &stop) { interrupted(error) } else { error.into() });
     }
     let count = jobs.len();
     let mut done = Vec::new();

@@ -178,10 +178,8 @@ async fn as_json(stage: &Stage, context: &Context) -> Result<Outcome> {
 
 /// Fills every series of the arguments, or as many as an interruption lets.
 async fn fill_all(args: &BackfillArgs, context: &Context) -> Result<backfill::Run> {
-    match backfill::Open::new(args, context).await? {
-        Some(open) => open.fill(open.jobs.clone(), context).await,
-        None => Ok(backfill::Run::interrupted()),
-    }
+    let open = backfill::Open::new(args, context).await?;
+    open.fill(open.jobs.clone(), context).await
 }
 
 async fn as_tour(stage: &Stage, context: &Context) -> Result<Outcome> {

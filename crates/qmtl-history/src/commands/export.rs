@@ -49,6 +49,11 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         return Ok(Outcome::Done);
     }
     let rows = match Destination::of(&args.out)? {
+        Destination::File(path) if store.would_hold(&path) => {
+            let error =
+                Error::invalid("the export would stand among the store's own files: write it elsewhere");
+            return Err(error.with("out", args.out.display()).with("store", store.shown()).into());
+        }
         Destination::File(path) => to_file(args, &store, target, &path).await?,
         Destination::Stream => {
             let out = open(args.out.clone()).await?;

@@ -1,14 +1,13 @@
 //! `backfill --follow`: fills, then stays current as bars close, through outages, and says what it does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
 use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
-use crate::cli::BackfillArgs;
 use crate::console::Console;
 use crate::fill::Job;
 use crate::outcome::{self, Outcome, Result};
@@ -20,36 +19,61 @@ use crate::waits::{Waits, why};
 #[derive(Debug)]
 struct Outages {
     console: Console,
-    told: Mutex<HashMap<SeriesKey, String>>,
+    told: Mutex<HashMap<(SeriesKey, What), String>>,
     waits: Waits,
 }
 
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    Fill,
+    SecondLook,
+}
+
 impl Outages {
+    fn told(&self) -> MutexGuard<'_, HashMap<(SeriesKey, What), String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells of a failure unless that was told already.
-    fn begin(&self, key: &SeriesKey, message: &str, told: &str) {
-        let mut known = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.get(key).map(String::as_str) != Some(message) {
-            known.insert(key.clone(), message.to_owned());
+    fn begin(&self, key: &SeriesKey, what: What, message: &str, told: &str) {
+        let before = self.told().insert((key.clone(), what), message.to_owned());
+        if before.as_deref() != Some(message) {
             self.console.warn(format!("{key}: {told}; it is tried again"));
         }
     }
 
     /// Tells that a failure is over, if one was told of.
-    fn end(&self, key: &SeriesKey) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(key).is_some() {
-            self.console.note(format!("{key}: it works again"));
+    fn end(&self, key: &SeriesKey, what: What) {
+        if self.told().remove(&(key.clone(), what)).is_some() {
+            self.console.note(match what {
+                What::Fill => format!("{key}: it works again"),
+                What::SecondLook => format!("{key}: stored bars are compared with the source again"),
+            });
         }
     }
 
-    /// Takes in how a round ended.
+    /// Takes in how a fill ended.
     fn take_in(&self, key: &SeriesKey, filled: Result<&BackfillReport, &Error>) {
         let failure = match filled {
             Ok(report) => report.failed.first().map(|(_, error)| error),
             Err(error) => Some(error),
         };
         match failure {
-            Some(error) => self.begin(key, error.message(), &outcome::chain(error)),
-            None => self.end(key),
+            Some(error) => self.begin(key, What::Fill, error.message(), &outcome::chain(error)),
+            None => self.end(key, What::Fill),
+        }
+    }
+
+    /// Takes in how a second look ended.
+    fn take_in_look(&self, key: &SeriesKey, compared: Result<&(), &Error>) {
+        match compared {
+            Ok(()) => self.end(key, What::SecondLook),
+            Err(error) => {
+                let told =
+                    format!("stored bars cannot be compared with the source: {}", outcome::chain(error));
+                self.begin(key, What::SecondLook, error.message(), &told);
+            }
         }
     }
 }
@@ -59,10 +83,9 @@ impl ProgressSink for Outages {
         match event {
             // Once is no outage.
             ProgressEvent::Retrying { retry, .. }
-                if retry.attempt > 1
-                    && !self.told.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key) =>
+                if retry.attempt > 1 && !self.told().contains_key(&(key.clone(), What::Fill)) =>
             {
-                self.begin(key, retry.reason, &format!("the source is failing ({})", why(retry)));
+                self.begin(key, What::Fill, retry.reason, &format!("the source is failing ({})", why(retry)));
             }
             ProgressEvent::Waiting { wait, .. } => self.waits.wait(wait),
             _ => {}
@@ -71,12 +94,12 @@ impl ProgressSink for Outages {
 }
 
 /// Fills, then goes round until an interruption or the deadline.
-pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> Result<Outcome> {
+pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let clock = &context.clock;
-    let until = args.deadline.map(|span| clock.monotonic().saturating_add(span));
     let first = open.fill(open.jobs.clone(), context).await?;
     let mut last = backfill::conclude(&first, context)?;
-    if last == Outcome::Interrupted {
+    let is_over = || open.limits.left().is_some_and(|left| left.is_zero());
+    if last == Outcome::Interrupted || is_over() {
         return Ok(last);
     }
     let config = FollowConfig::default().with_at_once(open.limits.at_once);
@@ -94,11 +117,10 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
         outages.take_in(&done.job.key, Ok(&done.report));
     }
     context.console.note("following; Ctrl-C ends it");
-    let mut is_over = false;
+    let mut is_last = false;
     while !stop.is_stopped() {
-        let left = until.map(|until| until.saturating_sub(clock.monotonic()));
         let over = async {
-            match left {
+            match open.limits.left() {
                 Some(left) => clock.sleep(left).await,
                 None => std::future::pending().await,
             }
@@ -108,7 +130,7 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
             tokio::select! {
                 biased;
                 () = over => {
-                    is_over = true;
+                    is_last = true;
                     stop.stop();
                     rounds.await
                 }
@@ -121,36 +143,41 @@ pub(super) async fn run(open: Open, args: &BackfillArgs, context: &Context) -> R
             {
                 continue;
             }
-            if let Some(job) = open.jobs.iter().find(|job| job.key == round.key) {
-                last = take_in(job, round, (&open, &outages), context).await?;
+            if let Some(job) = open.jobs.iter().find(|job| job.key == round.key)
+                && let Some(end) = take_in(job, round, (&open, &outages), context).await?
+            {
+                last = end;
             }
         }
     }
-    if is_over {
+    if is_last {
         return Ok(last);
     }
     context.console.warn("interrupted; what is stored stays, the same command goes on from there");
     Ok(Outcome::Interrupted)
 }
 
-/// Tells what a round brought, and how the run would end after it.
+/// Tells what a round brought, and how the run would end after it if it has filled anything.
 async fn take_in(
     job: &Job,
     round: Round,
     (open, outages): (&Open, &Outages),
     context: &Context,
-) -> Result<Outcome> {
-    let Round { range, filled, revised, .. } = round;
+) -> Result<Option<Outcome>> {
+    let Round { range, filled, revised, compared, .. } = round;
     let job = Job { range, left_out: 0, ..job.clone() };
     for row in &revised {
         let (at, column) = (row.ts, &row.column);
         tracing::info!(series = %job.key, %at, column, before = row.kept, after = row.other, "a bar was revised");
     }
+    if let Some(compared) = &compared {
+        outages.take_in_look(&job.key, compared.as_ref());
+    }
     let Some(filled) = filled else {
         if !revised.is_empty() {
             tell(&Done::revised(job, revised, (&*open.store, context.clock.now())).await, context)?;
         }
-        return Ok(Outcome::Done);
+        return Ok(None);
     };
     outages.take_in(&job.key, filled.as_ref());
     let mut done = Done::new(job, filled, context.clock.now());
@@ -159,7 +186,7 @@ async fn take_in(
     if has_news || !done.revised.is_empty() {
         tell(&done, context)?;
     }
-    Ok(backfill::end_of(std::slice::from_ref(&done)))
+    Ok(Some(backfill::end_of(std::slice::from_ref(&done))))
 }
 
 fn tell(done: &Done, context: &Context) -> Result<()> {

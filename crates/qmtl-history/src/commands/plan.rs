@@ -103,7 +103,7 @@ pub(crate) async fn plans(
     replace: bool,
 ) -> Result<(Vec<(Job, Plan)>, Limits)> {
     let orders = fill::orders(args, &*context.clock)?;
-    let store = Store::open_or_new(context.global.store.as_deref(), &context.console).await?;
+    let store = Store::open_or_new(context.global.store.as_deref(), None, &context.console).await?;
     let limits = Limits::new(args, None, orders.len(), &context.clock);
     let mut planned = Vec::new();
     for job in fill::jobs(orders, &limits, &Waits::new(&context.console)).await? {

@@ -14,7 +14,7 @@ use qmtl_runtime::{
 };
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, in_time};
 use crate::cli::{FillArgs, WarmupArgs};
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -67,20 +67,21 @@ pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome>
     let progress = Arc::new(Progress::new(&context.console).with_deadline(args.deadline));
     let done = tokio::select! {
         done = prime_all(args, orders, (context, &progress)) => done?,
-        () = context.signals.asked() => return interrupted(&progress, context),
+        () = context.signals.asked() => return Err(interrupted(&progress)),
     };
     outcome::read_or_not(print(&done, args, &context.console))?;
     Ok(end_of(&done))
 }
 
 /// The end of a warm-up that was interrupted; what it was waiting for is an error.
-fn interrupted(progress: &Progress, context: &Context) -> Result<Outcome> {
+fn interrupted(progress: &Progress) -> Failure {
     let message = "interrupted; what was stored stays stored";
-    let Some(last) = progress.last_error() else {
-        context.console.warn(message);
-        return Ok(Outcome::Interrupted);
-    };
-    Err(Error::new(ErrorKind::Cancelled, message).caused_by(last).into())
+    let error = Error::new(ErrorKind::Cancelled, message);
+    match progress.last_error() {
+        Some(last) => error.caused_by(last),
+        None => error,
+    }
+    .into()
 }
 
 /// What is to be primed, checked without any I/O but that of a nodes file.
@@ -122,24 +123,23 @@ async fn prime_all(
     orders: Orders,
     (context, progress): (&Context, &Arc<Progress>),
 ) -> Result<Vec<Done>> {
+    let begun = context.clock.monotonic();
     let name = context.global.store.as_deref();
-    let (store, jobs) = match &orders.fills {
-        Some(fills) => {
-            let wishes = fill::orders(fills, &*orders.clock)?;
-            // Proofs carry the time at which the source was really asked.
-            let limits = Limits::new(fills, None, wishes.len(), &context.clock);
-            let store = Store::open_or_new(name, &context.console).await?;
-            (store, fill::jobs(wishes, &limits, &Waits::new(&context.console)).await?)
-        }
-        None => (Store::open(name, &context.console).await?, Vec::new()),
-    };
-    let shared = Shared {
-        args,
-        clock: orders.clock,
-        begun: context.clock.monotonic(),
-        backend: store.backend(),
-        progress: Arc::clone(progress),
-    };
+    let opening = Box::pin(async {
+        let Some(fills) = &orders.fills else {
+            return Ok((Store::open(name, &context.console).await?, Vec::new()));
+        };
+        let wishes = fill::orders(fills, &*orders.clock)?;
+        // Proofs carry the time at which the source was really asked.
+        let limits = Limits::new(fills, None, wishes.len(), &context.clock);
+        let store = Store::open_or_new(name, args.deadline, &context.console).await?;
+        let waits = Waits::new(&context.console).with_deadline(args.deadline);
+        Ok((store, fill::jobs(wishes, &limits, &waits).await?))
+    });
+    let (store, jobs) =
+        in_time("the store and the sources were open", args.deadline, &*context.clock, opening).await?;
+    let shared =
+        Shared { args, clock: orders.clock, begun, backend: store.backend(), progress: Arc::clone(progress) };
     let shared = &shared;
     let primed = stream::iter(orders.keys.into_iter().enumerate()).map(|(at, key)| {
         let job = jobs.get(at);

@@ -42,3 +42,27 @@ fn a_server_that_is_not_there_is_named_without_secrets() {
     run.fails_with(4, "(path: s3://bucket/history, endpoint: http://127.0.0.1:1)");
     assert!(!run.stderr.contains("canary"), "{run:?}");
 }
+
+#[test]
+fn settings_that_no_request_can_be_made_with_are_named_and_nothing_panics() {
+    let ls = |name: &str, value: &str| {
+        let mut command = program();
+        command.args(["ls", "--store", "s3://bucket/history"]);
+        command.env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret").env(name, value);
+        Run::of(command.output().unwrap())
+    };
+    for (name, value) in [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000/canary"),
+        ("AWS_ENDPOINT_URL", "http://"),
+        ("AWS_ENDPOINT_URL", "http://user:canary@127.0.0.1:1"),
+        ("AWS_ACCESS_KEY_ID", "canary\n"),
+        ("AWS_SESSION_TOKEN", "can\nary"),
+        ("AWS_REGION", "canary\n"),
+        ("AWS_METADATA_ENDPOINT", "canary"),
+    ] {
+        let run = ls(name, value);
+        run.fails_with(2, &format!("a setting of the bucket cannot be used (variable: {name}, why: "));
+        assert!(!run.stderr.contains("canary") && run.stderr.lines().count() == 1, "{run:?}");
+    }
+}

@@ -123,6 +123,26 @@ fn an_export_that_fails_leaves_no_file() {
 }
 
 #[test]
+fn an_export_among_the_stores_own_files_is_refused_and_leaves_them_as_they_are() {
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    let files = scene.run(&["files", "--node", "ADABTC", "--interval", "5m"]);
+    let data = files.stdout.lines().next().unwrap();
+    let folder = std::path::Path::new(data).parent().unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(data, scene.path("link.parquet")).unwrap();
+    let beside = folder.join("x.csv").display().to_string();
+    let dots = format!("{}/../{}/x.csv", scene.store(), "store");
+    for out in [data, &beside, &dots, "store/x.csv", "link.parquet"] {
+        let export = ["export", "--node", "ADABTC", "--interval", "5m", "--out", out];
+        let run = scene.run(&export);
+        run.fails_with(2, "the export would stand among the store's own files: write it elsewhere");
+    }
+    assert_eq!(scene.run(&["verify"]).code, Some(0));
+    assert_eq!(scene.run(&EXPORT).stdout.lines().count(), 5_721);
+}
+
+#[test]
 fn help_and_completions() {
     let run = |words: &[&str]| Run::of(program().args(words).output().unwrap());
     let help = run(&["--help"]);

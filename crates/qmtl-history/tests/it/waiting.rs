@@ -120,5 +120,82 @@ fn a_store_that_does_not_answer_is_told_of_without_its_password() {
     let waiting = lines.next().unwrap().unwrap();
     assert_eq!(interrupt(child).code, Some(130));
     assert!(waiting.starts_with("waiting: the store questdb://") && !waiting.contains("S3cret"), "{waiting}");
-    assert!(waiting.ends_with("has not answered yet; Ctrl-C stops"), "{waiting}");
+    assert!(
+        waiting.ends_with("has not answered yet; it has 60.0 s for each request; Ctrl-C stops"),
+        "{waiting}"
+    );
+}
+
+#[cfg(all(unix, feature = "questdb"))]
+#[test]
+fn a_deadline_and_an_interruption_end_the_wait_for_a_store_and_say_so() {
+    use std::io::{BufRead, BufReader};
+
+    let (listener, source) = silent();
+    let store = format!("questdb://admin:S3cret@{}/qdb", listener.local_addr().unwrap());
+    let fill = |more: &[&str]| {
+        let words = ["backfill", "--source", &source, "--node", "m", "--interval", "1m", "--json"];
+        let range = ["--start", "2024-01-01", "--end", "2024-01-02", "--store", &store];
+        let mut command = super::program();
+        command.args([&words[..], &range, more].concat());
+        command
+    };
+    let started = Instant::now();
+    let run = Run::of(fill(&["--deadline", "2s"]).output().unwrap());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(run.code, Some(4), "{run:?}");
+    let message = run.object()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.starts_with("the time was over before the store questdb://***@"), "{message}");
+    assert!(message.ends_with(" was open (limit: --deadline)"), "{message}");
+    let waiting = run.stderr.lines().find(|line| line.starts_with("waiting: the store ")).unwrap();
+    assert!(
+        waiting.contains("; giving up in ") && waiting.ends_with(" at the latest; Ctrl-C stops"),
+        "{waiting}"
+    );
+
+    let mut child = fill(&[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("waiting: the store "));
+    let rest = std::thread::spawn(move || lines.count());
+    let run = interrupt(child);
+    rest.join().unwrap();
+    assert_eq!(run.code, Some(130), "{run:?}");
+    let error = &run.object()["error"];
+    assert_eq!((&error["kind"], &error["exit_code"]), (&"cancelled".into(), &130.into()));
+    let cause = error["causes"][0].as_str().unwrap();
+    assert!(cause.starts_with("the store questdb://***@") && !cause.contains("S3cret"), "{error}");
+}
+
+#[test]
+fn a_deadline_is_one_for_all_series() {
+    let (scene, source) = (Scene::new(), closed());
+    let nodes: Vec<_> = (0..40).map(|at| format!("N{at}")).collect();
+    let nodes: Vec<_> = nodes.iter().flat_map(|node| ["--node", node]).collect();
+    let words = ["backfill", "--source", &source, "--interval", "1m", "--deadline", "2s", "--json"];
+    let range = ["--start", "2024-01-01", "--end", "2024-01-02"];
+    let started = Instant::now();
+    let run = scene.run(&[&words[..], &range, &nodes].concat());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    let filled: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(filled.as_array().unwrap().len(), 40);
+    assert!(filled.as_array().unwrap().iter().all(|one| !one["failed"].as_array().unwrap().is_empty()));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_ban_is_told_as_one_and_waited_out() {
+    use qmtl_sim_exchange::{Candle, Fault, FaultRule, Interval, Market, SimConfig, SimExchange, When};
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let bars = Candle::random_walk(1_704_067_200_000, Interval::parse("1m").unwrap(), 6_000, 9);
+    let config = SimConfig::new([Market::new("M", "1m", bars).unwrap()])
+        .with_fault(FaultRule::new(Fault::Banned(Some(6)), When::Numbers(vec![2])));
+    let sim = runtime.block_on(SimExchange::start(config)).unwrap();
+    let source = format!("binance+{}", sim.base_url());
+    let words = ["--json", "--symbol", "m=M"];
+    let run = Run::of(fill(&Scene::new(), &source, &words).output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("has banned this address for a while"), "{run:?}");
+    assert!(!run.stderr.contains("rate limit"), "{run:?}");
+    runtime.block_on(sim.stop());
 }

@@ -18,7 +18,31 @@ struct Budget {
     /// Weight by the second in which it was used, ascending.
     used: VecDeque<(u64, u32)>,
     blocked_until: Duration,
+    /// Whether that is a ban, which comes of more than one request too many.
+    is_ban: bool,
     pace: Option<Pace>,
+}
+
+/// Why a request waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Others have used what the host grants.
+    UsedUp,
+    /// The host has asked for a pause.
+    Paused,
+    /// The host has banned this address.
+    Banned,
+}
+
+impl Held {
+    /// The word for [`Wait::what`](qmtl_history_api::Wait::what).
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::UsedUp => "rate_limit",
+            Self::Paused => "pause",
+            Self::Banned => "ban",
+        }
+    }
 }
 
 /// Requests at even distances; after a rest, those of up to a second at once.
@@ -49,7 +73,7 @@ impl Pace {
 
 impl Budget {
     fn new(per_minute: u32) -> Self {
-        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, pace: None }
+        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, is_ban: false, pace: None }
     }
 
     /// Grants `rate` requests a second at most; of several rates the lowest stands.
@@ -101,8 +125,18 @@ impl Budget {
     }
 
     /// Grants nothing before `until`.
-    fn block(&mut self, until: Duration) {
-        self.blocked_until = self.blocked_until.max(until);
+    fn block(&mut self, until: Duration, is_ban: bool) {
+        if until > self.blocked_until {
+            (self.blocked_until, self.is_ban) = (until, is_ban);
+        }
+    }
+
+    fn held(&self, now: Duration) -> Held {
+        match (now < self.blocked_until, self.is_ban) {
+            (false, _) => Held::UsedUp,
+            (true, false) => Held::Paused,
+            (true, true) => Held::Banned,
+        }
     }
 
     fn add(&mut self, now: Duration, weight: u32) {
@@ -181,9 +215,14 @@ impl Limiter {
         self.budget().observe(now, used);
     }
 
-    /// Grants nothing before `until`, a time on the monotonic clock: the server has said so.
-    pub fn block(&self, until: Duration) {
-        self.budget().block(until);
+    /// Grants nothing before `until`, a time on the monotonic clock: the server has said so, as a ban or as a pause.
+    pub fn block(&self, until: Duration, is_ban: bool) {
+        self.budget().block(until, is_ban);
+    }
+
+    /// Why a request waits that is not granted at `now`, which is monotonic.
+    pub(super) fn held(&self, now: Duration) -> Held {
+        self.budget().held(now)
     }
 
     fn budget(&self) -> MutexGuard<'_, Budget> {

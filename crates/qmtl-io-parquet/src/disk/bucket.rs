@@ -8,6 +8,7 @@ mod url;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path as Key;
 use object_store::{
     Error as Fault, GetOptions, GetRange, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
@@ -75,9 +76,12 @@ impl Drop for Requests {
 }
 
 impl Requests {
-    /// Waits for an answer, on a thread that may block.
-    fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.runtime.as_ref().expect("the runtime is there until the last handle goes").block_on(answer)
+    /// Waits for an answer, on a thread that may block. The client panics on credentials, its own or a service's, that
+    /// cannot be put into a request: that is an answer, too.
+    fn wait<T>(&self, answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let runtime = self.runtime.as_ref().expect("the runtime is there until the last handle goes");
+        let answer = AssertUnwindSafe(answer).catch_unwind();
+        runtime.block_on(answer).unwrap_or_else(|_| Err(fault::unmade()))
     }
 }
 
@@ -127,13 +131,13 @@ impl Bucket {
     ) -> Result<()> {
         let Requests { store, faults, .. } = &*self.requests;
         let prefix = self.key(folder);
-        self.requests.wait(async {
+        let seen = self.requests.wait(async {
             let mut objects = match offset {
                 Some(offset) => store.list_with_offset(Some(&prefix), &prefix.clone().join(offset)),
                 None => store.list(Some(&prefix)),
             };
             while let Some(object) = objects.next().await {
-                let object = object.map_err(|e| faults.error("list a folder of the store", folder, &e))?;
+                let object = object?;
                 let below = object.location.prefix_match(&prefix);
                 let below: Vec<String> =
                     below.into_iter().flatten().map(|part| part.as_ref().to_owned()).collect();
@@ -142,7 +146,8 @@ impl Bucket {
                 }
             }
             Ok(())
-        })
+        });
+        seen.map_err(|e| faults.error("list a folder of the store", folder, &e))
     }
 
     /// What stands directly below a folder.

@@ -8,6 +8,9 @@ use object_store::Error as Fault;
 use object_store::client::{HttpError, HttpErrorKind};
 use qmtl_history_api::{Error, ErrorKind};
 
+/// Characters of what a fault says that are told.
+const TEXT: usize = 1_000;
+
 /// What the errors of a bucket need to know.
 #[derive(Clone, Default)]
 pub(super) struct Faults {
@@ -53,6 +56,9 @@ impl Faults {
                 (ErrorKind::Storage, "the server refuses: check AWS_REGION, AWS_ENDPOINT_URL and the clock")
             }
             (_, Some(_)) => (ErrorKind::Unavailable, "the server is in trouble: try again later"),
+            _ if is_unreadable(fault) => {
+                (ErrorKind::Unavailable, "the server answers, but not as S3 does: check AWS_ENDPOINT_URL")
+            }
             (_, None) => (
                 ErrorKind::Unavailable,
                 "the server does not answer: check the network, AWS_ENDPOINT_URL and AWS_REGION, and set \
@@ -69,8 +75,8 @@ impl Faults {
 
     /// What a fault says, on one line.
     pub(super) fn text(&self, fault: &Fault) -> String {
-        // Each fault prints its causes itself.
-        let mut text = summarized(&fault.to_string());
+        // Each fault prints its causes itself, and what the server said at any length.
+        let mut text: String = summarized(&fault.to_string()).chars().take(TEXT).collect();
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), "…");
         }
@@ -94,7 +100,22 @@ fn summarized(text: &str) -> String {
 /// The HTTP status of an answer that was an error; `None` when none came.
 fn status(fault: &Fault) -> Option<u16> {
     let text = fault.to_string();
+    if text.contains("Received redirect without LOCATION") {
+        return Some(301);
+    }
     text.split_once("status code: ")?.1.get(..3)?.parse().ok()
+}
+
+/// Whether the server answered something that is nothing S3 says.
+fn is_unreadable(fault: &Fault) -> bool {
+    let text = fault.to_string();
+    ["Got invalid ", "Unable to extract metadata"].iter().any(|said| text.contains(said))
+}
+
+/// What comes of a request that could not even be made.
+pub(super) fn unmade() -> Fault {
+    let source = "the request cannot be made with these settings: check the variables AWS_*".into();
+    Fault::Generic { store: "S3", source }
 }
 
 /// Whether the request may have been carried out although no answer came.
@@ -142,12 +163,20 @@ mod tests {
             ("status code: 403 Forbidden", ErrorKind::Storage, "access denied"),
             ("status code: 400 Bad Request", ErrorKind::Storage, "the server refuses"),
             ("status code: 301 Moved", ErrorKind::Storage, "set AWS_REGION"),
+            ("Received redirect without LOCATION, this", ErrorKind::Storage, "set AWS_REGION"),
+            ("Got invalid list response: no XML", ErrorKind::Unavailable, "not as S3 does"),
             ("connection refused", ErrorKind::Unavailable, "does not answer"),
         ] {
             let error = Faults::default().error("x", Path::new("s3://b"), &generic(text));
             assert_eq!((error.kind(), error.is_retryable()), (kind, kind == ErrorKind::Unavailable));
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_server_says_at_length_is_cut() {
+        let faults = Faults::default();
+        assert_eq!(faults.text(&generic(&"x".repeat(3 << 20))).len(), TEXT);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! URLs of buckets: what they mean, which of them can hold a store, and where credentials come from.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +101,7 @@ fn shown(url: &Url) -> String {
 }
 
 fn s3(url: &Url) -> Result<(Arc<dyn ObjectStore>, Faults)> {
-    let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(RETRIES);
+    let mut builder = settings(std::env::vars_os())?.with_url(url.as_str()).with_retry(RETRIES);
     let value = |key| builder.get_config_value(&key);
     let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or_else(|| value(AmazonS3ConfigKey::Endpoint));
     let secrets =
@@ -118,9 +119,103 @@ fn s3(url: &Url) -> Result<(Arc<dyn ObjectStore>, Faults)> {
     Ok((Arc::new(store), faults))
 }
 
+/// The variables of the environment that say how a bucket is reached. An empty one is none. `InvalidInput` for one that
+/// no request can be made with, by name alone: its value may be a secret.
+fn settings(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<AmazonS3Builder> {
+    let mut builder = AmazonS3Builder::new();
+    for (name, value) in variables {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("AWS_")) else { continue };
+        let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else { continue };
+        if value.is_empty() {
+            continue;
+        }
+        let checked =
+            value.to_str().ok_or("it is no text").and_then(|value| fits(&key, value).map(|()| value));
+        let value = checked.map_err(|why| {
+            Error::invalid("a setting of the bucket cannot be used").with("variable", name).with("why", why)
+        })?;
+        builder = builder.with_config(key, value);
+    }
+    Ok(builder)
+}
+
+/// Whether a setting has the form that its use needs, or what is wrong with it. The client checks others by itself, and
+/// makes requests with these as they are.
+fn fits(key: &AmazonS3ConfigKey, value: &str) -> Result<(), &'static str> {
+    use AmazonS3ConfigKey as K;
+    match key {
+        K::Endpoint
+        | K::S3Endpoint
+        | K::StsEndpoint
+        | K::MetadataEndpoint
+        | K::ContainerCredentialsFullUri => {
+            let url =
+                Url::parse(value).map_err(|_| "it is no URL: write http://host:port or https://host")?;
+            if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+                return Err("it is no URL of a server: write http://host:port or https://host");
+            }
+            if !url.username().is_empty() || url.password().is_some() {
+                return Err("it has credentials in it: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+            }
+            if *key != K::ContainerCredentialsFullUri && (url.query().is_some() || url.fragment().is_some()) {
+                return Err("it has parameters, which an address of a server does not take");
+            }
+        }
+        K::ContainerCredentialsRelativeUri if !value.starts_with('/') => {
+            return Err("it does not begin with a slash");
+        }
+        // Names of files, and what the client reads by itself.
+        K::WebIdentityTokenFile | K::ContainerAuthorizationTokenFile | K::Client(_) => return Ok(()),
+        _ => {}
+    }
+    if value.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("it has a blank, a line break or a letter beyond ASCII in it, perhaps at its end")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_that_no_request_can_be_made_with_is_refused_by_name() {
+        let with = |name: &str, value: &str| settings([(name.into(), value.into())].into_iter());
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", "127.0.0.1:9000"),
+            ("AWS_ENDPOINT", "http://"),
+            ("AWS_ENDPOINT_URL_S3", "canary"),
+            ("AWS_ENDPOINT_URL", "ftp://canary"),
+            ("AWS_ENDPOINT_URL", "http://user:canary@host"),
+            ("AWS_ENDPOINT_URL", "http://host/?key=canary"),
+            ("AWS_ENDPOINT_URL_STS", "canary"),
+            ("AWS_METADATA_ENDPOINT", "canary"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "canary"),
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "canary"),
+            ("AWS_ACCESS_KEY_ID", "canary\n"),
+            ("AWS_SECRET_ACCESS_KEY", " canary"),
+            ("AWS_SESSION_TOKEN", "can\r\nary"),
+            ("AWS_REGION", "eu-canary-1 "),
+            ("AWS_DEFAULT_REGION", "cänary"),
+            ("AWS_SSE_KMS_KEY_ID", "canary\n"),
+        ] {
+            let error = with(name, value).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");
+            assert!(error.to_string().contains(&format!("(variable: {name}, why: it ")), "{error}");
+            assert!(!error.chain().contains("canary"), "{error}");
+        }
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", ""),
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/below"),
+            ("AWS_SECRET_ACCESS_KEY", "a+b/c="),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/a folder/token"),
+            ("AWS_UNKNOWN", "any thing"),
+            ("OTHER", "any thing"),
+        ] {
+            assert!(with(name, value).is_ok(), "{name}");
+        }
+    }
 
     #[test]
     fn a_url_is_a_root_without_a_slash_and_a_prefix() {
