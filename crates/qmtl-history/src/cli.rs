@@ -396,10 +396,10 @@ pub struct BackfillArgs {
 
 const REPLACING: &str = "Replacing";
 
-/// Reads a rate: a positive number.
+/// Reads a rate: a number that lets a request through within a quarter of an hour.
 fn parse_rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-    rate.ok_or_else(|| "use a number of requests a second, such as 5 or 0.5".into())
+    let rate = text.parse().ok().filter(|rate| (0.002..=1_000_000.0).contains(rate));
+    rate.ok_or_else(|| "use a number of requests a second from 0.002 to 1000000, such as 5 or 0.5".into())
 }
 
 /// Reads a number of bytes: `134217728`, `128MB`, `1GB` (powers of two).

@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{ColorWhen, Global};
-use crate::outcome::{ErrorReport, Failure, Result};
+use crate::outcome::{self, ErrorReport, Failure, Result};
 use crate::text;
 
 /// Results go to stdout; progress, notes, logs and errors to stderr.
@@ -61,7 +61,7 @@ impl Style {
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value)
         .map_err(|e| Error::unexpected("cannot write the result as JSON").caused_by(e))?;
-    print_line(&text)
+    print_line(&text::json(&text))
 }
 
 fn print_line(text: &str) -> Result<()> {
@@ -192,7 +192,7 @@ impl Console {
 
     /// Prints a line of a result for people; nothing with `--json`.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
-        if self.json { Ok(()) } else { self.progress.suspend(|| print_line(text.as_ref())) }
+        if self.json { Ok(()) } else { self.progress.suspend(|| print_line(&text::line(text.as_ref()))) }
     }
 
     /// Prints a result for machines.
@@ -252,24 +252,34 @@ impl Console {
             2 => "qmtl=debug,info",
             _ => "trace",
         };
-        let filter = match std::env::var("RUST_LOG") {
-            Ok(wish) if global.verbose == 0 && !wish.is_empty() => EnvFilter::new(wish),
-            _ => EnvFilter::new(level),
+        let wish = std::env::var("RUST_LOG").ok().filter(|wish| global.verbose == 0 && !wish.is_empty());
+        let filter = match wish.map(|wish| EnvFilter::builder().parse(wish)) {
+            Some(Ok(filter)) => filter,
+            Some(Err(_)) => {
+                self.warn("RUST_LOG is no filter of log lines and is ignored; write levels and targets as in qmtl=debug,info");
+                EnvFilter::new(level)
+            }
+            None => EnvFilter::new(level),
         };
-        let progress = self.progress.clone();
-        let lines = global.log_format.layer(move || AboveBars(progress.clone()), self.color_err);
+        let (progress, is_json) = (self.progress.clone(), self.logs_for_machines);
+        let writer = move || AboveBars { progress: progress.clone(), is_json };
+        let lines = global.log_format.layer(writer, self.color_err);
         // A second subscriber in one process is a test's, whose first one stays.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
     }
 }
 
 /// Writes to stderr without tearing the progress bars.
-struct AboveBars(MultiProgress);
+struct AboveBars {
+    progress: MultiProgress,
+    is_json: bool,
+}
 
 impl Write for AboveBars {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let line = text::without_secrets(&String::from_utf8_lossy(buffer));
-        self.0.suspend(|| io::stderr().write_all(line.as_bytes())).map(|()| buffer.len())
+        let line = outcome::in_own_words(&String::from_utf8_lossy(buffer));
+        let line = if self.is_json { text::json(&line) } else { text::line(&line) };
+        self.progress.suspend(|| io::stderr().write_all(line.as_bytes())).map(|()| buffer.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

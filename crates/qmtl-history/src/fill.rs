@@ -12,6 +12,7 @@ use qmtl_history_api::{
 };
 
 use crate::cli::{BackfillArgs, FillArgs};
+use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
 use crate::series::{self, Wanted};
@@ -112,10 +113,15 @@ impl Limits {
 }
 
 /// Reads the arguments into orders; everything that can be refused without I/O is refused here.
-pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
-    let wanted = series::select(&args.series, &args.source)?.ok_or_else(|| {
+pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock, console: &Console) -> Result<Vec<Order>> {
+    let wanted = series::select(&args.series, &args.source, console)?.ok_or_else(|| {
         Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
     })?;
+    orders_of(wanted, args, clock)
+}
+
+/// The same for series that have been read already: a list in a pipe can be read once only.
+pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
     series::told_apart(&wanted)?;
     let (span, now) = (args.range.span()?, clock.now());
     let orders = wanted

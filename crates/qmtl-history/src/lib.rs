@@ -46,6 +46,7 @@ mod guide {}
 #[must_use]
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    text::learn_secrets(args.iter().skip(1).map(|arg| arg.to_string_lossy()));
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -145,16 +146,17 @@ fn ignore_file_size_signal(_: &tokio::runtime::Runtime) -> std::io::Result<()> {
 
 /// An argument as it can be quoted.
 fn plain(arg: &OsString) -> String {
-    text::for_terminal(&arg.to_string_lossy().replace('\n', "\\n"))
+    text::in_line(&arg.to_string_lossy())
 }
 
 /// Answers arguments that do not parse, or that ask for help or the version.
 fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
     match error.kind() {
         ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
-            // A reader that has gone cannot be told so.
-            let _ = error.print();
-            return Outcome::Done;
+            return match error.print() {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Outcome::Failed,
+                _ => Outcome::Done,
+            };
         }
         _ => console::refused(error),
     }

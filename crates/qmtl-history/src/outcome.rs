@@ -148,14 +148,24 @@ const FLAGS: [(&str, &str); 13] = [
     ),
 ];
 
-/// A text of the library in the words of the command line.
-fn in_flags(text: &str) -> String {
-    FLAGS.iter().fold(text.to_owned(), |text, (option, flag)| text.replace(option, flag))
+/// A text of the library in the words of the command line, without secrets.
+pub(crate) fn in_own_words(text: &str) -> String {
+    let text = FLAGS.iter().fold(text.to_owned(), |text, (option, flag)| text.replace(option, flag));
+    text::without_secrets(&text)
 }
 
-/// A text of the library as it is told here: in the words of the command line, without secrets.
+/// The most bytes of a text that are told. What a server says may have any length.
+const LONGEST: usize = 8 << 10;
+
+/// A text of the library as it is told here: in the words of the command line, without secrets, at no absurd length.
 fn told(text: &str) -> String {
-    text::without_secrets(&in_flags(text))
+    let told = in_own_words(text);
+    if told.len() <= LONGEST {
+        return told;
+    }
+    let (start, end) =
+        (told.floor_char_boundary(LONGEST / 2), told.ceil_char_boundary(told.len() - LONGEST / 2));
+    format!("{} … {} bytes left out … {}", &told[..start], end - start, &told[end..])
 }
 
 /// An error and all its causes on one line, in the words of the command line.
@@ -220,6 +230,18 @@ mod tests {
             chain(&error),
             "give it a unit (--ts-unit): say which column tells them apart (--symbol-column)"
         );
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_told_at_a_bounded_one() {
+        let long = told(&format!("a{}b", "ü".repeat(1 << 20)));
+        assert!(
+            long.len() < LONGEST + 100 && long.starts_with("aü") && long.ends_with("üb"),
+            "{}",
+            long.len()
+        );
+        assert!(long.contains(" bytes left out "));
+        assert_eq!(told("short"), "short");
     }
 
     #[test]

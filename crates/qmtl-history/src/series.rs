@@ -9,7 +9,10 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::cli::{SeriesArgs, SourceArgs, column_type, parse_bytes, parse_format, parse_unit};
+use crate::console::Console;
 use crate::source::{self, FileSource, Place, Source, join};
+use crate::text;
+use crate::waits::Waits;
 
 /// A series and where its missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +29,11 @@ pub(crate) struct Wanted {
 /// The series that the arguments name, in their order; `None` when they name none.
 ///
 /// `InvalidInput` for a node id, an interval or a file that cannot be, or a series named twice.
-pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<Vec<Wanted>>> {
+pub(crate) fn select(
+    series: &SeriesArgs,
+    source: &SourceArgs,
+    console: &Console,
+) -> Result<Option<Vec<Wanted>>> {
     let wanted = match (&series.nodes, &series.interval) {
         (Some(file), _) => {
             if !source.source.is_empty() {
@@ -35,6 +42,11 @@ pub(crate) fn select(series: &SeriesArgs, source: &SourceArgs) -> Result<Option<
                 )
                 .with("nodes", file.display()));
             }
+            // Nobody may ever write to a pipe.
+            let _told = Waits::meanwhile(
+                console,
+                format!("the list {} has not been read to its end yet", file.display()),
+            );
             from_file(file)?
         }
         (None, Some(interval)) => from_args(&series.node, interval, source)?,
@@ -131,13 +143,21 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
         .iter()
         .map(|node| {
             Ok(Wanted {
-                key: SeriesKey::new(node, interval)?,
+                key: key(node, interval)?,
                 sources: sources.clone(),
                 symbol: of(&symbols, node),
                 product: of(&products, node),
             })
         })
         .collect()
+}
+
+/// The series of a node. An id is shown everywhere, so it must not be an address with a secret.
+fn key(node: &str, interval: Interval) -> Result<SeriesKey> {
+    if text::without_secrets(node) != node {
+        return Err(Error::invalid("a node id cannot be an address with a user or a query in it"));
+    }
+    SeriesKey::new(node, interval)
 }
 
 /// Reads `NODE=SYMBOL` for one of `nodes`, any of which may contain an equals sign.
@@ -258,7 +278,7 @@ impl Entry {
         let sources = texts.iter().map(|text| self.source(text, interval, base));
         let sources = join(sources.collect::<Result<Vec<_>>>()?);
         let Self { node, symbol, product, .. } = self;
-        Ok(Wanted { key: SeriesKey::new(node, interval)?, sources, symbol, product })
+        Ok(Wanted { key: key(&node, interval)?, sources, symbol, product })
     }
 
     fn source(&self, text: &str, interval: Interval, base: &Path) -> Result<Source> {

@@ -190,15 +190,21 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
     let Some((scheme, rest)) = name.split_once("://") else {
-        let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
-        // A folder of this machine is hardly called so.
-        if !text::is_address(name) && !matches!(scheme.as_str(), "file" | "memory") {
-            return Ok(Place::Files(PathBuf::from(name)));
+        // What follows a scheme may hold a password and is not repeated.
+        let own = ["file:", "memory:"]
+            .into_iter()
+            .find_map(|own| own.strip_suffix(':').filter(|_| name.starts_with(own)));
+        if let Some(scheme) = text::scheme(name).or(own) {
+            let error = Error::invalid("an address needs :// after its scheme").with("scheme", scheme);
+            let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder of that name");
+            return Err(Failure::from(error).hint(hint));
         }
-        // What follows the scheme may hold a password and is not repeated.
-        let error = Error::invalid("an address needs :// after its scheme").with("scheme", &scheme);
-        let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder of that name");
-        return Err(Failure::from(error).hint(hint));
+        if lacks_scheme(name) {
+            let error = Error::invalid("this looks like an address without its scheme");
+            let hint = "write questdb://…, or begin with ./ for a folder of that name";
+            return Err(Failure::from(error).hint(hint));
+        }
+        return Ok(Place::Files(PathBuf::from(name)));
     };
     match scheme {
         "file" if rest.starts_with('/') => Ok(Place::Files(PathBuf::from(rest))),
@@ -212,6 +218,14 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
         )
         .hint("use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix")),
     }
+}
+
+/// Whether a name has a user and a password or a query in it, as no folder has: `admin:quest@host:8812/qdb`.
+fn lacks_scheme(name: &str) -> bool {
+    let is_path = ["/", "./", "../"].iter().any(|start| name.starts_with(start));
+    let has_user = name.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+    let has_query = name.split_once('?').is_some_and(|(_, query)| query.contains('='));
+    (!is_path || name.starts_with("//")) && (has_user || has_query)
 }
 
 #[cfg(test)]
@@ -236,13 +250,27 @@ mod tests {
 
     #[test]
     fn an_address_without_its_slashes_is_no_folder_and_its_secrets_are_not_repeated() {
-        for name in ["s3:/bucket", "questdb:/x", "questdb:admin:secret@host", "S3:bucket", "file:/data"] {
+        for name in [
+            "s3:/bucket",
+            "questdb:/x",
+            "questdb:admin:secret@host",
+            "questdb//admin:secret@host",
+            "S3:bucket",
+            "file:/data",
+        ] {
             let failure = place(Some(name)).unwrap_err();
             let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
             assert!(error.to_string().starts_with("an address needs ://"), "{error}");
             assert!(!format!("{error}{hint:?}").contains("secret") && outcome.code() == 2, "{hint:?}");
         }
         assert_eq!(place(Some("./s3:x")).unwrap(), Place::Files("./s3:x".into()));
+        for name in ["admin:secret@host:8812/qdb", "//admin:secret@host/qdb"] {
+            let failure = place(Some(name)).unwrap_err();
+            let Failure::Error { error, hint, outcome } = &failure else { panic!("it is an error") };
+            assert!(error.to_string().starts_with("this looks like an address"), "{error}");
+            assert!(!format!("{error}{hint:?}").contains("secret") && outcome.code() == 2, "{hint:?}");
+        }
+        assert_eq!(place(Some("./a:b@c")).unwrap(), Place::Files("./a:b@c".into()));
     }
 
     #[test]

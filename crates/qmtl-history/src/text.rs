@@ -1,5 +1,7 @@
 //! Numbers, ranges and tables for people.
 
+use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use qmtl_history_api::frame::{NotNumbers, OffGrid};
@@ -14,11 +16,42 @@ pub(crate) fn for_terminal(text: &str) -> String {
         match c {
             '\n' => safe.push_str("\n    "),
             '\t' => safe.push(' '),
-            c if c.is_control() || BIDI.contains(&c) => safe.extend(c.escape_default()),
+            c if is_unsafe(c) => safe.extend(c.escape_default()),
             c => safe.push(c),
         }
     }
     safe
+}
+
+/// The same on one line, as part of a line of ours.
+pub(crate) fn in_line(text: &str) -> String {
+    for_terminal(&text.replace('\n', "\\n"))
+}
+
+/// A line of ours, which may be coloured, with foreign names in it that have not been looked at.
+pub(crate) fn line(text: &str) -> Cow<'_, str> {
+    escaped(
+        text,
+        |c| is_unsafe(c) && !matches!(c, '\u{1b}' | '\n' | '\t'),
+        |c| c.escape_default().to_string(),
+    )
+}
+
+/// JSON on one line, which escapes less than a terminal needs.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_unsafe(c) && c != '\n', |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn escaped(text: &str, is_bad: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(&is_bad) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().map(|c| if is_bad(c) { escape(c) } else { c.to_string() }).collect())
+}
+
+/// Whether a letter moves the cursor, colours, or makes a terminal show later letters before earlier ones.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || BIDI.contains(&c)
 }
 
 /// What makes a terminal show later letters before earlier ones.
@@ -45,25 +78,66 @@ const PARAMETERS: [&str; 9] = [
     "timeout",
 ];
 
+/// Addresses with a secret in them that the user has given, as they may be quoted, each with what is shown in its place.
+/// A password that is not escaped may hold blanks and quotes, so where it ends is known of these alone.
+static GIVEN: OnceLock<Vec<(String, String)>> = OnceLock::new();
+
+/// Takes in the words of the command line. Only the first call of a process counts.
+pub(crate) fn learn_secrets<'a>(words: impl Iterator<Item = Cow<'a, str>>) {
+    let mut given = Vec::new();
+    for word in words {
+        let begins = |at: usize| begins_address(&word[..at], &word[at + 1..]);
+        let Some((colon, _)) = word.match_indices(':').find(|(at, _)| begins(*at)) else { continue };
+        let before = word[..colon].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
+        let address = &word[before..];
+        let shown = clean(address, |_, rest| rest.len());
+        if shown != address {
+            let one_line = address.replace('\n', "\\n");
+            let debug = address.escape_debug().to_string();
+            let quoted =
+                [for_terminal(&one_line), for_terminal(address), one_line, debug, address.to_owned()];
+            given.extend(quoted.map(|quoted| (quoted, shown.clone())));
+        }
+    }
+    // What holds another one comes first.
+    given.sort_by_key(|(quoted, _)| std::cmp::Reverse(quoted.len()));
+    let _ = GIVEN.set(given);
+}
+
 /// A text without the users, passwords and queries of the addresses in it, wherever it comes from: an error, a log
 /// line, a word of the command line. What stands before the last `@` of an address goes, however it is spelled, since a
 /// password that is not escaped may hold anything; all of it where the `@` may be part of a query.
 pub(crate) fn without_secrets(text: &str) -> String {
+    let mut text = Cow::Borrowed(text);
+    for (quoted, shown) in GIVEN.get().into_iter().flatten() {
+        if text.contains(quoted) {
+            text = Cow::Owned(text.replace(quoted, shown));
+        }
+    }
+    clean(&text, end_of_address)
+}
+
+/// The same where an address ends as `end_of` says, of what stands before it and from it on.
+fn clean(text: &str, end_of: impl Fn(&str, &str) -> usize) -> String {
     let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(colon) = rest.find(':') {
         let (before, after) = rest.split_at(colon + 1);
         clean.push_str(before);
-        let is_scheme = |word: &str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
-        let word = before[..colon].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-        if !after.starts_with("//") && !is_scheme(word) {
+        if !begins_address(&before[..colon], after) {
             rest = after;
             continue;
         }
-        let (address, behind) = after.split_at(end_of_address(before, after));
+        let (address, behind) = after.split_at(end_of(before, after));
         clean.push_str(&without_secret(address));
         rest = behind;
     }
     clean + rest
+}
+
+/// Whether a colon between these two is that of an address.
+fn begins_address(before: &str, after: &str) -> bool {
+    let word = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    after.starts_with("//") || SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
 }
 
 /// Where an address ends that began before `rest`: at the quote that closes the one it is in, which a password may hold
@@ -76,13 +150,22 @@ fn end_of_address(before: &str, rest: &str) -> usize {
     let line = rest.lines().next().unwrap_or_default();
     let is_behind =
         |at: usize| line[at + 1..].chars().next().is_none_or(|c| c.is_whitespace() || ",.;:)]".contains(c));
-    line.match_indices(quote).map(|(at, _)| at).find(|at| is_behind(*at)).unwrap_or(line.len())
+    // A quote that is part of the text is escaped where that is quoted.
+    let is_escaped = |at: usize| line[..at].ends_with('\\');
+    let closing = line.match_indices(quote).map(|(at, _)| at).find(|at| is_behind(*at) && !is_escaped(*at));
+    closing.unwrap_or(line.len())
+}
+
+/// The scheme of an address whose colon or slashes may have been forgotten.
+pub(crate) fn scheme(name: &str) -> Option<&'static str> {
+    let (word, rest) = name.split_at(name.find(|c: char| !c.is_ascii_alphanumeric())?);
+    let known = SCHEMES.into_iter().find(|scheme| word.eq_ignore_ascii_case(scheme))?;
+    (rest.starts_with(':') || rest.starts_with("//")).then_some(known)
 }
 
 /// Whether a name is an address, with or without its slashes, and no folder of this machine.
 pub(crate) fn is_address(name: &str) -> bool {
-    let scheme = name.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
-    name.contains("://") || scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str()))
+    name.contains("://") || scheme(name).is_some()
 }
 
 /// What follows the scheme of an address, without user, password and query.
@@ -104,7 +187,11 @@ fn without_secret(address: &str) -> String {
     let query = match query {
         "" => String::new(),
         known if known.split('&').all(is_known) => format!("?{known}"),
-        _ => "?***".to_owned(),
+        hidden => {
+            // What closes the sentence is no part of it.
+            let closing = hidden.trim_end_matches([')', ',', ';', ':', '.', '\'', '"', '`', ']']).len();
+            format!("?***{}", &hidden[closing..])
+        }
     };
     format!("{slashes}{hidden}{place}{query}")
 }
@@ -271,6 +358,8 @@ mod tests {
             ("value 'http://a:x'P W'@b' for", "value 'http://***@b' for"),
             ("(url: \"http://h/?k=`PW x\")", "(url: \"http://h/?***\")"),
             ("questdb://h/q?password=PW", "questdb://h/q?***"),
+            ("(location: http://h/a?k=PW): no", "(location: http://h/a?***): no"),
+            ("value \"http://a:x\\\" PW@b\" for", "value \"http://***@b\" for"),
             ("two: http://a:PW@b, https://c:PW@d.", "two: http://***@b, https://***@d."),
             ("http: 9000 and a:b@c", "http: 9000 and a:b@c"),
             ("(source: file:a@b.csv#9f86d081, asked)", "(source: file:a@b.csv#9f86d081, asked)"),
@@ -278,6 +367,31 @@ mod tests {
             assert_eq!(without_secrets(text), clean);
             assert!(!without_secrets(text).contains("PW"), "{text}");
         }
+    }
+
+    #[test]
+    fn what_was_typed_is_known_wherever_it_is_quoted_and_however_it_is_spelled() {
+        // One of a process, so one test has them all.
+        let words =
+            ["--nodes=questdb://u:P' X PW@h/q", "file:http://a:\"P W@b", "s3://k:a\nPW@b", "plain:x", "a@b"];
+        learn_secrets(words.into_iter().map(Cow::Borrowed));
+        for (text, shown) in [
+            ("no list questdb://u:P' X PW@h/q here", "no list questdb://***@h/q here"),
+            ("'questdb://u:P' X PW@h/q' (nodes)", "'questdb://***@h/q' (nodes)"),
+            ("file:http://a:\"P W@b is not", "file:http://***@b is not"),
+            ("\"http://a:\\\"P W@b\"", "\"http://***@b\""),
+            ("s3://k:a\\nPW@b and s3://k:a\nPW@b", "s3://***@b and s3://***@b"),
+            ("plain:x a@b", "plain:x a@b"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
+
+    #[test]
+    fn lines_and_json_hold_nothing_that_moves_a_terminal() {
+        assert_eq!(line("\u{1b}[1ma\u{202e}b\u{9b}c\u{1b}[0m"), "\u{1b}[1ma\\u{202e}b\\u{9b}c\u{1b}[0m");
+        assert_eq!(json("{\"a\":\"\u{7f}\u{85}\u{2066}ä\"}\n"), "{\"a\":\"\\u007f\\u0085\\u2066ä\"}\n");
+        assert_eq!(in_line("a\nb\u{7}"), "a\\nb\\u{7}");
     }
 
     #[test]

@@ -51,10 +51,11 @@ fn bucket_urls() {
         let text = String::from_utf8_lossy(bytes);
         // A user, a password and a query are refused, so that none of them can be shown.
         let secret = format!("s3://key:ZqXjZqXj{text}@bucket/prefix");
-        for url in [&*text, &secret] {
-            if let Err(error) = crate::disk::bucket::prefix(url) {
-                assert!(!format!("{error:?}").contains("ZqXjZqXj") || text.contains("ZqXj"), "{error:?}");
-            }
+        let _ = crate::disk::bucket::prefix(&text);
+        if let Err(error) = crate::disk::bucket::prefix(&secret) {
+            // A URL has no tabs and line breaks: they are left out of it.
+            let plain: String = text.chars().filter(|c| !"\t\n\r".contains(*c)).collect();
+            assert!(!format!("{error:?}").contains("ZqXjZqXj") || plain.contains("ZqXj"), "{error:?}");
         }
     });
 }

@@ -101,6 +101,10 @@ pub(crate) fn no_connection(address: &str, cause: deadpool_postgres::PoolError) 
             "QuestDB gave no connection in time: it is down, or all of its connections (64 by default) are taken",
         )
         .with("server", address),
+        // The pool's own error says the same as what it wraps.
+        PoolError::Backend(cause) => {
+            Error::unavailable("QuestDB cannot be reached").with("server", address).caused_by(cause)
+        }
         cause => Error::unavailable("QuestDB cannot be reached").with("server", address).caused_by(cause),
     }
 }

@@ -111,18 +111,15 @@ async fn a_second_look_leaves_what_the_source_does_not_give() {
     assert_eq!(reread.as_of, Some(bar(&btc(), 20)));
 }
 
-/// Serves bars at first, and then makes every request again and again.
+/// Gives each bar when it has closed, and makes every request for an older one again and again.
 #[derive(Debug)]
-struct Failing {
-    inner: Revising,
-    fails_from: Timestamp,
-}
+struct Failing(Revising);
 
 #[async_trait]
 impl DataFetcher for Failing {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
-        if self.inner.now() < self.fails_from {
-            return self.inner.fetch(request).await;
+        if request.range.end() >= request.key.interval.floor(self.0.now()).unwrap() {
+            return self.0.fetch(request).await;
         }
         let refused = Error::unavailable("connection refused");
         let retry = Retry::new(1, Duration::from_secs(1), "connection").with_error(refused);
@@ -131,34 +128,42 @@ impl DataFetcher for Failing {
     }
 
     fn source_id(&self) -> SourceId {
-        self.inner.source_id()
+        self.0.source_id()
     }
 
     fn limits(&self) -> qmtl_history_api::FetchLimits {
-        self.inner.limits()
+        self.0.limits()
     }
 
     fn profile(&self) -> SourceProfile {
-        self.inner.profile()
+        self.0.profile()
     }
 }
 
 #[tokio::test]
 async fn nothing_waits_for_a_second_look_and_its_failure_is_told() {
     let clock = ManualClock::skipping_sleep(bar(&btc(), 20).checked_add(Duration::from_secs(1)).unwrap());
-    let inner = Revising { ours: clock.clone(), behind: Duration::ZERO, lost: RangeSet::new() };
-    // It has given the newest bar, and is gone when that is final.
-    let fails_from = bar(&btc(), 20).checked_add(Duration::from_secs(30)).unwrap();
-    let strategy = FetcherBackfillStrategy::new(Arc::new(Failing { inner, fails_from }));
-    let strategy = strategy.with_clock(Arc::new(clock.clone()));
+    let source = Failing(Revising { ours: clock.clone(), behind: Duration::ZERO, lost: RangeSet::new() });
+    let strategy = FetcherBackfillStrategy::new(Arc::new(source)).with_clock(Arc::new(clock.clone()));
     let store = Store::new();
-    let report =
-        strategy.ensure_range(&BackfillRequest::new(btc(), span(0, 20)), &store, &NoProgress).await.unwrap();
-    let given = store.rows(&btc()).await;
-    assert_eq!(report.rows_written, 20);
-    clock.advance(Duration::from_secs(600));
-    let look = strategy.reread(&btc(), (&source("revising"), &given), &store, &StopSignal::new()).await;
-    assert_eq!(look.unwrap_err().message(), "connection refused");
+    let mut follower = Follower::new(FollowConfig::default()).with_clock(Arc::new(clock.clone()));
+    follower.follow(btc(), bar(&btc(), 19), strategy);
+    let mut failures = 0;
+    while clock.now() < bar(&btc(), 30) {
+        let began = clock.now();
+        for round in follower.next(&store).await {
+            if let Some(filled) = round.filled {
+                assert!(filled.unwrap().failed.is_empty());
+            }
+            failures += match round.compared {
+                Some(Err(error)) => u32::from(error.message() == "connection refused"),
+                _ => 0,
+            };
+        }
+        assert!(clock.now().since(began) <= Duration::from_secs(60), "it has waited for a second look");
+    }
+    assert!(failures > 5, "{failures}");
+    assert!(store.present(&btc()).await.contains(bar(&btc(), 28)));
 }
 
 #[tokio::test]

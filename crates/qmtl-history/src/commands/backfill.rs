@@ -163,9 +163,12 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
 
 /// Prints what came of a run.
 pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
-    outcome::read_or_not(print(run, &context.console))?;
+    let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
+    outcome::read_or_not(print(run, &context.console)).map_err(|failure| match rows {
+        0 => failure,
+        _ => failure.hint(format!("{} stored all the same", text::counted(rows, "row"))),
+    })?;
     if run.outcome == Outcome::Interrupted {
-        let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
         context.console.warn(match rows {
             0 => "interrupted before anything was stored; the same command starts again".to_owned(),
             1 => "interrupted: 1 row is stored and kept; the same command goes on from there".to_owned(),
@@ -200,7 +203,7 @@ impl Open {
     /// Checks the arguments, then opens the store and every source, unless that is interrupted or takes all the time
     /// that there is.
     pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Self> {
-        let orders = fill::orders(&args.fill, &*context.clock)?;
+        let orders = fill::orders(&args.fill, &*context.clock, &context.console)?;
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         // A server may not answer, and a large file takes a while to open.
         let named = context.global.store.as_deref();

@@ -16,6 +16,7 @@ use crate::shapes::Series;
 use crate::store::Store;
 use crate::table_writer::{Output, TableWriter};
 use crate::text;
+use crate::waits::Waits;
 
 /// The result, when the bars go to a file.
 #[derive(Debug, Serialize)]
@@ -31,7 +32,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     if to_stdout && context.console.is_json() {
         return Err(Error::invalid("--json and bars cannot share stdout: use --out FILE").into());
     }
-    let asked = Asked::new(&args.read)?;
+    let asked = Asked::new(&args.read, context)?;
     let format = format(args)?;
     if to_stdout && format != ExportFormat::Csv && context.console.is_terminal() {
         return Err(Error::invalid("a terminal cannot show this format: use --out FILE or a pipe").into());
@@ -56,7 +57,8 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         }
         Destination::File(path) => to_file(args, &store, target, &path).await?,
         Destination::Stream => {
-            let out = open(args.out.clone()).await?;
+            let what = format!("nobody reads {} yet", args.out.display());
+            let out = Waits::new(&context.console).during(&what, open(args.out.clone())).await?;
             copy(args, &store, target, (Box::new(BufWriter::new(out)), true)).await?
         }
     };

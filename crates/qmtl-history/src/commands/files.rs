@@ -8,6 +8,7 @@ use super::{Asked, Context, entry, must_exist, tell_damaged};
 use crate::cli::ReadArgs;
 use crate::outcome::{self, Outcome, Result};
 use crate::shapes::{Entry, OneOrMany, Pair, Series, pair};
+use crate::text;
 
 /// The result for one series.
 #[derive(Debug, Serialize)]
@@ -27,7 +28,7 @@ struct File {
 }
 
 pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
-    let asked = Asked::new(args)?;
+    let asked = Asked::new(args, context)?;
     let store = context.store().await?;
     let targets = asked.targets(&*store, &*context.clock).await?;
     let mut listings = Vec::new();
@@ -54,7 +55,8 @@ pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
         outcome::read_or_not(context.console.json(&OneOrMany::new(listings, targets.one)))?;
     } else {
         let mut files = listings.iter().filter_map(Entry::sound).flat_map(|listing| &listing.files);
-        let printed = files.try_for_each(|file| context.console.line(file.path.display().to_string()));
+        let printed =
+            files.try_for_each(|file| context.console.line(text::in_line(&file.path.display().to_string())));
         outcome::read_or_not(printed)?;
     }
     Ok(outcome)

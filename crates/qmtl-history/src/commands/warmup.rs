@@ -21,7 +21,7 @@ use crate::fill::{self, Job, Limits};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
 use crate::range::RangeArgs;
-use crate::series;
+use crate::series::{self, Wanted};
 use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pairs};
 use crate::store::Store;
 use crate::text;
@@ -87,7 +87,7 @@ fn interrupted(progress: &Progress) -> Failure {
 /// What is to be primed, checked without any I/O but that of a nodes file.
 struct Orders {
     clock: Arc<dyn Clock>,
-    keys: Vec<SeriesKey>,
+    wanted: Vec<Wanted>,
     /// What fills each series; empty when the store alone is to serve.
     fills: Option<FillArgs>,
 }
@@ -100,7 +100,7 @@ impl Orders {
             let error = Error::invalid("bars of the future have not closed: --as-of must not lie after now");
             return Err(Failure::from(error.with("as_of", as_of).with("now", now)));
         }
-        let wanted = series::select(&args.series, &args.source)?.ok_or_else(|| {
+        let wanted = series::select(&args.series, &args.source, &context.console)?.ok_or_else(|| {
             Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
         })?;
         let range = RangeArgs { bars: Some(args.period), ..RangeArgs::default() };
@@ -114,7 +114,7 @@ impl Orders {
             yes: true,
         });
         let clock = Arc::new(AsOf::new(as_of).with_clock(Arc::clone(&context.clock)));
-        Ok(Self { clock, keys: wanted.into_iter().map(|wanted| wanted.key).collect(), fills })
+        Ok(Self { clock, wanted, fills })
     }
 }
 
@@ -129,7 +129,7 @@ async fn prime_all(
         let Some(fills) = &orders.fills else {
             return Ok((Store::open(name, &context.console).await?, Vec::new()));
         };
-        let wishes = fill::orders(fills, &*orders.clock)?;
+        let wishes = fill::orders_of(orders.wanted.clone(), fills, &*orders.clock)?;
         // Proofs carry the time at which the source was really asked.
         let limits = Limits::new(fills, None, wishes.len(), &context.clock);
         let store = Store::open_or_new(name, args.deadline, &context.console).await?;
@@ -141,7 +141,7 @@ async fn prime_all(
     let shared =
         Shared { args, clock: orders.clock, begun, backend: store.backend(), progress: Arc::clone(progress) };
     let shared = &shared;
-    let primed = stream::iter(orders.keys.into_iter().enumerate()).map(|(at, key)| {
+    let primed = stream::iter(orders.wanted.into_iter().enumerate()).map(|(at, Wanted { key, .. })| {
         let job = jobs.get(at);
         async move { shared.prime(key, job).await }
     });

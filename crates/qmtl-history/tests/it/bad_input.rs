@@ -132,7 +132,7 @@ fn sources() {
             "--rate",
             "0",
         ],
-        "use a number of requests a second, such as 5 or 0.5",
+        "use a number of requests a second from 0.002 to 1000000, such as 5 or 0.5",
     );
     refused(
         &["backfill", "--node", "x", "--interval", "1m", "--last", "1d"],

@@ -58,12 +58,19 @@ fn no_message_repeats_a_secret() {
         "postgresql://admin:C4nary@host/qdb",
         "s3://key:C4nary@bucket/x",
         "https://u:C4nary@host/x?key=C4nary",
+        "questdb://admin:x' y C4nary@host/qdb",
+        "questdb://admin:x\" y C4nary@host/qdb",
+        "questdb://admin:x\n` y C4nary@host/qdb",
     ];
     let scene = Scene::new();
     for address in addresses {
         let source = format!("binance+{address}");
         let option = format!("--color={address}");
-        let places: [&[&str]; 10] = [
+        let export = ["export", "--node", "x", "--interval", "1m"];
+        let (out, columns) =
+            ([&export[..], &["--out", address]].concat(), [&export[..], &["--columns", address]].concat());
+        let (file, column) = (format!("file:{address}"), format!("C={address}"));
+        let places: [&[&str]; 20] = [
             &["ls", "--store", address],
             &["ls", "--json", "--store", address],
             &["-vvv", "ls", "--log-format", "json", "--store", address],
@@ -74,6 +81,16 @@ fn no_message_repeats_a_secret() {
             &["plan", "--source", address],
             &["plan", "--source", &source],
             &["backfill", "--nodes", address],
+            &["plan", "--source", &file],
+            &["plan", "--source", "file:none.csv", "--ts-column", address],
+            &["plan", "--source", "file:none.csv", "--column-type", &column],
+            &["plan", "--source", "binance", "--symbol", &column],
+            &["ls", "--store", &address.replacen("://", "//", 1)],
+            &["ls", "--store", address.split_once("//").map_or(address, |(_, rest)| rest)],
+            &["backfill", "--node", address, "--interval", "1m", "--source", "file:none.csv", "--last", "5d"],
+            &["demo", "--keep", address],
+            &out,
+            &columns,
         ];
         for place in places {
             let mut command = super::program();

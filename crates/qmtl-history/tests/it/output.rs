@@ -123,6 +123,62 @@ fn an_export_that_fails_leaves_no_file() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_an_error_and_what_was_stored_is_told() {
+    let scene = Scene::new();
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let source = format!("file:{CANDLES}");
+    let words = ["backfill", "--node", "ADABTC", "--interval", "5m", "--source", &source];
+    let mut command = scene.command(&[&words[..], &SPAN[..]].concat());
+    let run = Run::of(command.stdout(full()).output().unwrap());
+    run.fails_with(1, "hint: 5,720 rows stored all the same");
+    let help = program().arg("--help").stdout(full()).status().unwrap();
+    assert_eq!(help.code(), Some(1));
+    // A filter that is none is not repeated, and nothing depends on where its warning goes.
+    let mut filter = scene.command(&["ls"]);
+    let run = Run::of(filter.env("RUST_LOG", "canary=[[").output().unwrap());
+    assert!(run.code == Some(0) && run.stderr.starts_with("warning: RUST_LOG is no filter"), "{run:?}");
+    assert!(!run.stderr.contains("canary"), "{run:?}");
+    assert_eq!(filter.stdout(Stdio::null()).stderr(full()).status().unwrap().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_that_nobody_reads_or_writes_are_told_of() {
+    use std::io::{BufRead, BufReader};
+
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    assert!(std::process::Command::new("mkfifo").arg(scene.path("pipe")).status().unwrap().success());
+    for (words, told) in [
+        (&["plan", "--nodes", "pipe"][..], "waiting: the list pipe has not been read to its end yet"),
+        (&[&EXPORT[..], &["--out", "pipe"]].concat(), "waiting: nobody reads pipe yet"),
+    ] {
+        let mut child = scene.command(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let line = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+        assert_eq!(line, format!("{told}; Ctrl-C stops"));
+        assert_eq!(super::interrupt(child).code, Some(130));
+    }
+}
+
+#[test]
+fn a_list_in_a_pipe_is_read_once() {
+    let scene = Scene::new();
+    let list =
+        format!("[[series]]\nnode = 'ADABTC'\ninterval = '5m'\nsource = {:?}\n", format!("file:{CANDLES}"));
+    let words = ["warmup", "--nodes", "-", "--period", "5", "--as-of", "2018-01-20"];
+    let mut child = scene
+        .command(&words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert!(run.code == Some(0) && run.stdout.contains("5 closed bars"), "{run:?}");
+}
+
+#[test]
 fn an_export_among_the_stores_own_files_is_refused_and_leaves_them_as_they_are() {
     let scene = Scene::new();
     fill(&scene, &[]);
