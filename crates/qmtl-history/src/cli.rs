@@ -524,9 +524,12 @@ pub struct WarmupArgs {
     /// How long to wait for missing bars [default: 3m]
     #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = WARMUP)]
     pub deadline: Option<Duration>,
-    /// Count stored bars, not points of the grid, and look back over at most this many points
+    /// How many points of the grid are looked at for stored bars at most [default: ten times the period]
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = WARMUP)]
     pub max_lookback: Option<u64>,
+    /// Be ready though a bar is missing among the stored ones
+    #[arg(long, help_heading = WARMUP)]
+    pub allow_holes: bool,
     /// The column to average
     #[arg(long, value_name = "COLUMN", default_value = "close", help_heading = WARMUP)]
     pub column: String,

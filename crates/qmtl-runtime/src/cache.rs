@@ -158,6 +158,16 @@ impl NodeCache {
     /// `Schema`, naming node and column, for a payload of another shape or type, and for a time
     /// whose bar would open before 1678. A cache that failed is unchanged.
     pub fn append(&mut self, ts: Timestamp, payload: &RecordBatch) -> Result<Appended> {
+        self.append_within(ts, payload, self.period)
+    }
+
+    /// As [`NodeCache::append`], but the newest `keep` bars stay.
+    pub(crate) fn append_within(
+        &mut self,
+        ts: Timestamp,
+        payload: &RecordBatch,
+        keep: usize,
+    ) -> Result<Appended> {
         if payload.num_rows() != 1 {
             return Err(Error::schema("a live bar is exactly one row")
                 .with("series", &self.key)
@@ -174,11 +184,11 @@ impl NodeCache {
             Ok(at) if self.rows.is_live(at) => return Ok(Appended::Duplicate),
             Ok(at) => (Appended::Replaced, insertion(at, at + 1, self.len())),
             Err(at) if at == self.len() => (Appended::New, insertion(at, at, at)),
-            Err(0) if self.len() >= self.period => return Ok(Appended::TooOld),
+            Err(0) if self.len() >= keep => return Ok(Appended::TooOld),
             Err(at) => (Appended::Late, insertion(at, at, self.len())),
         };
         self.rows.apply(plan, &Arriving { ts: &[bar], columns: payload.columns(), live: true });
-        self.trim(self.period);
+        self.trim(keep);
         Ok(appended)
     }
 
@@ -255,13 +265,33 @@ impl NodeCache {
         self.known_empty = self.known_empty.union(&bars.on_grid(self.key.interval));
     }
 
-    pub(crate) fn has_proofs(&self) -> bool {
-        !self.known_empty.is_empty()
+    /// For each of the first `rows` bars the oldest one from which on no bar up to it is missing; `None` when none is.
+    /// One that is proven not to exist is not missing.
+    pub(crate) fn runs(&self, rows: usize) -> Option<Vec<usize>> {
+        let (ts, step) = (&self.rows.ts()[..rows], self.key.interval.as_micros());
+        let (first, last) = (ts.first()?, ts.last()?);
+        if usize::try_from((last.as_micros() - first.as_micros()) / step) == Ok(rows - 1) {
+            return None;
+        }
+        let mut start = 0;
+        let mut runs = Vec::with_capacity(rows);
+        runs.push(0);
+        for (row, pair) in ts.windows(2).enumerate() {
+            if pair[0].checked_add_micros(step) != Some(pair[1]) && self.lacks_between(pair[0], pair[1]) {
+                start = row + 1;
+            }
+            runs.push(start);
+        }
+        (start > 0).then_some(runs)
     }
 
-    /// How many bars inside `span` are proven not to exist.
-    pub(crate) fn proofs_within(&self, span: TimeRange) -> u64 {
-        self.known_empty.within(span).count(self.key.interval)
+    /// Whether a bar between these two is not proven to be absent.
+    fn lacks_between(&self, before: Timestamp, after: Timestamp) -> bool {
+        let between = self.key.interval.next(before).and_then(|next| TimeRange::checked(next, after));
+        between.is_some_and(|between| {
+            let proven = self.known_empty.within(between);
+            proven.count(self.key.interval) < between.count(self.key.interval)
+        })
     }
 
     /// True when `period` bars are there, or each of the last `period` bars up to the newest that

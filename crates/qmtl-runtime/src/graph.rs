@@ -20,21 +20,28 @@ pub struct Windows<'a> {
     pub(crate) columns: &'a [&'a [f64]],
     pub(crate) source_of: &'a [usize],
     pub(crate) rows: &'a [Range<usize>],
+    pub(crate) moment: Timestamp,
     pub(crate) ts: Timestamp,
 }
 
 impl<'a> Windows<'a> {
     /// The values of a read; a null reads as NaN. Panics when the node declared no such read.
     ///
-    /// A closure over slices sees at most the node's window, and fewer only where bars are proven
-    /// not to exist. A batch function sees the window of its first result, followed by one row
-    /// for each further result.
+    /// A closure over slices sees exactly the node's window. A batch function sees the window of its first
+    /// result, followed by one row for each further result.
     #[must_use]
     pub fn f64(&self, read: usize) -> &'a [f64] {
         &self.columns[read][self.rows[self.source_of[read]].clone()]
     }
 
-    /// The bar at which the (last) result stands.
+    /// When the bars close at which the (last) result stands.
+    #[must_use]
+    pub fn moment(&self) -> Timestamp {
+        self.moment
+    }
+
+    /// When the (last) result's own bar opens: the [moment](Self::moment) less the node's
+    /// [interval](crate::Pipeline::interval).
     #[must_use]
     pub fn ts(&self) -> Timestamp {
         self.ts
@@ -53,9 +60,10 @@ pub(crate) enum Compute {
 
 /// A node that computes one double from the newest rows of what it reads.
 ///
-/// It runs at every bar of every source that it reads, once each of them has `window` rows or
-/// proof that they cannot exist. What it returns must follow from its windows and its own state alone:
-/// when history is replayed, a node may be run over many bars before the next node is.
+/// It runs once for every moment at which a source that it reads has a new row, once each of them has `window` rows
+/// and no bar between these is missing; of a source that has none at that moment it sees the last ones. What it
+/// returns must follow from its windows and its own state alone: when history is replayed, a node may be run over
+/// many bars before the next node is.
 pub struct ComputeNode {
     pub(crate) id: NodeId,
     pub(crate) reads: Vec<(Source, String)>,
@@ -81,7 +89,6 @@ impl ComputeNode {
     /// `window - 1 + n` rows, and result `i` stands at row `window - 1 + i`.
     ///
     /// It gets many bars at once when it reads a single source and history is replayed, else one.
-    /// Where bars are proven not to exist a read may be shorter; `n` is 1 then.
     #[must_use]
     pub fn batch(
         id: NodeId,

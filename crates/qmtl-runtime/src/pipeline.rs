@@ -1,23 +1,28 @@
-//! Delivers bars to a strategy's nodes, one by one as they come or many when history is replayed.
+//! Delivers bars to a strategy's nodes in the order in which they close, as they come or many when history is replayed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
 use qmtl_history_api::{
-    BatchStream, Error, ErrorKind, NodeId, Result, SeriesKey, StreamKind, Timestamp, frame,
+    BatchStream, Error, ErrorKind, Interval, NodeId, Result, SeriesKey, StreamKind, Timestamp, frame,
 };
 
 use crate::graph::{Place, Source, VALUE};
 use crate::{
     Activation, Appended, CacheView, ComputeNode, EventRecorderService, NodeCache, Strategy, StreamInput,
 };
+use align::{Aligner, Ripe};
 use node::{Chunk, Node, Results, Round};
 
+pub use align::Alignment;
+
+mod align;
 mod node;
 
-/// How many events are delivered before caches are trimmed: what a core's cache holds well, and
+/// How many moments are delivered before caches are trimmed: what a core's cache holds well, and
 /// with threads enough to pay for starting them.
 const CHUNK: usize = 16_384;
 const THREADED_CHUNK: usize = 65_536;
@@ -57,10 +62,36 @@ impl Parallelism {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fed {
-    /// What became of it in the cache. Only a [`Appended::New`] bar is delivered to nodes.
+    /// What became of it in the cache.
     pub appended: Appended,
-    /// How many results it led to.
+    /// How many bars were delivered because of it: none while its moment waits for another input.
+    pub bars: u64,
+    /// How many results came of them.
     pub results: u64,
+}
+
+/// An input for whose bars a moment has waited in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GivenUp {
+    /// The moment.
+    pub moment: Timestamp,
+    /// The input.
+    pub input: SeriesKey,
+    /// The close up to which it had said which bars it has.
+    pub told_up_to: Timestamp,
+}
+
+/// A live bar that closes at or before a moment which had been delivered when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LateBar {
+    /// Whose bar it is.
+    pub input: SeriesKey,
+    /// When it opens.
+    pub ts: Timestamp,
+    /// The newest moment that had been delivered by then; at later ones nodes see it.
+    pub after: Timestamp,
 }
 
 /// What a replay delivered.
@@ -73,11 +104,18 @@ pub struct Replayed {
     pub results: u64,
 }
 
+impl Replayed {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.bars += more.bars;
+        self.results += more.results;
+    }
+}
+
 /// Live bars that were not delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LateBars {
-    /// At or below the newest bar that was delivered.
+    /// They close at or before the newest moment that was delivered.
     pub late: u64,
     /// A second bar of one time.
     pub duplicate: u64,
@@ -85,15 +123,22 @@ pub struct LateBars {
 
 /// The nodes of a strategy at work.
 ///
-/// A row of an input is delivered once, in the order of time, then of the inputs; a row that comes
-/// to lie behind the newest delivered one of its input only lies in the cache.
+/// A bar exists when it closes. All bars that close at one *moment* are delivered together, in the order of moments,
+/// and then each node runs once that reads one of them, directly or through others. A bar that comes to close at or
+/// before the newest moment that was delivered is late: it only lies in the cache, and is seen from the next moment
+/// on.
+///
+/// Live, a moment [waits](Alignment) for the inputs that may have a bar which closes then, and for no other.
 pub struct Pipeline {
     inputs: Vec<StreamInput>,
     places: HashMap<Source, Place>,
     /// The inputs by series: whoever holds several caches at once locks them in this order.
     lock_order: Vec<usize>,
-    /// The newest row of each input that was delivered.
-    delivered: Vec<Option<Timestamp>>,
+    /// The newest moment that was delivered.
+    released: Timestamp,
+    aligner: Aligner,
+    given_up: Vec<GivenUp>,
+    came_late: Vec<LateBar>,
     nodes: Vec<Node>,
     /// For every node what it has computed.
     results: Vec<Results>,
@@ -103,7 +148,7 @@ pub struct Pipeline {
     on_panic: OnPanic,
     parallelism: Parallelism,
     activation: Option<Activation>,
-    /// Whether orders may come from windows with bars missing.
+    /// Whether nodes run and orders come though a window has bars missing.
     holes_allowed: bool,
     stopped: Option<Error>,
 }
@@ -130,10 +175,13 @@ impl Pipeline {
         Self {
             places,
             lock_order,
-            delivered: vec![None; inputs.len()],
+            released: Timestamp::MIN,
+            aligner: Aligner::new(inputs.iter().map(|input| input.key().interval).collect()),
+            given_up: Vec::new(),
+            came_late: Vec::new(),
             levels: (0..deepest).map(level).collect(),
             results: nodes.iter().map(|_| Results::default()).collect(),
-            nodes: connect(nodes, &sources),
+            nodes: connect(nodes, &sources, &inputs),
             inputs,
             late: LateBars::default(),
             on_panic: OnPanic::default(),
@@ -166,10 +214,18 @@ impl Pipeline {
         self
     }
 
-    /// Lets orders come from windows with bars missing, where rows are counted instead.
+    /// Lets nodes run, and orders come, though a bar is missing in a window: the rows around it are neighbours then.
+    /// Without, a node is silent at such a moment.
     #[must_use]
-    pub(crate) fn with_holes_allowed(mut self, allowed: bool) -> Self {
+    pub fn with_holes_allowed(mut self, allowed: bool) -> Self {
         self.holes_allowed = allowed;
+        self
+    }
+
+    /// Chooses how long live bars wait for those of other inputs.
+    #[must_use]
+    pub fn with_alignment(mut self, alignment: Alignment) -> Self {
+        self.aligner.set_alignment(alignment);
         self
     }
 
@@ -185,16 +241,51 @@ impl Pipeline {
         self.late
     }
 
-    /// The newest results of a node, at least as many as it keeps once it had them, oldest first.
+    /// The newest results of a node, at least as many as it keeps once it had them, oldest first, with the opening of
+    /// the bar that each one is: a result stands at the moment one [interval](Self::interval) later.
     /// `NotFound` for an unknown node.
     pub fn results(&self, node: &NodeId) -> Result<(&[Timestamp], &[f64])> {
-        match self.places.get(&Source::from(node)) {
-            Some(Place::Node(node)) => {
-                let Results { ts, values, .. } = &self.results[*node];
-                Ok((ts, values))
+        let Results { ts, values, .. } = &self.results[self.node(node)?];
+        Ok((ts, values))
+    }
+
+    /// The grid on which a node's results are bars: the longest one on which all bars of its inputs close. Of minutes
+    /// and hours it is that of the minutes. `NotFound` for an unknown node.
+    pub fn interval(&self, node: &NodeId) -> Result<Interval> {
+        Ok(self.nodes[self.node(node)?].interval)
+    }
+
+    /// How often a warm node was silent because a bar was missing in a window. `NotFound` for an unknown node.
+    pub fn silenced(&self, node: &NodeId) -> Result<u64> {
+        Ok(self.results[self.node(node)?].silenced)
+    }
+
+    /// The newest moment that was delivered; `None` before the first.
+    #[must_use]
+    pub fn moment(&self) -> Option<Timestamp> {
+        Some(self.released).filter(|moment| *moment > Timestamp::MIN)
+    }
+
+    /// For whose bars live moments have waited in vain, in the order of moments and then of inputs.
+    #[must_use]
+    pub fn given_up(&self) -> &[GivenUp] {
+        &self.given_up
+    }
+
+    /// The bars that came late, in the order in which they came: nodes see them as far as their windows reach back. With
+    /// [`given_up`](Self::given_up) they say all that live moments have seen otherwise than a replay of the same bars.
+    #[must_use]
+    pub fn came_late(&self) -> &[LateBar] {
+        &self.came_late
+    }
+
+    fn node(&self, id: &NodeId) -> Result<usize> {
+        match self.places.get(&Source::from(id)) {
+            Some(Place::Node(node)) => Ok(*node),
+            _ => {
+                Err(Error::new(ErrorKind::NotFound, "the strategy has no such compute node")
+                    .with("node_id", id))
             }
-            _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such compute node")
-                .with("node_id", node)),
         }
     }
 
@@ -228,60 +319,127 @@ impl Pipeline {
         Ok(appended)
     }
 
-    /// Takes a live bar of an input: into its cache, to the nodes, to the recorders.
+    /// Takes a live bar of an input: into its cache and its recorder, and once nothing is waited for any more that
+    /// closes with it, to the nodes and theirs.
     ///
     /// `NotFound` for an unknown input, `Schema` for a row that contradicts the cache, the node's
     /// error when one panicked and [`OnPanic::Stop`] was chosen, else what a recorder answers.
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
-        let (fed, records) = self.compute(input, ts, payload)?;
-        for (recorder, key, ts, payload) in records {
-            recorder.record(&key, ts, payload).await?;
-        }
-        Ok(fed)
+        let mut records = Vec::new();
+        let appended = self.take(input, ts, payload, &mut records)?;
+        let Replayed { bars, results } = self.release(false, &mut records)?;
+        record(records).await?;
+        Ok(Fed { appended, bars, results })
     }
 
-    /// The part of [`feed`](Self::feed) that waits for nothing, and what is to be recorded.
-    fn compute(
+    /// Takes in that an input has no bar that is not there by now and closes at `close` or before: its source has
+    /// said so. Fails as [`feed`](Self::feed) does.
+    pub async fn settle(&mut self, input: &SeriesKey, close: Timestamp) -> Result<Replayed> {
+        let at = self.input(input)?;
+        self.aligner.settle(at, close);
+        let mut records = Vec::new();
+        let released = self.release(false, &mut records)?;
+        record(records).await?;
+        Ok(released)
+    }
+
+    /// Delivers the moments that have waited long enough; [`due`](Self::due) says when there are any. Fails as
+    /// [`feed`](Self::feed) does.
+    pub async fn give_up(&mut self) -> Result<Replayed> {
+        let mut records = Vec::new();
+        let released = self.release(false, &mut records)?;
+        record(records).await?;
+        Ok(released)
+    }
+
+    /// Delivers all moments that wait: no further bar will come. Fails as [`feed`](Self::feed) does.
+    pub async fn finish(&mut self) -> Result<Replayed> {
+        let mut records = Vec::new();
+        let released = self.release(true, &mut records)?;
+        record(records).await?;
+        Ok(released)
+    }
+
+    /// When the oldest moment that waits has waited long enough, on the monotonic clock of the inputs; `None` when
+    /// none waits.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.aligner.due()
+    }
+
+    /// Puts a live bar into its cache, and notes when it closes.
+    fn take(
         &mut self,
         input: &SeriesKey,
         ts: Timestamp,
         payload: &RecordBatch,
-    ) -> Result<(Fed, Vec<Record>)> {
+        records: &mut Vec<Record>,
+    ) -> Result<Appended> {
         self.check_running()?;
         let at = self.input(input)?;
-        let stream = &self.inputs[at];
-        let appended = stream.cache().write(|cache| cache.append(ts, payload))?;
+        let (stream, released) = (&self.inputs[at], self.released);
+        let close = stream.key().interval.next(ts).unwrap_or(Timestamp::MAX);
+        let appended = stream.cache().write(|cache| {
+            // Those that wait take no room from those that nodes see.
+            let waiting = cache.len() - rows_up_to(cache, released) + usize::from(close > released);
+            cache.append_within(ts, payload, cache.period() + waiting)
+        })?;
         match appended {
-            Appended::New => {}
             Appended::Duplicate => self.late.duplicate += 1,
-            Appended::Late | Appended::Replaced | Appended::TooOld => self.late.late += 1,
+            Appended::New | Appended::Late | Appended::TooOld if close <= released => {
+                self.late.late += 1;
+                let (input, ts) = (stream.key().clone(), stream.key().interval.floor(ts).unwrap_or(ts));
+                self.came_late.push(LateBar { input, ts, after: released });
+            }
+            Appended::Replaced if close <= released => self.late.late += 1,
+            _ => self.aligner.came(at, close, stream.clock().monotonic()),
         }
-        let mut records = Vec::new();
         if let Some(recorder) = recorder_for(stream, appended) {
             records.push((Arc::clone(recorder), stream.key().clone(), ts, without_ts(payload)?));
         }
-        let mut results = 0;
-        if appended == Appended::New {
-            let interval = stream.key().interval;
-            let before: Vec<_> = self.results.iter().map(|results| results.ts.last().copied()).collect();
-            results = self.replay()?.results;
-            let clean: Vec<_> = self.inputs.iter().map(|input| self.is_clean(input)).collect();
-            for ((node, results), before) in self.nodes.iter_mut().zip(&self.results).zip(before) {
-                let (Some(ts), Some(value)) = (results.ts.last(), results.values.last()) else { continue };
-                if Some(*ts) == before {
-                    continue;
-                }
-                if let Some(recorder) = &node.spec.recorder {
-                    let key = SeriesKey { node_id: node.spec.id.clone(), interval };
-                    records.push((Arc::clone(recorder), key, *ts, one(*value)?));
-                }
-                if node.inputs.iter().all(|input| clean[*input]) {
-                    node.order(*ts, *value, self.activation.as_ref());
-                }
+        Ok(appended)
+    }
+
+    /// Delivers the moments that are ripe, with what is to be recorded of them and the orders that come of them.
+    fn release(&mut self, at_end: bool, records: &mut Vec<Record>) -> Result<Replayed> {
+        let mut total = Replayed::default();
+        let Some(now) = self.inputs.first().map(|input| input.clock().monotonic()) else { return Ok(total) };
+        let open = vec![false; self.inputs.len()];
+        while let Some(Ripe { at, given_up }) = self.aligner.ripe(now, at_end) {
+            for (input, told_up_to) in given_up {
+                // A bar of its that closes by then and comes now is late.
+                self.aligner.settle(input, at);
+                let input = self.inputs[input].key().clone();
+                self.given_up.push(GivenUp { moment: at, input, told_up_to });
             }
+            let mut signals = Vec::new();
+            total.add(self.deliver(&open, at, Some(&mut signals))?);
+            self.aligner.delivered(at);
+            self.signal(at, &signals, records)?;
             self.stop_on_failure();
         }
-        Ok((Fed { appended, results }, records))
+        Ok(total)
+    }
+
+    /// Has results recorded, and hands those of the moment to the nodes' orders.
+    fn signal(&mut self, moment: Timestamp, signals: &[Signal], records: &mut Vec<Record>) -> Result<()> {
+        if signals.is_empty() {
+            return Ok(());
+        }
+        let clean: Vec<_> = self.inputs.iter().map(|input| self.is_clean(input)).collect();
+        for Signal { node, ts, value } in signals {
+            let node = &mut self.nodes[*node];
+            if let Some(recorder) = &node.spec.recorder {
+                let key = SeriesKey { node_id: node.spec.id.clone(), interval: node.interval };
+                records.push((Arc::clone(recorder), key, *ts, one(*value)?));
+            }
+            // What closed before was not known in time to act on it.
+            let is_newest = node.interval.next(*ts) == Some(moment);
+            if is_newest && node.inputs.iter().all(|input| clean[*input]) {
+                node.order(*ts, *value, self.activation.as_ref());
+            }
+        }
+        Ok(())
     }
 
     /// Whether orders may come of an input's bars.
@@ -292,11 +450,32 @@ impl Pipeline {
                 .read(|cache| cache.is_ready() && (self.holes_allowed || !cache.has_missing_bars()))
     }
 
-    /// Delivers every row of the caches that lies after the newest delivered one of its input.
+    /// Delivers every row of the caches that closes after the newest moment that was delivered.
     ///
     /// Fails with the node's error when one panics and [`OnPanic::Stop`] was chosen.
     pub fn replay(&mut self) -> Result<Replayed> {
-        self.deliver(&vec![false; self.inputs.len()])
+        let replayed = self.deliver(&vec![false; self.inputs.len()], Timestamp::MAX, None)?;
+        self.aligner.delivered(self.released);
+        Ok(replayed)
+    }
+
+    /// The same up to the last moment of which every input has said which bars it has; later rows wait as live bars
+    /// do. `settled` has the close up to which that is so for each input.
+    pub(crate) fn replay_settled(&mut self, settled: &[Timestamp]) -> Result<Replayed> {
+        settled.iter().enumerate().for_each(|(input, close)| self.aligner.settle(input, *close));
+        let until = self.aligner.settled().unwrap_or(Timestamp::MAX);
+        let replayed = self.deliver(&vec![false; self.inputs.len()], until, None)?;
+        for (at, input) in self.inputs.iter().enumerate() {
+            let (interval, now) = (input.key().interval, input.clock().monotonic());
+            let waiting = input.cache().read(|cache| {
+                let seen = rows_up_to(cache, self.released);
+                cache.view().timestamps()[seen..].to_vec()
+            });
+            for close in waiting.into_iter().filter_map(|ts| interval.next(ts)) {
+                self.aligner.came(at, close, now);
+            }
+        }
+        Ok(replayed)
     }
 
     /// Delivers the rows of streams, each of one input, in one pass: what is in memory at once is
@@ -312,9 +491,7 @@ impl Pipeline {
         loop {
             while self.refill(&mut open).await? {}
             let is_open: Vec<bool> = open.iter().map(Option::is_some).collect();
-            let delivered = self.deliver(&is_open)?;
-            total.bars += delivered.bars;
-            total.results += delivered.results;
+            total.add(self.deliver(&is_open, Timestamp::MAX, None)?);
             if !is_open.contains(&true) {
                 return Ok(total);
             }
@@ -343,48 +520,48 @@ impl Pipeline {
 
     /// How many rows of an input wait to be delivered.
     fn pending(&self, input: usize) -> usize {
-        let delivered = self.delivered[input];
-        self.inputs[input].cache().read(|cache| cache.len() - rows_up_to(cache, delivered))
+        let released = self.released;
+        self.inputs[input].cache().read(|cache| cache.len() - rows_up_to(cache, released))
     }
 
-    /// Delivers until an input whose stream is open has no row left, or none has.
-    fn deliver(&mut self, open: &[bool]) -> Result<Replayed> {
+    /// Delivers what closes up to `until`, or until an input whose stream is open has no row left. Results that nobody
+    /// would hear of otherwise go to `signals`.
+    fn deliver(
+        &mut self,
+        open: &[bool],
+        until: Timestamp,
+        mut signals: Option<&mut Vec<Signal>>,
+    ) -> Result<Replayed> {
         let mut total = Replayed::default();
         loop {
             self.check_running()?;
-            let Self { inputs, nodes, results, levels, delivered, parallelism, .. } = self;
+            let Self { inputs, nodes, results, levels, released, parallelism, holes_allowed, .. } = self;
             let mut caches = lock(inputs, &self.lock_order);
             let size = if *parallelism == Parallelism::Serial { CHUNK } else { THREADED_CHUNK };
-            let chunk = next_chunk(&caches, delivered, open, size);
-            if chunk.ts.is_empty() {
-                return Ok(total);
-            }
+            let chunk = next_chunk(&caches, (*released, until), open, size);
+            let Some(newest) = chunk.moments.last().copied() else { return Ok(total) };
             let views: Vec<CacheView<'_>> = caches.iter().map(|cache| cache.view()).collect();
             for level in levels.iter() {
                 let (done, rest) = results.split_at_mut(level.start);
-                let round = Round { chunk: &chunk, inputs: &views, done };
+                let round = Round { chunk: &chunk, inputs: &views, done, holes_allowed: *holes_allowed };
                 run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, *parallelism);
             }
-            total.bars += chunk.ts.len() as u64;
+            total.bars += chunk.rows() as u64;
             total.results += results.iter().map(|results| results.fired.len() as u64).sum::<u64>();
-            for (node, results) in nodes.iter().zip(results) {
+            for (at, (node, results)) in nodes.iter().zip(results).enumerate() {
+                if let Some(signals) = &mut signals {
+                    signals.extend(results.of_chunk().map(|(ts, value)| Signal { node: at, ts, value }));
+                }
                 results.trim(node.spec.keeps);
             }
+            *released = newest;
             let threads = if chunk.is_small() { 1 } else { parallelism.threads() };
-            let seen = chunk.before.iter().zip(&chunk.emits).map(|(before, emits)| before + emits.len());
             // A guard stays in its thread, what it guards need not.
             let unlocked: Vec<&mut NodeCache> = caches.iter_mut().map(|cache| &mut **cache).collect();
-            let seen: Vec<usize> = seen.collect();
-            spread(
-                threads,
-                unlocked.into_iter().zip(delivered.iter_mut()).zip(seen),
-                |((cache, delivered), seen)| {
-                    *delivered =
-                        seen.checked_sub(1).map(|row| cache.view().timestamps()[row]).max(*delivered);
-                    let keep = cache.period() + (cache.len() - seen);
-                    cache.trim(keep);
-                },
-            );
+            spread(threads, unlocked.into_iter(), |cache| {
+                let waiting = cache.len() - rows_up_to(cache, newest);
+                cache.trim(cache.period() + waiting);
+            });
             drop(caches);
             self.stop_on_failure();
         }
@@ -421,8 +598,38 @@ impl std::fmt::Debug for Pipeline {
 
 type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
 
+async fn record(records: Vec<Record>) -> Result<()> {
+    for (recorder, key, ts, payload) in records {
+        recorder.record(&key, ts, payload).await?;
+    }
+    Ok(())
+}
+
+/// A result of a live moment.
+#[derive(Clone, Copy, Debug)]
+struct Signal {
+    node: usize,
+    ts: Timestamp,
+    value: f64,
+}
+
+/// The longest grid on which all bars of these inputs close.
+fn common_grid(mut intervals: impl Iterator<Item = Interval>) -> Option<Interval> {
+    let first = intervals.next()?;
+    let origin = first.origin();
+    let secs = intervals.fold(first.as_secs(), |common, interval| {
+        let apart = interval.origin().as_secs() - origin.as_secs();
+        gcd(gcd(common, interval.as_secs()), apart.abs())
+    });
+    Interval::from_secs(secs).ok()?.through(origin)
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// The nodes with what they read, in the order of their levels.
-fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Place>]) -> Vec<Node> {
+fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Place>], inputs: &[StreamInput]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::with_capacity(specs.len());
     for (spec, reads) in specs.into_iter().zip(sources) {
         let mut node = Node::new(spec, reads);
@@ -434,6 +641,9 @@ fn connect(specs: Vec<ComputeNode>, sources: &[Vec<Place>]) -> Vec<Node> {
         }
         node.inputs.sort_unstable();
         node.inputs.dedup();
+        let intervals = node.inputs.iter().map(|input| inputs[*input].key().interval);
+        // A node reads something, and what two grids have in common is a grid of whole seconds.
+        node.interval = common_grid(intervals).unwrap_or(node.interval);
         nodes.push(node);
     }
     nodes
@@ -446,43 +656,49 @@ fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Vec<MutexGuard<'a, No
     guards.into_iter().map(|(_, guard)| guard).collect()
 }
 
-fn rows_up_to(cache: &NodeCache, ts: Option<Timestamp>) -> usize {
-    ts.map_or(0, |ts| cache.view().timestamps().partition_point(|other| *other <= ts))
+/// How many rows close at `moment` or before.
+fn rows_up_to(cache: &NodeCache, moment: Timestamp) -> usize {
+    let newest = moment.checked_add_micros(-cache.key().interval.as_micros());
+    newest.map_or(0, |newest| cache.view().timestamps().partition_point(|ts| *ts <= newest))
 }
 
-/// Merges what waits, by time and then by input, into at most about `size` events.
+/// Merges what closes after `released` and up to `until`, moment by moment, into at most about `size` moments.
 fn next_chunk(
     caches: &[MutexGuard<'_, NodeCache>],
-    delivered: &[Option<Timestamp>],
+    (released, until): (Timestamp, Timestamp),
     open: &[bool],
     size: usize,
 ) -> Chunk {
     let rows: Vec<&[Timestamp]> = caches.iter().map(|cache| cache.view().timestamps()).collect();
-    let before: Vec<usize> = caches.iter().zip(delivered).map(|(cache, ts)| rows_up_to(cache, *ts)).collect();
+    let before: Vec<usize> = caches.iter().map(|cache| rows_up_to(cache, released)).collect();
+    let close = |input: usize, row: usize| {
+        // Nothing is later than the end of time, where an input has no row left.
+        let length = caches[input].key().interval.as_micros();
+        rows[input].get(row).and_then(|ts| ts.checked_add_micros(length)).unwrap_or(Timestamp::MAX)
+    };
     let mut next = before.clone();
-    // What each input delivers next; none is later than the end of time, where nothing is left.
-    let mut heads: Vec<Timestamp> =
-        rows.iter().zip(&next).map(|(rows, at)| rows.get(*at).copied().unwrap_or(Timestamp::MAX)).collect();
+    let mut heads: Vec<Timestamp> = next.iter().enumerate().map(|(input, row)| close(input, *row)).collect();
     let starved = |input: usize, at: usize| open[input] && at == rows[input].len();
-    let mut chunk = Chunk { before, emits: vec![Vec::new(); caches.len()], ts: Vec::with_capacity(size) };
-    if (0..rows.len()).any(|input| starved(input, next[input])) {
-        return chunk;
-    }
-    let mut is_starved = false;
-    while chunk.ts.len() < size && !is_starved {
-        let Some(ts) = heads.iter().copied().min().filter(|ts| *ts < Timestamp::MAX) else { break };
+    let mut is_starved = (0..rows.len()).any(|input| starved(input, next[input]));
+    let (mut emits, mut moments) = (vec![Vec::new(); caches.len()], Vec::new());
+    while moments.len() < size && !is_starved {
+        let Some(moment) = heads.iter().copied().min().filter(|at| *at < Timestamp::MAX && *at <= until)
+        else {
+            break;
+        };
+        let number = u32::try_from(moments.len()).expect("a chunk has few moments");
         for (input, head) in heads.iter_mut().enumerate() {
-            if *head == ts {
-                let event = u32::try_from(chunk.ts.len()).expect("a chunk has few events");
-                chunk.emits[input].push(event);
-                chunk.ts.push(ts);
+            if *head == moment {
+                emits[input].push(number);
                 next[input] += 1;
                 is_starved |= starved(input, next[input]);
-                *head = rows[input].get(next[input]).copied().unwrap_or(Timestamp::MAX);
+                *head = close(input, next[input]);
             }
         }
+        moments.push(moment);
     }
-    chunk
+    let runs = caches.iter().zip(&next).map(|(cache, rows)| cache.runs(*rows)).collect();
+    Chunk { moments, emits, before, runs }
 }
 
 /// Runs the nodes of one level, none of which reads another.

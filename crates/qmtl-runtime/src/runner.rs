@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::warmup::{complete, load};
 use crate::{
-    Activation, BackfillEngine, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, PeriodCounts, Pipeline,
+    Activation, Alignment, BackfillEngine, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, Pipeline,
     Replayed, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
 };
 
@@ -25,6 +25,7 @@ pub struct Runner {
     pub(crate) warmup: WarmupConfig,
     on_panic: OnPanic,
     parallelism: Parallelism,
+    alignment: Alignment,
 }
 
 /// A strategy that was run.
@@ -62,6 +63,12 @@ impl Runner {
     /// Chooses how many nodes compute at once during replay.
     pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
         self.parallelism = parallelism;
+        self
+    }
+
+    /// Chooses how long live bars wait for those of other inputs that close at the same moment.
+    pub fn with_alignment(mut self, alignment: Alignment) -> Self {
+        self.alignment = alignment;
         self
     }
 
@@ -116,51 +123,80 @@ impl Runner {
         for bar in std::mem::take(&mut waiting.bars) {
             pipeline.merge_live(&bar.input, bar.ts, &bar.payload).await?;
         }
-        let replayed = pipeline.replay()?;
+        let replayed = if waiting.is_open {
+            // A bar that is not in history by now does not come live, unless it closes later.
+            let ends: Vec<_> = warmup.inputs.iter().map(|input| input.window.end()).collect();
+            let mut replayed = pipeline.replay_settled(&ends)?;
+            replayed.add(pipeline.give_up().await?);
+            replayed
+        } else {
+            pipeline.replay()?
+        };
         if let Some(activation) = activation {
             pipeline = pipeline.with_activation(activation);
         }
-        while let Some(bar) = self.next_live(&mut waiting, pipeline.inputs()).await {
-            let first = gaps.first_bars(std::slice::from_ref(&bar));
-            if !first.is_empty() {
-                // What it loads lies before the bar, and is delivered before it.
-                gaps.close(pipeline.inputs(), &first, &self.warmup).await;
+        loop {
+            match self.next_live(&mut waiting, pipeline.inputs(), pipeline.due()).await {
+                Next::Bar(bar) => {
+                    let first = gaps.first_bars(std::slice::from_ref(&bar));
+                    if !first.is_empty() {
+                        // What it loads lies before the bar, and is delivered before it.
+                        gaps.close(pipeline.inputs(), &first, &self.warmup).await;
+                    }
+                    pipeline.feed(&bar.input, bar.ts, &bar.payload).await?;
+                }
+                Next::Due => drop(pipeline.give_up().await?),
+                Next::End => break,
             }
-            pipeline.feed(&bar.input, bar.ts, &bar.payload).await?;
         }
+        pipeline.finish().await?;
         Ok(Session { pipeline, warmup, replayed, gaps: gaps.left })
     }
 
     fn pipeline(&self, strategy: Strategy) -> Pipeline {
-        let rows_suffice = matches!(self.warmup.period_counts, PeriodCounts::Rows { .. });
         Pipeline::new(strategy)
             .with_on_panic(self.on_panic)
             .with_parallelism(self.parallelism)
-            .with_holes_allowed(rows_suffice)
+            .with_alignment(self.alignment)
+            .with_holes_allowed(self.warmup.holes_allowed)
     }
 
-    /// The next live bar; meanwhile the age of the newest ones is reported.
-    async fn next_live(&self, waiting: &mut Waiting<'_>, inputs: &[StreamInput]) -> Option<LiveBar> {
+    /// What comes next live, of bars and the time until which they wait; meanwhile the age of the newest is reported.
+    async fn next_live(
+        &self,
+        waiting: &mut Waiting<'_>,
+        inputs: &[StreamInput],
+        due: Option<Duration>,
+    ) -> Next {
         if !waiting.is_open {
-            return None;
+            return Next::End;
         }
+        let clock = inputs.first().map(StreamInput::clock);
+        let sleep = async |length: Option<Duration>| match (clock, length) {
+            (Some(clock), Some(length)) => clock.sleep(length).await,
+            _ => std::future::pending().await,
+        };
         let mut next = waiting.live.next();
         loop {
             let world = self.warmup.world.as_deref();
             inputs.iter().for_each(|input| input.report_live(world));
-            let tick = async {
-                match inputs.first() {
-                    Some(input) => input.clock().sleep(REPORT_EVERY).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let left = due.zip(clock).map(|(due, clock)| due.saturating_sub(clock.monotonic()));
             tokio::select! {
                 biased;
-                bar = &mut next => return bar,
-                () = tick => {}
+                bar = &mut next => return bar.map_or(Next::End, Next::Bar),
+                () = sleep(left) => return Next::Due,
+                () = sleep(Some(REPORT_EVERY)) => {}
             }
         }
     }
+}
+
+/// What comes next while live bars are followed.
+enum Next {
+    Bar(LiveBar),
+    /// A moment has waited long enough.
+    Due,
+    End,
 }
 
 /// No live data.

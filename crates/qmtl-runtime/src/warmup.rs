@@ -22,18 +22,29 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 const FILL_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a period counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeriodCounts {
-    /// The last `period` closed points of the grid, each stored or proven not to exist.
-    #[default]
-    Grid,
-    /// Stored rows: where bars are missing it is looked further back.
+    /// Rows, as the window of a node does: where bars are proven not to exist it is looked further back. Hourly bars of
+    /// a stock are seven a day.
     Rows {
-        /// How many points of the grid are looked at at most.
-        max_lookback: usize,
+        /// How many closed points of the grid are looked at at most; ten times the period when it is `None`.
+        max_lookback: Option<usize>,
     },
+    /// The last `period` closed points of the grid, each stored or proven not to exist. A node whose window is as long
+    /// is silent until it has as many rows.
+    Grid,
 }
+
+impl Default for PeriodCounts {
+    /// Rows, of ten times as many points.
+    fn default() -> Self {
+        Self::Rows { max_lookback: None }
+    }
+}
+
+/// How many points are looked at for each row of the period, unless that is said.
+const LOOKBACK: usize = 10;
 
 /// How inputs are primed.
 #[derive(Clone, Debug)]
@@ -46,6 +57,8 @@ pub struct WarmupConfig {
     pub strict: bool,
     /// What a period counts.
     pub period_counts: PeriodCounts,
+    /// Whether an input is ready, and nodes run, though a bar is missing among its rows.
+    pub holes_allowed: bool,
     /// The world in the labels of metrics and in the requests to providers, if there is one.
     pub world: Option<String>,
     /// What the engine may do that loads all inputs: how many at once, and how often again.
@@ -53,13 +66,14 @@ pub struct WarmupConfig {
 }
 
 impl Default for WarmupConfig {
-    /// Three minutes, not strict, the grid. For two minutes after its close nobody knows whether a bar
+    /// Three minutes, not strict, rows without a hole. For two minutes after its close nobody knows whether a bar
     /// without trades exists.
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(180),
             strict: false,
-            period_counts: PeriodCounts::Grid,
+            period_counts: PeriodCounts::default(),
+            holes_allowed: false,
             world: None,
             engine: EngineConfig::default(),
         }
@@ -85,6 +99,13 @@ impl WarmupConfig {
     #[must_use]
     pub fn with_period_counts(mut self, period_counts: PeriodCounts) -> Self {
         self.period_counts = period_counts;
+        self
+    }
+
+    /// Says whether an input is ready, and nodes run, though a bar is missing among its rows.
+    #[must_use]
+    pub fn with_holes_allowed(mut self, allowed: bool) -> Self {
+        self.holes_allowed = allowed;
         self
     }
 
@@ -183,8 +204,15 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
     let mut window = closed_window(interval, now, period);
     let mut filled = complete(stream, window, config).await;
     if let PeriodCounts::Rows { max_lookback } = config.period_counts {
+        let max_lookback = max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK));
         let mut points = period;
-        while filled.present.count(interval) < period as u64 && points < max_lookback {
+        // A bar that is missing may come yet; one that does not exist leaves its place to an older one.
+        let may_have = |filled: &Filled, window: TimeRange| {
+            let missing = RangeSet::from(window).difference(&filled.present).difference(&filled.known_empty);
+            let missing = if config.holes_allowed { 0 } else { missing.count(interval) };
+            filled.present.count(interval) + missing
+        };
+        while may_have(&filled, window) < period as u64 && points < max_lookback {
             points = points.saturating_mul(2).min(max_lookback);
             window = closed_window(interval, now, points);
             let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
@@ -193,11 +221,20 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
     }
     let loaded = load(stream, window, config.deadline, engine).await;
     let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
-    let known_empty = if by_rows { RangeSet::new() } else { filled.known_empty };
+    let known_empty = filled.known_empty;
     let report = stream.cache().write(|cache| {
         cache.note_known_empty(&known_empty);
         let rows = RangeSet::from_sorted_points(cache.view().timestamps().iter().copied(), interval);
-        let missing = RangeSet::from(window).difference(&rows).difference(&known_empty);
+        // Of rows those count that are there: what lies before the oldest one of a full cache is not wanted.
+        let wanted = match cache.oldest().filter(|_| by_rows && cache.len() >= period) {
+            Some(oldest) => {
+                window.intersect(TimeRange::checked(oldest, Timestamp::MAX).unwrap_or(TimeRange::ALL))
+            }
+            None => Some(window),
+        };
+        let wanted = wanted.map(RangeSet::from).unwrap_or_default();
+        let missing = wanted.difference(&rows).difference(&known_empty);
+        let is_full = if by_rows { cache.len() >= period } else { true };
         InputReport {
             key: stream.key().clone(),
             window,
@@ -205,7 +242,7 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
             first: cache.oldest(),
             last: cache.watermark(),
             not_numbers: cache.view().not_numbers(),
-            ready: if by_rows { cache.len() >= period } else { missing.is_empty() },
+            ready: is_full && (missing.is_empty() || (by_rows && config.holes_allowed)),
             known_empty,
             missing,
             elapsed: clock.monotonic().saturating_sub(begun),

@@ -160,13 +160,13 @@ struct Shared<'a> {
 impl Shared<'_> {
     async fn prime(&self, key: SeriesKey, job: Option<&Job>) -> Result<Done> {
         let strategy = self.strategy(&key, job)?;
-        let mut config = WarmupConfig::default();
+        let mut config = WarmupConfig::default().with_holes_allowed(self.args.allow_holes);
         if let Some(deadline) = self.args.deadline {
             config = config.with_deadline(deadline);
         }
         if let Some(max_lookback) = self.args.max_lookback {
             let max_lookback = usize::try_from(max_lookback).unwrap_or(usize::MAX);
-            config = config.with_period_counts(PeriodCounts::Rows { max_lookback });
+            config = config.with_period_counts(PeriodCounts::Rows { max_lookback: Some(max_lookback) });
         }
         let primed = Runner::new().with_warmup(config).prime(strategy).await;
         self.progress.finish(&key);

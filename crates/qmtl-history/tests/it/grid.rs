@@ -184,7 +184,9 @@ fn bars_from_1962_are_bars_like_others() {
     assert_eq!(scene.json(&words("verify", &[]))["rows"], 5);
     let listed = scene.json(&["ls"]);
     assert_eq!(listed["series"][0]["first"], -252_374_400, "{listed}");
-    let ready =
-        scene.json(&words("warmup", &["--period", "2", "--as-of", "1970-01-03", "--max-lookback", "9999"]));
+    let ready = scene.json(&words(
+        "warmup",
+        &["--period", "2", "--as-of", "1970-01-03", "--allow-holes", "--max-lookback", "9999"],
+    ));
     assert_eq!((&ready["bars"], &ready["average"]), (&json!(2), &json!(366.25)), "{ready}");
 }

@@ -88,10 +88,6 @@ impl<'a> CacheView<'a> {
         Ok(Cow::Owned(doubles.iter().map(|value| value.unwrap_or(f64::NAN)).collect()))
     }
 
-    pub(crate) fn cache(&self) -> &'a NodeCache {
-        self.cache
-    }
-
     /// The rows as a canonical batch. This copies `ts` and columns of doubles.
     pub fn to_batch(&self) -> Result<RecordBatch> {
         let fields = self.cache.schema().map_or_else(arrow_schema::Fields::empty, |s| s.fields().clone());

@@ -1,30 +1,37 @@
-//! One compute node at work: it walks the events of a chunk and appends a result at each.
+//! One compute node at work: it walks the moments of a chunk and appends a result at each.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use qmtl_history_api::{Error, Result, TimeRange, Timestamp};
+use qmtl_history_api::{Error, Interval, Result, Timestamp};
 
 use crate::graph::{Compute, ComputeNode, Place, Windows};
-use crate::{Activation, CacheView, NodeCache, Order, Side};
+use crate::{Activation, CacheView, Order, Side};
 
 /// The order in which the rows of all inputs are delivered.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    /// When each event happens, ascending.
-    pub(super) ts: Vec<Timestamp>,
-    /// For every input the numbers of its events.
+    /// When bars close, strictly ascending.
+    pub(super) moments: Vec<Timestamp>,
+    /// For every input the numbers of the moments at which one of its bars closes.
     pub(super) emits: Vec<Vec<u32>>,
     /// For every input how many of its cached rows were delivered before.
     pub(super) before: Vec<usize>,
+    /// For every input with a bar missing, and each of its rows, the oldest row from which on none is.
+    pub(super) runs: Vec<Option<Vec<usize>>>,
 }
 
 impl Chunk {
-    /// A handful of events costs less than a thread.
+    /// A handful of moments costs less than a thread.
     pub(super) fn is_small(&self) -> bool {
-        self.ts.len() < 1_024
+        self.moments.len() < 1_024
+    }
+
+    /// How many rows it delivers.
+    pub(super) fn rows(&self) -> usize {
+        self.emits.iter().map(Vec::len).sum()
     }
 }
 
@@ -34,16 +41,42 @@ pub(super) struct Round<'a> {
     pub(super) chunk: &'a Chunk,
     pub(super) inputs: &'a [CacheView<'a>],
     pub(super) done: &'a [Results],
+    /// Whether a window may have a bar missing.
+    pub(super) holes_allowed: bool,
 }
 
 /// Where a source stands in a chunk.
 struct Feed<'a> {
-    /// The events at which the source has one more row.
+    /// The moments at which the source has one more row.
     emits: &'a [u32],
     /// How many of its rows were there before.
     before: usize,
-    /// The cache, when bars of it are proven not to exist.
-    proven: Option<&'a NodeCache>,
+    holes: Holes<'a>,
+}
+
+/// Where rows do not follow one another.
+#[derive(Clone, Copy)]
+enum Holes<'a> {
+    /// Nowhere, or it does not matter.
+    None,
+    /// For each row the oldest one from which on none is missing.
+    Runs(&'a [usize]),
+    /// The rows before which one is missing, ascending.
+    Breaks(&'a [usize]),
+}
+
+impl Holes<'_> {
+    /// Whether one is missing between the rows.
+    fn are_in(self, rows: &Range<usize>) -> bool {
+        match self {
+            Self::None => false,
+            Self::Runs(runs) => runs[rows.end - 1] > rows.start,
+            Self::Breaks(breaks) => {
+                let behind = breaks.partition_point(|row| *row <= rows.start);
+                breaks.get(behind).is_some_and(|row| *row < rows.end)
+            }
+        }
+    }
 }
 
 pub(super) struct Node {
@@ -54,6 +87,8 @@ pub(super) struct Node {
     source_of: Vec<usize>,
     /// The inputs that it reads, directly or through other nodes.
     pub(super) inputs: Vec<usize>,
+    /// The longest grid on which all bars of these close: that of the node's results.
+    pub(super) interval: Interval,
     pub(super) failed: Option<Error>,
 }
 
@@ -64,8 +99,12 @@ pub(super) struct Node {
 pub(super) struct Results {
     pub(super) ts: Vec<Timestamp>,
     pub(super) values: Vec<f64>,
-    /// The events of the chunk at which the node had a result.
+    /// The moments of the chunk at which the node had a result.
     pub(super) fired: Vec<u32>,
+    /// The results before which the node was silent although it was warm.
+    breaks: Vec<usize>,
+    /// How often it was silent because a bar was missing in a window.
+    pub(super) silenced: u64,
 }
 
 impl Results {
@@ -80,10 +119,10 @@ impl Results {
         self.fired.reserve(rows);
     }
 
-    fn push(&mut self, event: u32, ts: Timestamp, value: f64) {
+    fn push(&mut self, moment: u32, ts: Timestamp, value: f64) {
         self.ts.push(ts);
         self.values.push(value);
-        self.fired.push(event);
+        self.fired.push(moment);
     }
 
     /// Ends the chunk, and forgets all but the newest `keeps` results once that pays.
@@ -93,6 +132,22 @@ impl Results {
         if excess >= keeps.max(self.values.len() / 2) {
             self.values.drain(..excess);
             self.ts.drain(..excess);
+            self.breaks.retain(|row| *row > excess);
+            self.breaks.iter_mut().for_each(|row| *row -= excess);
+        }
+    }
+
+    /// The results of the chunk.
+    pub(super) fn of_chunk(&self) -> impl Iterator<Item = (Timestamp, f64)> {
+        let before = self.before();
+        self.ts[before..].iter().copied().zip(self.values[before..].iter().copied())
+    }
+
+    /// Notes that there is no result where there would be one.
+    fn silence(&mut self) {
+        self.silenced += 1;
+        if self.breaks.last() != Some(&self.values.len()) {
+            self.breaks.push(self.values.len());
         }
     }
 }
@@ -109,7 +164,7 @@ impl Node {
                 })
             })
             .collect();
-        Self { spec, sources, source_of, inputs: Vec::new(), failed: None }
+        Self { spec, sources, source_of, inputs: Vec::new(), interval: Interval::DAY, failed: None }
     }
 
     /// Runs over a chunk, unless the node has failed. A panic fails the node; its results up to
@@ -146,7 +201,7 @@ impl Node {
     }
 
     fn walk(&mut self, own: &mut Results, round: &Round<'_>) -> Result<()> {
-        let Round { chunk, inputs, done } = *round;
+        let Round { chunk, inputs, done, holes_allowed } = *round;
         let feeds: Vec<Feed<'_>> = self
             .sources
             .iter()
@@ -154,14 +209,25 @@ impl Node {
                 Place::Input(input) => Feed {
                     emits: &chunk.emits[input],
                     before: chunk.before[input],
-                    proven: Some(inputs[input].cache()).filter(|cache| cache.has_proofs()),
+                    holes: match &chunk.runs[input] {
+                        Some(runs) if !holes_allowed => Holes::Runs(runs),
+                        _ => Holes::None,
+                    },
                 },
-                Place::Node(node) => {
-                    Feed { emits: &done[node].fired, before: done[node].before(), proven: None }
-                }
+                Place::Node(node) => Feed {
+                    emits: &done[node].fired,
+                    before: done[node].before(),
+                    holes: if done[node].breaks.is_empty() {
+                        Holes::None
+                    } else {
+                        Holes::Breaks(&done[node].breaks)
+                    },
+                },
             })
             .collect();
-        if feeds.iter().all(|feed| feed.emits.is_empty()) {
+        let is_cold = |feed: &Feed<'_>| feed.before + feed.emits.len() < self.spec.window;
+        if feeds.iter().all(|feed| feed.emits.is_empty()) || feeds.iter().any(is_cold) {
+            // An input of which no row has come yet has no columns either.
             return Ok(());
         }
         let columns = self.columns(inputs, done)?;
@@ -170,14 +236,17 @@ impl Node {
             columns: &columns,
             source_of: &self.source_of,
             window: self.spec.window,
-            ts: &chunk.ts,
+            moments: &chunk.moments,
+            interval: self.interval,
             results: own,
         };
         match (&mut self.spec.compute, feeds.as_slice()) {
             (Compute::Slices(compute), [feed]) => walk.by_row(feed, |windows| compute(windows)),
-            (Compute::Slices(compute), _) => walk.by_event(&feeds, |windows| compute(windows)),
-            (Compute::Batch(compute), [feed]) if feed.proven.is_none() => walk.at_once(feed, compute),
-            (Compute::Batch(compute), _) => walk.by_event(&feeds, |windows| {
+            (Compute::Slices(compute), _) => walk.by_moment(&feeds, |windows| compute(windows)),
+            (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
+                walk.at_once(feed, compute)
+            }
+            (Compute::Batch(compute), _) => walk.by_moment(&feeds, |windows| {
                 let mut value = [f64::NAN];
                 compute(windows, &mut value);
                 value[0]
@@ -204,30 +273,30 @@ struct Walk<'a> {
     columns: &'a [&'a [f64]],
     source_of: &'a [usize],
     window: usize,
-    ts: &'a [Timestamp],
+    moments: &'a [Timestamp],
+    interval: Interval,
     results: &'a mut Results,
 }
 
 impl Walk<'_> {
-    /// One call for every event at which the node is warm.
-    fn by_event(&mut self, feeds: &[Feed<'_>], mut compute: impl FnMut(&Windows<'_>) -> f64) {
+    /// One call for every moment at which the node is warm.
+    fn by_moment(&mut self, feeds: &[Feed<'_>], mut compute: impl FnMut(&Windows<'_>) -> f64) {
         let mut next = vec![0; feeds.len()];
         let mut rows: Vec<Range<usize>> = feeds.iter().map(|feed| self.window_at(feed.before)).collect();
-        while let Some(event) = feeds.iter().zip(&next).filter_map(|(feed, at)| feed.emits.get(*at)).min() {
+        while let Some(moment) = feeds.iter().zip(&next).filter_map(|(feed, at)| feed.emits.get(*at)).min() {
             for ((feed, at), rows) in feeds.iter().zip(&mut next).zip(&mut rows) {
-                if feed.emits.get(*at) == Some(event) {
+                if feed.emits.get(*at) == Some(moment) {
                     *at += 1;
                     *rows = self.window_at(feed.before + *at);
                 }
             }
-            let warm = |(feed, rows): (&Feed<'_>, &Range<usize>)| {
-                rows.len() == self.window || feed.is_whole(rows, self.window)
-            };
-            if feeds.iter().zip(&rows).all(warm) {
-                let ts = self.ts[*event as usize];
-                let value =
-                    compute(&Windows { columns: self.columns, source_of: self.source_of, rows: &rows, ts });
-                self.push(*event, value);
+            if rows.iter().all(|rows| rows.len() == self.window) {
+                if feeds.iter().zip(&rows).any(|(feed, rows)| feed.holes.are_in(rows)) {
+                    self.results.silence();
+                } else {
+                    let value = compute(&self.windows(*moment, &rows));
+                    self.push(*moment, value);
+                }
             }
         }
     }
@@ -235,35 +304,29 @@ impl Walk<'_> {
     /// One call for every row of the only source at which the node is warm.
     fn by_row(&mut self, feed: &Feed<'_>, mut compute: impl FnMut(&Windows<'_>) -> f64) {
         self.results.reserve(feed.emits.len());
-        for (nth, event) in feed.emits.iter().enumerate() {
+        for (nth, moment) in feed.emits.iter().enumerate() {
             let rows = self.window_at(feed.before + nth + 1);
-            if rows.len() == self.window || feed.is_whole(&rows, self.window) {
-                let ts = self.ts[*event as usize];
-                let rows = std::slice::from_ref(&rows);
-                let value = compute(&Windows { columns: self.columns, source_of: self.source_of, rows, ts });
-                self.results.push(*event, ts, value);
+            if rows.len() < self.window {
+                continue;
+            }
+            if feed.holes.are_in(&rows) {
+                self.results.silence();
+            } else {
+                let value = compute(&self.windows(*moment, std::slice::from_ref(&rows)));
+                self.push(*moment, value);
             }
         }
     }
 
-    /// One call for all events of the only source at which the node is warm.
+    /// One call for all moments of the only source at which the node is warm.
     fn at_once(&mut self, feed: &Feed<'_>, compute: &mut dyn FnMut(&Windows<'_>, &mut [f64])) {
         let cold = (self.window - 1).saturating_sub(feed.before);
         let Some(warm) = feed.emits.get(cold..).filter(|warm| !warm.is_empty()) else { return };
         let rows = feed.before + cold + 1 - self.window..feed.before + feed.emits.len();
         let mut values = vec![f64::NAN; warm.len()];
-        let ts = self.ts[warm[warm.len() - 1] as usize];
-        compute(
-            &Windows {
-                columns: self.columns,
-                source_of: self.source_of,
-                rows: std::slice::from_ref(&rows),
-                ts,
-            },
-            &mut values,
-        );
-        for (event, value) in warm.iter().zip(values) {
-            self.push(*event, value);
+        compute(&self.windows(warm[warm.len() - 1], std::slice::from_ref(&rows)), &mut values);
+        for (moment, value) in warm.iter().zip(values) {
+            self.push(*moment, value);
         }
     }
 
@@ -271,27 +334,18 @@ impl Walk<'_> {
         rows.saturating_sub(self.window)..rows
     }
 
-    fn push(&mut self, event: u32, value: f64) {
-        self.results.push(event, self.ts[event as usize], value);
+    fn windows<'a>(&'a self, moment: u32, rows: &'a [Range<usize>]) -> Windows<'a> {
+        let (columns, source_of) = (self.columns, self.source_of);
+        Windows { columns, source_of, rows, moment: self.moments[moment as usize], ts: self.opening(moment) }
     }
-}
 
-impl Feed<'_> {
-    /// True when the rows, fewer than the window, and the bars proven not to exist fill it.
-    fn is_whole(&self, rows: &Range<usize>, window: usize) -> bool {
-        self.proven.is_some_and(|cache| {
-            let view = cache.view();
-            let Some(newest) = rows.end.checked_sub(1).map(|row| view.timestamps()[row]) else {
-                return false;
-            };
-            let interval = cache.key().interval;
-            let steps = i64::try_from(window - 1).unwrap_or(i64::MAX);
-            let oldest = steps
-                .checked_mul(-interval.as_micros())
-                .and_then(|micros| newest.checked_add_micros(micros))
-                .unwrap_or(Timestamp::MIN);
-            let proofs = TimeRange::checked(oldest, newest).map_or(0, |span| cache.proofs_within(span));
-            rows.len() as u64 + proofs >= window as u64
-        })
+    /// When the bar opens that a result at this moment is.
+    fn opening(&self, moment: u32) -> Timestamp {
+        let moment = self.moments[moment as usize];
+        moment.checked_add_micros(-self.interval.as_micros()).unwrap_or(Timestamp::MIN)
+    }
+
+    fn push(&mut self, moment: u32, value: f64) {
+        self.results.push(moment, self.opening(moment), value);
     }
 }

@@ -95,6 +95,7 @@ fn fed_one_by_one(a: &[u32], b: &[u32]) -> Vec<(Vec<Timestamp>, Vec<f64>)> {
         for (bar, input) in events {
             pipeline.feed(&key(input, "1m"), minute(bar), &closes(&[bar])).await.unwrap();
         }
+        pipeline.finish().await.unwrap();
     });
     all_results(&pipeline)
 }
@@ -104,7 +105,7 @@ fn a_node_sees_its_window_and_no_bar_of_the_future() {
     let stream = input("a", 10);
     load(&stream, &[1, 2, 4, 8]);
     let strategy = Strategy::builder().input(stream).node(moving_average("ma", 3, key("a", "1m"), "close"));
-    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    let mut pipeline = Pipeline::new(strategy.build().unwrap()).with_holes_allowed(true);
     assert!(!pipeline.is_warm(&id("ma")));
     let replayed = pipeline.replay().unwrap();
     assert_eq!(replayed, Replayed { bars: 4, results: 2 });
@@ -120,25 +121,98 @@ fn a_node_sees_its_window_and_no_bar_of_the_future() {
     );
 }
 
-#[test]
-fn bars_of_one_time_come_in_the_order_of_the_inputs() {
+/// What a node of two inputs has seen at each moment.
+fn seen_of(one: StreamInput, two: StreamInput) -> Vec<(Timestamp, f64, f64)> {
     let seen: Arc<Mutex<Vec<(Timestamp, f64, f64)>>> = Arc::default();
     let log = Arc::clone(&seen);
     let both = ComputeNode::slices(id("both"), 1, move |w| {
-        log.lock().unwrap().push((w.ts(), w.f64(0)[0], w.f64(1)[0]));
+        log.lock().unwrap().push((w.moment(), w.f64(0)[0], w.f64(1)[0]));
         0.0
     });
+    let node = both.reads(&one, "close").reads(&two, "close");
+    let strategy = Strategy::builder().input(one).input(two).node(node);
+    Pipeline::new(strategy.build().unwrap()).replay().unwrap();
+    std::mem::take(&mut *seen.lock().unwrap())
+}
+
+#[test]
+fn bars_that_close_together_are_seen_together() {
     let (one, two) = (input("z", 5), input("a", 5));
     load(&one, &[1, 2, 4]);
     load(&two, &[1, 3, 4]);
+    let expected = [(1, 1, 1), (2, 2, 1), (3, 2, 3), (4, 4, 3 + 1)];
+    let expected = expected.map(|(ts, a, b)| (minute(ts + 1), f64::from(a), f64::from(b)));
+    assert_eq!(seen_of(one, two), expected);
+}
+
+#[test]
+fn a_bar_of_an_hour_is_seen_when_it_closes() {
+    let hours = StreamInput::builder("h").interval("1h").period(5).build().unwrap();
+    let of_hours: Vec<_> = (0..2).map(|index| bar(&key("h", "1h"), index)).collect();
+    let values: ArrayRef = Arc::new(Float64Array::from(vec![100.0, 200.0]));
+    hours.cache().write(|cache| cache.backfill_bulk(&batch(&of_hours, [("close", values)]))).unwrap();
+    let minutes = input("m", 200);
+    load(&minutes, &(0..130).collect::<Vec<_>>());
+    let seen = seen_of(minutes, hours);
+    assert_eq!(seen.len(), 130 - 59, "before the first hour has closed there is none to see");
+    for ((moment, minute_bar, hour_bar), index) in seen.into_iter().zip(59..) {
+        assert_eq!((moment, minute_bar), (minute(index + 1), f64::from(index)));
+        assert_eq!(hour_bar, if moment < minute(120) { 100.0 } else { 200.0 }, "{moment}");
+    }
+}
+
+#[tokio::test]
+async fn two_inputs_are_one_firing_one_record_and_one_order_a_minute() {
+    let taken = Taken::default();
+    let service = Arc::new(EventRecorderService::new(taken.clone()));
+    let (sender, orders) = std::sync::mpsc::channel();
+    let activation = Activation::new(Arc::new(ManualClock::new(start())));
+    activation.set_mode(Mode::Live, Duration::MAX);
+    activation.set_side(Side::Long, SideState::ACTIVE, Duration::MAX);
+    // BTC closes at m and ETH at m/2.
+    let spread = ComputeNode::slices(id("spread"), 1, |w| 2.0f64.mul_add(-w.f64(1)[0], w.f64(0)[0]))
+        .reads(key("btc", "1m"), "close")
+        .reads(key("eth", "1m"), "close")
+        .recorded_by(Arc::clone(&service))
+        .orders_to(move |order| sender.send(order.ts).unwrap());
+    let mut updates = 0.0;
+    let stateful = ComputeNode::slices(id("count"), 1, move |_| {
+        updates += 1.0;
+        updates
+    });
     let strategy = Strategy::builder()
-        .input(one)
-        .input(two)
-        .node(both.reads(key("z", "1m"), "close").reads(key("a", "1m"), "close"));
-    Pipeline::new(strategy.build().unwrap()).replay().unwrap();
-    let expected = [(1, 1, 1), (2, 2, 1), (3, 2, 3), (4, 4, 3), (4, 4, 4)];
-    let expected = expected.map(|(ts, a, b)| (minute(ts), f64::from(a), f64::from(b)));
-    assert_eq!(*seen.lock().unwrap(), expected);
+        .input(input("btc", 1))
+        .input(input("eth", 1))
+        .node(spread.keeps(9))
+        .node(stateful.reads(id("spread"), VALUE));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap()).with_activation(activation);
+    for m in 1..=4u32 {
+        let half: ArrayRef = Arc::new(Float64Array::from(vec![f64::from(m) / 2.0]));
+        let fed = pipeline.feed(&key("btc", "1m"), minute(m), &closes(&[m])).await.unwrap();
+        assert_eq!((fed.bars, fed.results), (0, 0), "it waits for the other one");
+        let half = batch(&[minute(m)], [("close", half)]);
+        let fed = pipeline.feed(&key("eth", "1m"), minute(m), &half).await.unwrap();
+        assert_eq!((fed.bars, fed.results), (2, 2));
+    }
+    service.shutdown().await.unwrap();
+    let expected: Vec<_> = (1..=4).map(|m| ("spread".to_owned(), minute(m), 0.0)).collect();
+    assert_eq!(*taken.0.lock().unwrap(), expected);
+    assert_eq!(orders.try_iter().count(), 0, "a spread of nothing is no signal");
+    assert_eq!(pipeline.results(&id("count")).unwrap().1.last(), Some(&4.0));
+    assert_eq!((pipeline.given_up(), pipeline.moment()), (&[][..], Some(minute(5))));
+}
+
+#[test]
+fn a_result_is_a_bar_of_the_longest_grid_on_which_its_inputs_close() {
+    let grid = |intervals: &[&str]| {
+        common_grid(intervals.iter().map(|text| text.parse().unwrap())).unwrap().to_string()
+    };
+    assert_eq!(grid(&["1m"]), "1m");
+    assert_eq!(grid(&["1m", "1h"]), "1m");
+    assert_eq!(grid(&["2m", "3m"]), "1m");
+    assert_eq!(grid(&["1h", "1h+30m"]), "30m");
+    assert_eq!(grid(&["1h+30m", "1d+30m"]), "1h+30m");
+    assert_eq!(grid(&["1w", "1d"]), "1d");
 }
 
 proptest! {
@@ -198,10 +272,10 @@ async fn late_and_double_bars_are_counted_and_not_delivered_again() {
     let mut pipeline = Pipeline::new(strategy.build().unwrap());
     pipeline.replay().unwrap();
     let mut feed = async |bar| pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
-    assert_eq!(feed(3).await, Fed { appended: Appended::Replaced, results: 0 });
-    assert_eq!(feed(5).await, Fed { appended: Appended::New, results: 1 });
-    assert_eq!(feed(4).await, Fed { appended: Appended::Late, results: 0 });
-    assert_eq!(feed(5).await, Fed { appended: Appended::Duplicate, results: 0 });
+    assert_eq!(feed(3).await, Fed { appended: Appended::Replaced, bars: 0, results: 0 });
+    assert_eq!(feed(5).await, Fed { appended: Appended::New, bars: 1, results: 1 });
+    assert_eq!(feed(4).await, Fed { appended: Appended::Late, bars: 0, results: 0 });
+    assert_eq!(feed(5).await, Fed { appended: Appended::Duplicate, bars: 0, results: 0 });
     assert_eq!(pipeline.late_bars(), LateBars { late: 2, duplicate: 1 });
     assert_eq!(pipeline.results(&id("ma")).unwrap().1, [1.0, 2.0, 3.0, 5.0]);
     let cached = pipeline.inputs()[0].cache().read(|cache| cache.view().timestamps().to_vec());
@@ -277,15 +351,32 @@ fn a_null_reads_as_nan() {
 }
 
 #[test]
-fn bars_proven_not_to_exist_fill_a_window() {
-    let stream = input("a", 5);
-    load(&stream, &[1, 2, 5]);
-    let gap = TimeRange::new(minute(3), minute(5)).unwrap();
+fn a_window_is_rows_and_only_a_missing_bar_silences_its_node() {
+    let stream = input("a", 10);
+    // Bar 4 is proven not to exist, bar 7 is missing.
+    load(&stream, &[1, 2, 3, 5, 6, 8, 9, 10]);
+    let gap = TimeRange::new(minute(4), minute(5)).unwrap();
     stream.cache().write(|cache| cache.note_known_empty(&RangeSet::from(gap)));
-    let strategy = Strategy::builder().input(stream).node(moving_average("ma", 5, key("a", "1m"), "close"));
-    let mut pipeline = Pipeline::new(strategy.build().unwrap());
-    pipeline.replay().unwrap();
-    assert_eq!(pipeline.results(&id("ma")).unwrap(), (&[minute(5)][..], &[8.0 / 3.0][..]));
+    let build = |allowed| {
+        let strategy = Strategy::builder()
+            .input(stream.clone())
+            .node(moving_average("ma", 3, key("a", "1m"), "close"))
+            .node(moving_average_batch("batch", 3, "a"))
+            .node(moving_average("of-ma", 2, id("ma"), VALUE));
+        let mut pipeline = Pipeline::new(strategy.build().unwrap()).with_holes_allowed(allowed);
+        pipeline.replay().unwrap();
+        let times = |node| pipeline.results(&id(node)).unwrap().0.to_vec();
+        let silenced = ["ma", "batch", "of-ma"].map(|node| pipeline.silenced(&id(node)).unwrap());
+        (times("ma"), times("batch"), times("of-ma"), silenced)
+    };
+    let (ma, batch, of_ma, silenced) = build(false);
+    assert_eq!(ma, [3, 5, 6, 10].map(minute), "three bars with none missing between them");
+    assert_eq!(batch, ma);
+    assert_eq!(of_ma, [5, 6].map(minute), "nor is a window of results one across a silence");
+    assert_eq!(silenced, [2, 2, 1]);
+    let (ma, batch, of_ma, silenced) = build(true);
+    assert_eq!(ma, [3, 5, 6, 8, 9, 10].map(minute));
+    assert_eq!((batch, of_ma.len(), silenced), (ma, 5, [0; 3]));
 }
 
 #[derive(Clone, Debug, Default)]
@@ -436,3 +527,5 @@ async fn a_panicking_order_fails_its_node_by_name() {
     assert_eq!(failures, ["a compute node panicked (node_id: signal, panic: no broker)"]);
     assert_eq!(pipeline.results(&id("first")).unwrap().1.last(), Some(&4.0), "the others go on");
 }
+
+mod truth;

@@ -361,7 +361,7 @@ async fn strict_mode_names_what_is_missing() {
 }
 
 #[tokio::test]
-async fn bars_proven_not_to_exist_count_as_there() {
+async fn bars_proven_not_to_exist_leave_their_place_to_older_ones() {
     let clock = clock_in(100);
     let key = key("btc", "1m");
     let present: RangeSet = [span(&key, 0, 90), span(&key, 92, 98)].into_iter().collect();
@@ -370,7 +370,7 @@ async fn bars_proven_not_to_exist_count_as_there() {
         let stream = stream(20, &clock, Provider::new(&clock, &store(), fetcher).able(able));
         let config = WarmupConfig::default().with_strict(true);
         let report = prime(&stream, &clock, &config).await.unwrap();
-        assert_eq!(report.inputs[0].bars, 16);
+        assert_eq!((report.inputs[0].bars, report.inputs[0].first), (20, Some(bar(&key, 76))));
         assert_eq!(report.inputs[0].known_empty.count(key.interval), 4);
         assert!(stream.cache().read(NodeCache::is_ready));
         assert!(!stream.cache().read(NodeCache::has_missing_bars));
@@ -399,13 +399,38 @@ async fn rows_are_looked_for_further_back() {
     let prime_rows = async |max_lookback| {
         let fetcher = FakeFetcher::new("fake").punctual().with_bars_in(present.clone());
         let stream = stream(10, &clock, Provider::new(&clock, &store(), fetcher));
-        let config = WarmupConfig::default().with_period_counts(PeriodCounts::Rows { max_lookback });
+        let counts = PeriodCounts::Rows { max_lookback: Some(max_lookback) };
+        let config = WarmupConfig::default().with_period_counts(counts);
         prime(&stream, &clock, &config).await.unwrap().inputs.remove(0)
     };
     let near = prime_rows(50).await;
     assert_eq!((near.ready, near.bars, near.window), (false, 5, span(&key, 950, 1_000)));
     let far = prime_rows(200).await;
     assert_eq!((far.ready, far.bars, far.first), (true, 10, Some(bar(&key, 940))));
+}
+
+#[tokio::test]
+async fn the_grid_counts_where_that_is_chosen_and_holes_where_they_are_allowed() {
+    let (clock, key) = (clock_in(100), key("btc", "1m"));
+    // Bars 90 and 91 do not exist.
+    let present: RangeSet = [span(&key, 0, 90), span(&key, 92, 100)].into_iter().collect();
+    let fetcher = FakeFetcher::new("fake").punctual().with_bars_in(present.clone());
+    let stream_of_all = stream(20, &clock, Provider::new(&clock, &store(), fetcher));
+    let config = WarmupConfig::default().with_period_counts(PeriodCounts::Grid);
+    let report = prime(&stream_of_all, &clock, &config).await.unwrap();
+    assert_eq!((report.is_ready(), report.inputs[0].bars), (true, 18));
+    // Nobody says that they do not exist.
+    let store = store();
+    store.write_rows(&WriteRequest::new(key.clone()), sparse_bars(&key, &present)).await.unwrap();
+    for (allowed, ready) in [(false, false), (true, true)] {
+        let provider = Provider::new(&clock, &store, FakeFetcher::new("fake"));
+        let able = ProviderCapabilities::fetch_only().with_coverage(true);
+        let stream = stream(20, &clock, provider.able(able));
+        let config = WarmupConfig::default().with_holes_allowed(allowed);
+        let report = prime(&stream, &clock, &config).await.unwrap();
+        let missing = report.inputs[0].missing.count(key.interval);
+        assert_eq!((report.is_ready(), missing), (ready, 2), "{report:?}");
+    }
 }
 
 #[tokio::test]
@@ -418,7 +443,7 @@ async fn a_second_warm_up_asks_no_source_for_what_is_known_to_be_empty() {
         let stream = stream(20, &clock, provider.with_clock(clock.clone()));
         let report = prime(&stream, &clock, &WarmupConfig::default()).await.unwrap();
         assert!(report.is_ready());
-        assert_eq!(fetcher.requests().len(), 1);
+        assert_eq!(fetcher.requests().len(), 2, "for the period, and for as much before it");
     }
 }
 
