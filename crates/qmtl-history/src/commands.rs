@@ -126,13 +126,18 @@ impl<'a> Asked<'a> {
     }
 
     /// Every series of the store when none was named.
-    async fn targets(self, backend: &dyn HistoryBackend, clock: &dyn Clock) -> Result<Targets> {
+    async fn targets(self, store: &Store, context: &Context) -> Result<Targets> {
         let one = self.named.as_ref().is_some_and(|keys| keys.len() == 1);
         let (keys, damaged) = match self.named {
             Some(keys) => (keys, Vec::new()),
-            None => listed(backend).await?,
+            None => listed(&**store).await?,
         };
-        let (span, now) = (self.args.range.span()?, clock.now());
+        if keys.is_empty() && damaged.is_empty() {
+            context
+                .console
+                .note(format!("the store {} has no series yet; is it the right one?", store.shown()));
+        }
+        let (span, now) = (self.args.range.span()?, context.clock.now());
         let list = keys
             .into_iter()
             .map(|key| Ok(Target { range: span.resolve(key.interval, now)?, key }))
@@ -187,6 +192,23 @@ fn tell_damaged<T>(entries: &[Entry<T>], context: &Context) -> Outcome {
     let damaged: Vec<_> = entries.iter().filter_map(Entry::damaged).collect();
     damaged.iter().for_each(|damaged| context.console.error(damaged.message()));
     if damaged.is_empty() { Outcome::Done } else { Outcome::Failed }
+}
+
+/// Tells of damaged folders where one of these series has no rows yet: it may be one of them.
+async fn warn_of_damage(
+    store: &Store,
+    keys: impl Iterator<Item = &SeriesKey>,
+    console: &Console,
+) -> Result<()> {
+    for key in keys {
+        if matches!(store.revision(key).await, Ok(None)) {
+            for damaged in listed(&**store).await?.1 {
+                console.warn(format!("{key} has no rows; perhaps this is it: {}", damaged.message()));
+            }
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Fails when nothing of the series was ever written. What cannot be told is left to the read that follows.

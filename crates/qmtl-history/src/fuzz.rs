@@ -36,6 +36,9 @@ fn check_error(error: &Error) {
 fn lists() {
     bolero::check!(name = "lists").with_iterations(0).for_each(|bytes: &[u8]| {
         let list = String::from_utf8_lossy(bytes);
+        if holds_canary(&list) {
+            return;
+        }
         let read = series::parse(&list, Path::new("/nowhere"));
         if let Err(error) = read.and_then(|wanted| series::told_apart(&wanted)) {
             check_error(&error);

@@ -101,9 +101,10 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     // A runtime that cannot start its second thread waits for its first one, for ever; and one that cannot start a
     // thread for work on files panics when there is some.
-    can_start(cores + 1)?;
+    let blocking = (2 * cores).max(4);
+    can_start(cores + blocking)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().max_blocking_threads((2 * cores).max(4));
+    builder.enable_all().max_blocking_threads(blocking);
     // A thread that the system refuses is a panic there, and nothing that it says helps the user.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -152,6 +153,10 @@ fn plain(arg: &OsString) -> String {
 /// Answers arguments that do not parse, or that ask for help or the version.
 fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
     match error.kind() {
+        ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return Outcome::Usage;
+        }
         ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
             return match error.print() {
                 Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Outcome::Failed,

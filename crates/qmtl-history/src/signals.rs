@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qmtl_history_api::{Clock, StopSignal};
 use tokio::sync::watch;
 
 use crate::outcome::Outcome;
+
+/// Signals that follow one another more closely are one wish.
+const ONE_WISH: Duration = Duration::from_millis(200);
 
 /// How long a fill may take to store what has come, after the second that everything has.
 const FILL_ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -27,8 +30,13 @@ impl Signals {
         let (count, received) = watch::channel(0);
         let mut next = Next::register();
         tokio::spawn(async move {
+            let mut last: Option<Instant> = None;
             while next.wait().await {
-                count.send_modify(|count| *count += 1);
+                // What sends a signal to a process and to its group means one.
+                if last.is_none_or(|last| last.elapsed() >= ONE_WISH) {
+                    count.send_modify(|count| *count += 1);
+                }
+                last = Some(Instant::now());
             }
         });
         Self { heard: received, are_taken: Arc::default() }
@@ -85,7 +93,8 @@ struct Next(Vec<tokio::signal::unix::Signal>);
 impl Next {
     fn register() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        Self([SignalKind::interrupt(), SignalKind::terminate()].into_iter().flat_map(signal).collect())
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        Self(kinds.into_iter().flat_map(signal).collect())
     }
 
     /// False when no signal can come any more.
@@ -133,6 +142,18 @@ mod tests {
         signals.asked().await;
         let mut second = std::pin::pin!(signals.asked_times(2));
         assert!(futures::poll!(&mut second).is_pending());
+        // What follows at once is the same wish.
+        let heard = Instant::now();
+        terminate();
+        delivered.recv().await.unwrap();
+        while heard.elapsed() < ONE_WISH {
+            assert!(futures::poll!(&mut second).is_pending());
+            tokio::task::yield_now().await;
+        }
+        let told = Instant::now();
+        while told.elapsed() < ONE_WISH {
+            tokio::task::yield_now().await;
+        }
         terminate();
         second.await;
     }

@@ -118,11 +118,14 @@ impl Store {
         self.files.is_some()
     }
 
-    /// Whether a file of this name, which need not be there yet, would stand among those of the store.
+    /// Whether a file of this name, which need not be there yet, would stand among those of this store or of another one.
     pub(crate) fn would_hold(&self, file: &Path) -> bool {
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = self.folder.as_deref().and_then(|folder| folder.canonicalize().ok());
-        folder.zip(parent.canonicalize().ok()).is_some_and(|(folder, parent)| parent.starts_with(folder))
+        let Ok(parent) = parent.canonicalize() else { return false };
+        let own = self.folder.as_deref().and_then(identity);
+        // A folder may have several names, by mounts. A partition is three folders below the store.
+        parent.ancestors().any(|folder| own.is_some() && identity(folder) == own)
+            || parent.ancestors().take(3).any(|folder| folder.join("_series.json").exists())
     }
 
     /// The backend, for whoever keeps it longer than this.
@@ -163,6 +166,17 @@ impl Deref for Store {
     fn deref(&self) -> &Self::Target {
         &*self.backend
     }
+}
+
+/// What a folder is, whatever it is called.
+fn identity(folder: &Path) -> Option<impl PartialEq + use<>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(folder).ok().map(|meta| (meta.dev(), meta.ino()))
+    }
+    #[cfg(not(unix))]
+    folder.canonicalize().ok()
 }
 
 /// The option that names a store so. An address with a password is not repeated: the variable names it.

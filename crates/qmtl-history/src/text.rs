@@ -85,23 +85,55 @@ static GIVEN: OnceLock<Vec<(String, String)>> = OnceLock::new();
 /// Takes in the words of the command line. Only the first call of a process counts.
 pub(crate) fn learn_secrets<'a>(words: impl Iterator<Item = Cow<'a, str>>) {
     let mut given = Vec::new();
+    let mut is_name = false;
     for word in words {
-        let begins = |at: usize| begins_address(&word[..at], &word[at + 1..]);
-        let Some((colon, _)) = word.match_indices(':').find(|(at, _)| begins(*at)) else { continue };
-        let before = word[..colon].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
-        let address = &word[before..];
-        let shown = clean(address, |_, rest| rest.len());
-        if shown != address {
-            let one_line = address.replace('\n', "\\n");
-            let debug = address.escape_debug().to_string();
-            let quoted =
-                [for_terminal(&one_line), for_terminal(address), one_line, debug, address.to_owned()];
-            given.extend(quoted.map(|quoted| (quoted, shown.clone())));
+        let (option, value) = match word.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => (option, value),
+            _ => ("", &*word),
+        };
+        // The id of a node may look like a user and a password.
+        let is_id = NAMES.contains(&option) || (is_name && option.is_empty());
+        if !is_id {
+            learn(value, &mut given);
         }
+        is_name = NAMES.contains(&&*word);
     }
     // What holds another one comes first.
     given.sort_by_key(|(quoted, _)| std::cmp::Reverse(quoted.len()));
     let _ = GIVEN.set(given);
+}
+
+/// Options whose values are names.
+const NAMES: [&str; 3] = ["--node", "--symbol", "--product"];
+
+/// A password is replaced wherever it stands when it has at least as many letters: a shorter one is part of words.
+const LONG_PASSWORD: usize = 6;
+
+/// Takes in the address in a word, also where its scheme or the colon behind that was forgotten.
+fn learn(word: &str, given: &mut Vec<(String, String)>) {
+    let begins = |at: usize| begins_address(&word[..at], &word[at + 1..]);
+    let found = match word.match_indices(':').find(|(at, _)| begins(*at)) {
+        Some((colon, _)) => {
+            let before = word[..colon].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
+            let address = &word[before..];
+            Some((address, clean(address, |_, rest| rest.len())))
+        }
+        None => {
+            let place = word.strip_prefix("file:").unwrap_or(word);
+            let has_user = |user: &str| user.contains(':');
+            let (user, host) = place.rsplit_once('@').unwrap_or_default();
+            has_user(user).then(|| (place, format!("***@{host}")))
+        }
+    };
+    let Some((address, shown)) = found.filter(|(address, shown)| address != shown) else { return };
+    let one_line = address.replace('\n', "\\n");
+    let debug = address.escape_debug().to_string();
+    let quoted = [for_terminal(&one_line), for_terminal(address), one_line, debug, address.to_owned()];
+    given.extend(quoted.map(|quoted| (quoted, shown.clone())));
+    let password = address.rsplit_once('@').and_then(|(user, _)| user.rsplit_once(':'));
+    if let Some((_, password)) = password.filter(|(_, password)| password.len() >= LONG_PASSWORD) {
+        given.push((password.to_owned(), "***".to_owned()));
+    }
 }
 
 /// A text without the users, passwords and queries of the addresses in it, wherever it comes from: an error, a log
@@ -114,7 +146,24 @@ pub(crate) fn without_secrets(text: &str) -> String {
             text = Cow::Owned(text.replace(quoted, shown));
         }
     }
-    clean(&text, end_of_address)
+    without_passwords(clean(&text, end_of_address))
+}
+
+/// The text without what stands behind `password=`.
+fn without_passwords(text: String) -> String {
+    const NAME: &str = "password=";
+    if !text.contains(NAME) {
+        return text;
+    }
+    let mut parts = text.split(NAME);
+    let mut hidden = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c.is_whitespace() || "&;)'\"`".contains(c)).unwrap_or(part.len());
+        hidden.push_str(NAME);
+        hidden.push_str(if end == 0 { "" } else { "***" });
+        hidden.push_str(&part[end..]);
+    }
+    hidden
 }
 
 /// The same where an address ends as `end_of` says, of what stands before it and from it on.
@@ -175,6 +224,8 @@ fn without_secret(address: &str) -> String {
         // A password with a question mark, or a query with an @: either may be on either side.
         Some((before, _)) if before.contains(['?', '#']) => return format!("{slashes}***"),
         Some((_, place)) => ("***@", place),
+        // What stands where a port does and is no number is a password whose host was forgotten.
+        None if has_odd_port(place) => return format!("{slashes}***"),
         None => ("", place),
     };
     let (place, query) = place.split_once(['?', '#']).unwrap_or((place, ""));
@@ -194,6 +245,17 @@ fn without_secret(address: &str) -> String {
         }
     };
     format!("{slashes}{hidden}{place}{query}")
+}
+
+/// Whether what follows the host of an address is no port.
+fn has_odd_port(place: &str) -> bool {
+    let authority = place.split(['/', '?', '#']).next().unwrap_or_default();
+    let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    let port = behind_host
+        .split_once(':')
+        .map(|(_, port)| port.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()));
+    // Our own texts say `host:port`.
+    port.is_some_and(|port| port.chars().any(|c| !c.is_ascii_digit()) && !port.eq_ignore_ascii_case("port"))
 }
 
 /// `2024-01-01T00:01:07Z, 7s after 00:01:00Z`, or before the next point of the grid where that is nearer.
@@ -358,6 +420,9 @@ mod tests {
             ("value 'http://a:x'P W'@b' for", "value 'http://***@b' for"),
             ("(url: \"http://h/?k=`PW x\")", "(url: \"http://h/?***\")"),
             ("questdb://h/q?password=PW", "questdb://h/q?***"),
+            ("questdb://u:PW and", "questdb://*** and"),
+            ("(at http://[::1]:80), (at http://h:1): x", "(at http://[::1]:80), (at http://h:1): x"),
+            ("host=h user=u password=PW dbname=q", "host=h user=u password=*** dbname=q"),
             ("(location: http://h/a?k=PW): no", "(location: http://h/a?***): no"),
             ("value \"http://a:x\\\" PW@b\" for", "value \"http://***@b\" for"),
             ("two: http://a:PW@b, https://c:PW@d.", "two: http://***@b, https://***@d."),
@@ -372,8 +437,18 @@ mod tests {
     #[test]
     fn what_was_typed_is_known_wherever_it_is_quoted_and_however_it_is_spelled() {
         // One of a process, so one test has them all.
-        let words =
-            ["--nodes=questdb://u:P' X PW@h/q", "file:http://a:\"P W@b", "s3://k:a\nPW@b", "plain:x", "a@b"];
+        let words = [
+            "--nodes=questdb://u:P' X PW@h/q",
+            "file:http://a:\"P W@b",
+            "s3://k:a\nPW@b",
+            "plain:x",
+            "a@b",
+            "--node",
+            "a:b@c",
+            "--symbol=a:b@c=x:y@z",
+            "file:we@ird:x.csv",
+            "mysql:root:sesame@host",
+        ];
         learn_secrets(words.into_iter().map(Cow::Borrowed));
         for (text, shown) in [
             ("no list questdb://u:P' X PW@h/q here", "no list questdb://***@h/q here"),
@@ -381,7 +456,8 @@ mod tests {
             ("file:http://a:\"P W@b is not", "file:http://***@b is not"),
             ("\"http://a:\\\"P W@b\"", "\"http://***@b\""),
             ("s3://k:a\\nPW@b and s3://k:a\nPW@b", "s3://***@b and s3://***@b"),
-            ("plain:x a@b", "plain:x a@b"),
+            ("plain:x a@b a:b@c x:y@z we@ird:x.csv", "plain:x a@b a:b@c x:y@z we@ird:x.csv"),
+            ("no source mysql:root:sesame@host: bad password sesame", "no source ***@host: bad password ***"),
         ] {
             assert_eq!(without_secrets(text), shown);
         }

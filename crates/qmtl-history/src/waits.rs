@@ -36,6 +36,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(25);
 const PAUSES_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// A pause that is shorter is hardly noticed the first time.
 const SHORT: Duration = Duration::from_secs(2);
+/// Nothing that takes no longer is told of.
+const SHORTEST: Duration = Duration::from_millis(800);
 /// A store that takes longer is told of.
 const LONG: Duration = Duration::from_secs(3);
 
@@ -139,7 +141,8 @@ impl Waits {
     /// Does some work, and tells what is waited for as long as that takes.
     pub(crate) async fn during<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        let mut patience = self.left(None).map_or(LONG, |left| LONG.min(left / 2));
+        // Where there is little time, half of it is long; what is left of a command that is ending tells nothing.
+        let mut patience = self.left(None).map_or(LONG, |left| LONG.min((left / 2).max(SHORTEST)));
         loop {
             match select(&mut work, pin!(TokioClock::new().sleep(patience))).await {
                 Either::Left((done, _)) => return done,

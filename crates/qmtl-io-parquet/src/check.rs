@@ -10,14 +10,19 @@ use crate::error;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX, is_odd_commit};
 use crate::state::Snapshot;
 use crate::store::Store;
-use crate::tree::stray;
+use crate::tree::{in_the_way, stray};
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
     pub(crate) fn check(&self, key: &SeriesKey) -> Result<Vec<Finding>> {
         let series = self.series_folder(key)?;
         let mut findings = unfit(self, &series)?;
-        let partitions = self.partitions(&series, TimeRange::ALL)?;
+        let partitions = match self.partitions(&series, TimeRange::ALL) {
+            Ok(partitions) => partitions,
+            // Where one of them does not fit, which is told of already, nothing counts.
+            Err(_) if !findings.is_empty() => return Ok(findings),
+            Err(error) => return Err(error),
+        };
         let columns = match self.columns(&series) {
             Ok(columns) => Some(columns.schema),
             Err(error) => {
@@ -75,10 +80,17 @@ fn check_rows(series: &SeriesFolder, snapshot: &Snapshot, columns: Option<&Schem
 /// What nobody reads: unfinished files, and folders and commits that were renamed.
 fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     let told = |path: PathBuf| Finding::new(&path, Problem::Damaged(stray(&path)));
-    let strays = store.stray_partitions(series.key.interval, &series.interval())?;
+    let (strays, obstacles) = store.unfit_partitions(series.key.interval, &series.interval())?;
     let mut findings: Vec<_> = strays.into_iter().map(told).collect();
+    findings.extend(obstacles.into_iter().map(|path| {
+        let error = in_the_way(&path);
+        Finding::new(path, Problem::Damaged(error))
+    }));
     let mut folders = vec![series.node(), series.schemas()];
-    folders.extend(store.partition_folders(series, TimeRange::ALL)?.into_iter().map(|p| series.partition(p)));
+    let interval = series.key.interval;
+    let names = store.disk.folders(&series.interval())?.into_iter();
+    folders
+        .extend(names.filter_map(|name| Partition::parse(interval, &name)).map(|own| series.partition(own)));
     for folder in folders {
         for name in store.disk.list(&folder)? {
             if name.starts_with(TEMP_PREFIX) {

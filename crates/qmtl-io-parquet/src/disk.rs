@@ -29,6 +29,9 @@ pub(crate) fn tick(changed: SystemTime) -> Duration {
     if since.subsec_nanos().is_multiple_of(1_000_000) { TICK } else { FINE_TICK }
 }
 
+/// Bytes of the file that names a node: an id is a kilobyte at most, and each byte may be escaped.
+const LONGEST_NAME: u64 = 64 << 10;
+
 /// What came of the wish to put a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {

@@ -19,7 +19,7 @@ impl Store {
             let node = self.disk.root().join(&name);
             // What cannot be mended hides nothing that can: it stays a finding of those who list the store.
             if let Err(error) = self.repair_node((&node, &name), dry_run, &mut repaired) {
-                tracing::warn!(path = %node.display(), error = error.chain(), "cannot rebuild what names a series");
+                tracing::debug!(path = %node.display(), error = error.chain(), "cannot rebuild what names a series");
             }
         }
         Ok(repaired)
@@ -64,7 +64,7 @@ impl Store {
             match self.repair_columns(&series, dry_run) {
                 Ok(columns) => repaired.extend(columns),
                 Err(error) => {
-                    tracing::warn!(series = %key, error = error.chain(), "cannot rebuild a list of columns");
+                    tracing::debug!(series = %key, error = error.chain(), "cannot rebuild a list of columns");
                 }
             }
         }

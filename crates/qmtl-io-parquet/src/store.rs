@@ -1,7 +1,7 @@
 //! The synchronous store behind the backend: who owns a folder, which commit is the newest, what
 //! its footer says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use crate::layout::{self, Partition, SeriesFolder};
 use crate::listing::Listings;
 use crate::state::State;
 use crate::tips::Tips;
+use crate::tree::stray;
 use crate::{ParquetConfig, error};
 
 /// How often a race with another process is tried again before it is reported.
@@ -42,6 +43,8 @@ pub(crate) struct Store {
     pub(crate) tips: Tips,
     /// The partitions in a folder of partitions, ascending.
     folders: Listings<Vec<Partition>>,
+    /// Folders of partitions that were found to hold nothing else, where nobody tells of changes.
+    checked: Mutex<HashSet<PathBuf>>,
     /// Folders whose entries are known to be on the disk, each with its newest commit that is.
     durable: Mutex<HashMap<PathBuf, u64>>,
 }
@@ -62,6 +65,7 @@ impl Store {
             schemas: Cache::new(SCHEMA_CACHE),
             tips: Tips::default(),
             folders: Listings::new(),
+            checked: Mutex::default(),
             durable: Mutex::default(),
         }
     }
@@ -182,6 +186,7 @@ impl Store {
     ) -> Result<Vec<Partition>> {
         let folder = series.interval();
         let all = self.folders.get(&*self.disk, &folder, || {
+            self.check_partitions(series.key.interval, &folder)?;
             let mut partitions: Vec<Partition> = self
                 .disk
                 .list(&folder)?
@@ -207,6 +212,7 @@ impl Store {
         if let Some(listed) =
             self.disk.newest_of_each(&series.interval(), [names[0].as_str(), names[1].as_str()])?
         {
+            self.check_once(series)?;
             let partition =
                 |(name, stamp): (String, Stamp)| Some((Partition::parse(interval, &name)?, stamp));
             return Ok(listed.into_iter().filter_map(partition).collect());
@@ -214,10 +220,37 @@ impl Store {
         self.partition_folders(series, range)?
             .into_iter()
             .filter_map(|partition| {
-                let newest = self.newest(&series.partition(partition));
+                let folder = series.partition(partition);
+                let newest = self.newest(&folder).and_then(|newest| match newest {
+                    // What was its commit may have another name.
+                    None => self.check_names(&folder).map(|()| None),
+                    newest => Ok(newest),
+                });
                 newest.transpose().map(|stamp| Ok((partition, stamp?)))
             })
             .collect()
+    }
+
+    /// `Corrupt` for a file in a partition without a commit that looks like one.
+    fn check_names(&self, partition: &Path) -> Result<()> {
+        let names = self.disk.list(partition)?;
+        names
+            .iter()
+            .find(|name| layout::is_odd_commit(name))
+            .map_or(Ok(()), |name| Err(stray(&partition.join(name))))
+    }
+
+    /// Looks for partitions that do not fit, once for each handle and series: where nobody tells that a folder has
+    /// changed, each look is a request.
+    fn check_once(&self, series: &SeriesFolder) -> Result<()> {
+        let folder = series.interval();
+        let checked = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked().contains(&folder) {
+            return Ok(());
+        }
+        self.check_partitions(series.key.interval, &folder)?;
+        checked().insert(folder);
+        Ok(())
     }
 
     /// The newest commit in a folder.

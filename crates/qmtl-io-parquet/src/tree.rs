@@ -32,7 +32,8 @@ impl Store {
         match self.read_owner(node)? {
             Some(node_id) if layout::node_folder(&node_id) == name => {
                 let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                Ok(found.intervals.iter().copied().map(key).chain(found.errors().map(Err)).collect())
+                let own = found.intervals.iter().copied().map(key).chain(found.errors().map(Err));
+                Ok(own.chain(self.series_inside(node, &found.intervals)?).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
             None if !found.intervals.is_empty() => {
@@ -49,15 +50,16 @@ impl Store {
             }
             None => {
                 tracing::debug!(path = %node.display(), "not a series folder");
-                self.series_inside(node)
+                self.series_inside(node, &[])
             }
         }
     }
 
-    /// An error for each folder of a series that was moved into a foreign one.
-    fn series_inside(&self, foreign: &Path) -> Result<Vec<Result<SeriesKey>>> {
+    /// An error for each folder of a series that was moved into another folder, of which these are its own.
+    fn series_inside(&self, foreign: &Path, own: &[Interval]) -> Result<Vec<Result<SeriesKey>>> {
         let mut found = Vec::new();
-        for name in self.disk.folders(foreign)? {
+        let is_own = |name: &str| own.iter().any(|interval| interval.to_string() == name);
+        for name in self.disk.folders(foreign)?.into_iter().filter(|name| !is_own(name)) {
             let folder = foreign.join(&name);
             if let Some(node_id) = self.read_owner(&folder)? {
                 found.push(Err(moved(&folder, &node_id)));
@@ -84,7 +86,9 @@ impl Store {
             match interval_of(&name) {
                 Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
                 Some(interval) => {
-                    found.strays.extend(self.stray_partitions(interval, &folder)?);
+                    let (strays, obstacles) = self.unfit_partitions(interval, &folder)?;
+                    found.strays.extend(strays);
+                    found.obstacles.extend(obstacles);
                     found.strays.extend(self.odd_commits(interval, &folder)?);
                 }
                 None if self.holds_commits(&folder)? => found.strays.push(folder),
@@ -110,17 +114,32 @@ impl Store {
         Ok(false)
     }
 
-    /// The folders in that of an interval that hold commits, and are not called as a partition of it is.
-    pub(crate) fn stray_partitions(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
+    /// The folders in that of an interval that hold commits, and are not called as a partition of it is; and what is
+    /// called so and is no folder, such as a link to a disk that is gone.
+    pub(crate) fn unfit_partitions(
+        &self,
+        interval: Interval,
+        folder: &Path,
+    ) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+        let (folders, obstacles) = self.disk.folders_and_obstacles(folder)?;
+        let is_own = |name: &str| Partition::parse(interval, name).is_some();
+        let obstacles = obstacles.iter().filter(|name| is_own(name)).map(|name| folder.join(name)).collect();
         let mut strays = Vec::new();
-        for name in self.disk.folders(folder)? {
-            let is_own = name == layout::SCHEMA_FOLDER || Partition::parse(interval, &name).is_some();
-            let folder = folder.join(&name);
-            if !is_own && self.disk.newest(&folder, None)?.is_some() {
+        for name in folders.iter().filter(|name| *name != layout::SCHEMA_FOLDER && !is_own(name)) {
+            let folder = folder.join(name);
+            if self.disk.newest(&folder, None)?.is_some() {
                 strays.push(folder);
             }
         }
-        Ok(strays)
+        Ok((strays, obstacles))
+    }
+
+    /// `Corrupt` where a partition was renamed or its folder is not there: what it holds would be missing in every
+    /// answer, and nobody would be told.
+    pub(crate) fn check_partitions(&self, interval: Interval, folder: &Path) -> Result<()> {
+        let (strays, obstacles) = self.unfit_partitions(interval, folder)?;
+        let errors = strays.iter().map(|path| stray(path));
+        errors.chain(obstacles.iter().map(|path| in_the_way(path))).next().map_or(Ok(()), Err)
     }
 
     /// The files in the partitions of an interval that look like commits and are not called as those are.
@@ -208,9 +227,10 @@ fn moved(folder: &Path, node_id: &NodeId) -> Error {
 }
 
 /// The error of what stands where the folder of a series does.
-fn in_the_way(path: &Path) -> Error {
-    let message = "a file stands where the folder of a series is needed; move it out of the store, and restore the \
-                   folder from a copy or run the backfill again";
+pub(crate) fn in_the_way(path: &Path) -> Error {
+    let message = "what stands where the folder of a series is needed is no folder: a file, or a link that leads \
+                   nowhere; mount what it leads to, or move it out of the store, and restore the folder from a copy or \
+                   run the backfill again";
     Error::new(ErrorKind::Corrupt, message).with("path", path.display())
 }
 

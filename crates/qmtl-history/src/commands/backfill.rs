@@ -224,6 +224,7 @@ impl Open {
                 return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
             }
         };
+        super::warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console).await?;
         for job in &jobs {
             plan::left_out(job, context);
         }

@@ -3,10 +3,10 @@
 use qmtl_history_api::{Coverage, EmptyProof, RangeSet, TimeRange, Timestamp};
 use serde::Serialize;
 
-use super::{Asked, Context, Target, entry, tell_damaged};
+use super::{Asked, Context, Target, entry, must_exist, tell_damaged, warn_of_damage};
 use crate::cli::CoverageArgs;
 use crate::console::{Console, Style};
-use crate::outcome::{self, Outcome, Result};
+use crate::outcome::{self, Failure, Outcome, Result};
 use crate::shapes::{Entry, OneOrMany, Pair, Proof, Series, pairs};
 use crate::strip::{Look, Strip};
 use crate::text;
@@ -67,7 +67,15 @@ pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec
     let asked = Asked::new(&args.read, context)?;
     let store = context.store().await?;
     let now = context.clock.now();
-    let targets = asked.targets(&*store, &*context.clock).await?;
+    let targets = asked.targets(&store, context).await?;
+    if targets.one {
+        warn_of_damage(&store, targets.list.iter().map(|target| &target.key), &context.console).await?;
+        for Target { key, .. } in &targets.list {
+            if let Err(Failure::Error { hint: Some(hint), .. }) = must_exist(&*store, key).await {
+                context.console.note(format!("the store has no series {key}; {hint}"));
+            }
+        }
+    }
     let mut views = Vec::new();
     for target in targets.list {
         let (key, coverage) = (target.key.clone(), store.coverage(&target.key, target.range).await);

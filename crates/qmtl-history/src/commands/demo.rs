@@ -73,7 +73,8 @@ impl Stage {
         let (folder, temporary) = match &args.keep {
             Some(folder) => {
                 // What follows a scheme may be a password, and is not repeated.
-                if text::is_address(&folder.to_string_lossy()) {
+                let name = folder.to_string_lossy();
+                if text::is_address(&name) || text::without_secrets(&name) != name {
                     return Err(Error::invalid("the demo keeps its store in a folder: use --keep DIR").into());
                 }
                 if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {

@@ -1,5 +1,6 @@
 //! `export`: the bars of a series as a file or on stdout, streamed.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         return Err(Error::invalid("a terminal cannot show this format: use --out FILE or a pipe").into());
     }
     let store = context.store().await?;
-    let targets = asked.targets(&*store, &*context.clock).await?;
+    let targets = asked.targets(&store, context).await?;
     let ([target], []) = (targets.list.as_slice(), targets.damaged.as_slice()) else {
         let error = Error::invalid("an export is of one series: use --node ID --interval 5m")
             .with("series", targets.list.len() + targets.damaged.len());
@@ -49,12 +50,17 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         copy(args, &store, target, (Box::new(BufWriter::new(console::stdout()?)), true)).await?;
         return Ok(Outcome::Done);
     }
-    let rows = match Destination::of(&args.out)? {
-        Destination::File(path) if store.would_hold(&path) => {
-            let error =
-                Error::invalid("the export would stand among the store's own files: write it elsewhere");
-            return Err(error.with("out", args.out.display()).with("store", store.shown()).into());
-        }
+    let destination = Destination::of(&args.out)?;
+    let names = match &destination {
+        Destination::File(path) => Some(path.clone()),
+        // A file that somebody has open has a name as well.
+        Destination::Stream => fs::canonicalize(&args.out).ok().filter(|path| path.is_file()),
+    };
+    if names.is_some_and(|path| store.would_hold(&path)) {
+        let error = Error::invalid("the export would stand among a store's own files: write it elsewhere");
+        return Err(error.with("out", args.out.display()).with("store", store.shown()).into());
+    }
+    let rows = match destination {
         Destination::File(path) => to_file(args, &store, target, &path).await?,
         Destination::Stream => {
             let what = format!("nobody reads {} yet", args.out.display());
@@ -96,9 +102,6 @@ enum Destination {
     Stream,
 }
 
-/// Where the files stand that processes have open.
-const OPEN_FILES: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
-
 impl Destination {
     fn of(out: &Path) -> Result<Self> {
         match fs::metadata(out) {
@@ -107,10 +110,20 @@ impl Destination {
             }
             Ok(there) if !there.is_file() => Ok(Self::Stream),
             // A file that somebody has open, such as a shell that redirects our output.
-            Ok(_) if OPEN_FILES.iter().any(|of| out.starts_with(of)) => Ok(Self::Stream),
+            Ok(_) if is_open_file(out) => Ok(Self::Stream),
             _ => Ok(Self::File(behind_links(out.to_owned()))),
         }
     }
+}
+
+/// Whether a path is that of a file which a process has open: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/3`.
+fn is_open_file(path: &Path) -> bool {
+    let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let folder = path.parent().unwrap_or(path);
+    let of_process =
+        folder.ends_with("fd") && folder.starts_with("/proc") && folder.components().count() == 4;
+    ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
+        || (path.file_name().is_some_and(is_number) && (folder == Path::new("/dev/fd") || of_process))
 }
 
 /// What the path leads to, whether it is there or not.

@@ -30,7 +30,7 @@ struct File {
 pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
     let asked = Asked::new(args, context)?;
     let store = context.store().await?;
-    let targets = asked.targets(&*store, &*context.clock).await?;
+    let targets = asked.targets(&store, context).await?;
     let mut listings = Vec::new();
     for target in &targets.list {
         must_exist(&*store, &target.key).await?;

@@ -47,7 +47,7 @@ impl Outages {
     fn end(&self, key: &SeriesKey, what: What) {
         if self.told().remove(&(key.clone(), what)).is_some() {
             self.console.note(match what {
-                What::Fill => format!("{key}: it works again"),
+                What::Fill => format!("{key}: the source answers again"),
                 What::SecondLook => format!("{key}: stored bars are compared with the source again"),
             });
         }
@@ -56,6 +56,8 @@ impl Outages {
     /// Takes in how a fill ended.
     fn take_in(&self, key: &SeriesKey, filled: Result<&BackfillReport, &Error>) {
         let failure = match filled {
+            // One that was cut short says nothing of its source.
+            Ok(report) if report.stopped => return,
             Ok(report) => report.failed.first().map(|(_, error)| error),
             Err(error) => Some(error),
         };
@@ -151,6 +153,9 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
         }
     }
     if is_last {
+        context
+            .console
+            .note("the deadline is over; what is stored stays, the same command goes on from there");
         return Ok(last);
     }
     context.console.warn("interrupted; what is stored stays, the same command goes on from there");

@@ -106,7 +106,9 @@ pub(crate) async fn plans(
     let store = Store::open_or_new(context.global.store.as_deref(), None, &context.console).await?;
     let limits = Limits::new(args, None, orders.len(), &context.clock);
     let mut planned = Vec::new();
-    for job in fill::jobs(orders, &limits, &Waits::new(&context.console)).await? {
+    let jobs = fill::jobs(orders, &limits, &Waits::new(&context.console)).await?;
+    super::warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console).await?;
+    for job in jobs {
         let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
         planned.push((job, plan));
     }

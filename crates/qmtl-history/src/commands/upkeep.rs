@@ -125,18 +125,23 @@ pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outco
     let (store, console) = (context.store().await?, &context.console);
     let repaired = store.upkeep()?.repair(args.dry_run).await?;
     let (keys, mut damaged) = listed(&*store).await?;
-    for key in keys.iter().filter(|_| !args.dry_run) {
-        // What no command can rebuild is to be told by this one.
-        for finding in store.upkeep()?.verify(key).await? {
-            if let Problem::Damaged(error) = finding.problem {
-                damaged.push(Damaged::new(Some(key), &error));
+    for key in &keys {
+        // What no command can rebuild is to be told by this one, of every series.
+        match store.upkeep()?.verify(key).await {
+            Ok(findings) => {
+                damaged.extend(findings.into_iter().filter_map(|finding| match finding.problem {
+                    Problem::Damaged(error) => Some(Damaged::new(Some(key), &error)),
+                    _ => None,
+                }))
             }
+            Err(error) => damaged.push(Damaged::new(Some(key), &error)),
         }
     }
     // What would be rebuilt is damaged still.
     damaged.retain(|damaged| !args.dry_run || !repaired.iter().any(|repaired| damaged.is_at(&repaired.path)));
     damaged.iter().for_each(|damaged| console.error(damaged.message()));
-    let outcome = if damaged.is_empty() { Outcome::Done } else { Outcome::Failed };
+    let damaged_count = damaged.len();
+    let outcome = if damaged_count == 0 { Outcome::Done } else { Outcome::Failed };
     if console.is_json() {
         let rebuilt = repaired.iter().map(RebuiltShape::from).collect();
         outcome::read_or_not(console.json(&Rebuilding { rebuilt, damaged, dry_run: args.dry_run }))?;
@@ -144,6 +149,7 @@ pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outco
     }
     let verb = if args.dry_run { "would rebuild" } else { "rebuilt" };
     let printed = match repaired.as_slice() {
+        [] if damaged_count > 0 => console.line("nothing can be rebuilt"),
         [] => console.line("nothing to rebuild"),
         all => all.iter().try_for_each(|one| console.line(format!("{verb} {one}"))),
     };
@@ -194,7 +200,7 @@ async fn for_each<T: Serialize>(
     (store, context): (&Store, &Context),
     work: impl AsyncFn(&Target) -> Result<(String, T), Error>,
 ) -> Result<Outcome> {
-    let targets = asked.targets(&**store, &*context.clock).await?;
+    let targets = asked.targets(store, context).await?;
     let mut entries = Vec::new();
     for target in &targets.list {
         must_exist(&**store, &target.key).await?;

@@ -48,7 +48,7 @@ impl From<&Finding> for FindingShape {
 pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome> {
     let asked = Asked::new(&args.read, context)?;
     let store = context.store().await?;
-    let targets = asked.targets(&*store, &*context.clock).await?;
+    let targets = asked.targets(&store, context).await?;
     let mut verdicts = Vec::new();
     for target in targets.list {
         must_exist(&*store, &target.key).await?;

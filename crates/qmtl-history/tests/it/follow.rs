@@ -60,7 +60,7 @@ fn a_followed_series_stays_current_through_an_outage() {
     let told = notes.find(|note| note.contains("it is tried again")).unwrap();
     assert!(told.contains("ADABTC@1s"), "{told}");
     let sim = runtime.block_on(SimExchange::start(SimConfig::new([market]).with_port(port))).unwrap();
-    assert!(notes.any(|note| note.contains("it works again")));
+    assert!(notes.any(|note| note.contains("the source answers again")));
     let after = rounds.find(|round| last(round) > newest + 1).unwrap();
     assert_eq!(interrupt(child).code, Some(130));
     // One run of bars from the start on, outage included.

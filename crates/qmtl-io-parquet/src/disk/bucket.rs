@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path as Key;
 use object_store::{
@@ -27,7 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::fault::Faults;
 pub(crate) use self::url::prefix;
-use super::{Content, Disk, Listed, Put, no_store};
+use super::{Content, Disk, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
 use crate::error::corrupt;
 use crate::failpoints::{Step, reach};
@@ -176,12 +176,8 @@ impl Bucket {
     fn object(&self, path: &Path) -> Result<Option<Object>> {
         let Requests { store, faults, .. } = &*self.requests;
         let key = self.key(path);
-        let range = Some(GetRange::Suffix(GUESS as u64));
-        let answer = self.requests.wait(async {
-            let answer = store.get_opts(&key, GetOptions { range, ..GetOptions::default() }).await?;
-            let size = answer.meta.size;
-            Ok((size, answer.bytes().await?))
-        });
+        let range = GetRange::Suffix(GUESS as u64);
+        let answer = self.requests.wait(bytes_of(&**store, &key, range, GUESS));
         match answer {
             Ok((size, tail)) => {
                 let (requests, path) = (Arc::clone(&self.requests), path.to_owned());
@@ -203,6 +199,27 @@ impl Bucket {
     fn names(&self) -> MutexGuard<'_, HashMap<PathBuf, Bytes>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The size of an object and those bytes of it, `most` at most: what a server sends beyond them is not taken in.
+async fn bytes_of(
+    store: &dyn ObjectStore,
+    key: &Key,
+    range: GetRange,
+    most: usize,
+) -> Result<(u64, Bytes), Fault> {
+    let answer = store.get_opts(key, GetOptions { range: Some(range), ..GetOptions::default() }).await?;
+    let size = answer.meta.size;
+    let mut parts = answer.into_stream();
+    let mut bytes = BytesMut::new();
+    while let Some(part) = parts.next().await {
+        bytes.extend_from_slice(&part?);
+        if bytes.len() > most {
+            let source = "the server sends more than it was asked for".into();
+            return Err(Fault::Generic { store: "S3", source });
+        }
+    }
+    Ok((size, bytes.freeze()))
 }
 
 /// The last part of each key.
@@ -311,6 +328,9 @@ impl Disk for Bucket {
             return Ok(Some(known.clone()));
         }
         let Some(object) = self.object(path)? else { return Ok(None) };
+        if object.size > LONGEST_NAME {
+            return Err(corrupt(path, "the file that names the series is longer than any name"));
+        }
         let text = object.read(0, usize::try_from(object.size).unwrap_or(usize::MAX))?;
         let mut names = self.names();
         if names.len() >= NAMES {
@@ -427,8 +447,9 @@ impl Content for Object {
             return Ok(self.tail.slice(from..from + length));
         }
         let Requests { store, faults, .. } = &*self.requests;
-        match self.requests.wait(store.get_range(&self.key, start as u64..end as u64)) {
-            Ok(bytes) if bytes.len() == length => Ok(bytes),
+        let range = GetRange::Bounded(start as u64..end as u64);
+        match self.requests.wait(bytes_of(&**store, &self.key, range, length)) {
+            Ok((_, bytes)) if bytes.len() == length => Ok(bytes),
             Ok(_) => Err(truncated()),
             Err(Fault::NotFound { .. }) => {
                 Err(Error::new(ErrorKind::NotFound, "a file of the store was removed while it was read")

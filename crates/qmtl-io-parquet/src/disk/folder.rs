@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use qmtl_history_api::Result;
 
-use super::{Content, Disk, Listed, Put, no_store};
+use super::{Content, Disk, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
 use crate::error::{corrupt, storage};
 use crate::failpoints::{Step, reach};
@@ -79,19 +79,19 @@ impl Disk for Folder {
     }
 
     fn read_name(&self, path: &Path) -> Result<Option<Bytes>> {
-        match fs::read(path) {
-            Ok(text) => Ok(Some(text.into())),
-            Err(e) if e.kind() == Io::NotFound => Ok(None),
-            Err(e) => Err(storage("read a series' name", path, e)),
+        let fault = |e| storage("read a series' name", path, e);
+        let Some(file) = open_file(path, "read a series' name")? else { return Ok(None) };
+        let mut text = Vec::new();
+        file.take(LONGEST_NAME + 1).read_to_end(&mut text).map_err(fault)?;
+        if text.len() as u64 > LONGEST_NAME {
+            return Err(corrupt(path, "the file that names the series is longer than any name"));
         }
+        Ok(Some(text.into()))
     }
 
     fn open(&self, path: &Path) -> Result<Option<Box<dyn Content>>> {
-        match File::open(path) {
-            Ok(file) => Ok(Some(Box::new(OpenFile { path: path.to_owned(), file }))),
-            Err(e) if e.kind() == Io::NotFound => Ok(None),
-            Err(e) => Err(storage("open a file of the store", path, e)),
-        }
+        let file = open_file(path, "open a file of the store")?;
+        Ok(file.map(|file| Box::new(OpenFile { path: path.to_owned(), file }) as Box<dyn Content>))
     }
 
     fn put_if_absent(&self, folder: &Path, name: &str, bytes: Vec<u8>) -> Result<Put> {
@@ -169,6 +169,22 @@ impl Disk for Folder {
 
     fn attempt(&self) -> Option<String> {
         None
+    }
+}
+
+/// Opens what must be a regular file: a pipe would keep whoever opens it, and a device has no end. `None` when nothing
+/// is there.
+fn open_file(path: &Path, action: &str) -> Result<Option<File>> {
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => return Err(corrupt(path, "what stands there is no file")),
+        Ok(_) => {}
+        Err(e) if e.kind() == Io::NotFound => return Ok(None),
+        Err(e) => return Err(storage(action, path, e)),
+    }
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == Io::NotFound => Ok(None),
+        Err(e) => Err(storage(action, path, e)),
     }
 }
 

@@ -244,6 +244,16 @@ async fn a_renamed_folder_is_a_finding_beside_the_series_that_can_be_read() {
         if depth == 1 {
             // Two partitions of three are called as they should be.
             assert_eq!((sound.len(), errors.len()), (2, 0));
+            // Nothing is complete whose third part nobody sees.
+            let said = store.coverage(&three.key, TimeRange::ALL).await.unwrap_err();
+            assert_eq!((said.kind(), errors.len()), (ErrorKind::Corrupt, 0), "{said}");
+            assert!(said.to_string().contains(&format!("(path: {}", renamed.display())), "{said}");
+            let rows = store.read_all(&ReadRequest::new(three.key.clone(), TimeRange::ALL)).await;
+            assert_eq!(rows.unwrap_err().message(), said.message());
+            assert!(
+                store.revision(&three.key).await.is_err()
+                    && store.coverage(&other, TimeRange::ALL).await.is_ok()
+            );
             let findings = store.verify(&three.key).await.unwrap().into_iter();
             errors.extend(findings.filter_map(|finding| match finding.problem {
                 Problem::Damaged(error) => Some(error),
@@ -277,10 +287,17 @@ async fn a_file_in_the_place_of_a_folder_is_a_finding() {
         let mut errors: Vec<_> = listed.iter().filter_map(|key| key.as_ref().err()).cloned().collect();
         if depth == 1 {
             // Two partitions of three can be read; who looks at the third one is told.
-            errors.extend(store.verify(&three.key).await.err());
+            let found = store.verify(&three.key).await.unwrap().into_iter();
+            errors.extend(found.filter_map(|finding| match finding.problem {
+                Problem::Damaged(error) => Some(error),
+                _ => None,
+            }));
         }
         let [error] = &errors[..] else { panic!("{depth}: {listed:?}") };
-        assert!(error.to_string().contains("a file stands where "), "{depth}: {error}");
+        assert!(
+            error.to_string().contains("is no folder: a file, or a link that leads nowhere"),
+            "{depth}: {error}"
+        );
         assert!(error.to_string().contains(&format!("(path: {}", folder.display())), "{depth}: {error}");
         assert!(store.coverage(&three.key, TimeRange::ALL).await.is_err(), "{depth}");
         // The remedy works.
@@ -362,6 +379,55 @@ async fn coverage_is_not_told_where_the_columns_are_lost() {
     );
 }
 
+/// What has no end, or keeps whoever opens it, is no file of a store.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_and_a_pipe_in_the_place_of_files_are_damage() {
+    let three = Three::new().await;
+    let node = three.files[0].ancestors().nth(3).unwrap();
+    for path in [node.join("_series.json"), three.files[0].clone()] {
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        for odd in ["device", "pipe"] {
+            match odd {
+                "device" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                _ => assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+            }
+            let error =
+                open(three.folder.path()).await.coverage(&three.key, TimeRange::ALL).await.unwrap_err();
+            assert!(error.to_string().contains("what stands there is no file"), "{odd}: {error}");
+            fs::remove_file(&path).unwrap();
+        }
+        fs::rename(&aside, &path).unwrap();
+    }
+    let name = node.join("_series.json");
+    fs::OpenOptions::new().write(true).open(&name).unwrap().set_len(50 << 30).unwrap();
+    let error = open(three.folder.path()).await.coverage(&three.key, TimeRange::ALL).await.unwrap_err();
+    assert!(error.to_string().contains("is longer than any name"), "{error}");
+}
+
+/// A partition may lie on another disk, which may not be there.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_leads_nowhere_is_a_finding_and_not_missed_in_silence() {
+    let three = Three::new().await;
+    let partition = three.files[0].parent().unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    let moved = elsewhere.path().join("partition");
+    fs::rename(partition, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, partition).unwrap();
+    let all = |store: ParquetBackend| {
+        let key = three.key.clone();
+        async move { store.coverage(&key, TimeRange::ALL).await.map(|known| known.present().count(key.interval)) }
+    };
+    assert_eq!(all(open(three.folder.path()).await).await.unwrap(), 120_000);
+    fs::rename(&moved, moved.with_extension("gone")).unwrap();
+    let error = all(open(three.folder.path()).await).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("(path: {}", partition.display())), "{error}");
+    let findings = open(three.folder.path()).await.verify(&three.key).await.unwrap();
+    assert!(findings.len() == 1 && findings[0].to_string().contains("leads nowhere"), "{findings:?}");
+}
+
 /// A commit that was renamed is no commit, and is not passed over in silence either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commit() {
@@ -386,7 +452,10 @@ async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commi
         assert!(told.starts_with("the file's name is not that of a commit"), "{told}");
         assert!(told.contains(name), "{told}");
         let rows = store.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await;
-        assert_eq!(rows.unwrap().num_rows(), if is_alone { 0 } else { 7 });
+        match rows {
+            Ok(rows) => assert!(rows.num_rows() == 7 && !is_alone),
+            Err(error) => assert!(error.to_string().contains(name) && is_alone, "{error}"),
+        }
     }
 }
 

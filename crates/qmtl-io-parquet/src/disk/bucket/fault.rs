@@ -8,6 +8,9 @@ use object_store::Error as Fault;
 use object_store::client::{HttpError, HttpErrorKind};
 use qmtl_history_api::{Error, ErrorKind};
 
+/// Bytes of the shortest secret that is hidden.
+const SECRET: usize = 6;
+
 /// Characters of what a fault says that are told.
 const TEXT: usize = 1_000;
 
@@ -30,7 +33,8 @@ impl Faults {
     pub(super) fn new(endpoint: Option<String>, secrets: Vec<String>) -> Self {
         // An address with a password is not shown at all.
         let endpoint = endpoint.filter(|endpoint| !endpoint.contains('@'));
-        Self { endpoint, secrets: secrets.into_iter().filter(|secret| !secret.is_empty()).collect() }
+        // A shorter one is part of words, and no server of others takes it.
+        Self { endpoint, secrets: secrets.into_iter().filter(|secret| secret.len() >= SECRET).collect() }
     }
 
     /// The error of a failed request about `path`.
@@ -141,8 +145,8 @@ mod tests {
     #[test]
     fn what_a_bucket_does_has_its_remedy_and_no_secret() {
         let xml = "status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code>\
-                   <Message>no match for KEY</Message><CanonicalRequest>x-amz-security-token:hush</CanonicalRequest></Error>";
-        let faults = Faults::new(Some("http://host".to_owned()), vec!["KEY".to_owned(), String::new()]);
+                   <Message>no match for KEYKEY</Message><CanonicalRequest>x-amz-security-token:hush</CanonicalRequest></Error>";
+        let faults = Faults::new(Some("http://host".to_owned()), vec!["KEYKEY".to_owned(), "S".to_owned()]);
         let source = xml.to_owned().into();
         let denied = Fault::PermissionDenied { path: "a".to_owned(), source };
         let error = faults.error("list a folder of the store", Path::new("s3://b/x"), &denied);
@@ -151,7 +155,7 @@ mod tests {
         ));
         assert!(error.to_string().ends_with("(path: s3://b/x, endpoint: http://host)"), "{error}");
         assert!(error.chain().ends_with("403 Forbidden: SignatureDoesNotMatch: no match for …"), "{error:?}");
-        assert!(!error.chain().contains("hush") && !format!("{faults:?}").contains("KEY"));
+        assert!(!error.chain().contains("hush") && !format!("{faults:?}").contains("KEYKEY"));
     }
 
     #[test]
