@@ -118,9 +118,9 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(args: &'a ReadArgs, context: &Context) -> Result<Self> {
+    async fn new(args: &'a ReadArgs, context: &Context) -> Result<Self> {
         args.range.span()?;
-        let named = series::select(&args.series, &SourceArgs::default(), &context.console)?;
+        let named = series::select(&args.series, &SourceArgs::default(), &context.console).await?;
         let named = named.map(|wanted| wanted.into_iter().map(|wanted| wanted.key).collect());
         Ok(Self { args, named })
     }

@@ -113,8 +113,8 @@ impl Limits {
 }
 
 /// Reads the arguments into orders; everything that can be refused without I/O is refused here.
-pub(crate) fn orders(args: &FillArgs, clock: &dyn Clock, console: &Console) -> Result<Vec<Order>> {
-    let wanted = series::select(&args.series, &args.source, console)?.ok_or_else(|| {
+pub(crate) async fn orders(args: &FillArgs, clock: &dyn Clock, console: &Console) -> Result<Vec<Order>> {
+    let wanted = series::select(&args.series, &args.source, console).await?.ok_or_else(|| {
         Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
     })?;
     orders_of(wanted, args, clock)

@@ -29,7 +29,7 @@ pub(crate) struct Wanted {
 /// The series that the arguments name, in their order; `None` when they name none.
 ///
 /// `InvalidInput` for a node id, an interval or a file that cannot be, or a series named twice.
-pub(crate) fn select(
+pub(crate) async fn select(
     series: &SeriesArgs,
     source: &SourceArgs,
     console: &Console,
@@ -43,11 +43,11 @@ pub(crate) fn select(
                 .with("nodes", file.display()));
             }
             // Nobody may ever write to a pipe.
-            let _told = Waits::meanwhile(
-                console,
-                format!("the list {} has not been read to its end yet", file.display()),
-            );
-            from_file(file)?
+            let what = format!("the list {} has not been read to its end yet", file.display());
+            let path = file.clone();
+            let reading = tokio::task::spawn_blocking(move || from_file(&path));
+            let read = Waits::new(console).during(&what, reading).await;
+            read.map_err(|e| Error::unexpected("the list of series was not read").caused_by(e))??
         }
         (None, Some(interval)) => from_args(&series.node, interval, source)?,
         (None, None) => return Ok(None),

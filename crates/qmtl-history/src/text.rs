@@ -85,26 +85,26 @@ static GIVEN: OnceLock<Vec<(String, String)>> = OnceLock::new();
 /// Takes in the words of the command line. Only the first call of a process counts.
 pub(crate) fn learn_secrets<'a>(words: impl Iterator<Item = Cow<'a, str>>) {
     let mut given = Vec::new();
-    let mut is_name = false;
+    let mut before = Cow::Borrowed("");
     for word in words {
         let (option, value) = match word.split_once('=') {
             Some((option, value)) if option.starts_with("--") => (option, value),
-            _ => ("", &*word),
+            _ => (&*before, &*word),
         };
-        // The id of a node may look like a user and a password.
-        let is_id = NAMES.contains(&option) || (is_name && option.is_empty());
-        if !is_id {
-            learn(value, &mut given);
+        match option {
+            // The id of a node may look like a user and a password.
+            "--node" => {}
+            "--symbol" | "--product" => {
+                learn(value.rsplit_once('=').map_or(value, |(_, name)| name), &mut given)
+            }
+            _ => learn(value, &mut given),
         }
-        is_name = NAMES.contains(&&*word);
+        before = word;
     }
     // What holds another one comes first.
     given.sort_by_key(|(quoted, _)| std::cmp::Reverse(quoted.len()));
     let _ = GIVEN.set(given);
 }
-
-/// Options whose values are names.
-const NAMES: [&str; 3] = ["--node", "--symbol", "--product"];
 
 /// A password is replaced wherever it stands when it has at least as many letters: a shorter one is part of words.
 const LONG_PASSWORD: usize = 6;
@@ -445,7 +445,7 @@ mod tests {
             "a@b",
             "--node",
             "a:b@c",
-            "--symbol=a:b@c=x:y@z",
+            "--symbol=a:b@c=XY",
             "file:we@ird:x.csv",
             "mysql:root:sesame@host",
         ];
@@ -456,7 +456,7 @@ mod tests {
             ("file:http://a:\"P W@b is not", "file:http://***@b is not"),
             ("\"http://a:\\\"P W@b\"", "\"http://***@b\""),
             ("s3://k:a\\nPW@b and s3://k:a\nPW@b", "s3://***@b and s3://***@b"),
-            ("plain:x a@b a:b@c x:y@z we@ird:x.csv", "plain:x a@b a:b@c x:y@z we@ird:x.csv"),
+            ("plain:x a@b a:b@c=XY we@ird:x.csv", "plain:x a@b a:b@c=XY we@ird:x.csv"),
             ("no source mysql:root:sesame@host: bad password sesame", "no source ***@host: bad password ***"),
         ] {
             assert_eq!(without_secrets(text), shown);

@@ -14,7 +14,6 @@ use qmtl_history_api::{
     TimeRange, Timestamp, Wait, WriteReceipt, WriteRequest, async_trait,
 };
 use qmtl_observe::TokioClock;
-use tokio::task::JoinHandle;
 
 use crate::console::Console;
 use crate::{outcome, text};
@@ -131,13 +130,6 @@ impl Waits {
         self.during(&format!("the store {store} has not answered yet"), work).await
     }
 
-    /// Tells what is waited for while the thread that called this is kept by it, until what this gives is dropped.
-    pub(crate) fn meanwhile(console: &Console, what: String) -> impl Drop {
-        let waits = Self::new(console);
-        let told = tokio::spawn(async move { waits.during(&what, std::future::pending::<()>()).await });
-        AbortOnDrop(told)
-    }
-
     /// Does some work, and tells what is waited for as long as that takes.
     pub(crate) async fn during<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
@@ -175,15 +167,6 @@ impl Waits {
         }
         told.insert(what.to_owned(), now);
         true
-    }
-}
-
-/// A task that ends with this.
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

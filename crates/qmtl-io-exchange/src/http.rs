@@ -438,7 +438,7 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
         StatusCode::TOO_MANY_REQUESTS => (Some(Reason::RateLimited), "the source asks for fewer requests"),
         StatusCode::IM_A_TEAPOT => (Some(Reason::Banned), "the source has banned this address for a while"),
         StatusCode::FORBIDDEN if has_served => {
-            (Some(Reason::Forbidden), "a firewall before the source refuses the request")
+            (Some(Reason::Forbidden), "a firewall in front of the source refuses the request")
         }
         StatusCode::FORBIDDEN | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => (
             None,
@@ -505,28 +505,33 @@ fn no_answer(error: reqwest::Error) -> Failure {
         let error = Error::unavailable("the source did not accept a connection in time").caused_by(error);
         return Failure::passing(Reason::Timeout, error);
     }
-    if is_distrusted(&error) {
-        let distrusted = Error::unavailable(
-            "the source's certificate cannot be verified; check its address and this machine's clock, or add the \
-             certificate authority that it uses (SSL_CERT_FILE)",
-        );
-        return Failure::lasting(distrusted.retryable(false).caused_by(error));
+    if let Some(why) = distrust(&error) {
+        return Failure::lasting(Error::unavailable(why).retryable(false).caused_by(error));
     }
     Failure::passing(Reason::Connection, Error::unavailable("the source cannot be reached").caused_by(error))
 }
 
-/// Whether a connection failed because TLS does not trust the other side, or because that does not speak TLS.
-fn is_distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+const DISTRUSTED: &str = "the source's certificate cannot be verified; check its address and this machine's clock, or add \
+                          the certificate authority that it uses (SSL_CERT_FILE)";
+const NO_TLS: &str =
+    "the source does not speak TLS at this address; check the port, or use http:// if that is meant";
+
+/// Why no repetition helps where TLS does not trust the other side, or where that does not speak TLS.
+fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref() {
-            return matches!(tls, rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_));
+            return match tls {
+                rustls::Error::InvalidCertificate(_) => Some(DISTRUSTED),
+                rustls::Error::InvalidMessage(_) => Some(NO_TLS),
+                _ => None,
+            };
         }
         // An I/O error shows what it wraps to none but those who ask for it.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = wrapped.map(|inner| inner as _).or_else(|| error.source());
     }
-    false
+    None
 }
 
 /// The time of an answer by its server's clock, in whole seconds.

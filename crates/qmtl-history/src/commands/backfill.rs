@@ -203,7 +203,13 @@ impl Open {
     /// Checks the arguments, then opens the store and every source, unless that is interrupted or takes all the time
     /// that there is.
     pub(super) async fn new(args: &BackfillArgs, context: &Context) -> Result<Self> {
-        let orders = fill::orders(&args.fill, &*context.clock, &context.console)?;
+        let orders = tokio::select! {
+            orders = fill::orders(&args.fill, &*context.clock, &context.console) => orders?,
+            () = context.signals.asked() => {
+                let why = "the list of series had not been read to its end";
+                return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
+            }
+        };
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         // A server may not answer, and a large file takes a while to open.
         let named = context.global.store.as_deref();

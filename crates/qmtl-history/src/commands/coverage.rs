@@ -64,7 +64,7 @@ pub(crate) async fn run(args: &CoverageArgs, context: &Context) -> Result<Outcom
 
 /// Looks at every series that was asked about; whether exactly one was.
 pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec<Entry<View>>, bool)> {
-    let asked = Asked::new(&args.read, context)?;
+    let asked = Asked::new(&args.read, context).await?;
     let store = context.store().await?;
     let now = context.clock.now();
     let targets = asked.targets(&store, context).await?;

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     if to_stdout && context.console.is_json() {
         return Err(Error::invalid("--json and bars cannot share stdout: use --out FILE").into());
     }
-    let asked = Asked::new(&args.read, context)?;
+    let asked = Asked::new(&args.read, context).await?;
     let format = format(args)?;
     if to_stdout && format != ExportFormat::Csv && context.console.is_terminal() {
         return Err(Error::invalid("a terminal cannot show this format: use --out FILE or a pipe").into());

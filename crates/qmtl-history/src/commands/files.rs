@@ -28,7 +28,7 @@ struct File {
 }
 
 pub(crate) async fn run(args: &ReadArgs, context: &Context) -> Result<Outcome> {
-    let asked = Asked::new(args, context)?;
+    let asked = Asked::new(args, context).await?;
     let store = context.store().await?;
     let targets = asked.targets(&store, context).await?;
     let mut listings = Vec::new();

@@ -153,12 +153,10 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
         }
     }
     if is_last {
-        context
-            .console
-            .note("the deadline is over; what is stored stays, the same command goes on from there");
+        context.console.note("the deadline is over; stored bars are kept. Run the same command to continue");
         return Ok(last);
     }
-    context.console.warn("interrupted; what is stored stays, the same command goes on from there");
+    context.console.warn("interrupted; stored bars are kept. Run the same command to continue");
     Ok(Outcome::Interrupted)
 }
 

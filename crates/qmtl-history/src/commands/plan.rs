@@ -102,7 +102,7 @@ pub(crate) async fn plans(
     context: &Context,
     replace: bool,
 ) -> Result<(Vec<(Job, Plan)>, Limits)> {
-    let orders = fill::orders(args, &*context.clock, &context.console)?;
+    let orders = fill::orders(args, &*context.clock, &context.console).await?;
     let store = Store::open_or_new(context.global.store.as_deref(), None, &context.console).await?;
     let limits = Limits::new(args, None, orders.len(), &context.clock);
     let mut planned = Vec::new();

@@ -41,7 +41,7 @@ struct Gone {
 
 pub(crate) async fn gc(args: &GcArgs, context: &Context) -> Result<Outcome> {
     let read = ReadArgs { series: args.series.clone(), range: RangeArgs::default() };
-    let asked = Asked::new(&read, context)?;
+    let asked = Asked::new(&read, context).await?;
     let store = Store::open_with_grace(context.global.store.as_deref(), args.grace, &context.console).await?;
     let now = context.clock.now();
     let (dry_run, verb) = (args.dry_run, if args.dry_run { "would remove" } else { "removed" });
@@ -57,7 +57,7 @@ pub(crate) async fn gc(args: &GcArgs, context: &Context) -> Result<Outcome> {
 pub(crate) async fn prune(args: &PruneArgs, context: &Context) -> Result<Outcome> {
     let read = ReadArgs { series: args.remove.series.clone(), range: RangeArgs::default() };
     named_or_all(&args.remove)?;
-    let asked = Asked::new(&read, context)?;
+    let asked = Asked::new(&read, context).await?;
     let store = context.store().await?;
     for_each(asked, (&store, context), async |target: &Target| {
         let removed = store.upkeep()?.prune(&target.key, args.before, args.remove.dry_run).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn forget_empty(args: &ForgetArgs, context: &Context) -> Result
     let read = ReadArgs { series: args.remove.series.clone(), range: args.range.clone() };
     named_or_all(&args.remove)?;
     let source = args.from.as_deref().map(SourceId::new).transpose()?;
-    let asked = Asked::new(&read, context)?;
+    let asked = Asked::new(&read, context).await?;
     let store = context.store().await?;
     for_each(asked, (&store, context), async |target: &Target| {
         let dry_run = args.remove.dry_run;

@@ -46,7 +46,7 @@ impl From<&Finding> for FindingShape {
 }
 
 pub(crate) async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome> {
-    let asked = Asked::new(&args.read, context)?;
+    let asked = Asked::new(&args.read, context).await?;
     let store = context.store().await?;
     let targets = asked.targets(&store, context).await?;
     let mut verdicts = Vec::new();

@@ -63,10 +63,9 @@ struct Done {
 }
 
 pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome> {
-    let orders = Orders::new(args, context)?;
     let progress = Arc::new(Progress::new(&context.console).with_deadline(args.deadline));
     let done = tokio::select! {
-        done = prime_all(args, orders, (context, &progress)) => done?,
+        done = async { prime_all(args, Orders::new(args, context).await?, (context, &progress)).await } => done?,
         () = context.signals.asked() => return Err(interrupted(&progress)),
     };
     outcome::read_or_not(print(&done, args, &context.console))?;
@@ -93,16 +92,19 @@ struct Orders {
 }
 
 impl Orders {
-    fn new(args: &WarmupArgs, context: &Context) -> Result<Self> {
+    async fn new(args: &WarmupArgs, context: &Context) -> Result<Self> {
         let now = context.clock.now();
         let as_of = args.as_of.unwrap_or(now);
         if as_of > now {
             let error = Error::invalid("bars of the future have not closed: --as-of must not lie after now");
             return Err(Failure::from(error.with("as_of", as_of).with("now", now)));
         }
-        let wanted = series::select(&args.series, &args.source, &context.console)?.ok_or_else(|| {
-            Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
-        })?;
+        let wanted =
+            series::select(&args.series, &args.source, &context.console).await?.ok_or_else(|| {
+                Failure::from(Error::invalid(
+                    "no series is named: use --node ID --interval 5m, or --nodes FILE",
+                ))
+            })?;
         let range = RangeArgs { bars: Some(args.period), ..RangeArgs::default() };
         let fills = wanted.iter().any(|wanted| !wanted.sources.is_empty()).then(|| FillArgs {
             series: args.series.clone(),

@@ -58,6 +58,12 @@ fn no_message_repeats_a_secret() {
         "postgresql://admin:C4nary@host/qdb",
         "s3://key:C4nary@bucket/x",
         "https://u:C4nary@host/x?key=C4nary",
+        "questdb//admin:C4nary@host/qdb",
+        "//admin:C4nary@host/qdb",
+        "admin:C4nary@host:8812/qdb",
+        "mysql:admin:C4nary@host",
+        "questdb://admin:C4nary",
+        "host=h user=u password=C4nary",
         "questdb://admin:x' y C4nary@host/qdb",
         "questdb://admin:x\" y C4nary@host/qdb",
         "questdb://admin:x\n` y C4nary@host/qdb",
@@ -66,6 +72,8 @@ fn no_message_repeats_a_secret() {
     for address in addresses {
         let source = format!("binance+{address}");
         let option = format!("--color={address}");
+        let rest = address.split_once("//").map(|(_, rest)| rest);
+        let without_scheme = rest.filter(|rest| rest.contains(['@', '?'])).unwrap_or(address);
         let export = ["export", "--node", "x", "--interval", "1m"];
         let (out, columns) =
             ([&export[..], &["--out", address]].concat(), [&export[..], &["--columns", address]].concat());
@@ -86,7 +94,7 @@ fn no_message_repeats_a_secret() {
             &["plan", "--source", "file:none.csv", "--column-type", &column],
             &["plan", "--source", "binance", "--symbol", &column],
             &["ls", "--store", &address.replacen("://", "//", 1)],
-            &["ls", "--store", address.split_once("//").map_or(address, |(_, rest)| rest)],
+            &["ls", "--store", without_scheme],
             &["backfill", "--node", address, "--interval", "1m", "--source", "file:none.csv", "--last", "5d"],
             &["demo", "--keep", address],
             &out,

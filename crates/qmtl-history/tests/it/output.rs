@@ -156,8 +156,17 @@ fn pipes_that_nobody_reads_or_writes_are_told_of() {
         let mut child = scene.command(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let line = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
         assert_eq!(line, format!("{told}; Ctrl-C stops"));
-        assert_eq!(super::interrupt(child).code, Some(130));
+        let run = super::interrupt(child);
+        assert!(run.code == Some(130) && run.stderr.is_empty(), "{run:?}");
     }
+    let words = ["backfill", "--nodes", "pipe", "--json", "--last", "5d"];
+    let mut child = scene.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("waiting: the list pipe"));
+    let rest = std::thread::spawn(move || lines.count());
+    let run = super::interrupt(child);
+    rest.join().unwrap();
+    assert_eq!((run.code, &run.object()["error"]["kind"]), (Some(130), &"cancelled".into()));
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn columnar_times() {
 #[tokio::test]
 async fn lines() {
     let schema = ErrorKind::Schema;
-    let ragged = "a line has another number of fields than the first one";
+    let ragged = "a line has another number of fields than the header or the first line";
     check(
         &file("a.csv", "ts,close\n1704067200,1\n1704067260\n"),
         schema,

@@ -123,10 +123,12 @@ impl<'a> Scan<'a> {
     fn row(&mut self, record: &Record<'_>) -> Result<()> {
         let layout = &self.layout;
         if record.len() != layout.width {
-            return Err(Error::schema("a line has another number of fields than the first one")
-                .with("line", record.line)
-                .with("fields", record.len())
-                .with("expected", layout.width));
+            return Err(Error::schema(
+                "a line has another number of fields than the header or the first line",
+            )
+            .with("line", record.line)
+            .with("fields", record.len())
+            .with("expected", layout.width));
         }
         let time = layout.time(record)?;
         self.one_series.row(time, record.line, |at| record.field(at))?;
