@@ -230,7 +230,11 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
             Error::invalid("this build has no store of that kind")
                 .with("scheme", format_args!("{scheme}://")),
         )
-        .hint("use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix")),
+        .hint(if cfg!(feature = "s3") {
+            "use --store DIR, a folder of Parquet files on a local disk, or s3://bucket/prefix"
+        } else {
+            "use --store DIR, a folder of Parquet files on a local disk"
+        })),
     }
 }
 

@@ -147,7 +147,7 @@ impl Waits {
                     let end = match (self.left(None), self.answers_within) {
                         (Some(left), _) => format!("giving up in {} at the latest; ", text::duration(left)),
                         (None, Some(longest)) => {
-                            format!("it has {} for each request; ", text::duration(longest))
+                            format!("each request is given up within {}; ", text::duration(longest))
                         }
                         (None, None) => String::new(),
                     };

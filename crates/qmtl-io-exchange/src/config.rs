@@ -48,7 +48,7 @@ impl ExchangeConfig {
     /// Any API at this address, asked once a second: say what it grants with
     /// [`with_requests_per_second`](Self::with_requests_per_second) and
     /// [`with_weight_per_minute`](Self::with_weight_per_minute). 30 seconds for a try, 10 for a connection,
-    /// 15 minutes and 8 repetitions for a request, a minute for a host that never answers, 32 MiB.
+    /// 20 minutes, longer than a usual ban, and 8 repetitions for a request, a minute for a host that never answers, 32 MiB.
     #[must_use]
     pub fn new(base_url: impl Into<String>) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl ExchangeConfig {
             requests_per_second: Some(1.0),
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
-            deadline: Duration::from_secs(15 * 60),
+            deadline: Duration::from_secs(20 * 60),
             retries: 8,
             retry_for: Duration::from_secs(60),
             max_body_bytes: 32 << 20,

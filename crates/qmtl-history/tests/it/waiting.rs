@@ -121,7 +121,7 @@ fn a_store_that_does_not_answer_is_told_of_without_its_password() {
     assert_eq!(interrupt(child).code, Some(130));
     assert!(waiting.starts_with("waiting: the store questdb://") && !waiting.contains("S3cret"), "{waiting}");
     assert!(
-        waiting.ends_with("has not answered yet; it has 60.0 s for each request; Ctrl-C stops"),
+        waiting.ends_with("has not answered yet; each request is given up within 60.0 s; Ctrl-C stops"),
         "{waiting}"
     );
 }
