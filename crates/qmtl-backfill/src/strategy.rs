@@ -8,7 +8,7 @@ mod retries;
 mod tally;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub struct FetcherBackfillStrategy {
     stand_ins: Vec<Arc<dyn DataFetcher>>,
     clock: Arc<dyn Clock>,
     config: BackfillConfig,
+    /// Series whose proofs have been counted.
+    counted: Arc<Mutex<HashSet<SeriesKey>>>,
 }
 
 impl FetcherBackfillStrategy {
@@ -82,7 +84,7 @@ impl FetcherBackfillStrategy {
     /// A strategy that goes by another name in metrics.
     pub(crate) fn named(name: &'static str, fetchers: Vec<Arc<dyn DataFetcher>>) -> Self {
         let (stand_ins, clock) = (Vec::new(), Arc::new(TokioClock::new()));
-        Self { name, fetchers, stand_ins, clock, config: BackfillConfig::default() }
+        Self { name, fetchers, stand_ins, clock, config: BackfillConfig::default(), counted: Arc::default() }
     }
 
     /// Asks `fetcher` for what those before it cannot give: first an exchange, then another one.
@@ -334,13 +336,29 @@ impl FetcherBackfillStrategy {
             after
         };
         self.conclude(&mut report, &plan, &after);
-        metrics::known_empty_bars(key, after.empty_by_any(self.clock.now()).count(key.interval));
+        if !report.stopped {
+            self.count_known_empty(key, backend, !report.known_empty.is_empty()).await;
+        }
         let wanted = request.range.count(key.interval);
         let settled = wanted - report.missing.count(key.interval);
         metrics::coverage_ratio(key, request.world.as_deref(), settled, wanted);
         metrics::auto_backfill_rows(self.name, key, report.rows_written);
         report.coverage = after;
         Ok(report)
+    }
+
+    /// Reports how many bars of the whole series are known not to exist: the first time, and where that has changed.
+    async fn count_known_empty(&self, key: &SeriesKey, backend: &dyn HistoryBackend, has_changed: bool) {
+        let is_first = self.counted.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        if is_first || has_changed {
+            match backend.coverage(key, TimeRange::ALL).await {
+                Ok(all) => {
+                    metrics::known_empty_bars(key, all.empty_by_any(self.clock.now()).count(key.interval))
+                }
+                // It is counted with the next run.
+                Err(_) => drop(self.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(key)),
+            }
+        }
     }
 
     /// Says in `report` what is missing after all, and of that what nobody can help or time alone mends.

@@ -80,9 +80,9 @@ impl Store {
         let node = folder.node();
         match self.read_owner(&node)? {
             Some(owner) if owner != key.node_id => {
-                Err(error::corrupt(&node, "the folder belongs to another node")
-                    .with("node_id", &key.node_id)
-                    .with("owner", owner))
+                let name = node.join(layout::SERIES_FILE);
+                let what = "the file that names the series says that the folder belongs to another node";
+                Err(error::corrupt(&name, what).with("node_id", &key.node_id).with("owner", owner))
             }
             _ => Ok(folder),
         }

@@ -135,7 +135,7 @@ impl Runner {
 
         let (told, reports) = mpsc::channel(1);
         let mut link = pin!(link.run(reports));
-        let work = runner.session(strategy, &mut *live, Some((world.activation(), &told)));
+        let work = runner.session(strategy, (&mut *live, None), Some((world.activation(), &told)));
         let session = tokio::select! {
             session = work => session?,
             // It ends by itself only when the strategy was refused, or has nothing to tell any more.

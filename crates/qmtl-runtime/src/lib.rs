@@ -26,7 +26,9 @@ pub use engine::{BackfillEngine, BackfillJob, EngineConfig, JobHandle, JobOutcom
 pub use gateway::World;
 pub use graph::{ComputeNode, Source, Strategy, StrategyBuilder, VALUE, Windows};
 pub use live::{LiveBar, LiveReceiver, LiveSender, LiveSource, live_channel};
-pub use pipeline::{Alignment, Fed, GivenUp, LateBar, LateBars, OnPanic, Parallelism, Pipeline, Replayed};
+pub use pipeline::{
+    Alignment, Fed, GivenUp, LateBar, LateBars, LiveMoment, OnPanic, Parallelism, Pipeline, Replayed,
+};
 pub use recorder::EventRecorderService;
 pub use runner::{Runner, Session};
 pub use shared::SharedCache;

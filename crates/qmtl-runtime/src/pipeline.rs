@@ -70,6 +70,18 @@ pub struct Fed {
     pub results: u64,
 }
 
+/// A live moment, and what nodes made of it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LiveMoment {
+    /// When its bars close.
+    pub at: Timestamp,
+    /// A result of each node that ran: its id, the opening of its bar, and the value.
+    pub results: Vec<(NodeId, Timestamp, f64)>,
+}
+
+type MomentFn = dyn FnMut(&LiveMoment) + Send;
+
 /// An input for whose bars a moment has waited in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -148,6 +160,7 @@ pub struct Pipeline {
     on_panic: OnPanic,
     parallelism: Parallelism,
     activation: Option<Activation>,
+    on_moment: Option<Box<MomentFn>>,
     /// Whether nodes run and orders come though a window has bars missing.
     holes_allowed: bool,
     stopped: Option<Error>,
@@ -187,6 +200,7 @@ impl Pipeline {
             on_panic: OnPanic::default(),
             parallelism: Parallelism::default(),
             activation: None,
+            on_moment: None,
             holes_allowed: false,
             stopped: None,
         }
@@ -211,6 +225,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = Some(activation);
+        self
+    }
+
+    /// Hands over every live moment and what nodes made of it, once it has been delivered. History has none.
+    #[must_use]
+    pub fn with_on_moment(mut self, on_moment: impl FnMut(&LiveMoment) + Send + 'static) -> Self {
+        self.on_moment = Some(Box::new(on_moment));
         self
     }
 
@@ -416,6 +437,11 @@ impl Pipeline {
             total.add(self.deliver(&open, at, Some(&mut signals))?);
             self.aligner.delivered(at);
             self.signal(at, &signals, records)?;
+            if let Some(on_moment) = &mut self.on_moment {
+                let nodes = &self.nodes;
+                let result = |signal: &Signal| (nodes[signal.node].spec.id.clone(), signal.ts, signal.value);
+                on_moment(&LiveMoment { at, results: signals.iter().map(result).collect() });
+            }
             self.stop_on_failure();
         }
         Ok(total)

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
-use qmtl_history_api::{RangeSet, Result, SeriesKey, TimeRange, Timestamp, async_trait};
+use qmtl_history_api::{RangeSet, Result, SeriesKey, StopSignal, TimeRange, Timestamp, async_trait};
 use tokio::sync::mpsc;
 
 use crate::warmup::{complete, load};
 use crate::{
-    Activation, Alignment, BackfillEngine, LiveBar, LiveSource, NodeCache, OnPanic, Parallelism, Pipeline,
-    Replayed, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
+    Activation, Alignment, BackfillEngine, LiveBar, LiveMoment, LiveSource, NodeCache, OnPanic, Parallelism,
+    Pipeline, Replayed, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
 };
 
 /// How often the age of the newest live bars and the memory of the caches are reported.
@@ -26,6 +26,8 @@ pub struct Runner {
     on_panic: OnPanic,
     parallelism: Parallelism,
     alignment: Alignment,
+    activation: Option<Activation>,
+    stop: StopSignal,
 }
 
 /// A strategy that was run.
@@ -72,6 +74,19 @@ impl Runner {
         self
     }
 
+    /// Says which orders may come of live moments where no gateway does; without, none.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = Some(activation);
+        self
+    }
+
+    /// Ends well when this signal is given: no further live bar is taken, moments that wait are delivered, and the
+    /// session is told.
+    pub fn with_stop(mut self, signal: StopSignal) -> Self {
+        self.stop = signal;
+        self
+    }
+
     /// Primes and replays `strategy` with default settings, without live data.
     pub async fn offline(strategy: Strategy) -> Result<Session> {
         Self::new().prime(strategy).await
@@ -91,14 +106,24 @@ impl Runner {
     /// first live bar are asked for until the deadline, then told as a gap. Fails as
     /// [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
-        self.session(strategy, live, None).await
+        self.session(strategy, (live, None), None).await
+    }
+
+    /// The same, and hands every live moment with the results of its nodes to `on_moment`.
+    pub async fn follow_with(
+        &self,
+        strategy: Strategy,
+        live: &mut dyn LiveSource,
+        on_moment: impl FnMut(&LiveMoment) + Send + 'static,
+    ) -> Result<Session> {
+        self.session(strategy, (live, Some(Box::new(on_moment))), None).await
     }
 
     /// The one pipeline of every way of running; `world` is told of the warm-up.
     pub(crate) async fn session(
         &self,
         strategy: Strategy,
-        live: &mut dyn LiveSource,
+        (live, on_moment): (&mut dyn LiveSource, Option<OnMoment>),
         world: Option<(Activation, &mpsc::Sender<WarmupReport>)>,
     ) -> Result<Session> {
         let mut waiting = Waiting { live, bars: Vec::new(), is_open: true };
@@ -106,7 +131,7 @@ impl Runner {
         let activation = match world {
             // Whoever does not take the report any more has no use for it.
             Some((activation, told)) => told.send(warmup.clone()).await.map_or(None, |()| Some(activation)),
-            None => None,
+            None => self.activation.clone(),
         };
         waiting.take_what_came().await;
         let mut gaps = Gaps::default();
@@ -134,6 +159,9 @@ impl Runner {
         };
         if let Some(activation) = activation {
             pipeline = pipeline.with_activation(activation);
+        }
+        if let Some(on_moment) = on_moment {
+            pipeline = pipeline.with_on_moment(on_moment);
         }
         loop {
             match self.next_live(&mut waiting, pipeline.inputs(), pipeline.due()).await {
@@ -183,6 +211,7 @@ impl Runner {
             let left = due.zip(clock).map(|(due, clock)| due.saturating_sub(clock.monotonic()));
             tokio::select! {
                 biased;
+                () = self.stop.stopped() => return Next::End,
                 bar = &mut next => return bar.map_or(Next::End, Next::Bar),
                 () = sleep(left) => return Next::Due,
                 () = sleep(Some(REPORT_EVERY)) => {}
@@ -190,6 +219,9 @@ impl Runner {
         }
     }
 }
+
+/// What is told of live moments.
+type OnMoment = Box<dyn FnMut(&LiveMoment) + Send>;
 
 /// What comes next while live bars are followed.
 enum Next {

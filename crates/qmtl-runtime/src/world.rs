@@ -173,6 +173,15 @@ impl Activation {
         Self(Arc::new(Shared { clock, state: watch::Sender::default() }))
     }
 
+    /// Both sides may act, with full weight and for good, in this mode: for whoever acts without a gateway.
+    #[must_use]
+    pub fn always(mode: Mode, clock: impl Clock) -> Self {
+        let activation = Self::new(clock);
+        activation.set_mode(mode, Duration::MAX);
+        activation.set_sides([SideState::ACTIVE; 2], Duration::MAX);
+        activation
+    }
+
     /// Notes the world's mode, which holds before `until`.
     pub fn set_mode(&self, mode: Mode, until: Duration) {
         self.0.state.send_modify(|known| known.mode = Some(Until(mode, until)));

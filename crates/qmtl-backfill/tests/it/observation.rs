@@ -79,6 +79,24 @@ fn every_count_of_a_fill_is_recorded() {
 }
 
 #[test]
+fn what_is_known_to_be_empty_is_counted_for_the_whole_series() {
+    let key = key("empty: node", "1m");
+    let snapshotter = recorded(async {
+        let fetcher = Arc::new(FakeFetcher::new("fake").with_bars_in(runs([(0, 5), (8, 40)])));
+        let (strategy, store) = (Filling::new().strategy(&fetcher), Store::new());
+        for range in [span(0, 20), span(20, 40)] {
+            strategy
+                .ensure_range(&BackfillRequest::new(key.clone(), range), &store, &NoProgress)
+                .await
+                .unwrap();
+        }
+    });
+    let counted = values(&snapshotter);
+    let told = "qmtl_backfill_known_empty_bars{node_id=empty: node,interval=60} 3".to_owned();
+    assert!(counted.contains(&told), "{counted:?}");
+}
+
+#[test]
 fn a_row_off_the_grid_is_counted_once_however_often_it_comes() {
     let key = key("odd: node", "1m");
     let snapshotter = recorded(async {

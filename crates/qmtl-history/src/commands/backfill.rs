@@ -11,7 +11,7 @@ use qmtl_history_api::{
 };
 use serde::Serialize;
 
-use super::{Context, follow, in_time, plan};
+use super::{Context, follow, in_time, plan, warn_of_damage};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits};
@@ -221,7 +221,11 @@ impl Open {
             let store = in_time(&what, limits.left(), &*context.clock, opening).await?;
             let opening = Box::pin(fill::jobs(orders, &limits, &waits));
             let what = "the sources were open";
-            Ok::<_, Failure>((store, in_time(what, limits.left(), &*context.clock, opening).await?))
+            let jobs = in_time(what, limits.left(), &*context.clock, opening).await?;
+            let looking = warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console);
+            let what = format!("the store {shown} had said what it has");
+            in_time(&what, limits.left(), &*context.clock, looking).await?;
+            Ok::<_, Failure>((store, jobs))
         };
         let (store, jobs) = tokio::select! {
             opened = opening => opened?,
@@ -230,7 +234,6 @@ impl Open {
                 return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
             }
         };
-        super::warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console).await?;
         for job in &jobs {
             plan::left_out(job, context);
         }

@@ -214,7 +214,12 @@ async fn a_folder_of_another_node_or_version_is_refused_by_path() {
     fs::write(&name, r#"{"format":1,"node_id":"another"}"#).unwrap();
     let store = open(three.folder.path()).await;
     let error = store.revision(&three.key).await.unwrap_err();
-    assert!(error.to_string().starts_with("the folder belongs to another node; "), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("says that the folder belongs to another node; rebuild it (with `repair`)"),
+        "{error}"
+    );
     assert!(error.to_string().ends_with("node_id: ohlcv:damage, owner: another)"), "{error}");
     let error = store.list_series().await.unwrap_err();
     assert!(

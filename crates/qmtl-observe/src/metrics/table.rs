@@ -147,8 +147,9 @@ table! {
         "Always 1; the label tells which version runs.";
 }
 
-/// Tells the installed recorder the unit and the help text of every metric.
+/// Tells the installed recorder the unit and the help text of every metric, and which version runs.
 pub fn describe() {
+    BUILD_INFO.with([env!("CARGO_PKG_VERSION").into()]).set(1.0);
     for metric in METRICS {
         let unit = match metric.unit {
             // The facade has no unit for a share.

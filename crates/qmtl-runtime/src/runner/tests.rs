@@ -12,7 +12,7 @@ use qmtl_io_memory::MemoryBackend;
 
 use super::*;
 use crate::testing::passing_time;
-use crate::{ComputeNode, LateBars, live_channel};
+use crate::{ComputeNode, LateBars, Mode, Side, live_channel};
 
 /// The bars that had closed when the strategy was started.
 const CLOSED: u32 = 100;
@@ -207,4 +207,47 @@ async fn a_bar_of_an_unknown_input_is_an_error() {
     drop(receiver);
     let error = sender.send(live(100)).await.unwrap_err();
     assert_eq!(error.to_string(), "nobody takes live bars any more (series: btc@1m)");
+}
+
+#[tokio::test]
+async fn signals_come_out_without_a_gateway_and_a_stop_ends_well() {
+    let clock = ManualClock::new(minute(CLOSED).checked_add(Duration::from_secs(1)).unwrap());
+    let stream = StreamInput::builder("btc").interval("1m").period(3).backend(MemoryBackend::new());
+    let stream = stream.fetcher(fetcher()).clock(clock.clone()).build().unwrap();
+    let (orders, moments, replayed) = (Arc::default(), Arc::default(), Arc::new(Mutex::new(0)));
+    let (of_orders, of_moments, of_replay): (Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>, _) =
+        (Arc::clone(&orders), Arc::clone(&moments), Arc::clone(&replayed));
+    let node = ComputeNode::slices("signal".parse().unwrap(), 1, move |windows| {
+        *of_replay.lock().unwrap() += 1;
+        windows.f64(0)[0] - 101.0
+    });
+    let node = node.reads(&stream, "close");
+    let node = node.orders_to(move |order| of_orders.lock().unwrap().push((order.ts, order.side)));
+    let strategy = Strategy::builder().input(stream).node(node).build().unwrap();
+    let (sender, mut receiver) = live_channel(10);
+    let stop = StopSignal::new();
+    let runner =
+        Runner::new().with_activation(Activation::always(Mode::Paper, clock.clone())).with_stop(stop.clone());
+    let following = runner.follow_with(strategy, &mut receiver, move |moment| {
+        of_moments.lock().unwrap().push((moment.at, moment.results[0].2));
+    });
+    let feeding = async {
+        // A bar that came before the replay would be history.
+        while *replayed.lock().unwrap() < 3 {
+            tokio::task::yield_now().await;
+        }
+        for index in CLOSED..CLOSED + 3 {
+            sender.send(live(index)).await.unwrap();
+        }
+        while moments.lock().unwrap().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        stop.stop();
+    };
+    let (session, ()) = tokio::join!(following, feeding);
+    assert_eq!(session.unwrap().pipeline.moment(), Some(minute(CLOSED + 3)));
+    let expected = [(0, -0.5), (1, 0.5), (2, 1.5)].map(|(at, value)| (minute(CLOSED + at + 1), value));
+    assert_eq!(*moments.lock().unwrap(), expected);
+    let expected = [(0, Side::Short), (1, Side::Long), (2, Side::Long)];
+    assert_eq!(*orders.lock().unwrap(), expected.map(|(at, side)| (minute(CLOSED + at), side)));
 }
