@@ -213,6 +213,7 @@ pub(crate) fn scheme(name: &str) -> Option<&'static str> {
 }
 
 /// Whether a name is an address, with or without its slashes, and no folder of this machine.
+#[cfg(feature = "demo")]
 pub(crate) fn is_address(name: &str) -> bool {
     name.contains("://") || scheme(name).is_some()
 }
