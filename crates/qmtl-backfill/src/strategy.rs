@@ -188,7 +188,8 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
         let key = &request.key;
         metrics::auto_backfill_request(self.name, key);
         let span = tracing::info_span!("backfill.job", series = %key, range = %request.range);
-        let outcome = self.fill(request, (backend, started), progress).instrument(span).await;
+        let until = self.config.deadline.map(|longest| started + longest);
+        let outcome = self.fill(request, (backend, until), progress).instrument(span).await;
         let elapsed = self.clock.monotonic().saturating_sub(started);
         metrics::auto_backfill_duration(self.name, elapsed);
         outcome.map(|mut report| {
@@ -231,7 +232,7 @@ impl FetcherBackfillStrategy {
         &'a self,
         key: &'a SeriesKey,
         (known, columns, now): (&Coverage, &SchemaRef, Timestamp),
-        (backend, started): (&'a dyn HistoryBackend, Duration),
+        (backend, until): (&'a dyn HistoryBackend, Option<Duration>),
         progress: &'a dyn ProgressSink,
     ) -> Job<'a> {
         Job {
@@ -239,7 +240,7 @@ impl FetcherBackfillStrategy {
             columns: SchemaRef::clone(columns),
             source: joined(self.stand_ins.iter().chain(&self.fetchers)),
             sources: self.asked(known, (key.interval, now)),
-            until: self.config.deadline.map(|longest| started + longest),
+            until,
             retries: Retries::default(),
             backend,
             progress,
@@ -259,15 +260,13 @@ impl FetcherBackfillStrategy {
     async fn look<T>(
         &self,
         request: &BackfillRequest,
-        started: Duration,
+        until: Option<Duration>,
         look: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let stop = request.stop.clone().unwrap_or_default();
         let over = async {
-            match self.config.deadline {
-                Some(longest) => {
-                    self.clock.sleep((started + longest).saturating_sub(self.clock.monotonic())).await;
-                }
+            match until {
+                Some(until) => self.clock.sleep(until.saturating_sub(self.clock.monotonic())).await,
                 None => std::future::pending().await,
             }
         };
@@ -285,7 +284,7 @@ impl FetcherBackfillStrategy {
     async fn fill(
         &self,
         request: &BackfillRequest,
-        (backend, started): (&dyn HistoryBackend, Duration),
+        (backend, until): (&dyn HistoryBackend, Option<Duration>),
         progress: &dyn ProgressSink,
     ) -> Result<BackfillReport> {
         let key = &request.key;
@@ -297,7 +296,7 @@ impl FetcherBackfillStrategy {
             let ended = self.ended(request, &known).await;
             Ok((known, ended))
         };
-        let (mut known, ended) = self.look(request, started, look).await?;
+        let (mut known, ended) = self.look(request, until, look).await?;
         ended.leave_out_of(&mut known);
         let before = known.within(request.range);
         let now = self.clock.now();
@@ -315,8 +314,8 @@ impl FetcherBackfillStrategy {
         let after = if plan.gaps().is_empty() {
             before
         } else {
-            let columns = self.look(request, started, backend.schema(key)).await?;
-            let job = self.job(key, (&known, &columns, now), (backend, started), progress);
+            let columns = self.look(request, until, backend.schema(key)).await?;
+            let job = self.job(key, (&known, &columns, now), (backend, until), progress);
             let stood = before.present().clone();
             let (tally, was_stopped) = job.run(&plan, &stop).await;
             report.stopped = was_stopped;

@@ -524,10 +524,10 @@ pub struct WarmupArgs {
     /// How long to wait for missing bars [default: 3m]
     #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = WARMUP)]
     pub deadline: Option<Duration>,
-    /// How many points of the grid are looked at for stored bars at most [default: ten times the period]
+    /// Look back over at most this many points of the grid for stored bars [default: ten times the period]
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = WARMUP)]
     pub max_lookback: Option<u64>,
-    /// Be ready though a bar is missing among the stored ones
+    /// Count as ready even if a bar is missing among them
     #[arg(long, help_heading = WARMUP)]
     pub allow_holes: bool,
     /// The column to average

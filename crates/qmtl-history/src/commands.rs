@@ -194,13 +194,14 @@ fn tell_damaged<T>(entries: &[Entry<T>], context: &Context) -> Outcome {
     if damaged.is_empty() { Outcome::Done } else { Outcome::Failed }
 }
 
-/// Tells of damaged folders where one of these series has no rows yet: it may be one of them.
+/// Tells of damaged folders where one of these series has no rows yet: it may be one of them. On a server no folder is
+/// renamed, and in a bucket hardly.
 async fn warn_of_damage(
     store: &Store,
     keys: impl Iterator<Item = &SeriesKey>,
     console: &Console,
 ) -> Result<()> {
-    for key in keys {
+    for key in keys.filter(|_| store.is_folder()) {
         if matches!(store.revision(key).await, Ok(None)) {
             for damaged in listed(&**store).await?.1 {
                 console.warn(format!("{key} has no rows; perhaps this is it: {}", damaged.message()));

@@ -31,7 +31,7 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store that was named, which must exist.
     pub(crate) async fn open(name: Option<&str>, console: &Console) -> Result<Self> {
-        Self::with(name, (false, None), Waits::new(console)).await
+        Self::open_with_grace(name, None, console).await
     }
 
     /// The same, to collect what has been replaced for as long as this.
@@ -116,6 +116,11 @@ impl Store {
     /// Whether the store consists of files.
     pub(crate) fn has_files(&self) -> bool {
         self.files.is_some()
+    }
+
+    /// Whether it is a folder, where a look at each series costs little.
+    pub(crate) fn is_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// Whether a file of this name, which need not be there yet, would stand among those of this store or of another one.

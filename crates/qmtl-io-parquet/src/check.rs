@@ -10,7 +10,7 @@ use crate::error;
 use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX, is_odd_commit};
 use crate::state::Snapshot;
 use crate::store::Store;
-use crate::tree::{in_the_way, stray};
+use crate::tree::stray;
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
@@ -80,17 +80,11 @@ fn check_rows(series: &SeriesFolder, snapshot: &Snapshot, columns: Option<&Schem
 /// What nobody reads: unfinished files, and folders and commits that were renamed.
 fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     let told = |path: PathBuf| Finding::new(&path, Problem::Damaged(stray(&path)));
-    let (strays, obstacles) = store.unfit_partitions(series.key.interval, &series.interval())?;
-    let mut findings: Vec<_> = strays.into_iter().map(told).collect();
-    findings.extend(obstacles.into_iter().map(|path| {
-        let error = in_the_way(&path);
-        Finding::new(path, Problem::Damaged(error))
-    }));
+    let (own, unfit) = store.partitions_of(series.key.interval, &series.interval())?;
+    let mut findings: Vec<_> =
+        unfit.told().map(|(path, error)| Finding::new(path, Problem::Damaged(error))).collect();
     let mut folders = vec![series.node(), series.schemas()];
-    let interval = series.key.interval;
-    let names = store.disk.folders(&series.interval())?.into_iter();
-    folders
-        .extend(names.filter_map(|name| Partition::parse(interval, &name)).map(|own| series.partition(own)));
+    folders.extend(own.into_iter().map(|partition| series.partition(partition)));
     for folder in folders {
         for name in store.disk.list(&folder)? {
             if name.starts_with(TEMP_PREFIX) {

@@ -185,17 +185,9 @@ impl Store {
         range: TimeRange,
     ) -> Result<Vec<Partition>> {
         let folder = series.interval();
-        let all = self.folders.get(&*self.disk, &folder, || {
-            self.check_partitions(series.key.interval, &folder)?;
-            let mut partitions: Vec<Partition> = self
-                .disk
-                .list(&folder)?
-                .iter()
-                .filter_map(|name| Partition::parse(series.key.interval, name))
-                .collect();
-            partitions.sort_unstable();
-            Ok(partitions)
-        })?;
+        let all = self
+            .folders
+            .get(&*self.disk, &folder, || self.fitting_partitions(series.key.interval, &folder))?;
         Ok(all.iter().copied().filter(|one| one.range().intersect(range).is_some()).collect())
     }
 
@@ -248,7 +240,7 @@ impl Store {
         if checked().contains(&folder) {
             return Ok(());
         }
-        self.check_partitions(series.key.interval, &folder)?;
+        self.fitting_partitions(series.key.interval, &folder)?;
         checked().insert(folder);
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Store {
         match self.read_owner(node)? {
             Some(node_id) if layout::node_folder(&node_id) == name => {
                 let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                let own = found.intervals.iter().copied().map(key).chain(found.errors().map(Err));
+                let own = found.intervals.iter().copied().map(key).chain(found.unfit.errors().map(Err));
                 Ok(own.chain(self.series_inside(node, &found.intervals)?).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
@@ -43,7 +43,7 @@ impl Store {
                     _ => nameless(node),
                 })
             }
-            None if !found.fit() => Ok(found.errors().map(Err).collect()),
+            None if !found.unfit.is_empty() => Ok(found.unfit.errors().map(Err).collect()),
             None if self.disk.newest(node, None)?.is_some() => Err(stray(node)),
             None if layout::is_node_folder(name) && self.holds_more_than_attempts(node)? => {
                 Err(nameless(node))
@@ -80,18 +80,18 @@ impl Store {
             |name: &str| name.parse().ok().filter(|interval: &Interval| interval.to_string() == name);
         let (folders, obstacles) = self.disk.folders_and_obstacles(node)?;
         let obstacles = obstacles.into_iter().filter(|name| interval_of(name).is_some());
-        found.obstacles.extend(obstacles.map(|name| node.join(name)));
+        found.unfit.obstacles.extend(obstacles.map(|name| node.join(name)));
         for name in folders {
             let folder = node.join(&name);
             match interval_of(&name) {
                 Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
                 Some(interval) => {
-                    let (strays, obstacles) = self.unfit_partitions(interval, &folder)?;
-                    found.strays.extend(strays);
-                    found.obstacles.extend(obstacles);
-                    found.strays.extend(self.odd_commits(interval, &folder)?);
+                    let (_, unfit) = self.partitions_of(interval, &folder)?;
+                    found.unfit.strays.extend(unfit.strays);
+                    found.unfit.obstacles.extend(unfit.obstacles);
+                    found.unfit.strays.extend(self.odd_commits(interval, &folder)?);
                 }
-                None if self.holds_commits(&folder)? => found.strays.push(folder),
+                None if self.holds_commits(&folder)? => found.unfit.strays.push(folder),
                 None => {}
             }
         }
@@ -114,32 +114,31 @@ impl Store {
         Ok(false)
     }
 
-    /// The folders in that of an interval that hold commits, and are not called as a partition of it is; and what is
-    /// called so and is no folder, such as a link to a disk that is gone.
-    pub(crate) fn unfit_partitions(
-        &self,
-        interval: Interval,
-        folder: &Path,
-    ) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    /// The partitions that have a folder in that of an interval, ascending, and what does not fit there.
+    pub(crate) fn partitions_of(&self, interval: Interval, folder: &Path) -> Result<(Vec<Partition>, Unfit)> {
         let (folders, obstacles) = self.disk.folders_and_obstacles(folder)?;
-        let is_own = |name: &str| Partition::parse(interval, name).is_some();
-        let obstacles = obstacles.iter().filter(|name| is_own(name)).map(|name| folder.join(name)).collect();
-        let mut strays = Vec::new();
-        for name in folders.iter().filter(|name| *name != layout::SCHEMA_FOLDER && !is_own(name)) {
-            let folder = folder.join(name);
-            if self.disk.newest(&folder, None)?.is_some() {
-                strays.push(folder);
+        let (mut own, mut unfit) = (Vec::new(), Unfit::default());
+        for name in folders.iter().filter(|name| *name != layout::SCHEMA_FOLDER) {
+            match Partition::parse(interval, name) {
+                Some(partition) => own.push(partition),
+                None if self.disk.newest(&folder.join(name), None)?.is_some() => {
+                    unfit.strays.push(folder.join(name));
+                }
+                None => {}
             }
         }
-        Ok((strays, obstacles))
+        own.sort_unstable();
+        let obstacles = obstacles.iter().filter(|name| Partition::parse(interval, name).is_some());
+        unfit.obstacles.extend(obstacles.map(|name| folder.join(name)));
+        Ok((own, unfit))
     }
 
-    /// `Corrupt` where a partition was renamed or its folder is not there: what it holds would be missing in every
-    /// answer, and nobody would be told.
-    pub(crate) fn check_partitions(&self, interval: Interval, folder: &Path) -> Result<()> {
-        let (strays, obstacles) = self.unfit_partitions(interval, folder)?;
-        let errors = strays.iter().map(|path| stray(path));
-        errors.chain(obstacles.iter().map(|path| in_the_way(path))).next().map_or(Ok(()), Err)
+    /// The same; `Corrupt` where a partition was renamed or its folder is not there: what it holds would be missing in
+    /// every answer, and nobody would be told.
+    pub(crate) fn fitting_partitions(&self, interval: Interval, folder: &Path) -> Result<Vec<Partition>> {
+        let (own, unfit) = self.partitions_of(interval, folder)?;
+        let error = unfit.errors().next();
+        error.map_or(Ok(own), Err)
     }
 
     /// The files in the partitions of an interval that look like commits and are not called as those are.
@@ -185,20 +184,30 @@ impl Store {
 pub(crate) struct Intervals {
     /// Those under which a partition has a commit.
     pub(crate) intervals: Vec<Interval>,
-    /// Folders with commits that no interval or partition is called like.
-    pub(crate) strays: Vec<PathBuf>,
-    /// Files that are called like an interval.
+    unfit: Unfit,
+}
+
+/// What stands in a folder and does not fit there.
+#[derive(Debug, Default)]
+pub(crate) struct Unfit {
+    /// Folders with commits that no interval or partition is called like, and files that look like commits.
+    strays: Vec<PathBuf>,
+    /// What is called like an interval or a partition and is no folder, such as a link to a disk that is gone.
     obstacles: Vec<PathBuf>,
 }
 
-impl Intervals {
-    /// An error for everything that does not fit.
-    fn errors(&self) -> impl Iterator<Item = Error> {
-        let strays = self.strays.iter().map(|path| stray(path));
-        strays.chain(self.obstacles.iter().map(|path| in_the_way(path)))
+impl Unfit {
+    /// Each with its error.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&Path, Error)> {
+        let strays = self.strays.iter().map(|path| (path.as_path(), stray(path)));
+        strays.chain(self.obstacles.iter().map(|path| (path.as_path(), in_the_way(path))))
     }
 
-    fn fit(&self) -> bool {
+    fn errors(&self) -> impl Iterator<Item = Error> {
+        self.told().map(|(_, error)| error)
+    }
+
+    fn is_empty(&self) -> bool {
         self.strays.is_empty() && self.obstacles.is_empty()
     }
 }
@@ -227,7 +236,7 @@ fn moved(folder: &Path, node_id: &NodeId) -> Error {
 }
 
 /// The error of what stands where the folder of a series does.
-pub(crate) fn in_the_way(path: &Path) -> Error {
+fn in_the_way(path: &Path) -> Error {
     let message = "what stands where the folder of a series is needed is no folder: a file, or a link that leads \
                    nowhere; mount what it leads to, or move it out of the store, and restore the folder from a copy or \
                    run the backfill again";

@@ -348,8 +348,7 @@ impl Pipeline {
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
         let mut records = Vec::new();
         let appended = self.take(input, ts, payload, &mut records)?;
-        let Replayed { bars, results } = self.release(false, &mut records)?;
-        record(records).await?;
+        let Replayed { bars, results } = self.deliver_live(false, records).await?;
         Ok(Fed { appended, bars, results })
     }
 
@@ -358,26 +357,26 @@ impl Pipeline {
     pub async fn settle(&mut self, input: &SeriesKey, close: Timestamp) -> Result<Replayed> {
         let at = self.input(input)?;
         self.aligner.settle(at, close);
-        let mut records = Vec::new();
-        let released = self.release(false, &mut records)?;
-        record(records).await?;
-        Ok(released)
+        self.deliver_live(false, Vec::new()).await
     }
 
     /// Delivers the moments that have waited long enough; [`due`](Self::due) says when there are any. Fails as
     /// [`feed`](Self::feed) does.
     pub async fn give_up(&mut self) -> Result<Replayed> {
-        let mut records = Vec::new();
-        let released = self.release(false, &mut records)?;
-        record(records).await?;
-        Ok(released)
+        self.deliver_live(false, Vec::new()).await
     }
 
     /// Delivers all moments that wait: no further bar will come. Fails as [`feed`](Self::feed) does.
     pub async fn finish(&mut self) -> Result<Replayed> {
-        let mut records = Vec::new();
-        let released = self.release(true, &mut records)?;
-        record(records).await?;
+        self.deliver_live(true, Vec::new()).await
+    }
+
+    /// Delivers the moments that are ripe, and has recorded what came of them, behind what is to be recorded already.
+    async fn deliver_live(&mut self, at_end: bool, mut records: Vec<Record>) -> Result<Replayed> {
+        let released = self.release(at_end, &mut records)?;
+        for (recorder, key, ts, payload) in records {
+            recorder.record(&key, ts, payload).await?;
+        }
         Ok(released)
     }
 
@@ -623,13 +622,6 @@ impl std::fmt::Debug for Pipeline {
 }
 
 type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
-
-async fn record(records: Vec<Record>) -> Result<()> {
-    for (recorder, key, ts, payload) in records {
-        recorder.record(&key, ts, payload).await?;
-    }
-    Ok(())
-}
 
 /// A result of a live moment.
 #[derive(Clone, Copy, Debug)]
