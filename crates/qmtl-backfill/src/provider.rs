@@ -5,6 +5,7 @@ mod flight;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, BatchStream, Clock, Coverage, DataFetcher, Error,
     ErrorKind, HistoryBackend, HistoryProvider, NoProgress, ProgressSink, ProviderCapabilities, ReadRequest,
@@ -122,6 +123,12 @@ impl<B: HistoryBackend> HistoryProvider for AugmentedHistoryProvider<B> {
 
     async fn coverage(&self, key: &SeriesKey) -> Result<Coverage> {
         self.backend.coverage(key, TimeRange::ALL).await
+    }
+
+    async fn schema(&self, key: &SeriesKey) -> Result<Option<SchemaRef>> {
+        let columns = self.backend.schema(key).await?;
+        // A series without a row has `ts` alone.
+        Ok(Some(columns).filter(|columns| columns.fields().len() > 1))
     }
 
     /// As the trait says; `NoFetcher` without a fetcher.

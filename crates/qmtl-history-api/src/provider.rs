@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 
 use crate::{
@@ -74,6 +75,13 @@ pub trait HistoryProvider: fmt::Debug + Send + Sync + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this provider does not report coverage").with("series", key))
     }
 
+    /// The columns of a series, `ts` first; `None` where nothing is stored, or the provider does not know them, as by
+    /// default.
+    async fn schema(&self, key: &SeriesKey) -> Result<Option<SchemaRef>> {
+        let _ = key;
+        Ok(None)
+    }
+
     /// Inserts real rows for what is missing of the request's range; `Unsupported` by default,
     /// `NoFetcher` where no fetcher is configured. A part that fails stands in the report.
     async fn fill_missing(&self, request: &BackfillRequest) -> Result<BackfillReport> {
@@ -110,6 +118,10 @@ macro_rules! forward_provider {
 
             async fn coverage(&self, key: &SeriesKey) -> Result<Coverage> {
                 (**self).coverage(key).await
+            }
+
+            async fn schema(&self, key: &SeriesKey) -> Result<Option<SchemaRef>> {
+                (**self).schema(key).await
             }
 
             async fn fill_missing(&self, request: &BackfillRequest) -> Result<BackfillReport> {

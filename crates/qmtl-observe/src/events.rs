@@ -4,7 +4,7 @@
 //! `interval`, `start` and `end` are integers: seconds, and epoch seconds with `end` exclusive. An interval with
 //! a phase is text, such as `86400+57600`.
 
-use qmtl_history_api::{Error, Interval, SeriesKey, SourceId, TimeRange};
+use qmtl_history_api::{Error, Interval, NodeId, SeriesKey, SourceId, TimeRange, Timestamp};
 use tracing::Value;
 
 use crate::metrics::interval_label;
@@ -66,6 +66,22 @@ pub fn gateway_lost(world: &str, error: &Error) {
 /// `world.gateway_found`: the gateway answers, for the first time or again.
 pub fn gateway_found(world: &str, strategy_id: &str) {
     tracing::info!(target: TARGET, world, strategy_id, "world.gateway_found");
+}
+
+/// `strategy.node_failed`: a compute node panicked, returned an error or cannot read its columns. It stands still, and
+/// so do those that read it.
+pub fn node_failed(node_id: &NodeId, error: &Error) {
+    tracing::error!(target: TARGET, node_id = node_id.as_str(), error = error.chain(), "strategy.node_failed");
+}
+
+/// `strategy.state_refused`: a saved state does not fit the strategy, which is warmed up anew.
+pub fn state_refused(error: &Error) {
+    tracing::warn!(target: TARGET, error = error.chain(), "strategy.state_refused");
+}
+
+/// `strategy.state_restored`: the strategy goes on from a state that was saved at `moment`.
+pub fn state_restored(moment: Timestamp) {
+    tracing::info!(target: TARGET, moment = moment.to_string(), "strategy.state_restored");
 }
 
 /// One window that is fetched from one source: what its `seamless.backfill` events have in common.

@@ -150,6 +150,11 @@ pub fn warmup_ready(node_id: &NodeId, elapsed: Duration) {
     table::WARMUP_READY_DURATION.with([node_id]).record(elapsed.as_secs_f64() * 1_000.0);
 }
 
+/// Counts a compute node that has failed, `qmtl_strategy_node_failures_total`.
+pub fn node_failed(node_id: &NodeId) {
+    table::NODE_FAILURES.with([node_id.as_str().to_owned().into()]).increment(1);
+}
+
 /// Reports the memory that a node's cache holds, `nodecache_resident_bytes`.
 pub fn nodecache_resident(key: &SeriesKey, bytes: usize) {
     table::NODECACHE_RESIDENT.with(series(key)).set(bytes as f64);

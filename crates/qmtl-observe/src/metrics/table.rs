@@ -121,6 +121,8 @@ table! {
         "How long a node's warm-up took.";
     NODECACHE_RESIDENT: Gauge "nodecache_resident_bytes" ["node_id", "interval"] Bytes,
         "Memory that a node's cache holds.";
+    NODE_FAILURES: Counter "qmtl_strategy_node_failures_total" ["node_id"] Count,
+        "Compute nodes that panicked or returned an error, and stand still.";
     FETCH_REQUESTS: Counter "qmtl_backfill_fetch_requests_total" ["source", "outcome"] Count,
         "Requests to a source; the outcome is ok or an error kind.";
     FETCH_DURATION: Histogram "qmtl_backfill_fetch_duration_seconds" ["source"] Seconds,
