@@ -65,6 +65,8 @@ pub struct FakeWorld {
     pub ttl: String,
     /// What it says of `long` and of `short`.
     pub sides: [SideAnswer; 2],
+    /// The bearer token without which nothing is answered, if there is one.
+    pub token: Option<String>,
 }
 
 impl FakeWorld {
@@ -72,7 +74,7 @@ impl FakeWorld {
     #[must_use]
     pub fn live(id: &str) -> Self {
         let active = SideAnswer { active: true, weight: 1.0, freeze: false, drain: false };
-        Self { id: id.to_owned(), mode: "live".into(), ttl: "300s".into(), sides: [active; 2] }
+        Self { id: id.to_owned(), mode: "live".into(), ttl: "300s".into(), sides: [active; 2], token: None }
     }
 }
 
@@ -239,10 +241,15 @@ async fn respond(
         body: serde_json::from_slice(&body).unwrap_or_default(),
         status: 0,
     };
+    let token = head.headers.get(hyper::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer "));
     let mut answer = None;
     state.send_modify(|state| {
         let phase = state.next_phase();
-        answer = (phase != Phase::Down).then(|| routes::answer(state, &seen, phase));
+        let is_known = state.world.token.is_none() || state.world.token.as_deref() == token;
+        answer = (phase != Phase::Down).then(|| {
+            if is_known { routes::answer(state, &seen, phase) } else { Answer::unauthorized(token) }
+        });
         seen.status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         if state.seen.len() == LOG {
             state.seen.pop_front();

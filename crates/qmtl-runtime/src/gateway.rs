@@ -30,6 +30,7 @@ pub struct World {
     gateway: Url,
     clock: Arc<dyn Clock>,
     activation: Activation,
+    token: Option<String>,
     poll: Duration,
     stale_after: Duration,
     timeout: Duration,
@@ -58,6 +59,7 @@ impl World {
             id,
             gateway,
             clock,
+            token: None,
             poll: Duration::from_secs(5),
             stale_after: Duration::from_secs(15),
             timeout: Duration::from_secs(5),
@@ -70,6 +72,19 @@ impl World {
         self.clock = Arc::new(clock);
         self.activation = Activation::new(Arc::clone(&self.clock));
         self
+    }
+
+    /// Sets the bearer token that goes with every request; it is in no error and no log. `InvalidInput` for an empty one
+    /// and for characters that no header can hold.
+    pub fn with_token(mut self, token: impl Into<String>) -> Result<Self> {
+        let token = token.into();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(
+                Error::invalid("a bearer token is one word of printable ASCII").with("world", &self.id)
+            );
+        }
+        self.token = Some(token);
+        Ok(self)
     }
 
     /// Sets how often the gateway is asked.
@@ -120,7 +135,8 @@ impl Runner {
     /// Runs `strategy` in a world until its live source ends: the same warm-up and replay as
     /// [`Runner::prime`], then live bars, whose signals become orders where the world allows it.
     ///
-    /// Meanwhile the strategy's graph is submitted to the gateway, the world's decision and
+    /// Meanwhile the strategy's graph is submitted to the gateway with a hash of it, which changes with the version of any
+    /// node ([`ComputeNode::version`](crate::ComputeNode::version)), the world's decision and
     /// activation are asked for again and again, and what the warm-up found is published. A
     /// gateway that is away does not stop the strategy: it computes, no side acts, and the gateway
     /// is tried until it is back; one that has forgotten the strategy is told of it again.

@@ -20,6 +20,12 @@ impl Answer {
         Self { status, body, is_stale: false }
     }
 
+    /// To a request without the right token, which it repeats as a careless gateway might.
+    pub(super) fn unauthorized(token: Option<&str>) -> Self {
+        let detail = format!("no such token: {}", token.unwrap_or("none"));
+        Self::refusal(StatusCode::UNAUTHORIZED, &detail)
+    }
+
     fn refusal(status: StatusCode, detail: &str) -> Self {
         Self::new(status, json!({ "detail": detail }))
     }

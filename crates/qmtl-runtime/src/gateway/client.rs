@@ -18,10 +18,10 @@ const MAX_BODY: usize = 1 << 20;
 /// How much of a refusal's text is repeated.
 const MAX_TOLD: usize = 200;
 
-#[derive(Debug)]
 pub(super) struct Client {
     http: reqwest::Client,
     gateway: Url,
+    token: Option<String>,
 }
 
 /// An answer, and whether the gateway itself says that it is an old one.
@@ -45,7 +45,7 @@ impl Client {
         let builder = if is_here { builder.no_proxy() } else { builder };
         let http =
             builder.build().map_err(|e| Error::unavailable("cannot set up an HTTP client").caused_by(e))?;
-        Ok(Self { http, gateway: world.gateway.clone() })
+        Ok(Self { http, gateway: world.gateway.clone(), token: world.token.clone() })
     }
 
     /// Submits a strategy; its id at the gateway, also when it was known there before.
@@ -54,7 +54,7 @@ impl Client {
         let (status, _, body) = self.exchange(self.posted(url, submission)?).await?;
         let known = status.is_success() || status == StatusCode::CONFLICT;
         if !known {
-            return Err(refused(status, &body));
+            return Err(self.refused(status, &body));
         }
         let id = parse::<Known>(&body)?.strategy_id();
         id.ok_or_else(|| Error::unavailable("the gateway knows the strategy but does not say its id"))
@@ -78,13 +78,13 @@ impl Client {
     pub(super) async fn publish(&self, strategy: &str, report: &HistoryReport) -> Result<()> {
         let url = self.url(&["strategies", strategy, "history"]);
         let (status, _, body) = self.exchange(self.posted(url, report)?).await?;
-        if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
+        if status.is_success() { Ok(()) } else { Err(self.refused(status, &body)) }
     }
 
     async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<Answer<T>> {
         let (status, headers, body) = self.exchange(self.http.get(url)).await?;
         if !status.is_success() {
-            return Err(refused(status, &body));
+            return Err(self.refused(status, &body));
         }
         let is_stale = headers.get("x-stale").is_some_and(|value| value.as_bytes() == b"true");
         Ok(Answer { content: parse(&body)?, is_stale })
@@ -103,6 +103,10 @@ impl Client {
                 .with("gateway", self.gateway.authority().rsplit('@').next().unwrap_or_default())
                 .caused_by(e.without_url())
         };
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
         let mut response = request.send().await.map_err(away)?;
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let mut body = Vec::new();
@@ -114,6 +118,24 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok((status, headers, body))
+    }
+
+    /// What a status says that is no success: `NotFound`, `InvalidInput` for what will never be taken,
+    /// else `Unavailable`.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> Error {
+        let kind = match status {
+            StatusCode::NOT_FOUND => ErrorKind::NotFound,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ErrorKind::Unavailable,
+            _ if status.is_client_error() => ErrorKind::InvalidInput,
+            _ => ErrorKind::Unavailable,
+        };
+        let mut text = String::from_utf8_lossy(body).into_owned();
+        if let Some(token) = &self.token {
+            // A gateway may repeat what it was sent.
+            text = text.replace(token, "***");
+        }
+        let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
+        Error::new(kind, "the gateway refuses").with("status", status.as_u16()).with("answer", text)
     }
 
     /// The gateway's URL with these segments, whatever characters they have.
@@ -129,18 +151,4 @@ impl Client {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body)
         .map_err(|e| Error::unavailable("the gateway's answer is not what was asked for").caused_by(e))
-}
-
-/// What a status says that is no success: `NotFound`, `InvalidInput` for what will never be taken,
-/// else `Unavailable`.
-fn refused(status: StatusCode, body: &[u8]) -> Error {
-    let kind = match status {
-        StatusCode::NOT_FOUND => ErrorKind::NotFound,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => ErrorKind::Unavailable,
-        _ if status.is_client_error() => ErrorKind::InvalidInput,
-        _ => ErrorKind::Unavailable,
-    };
-    let text: String =
-        String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
-    Error::new(kind, "the gateway refuses").with("status", status.as_u16()).with("answer", text)
 }

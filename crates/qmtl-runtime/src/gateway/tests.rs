@@ -230,6 +230,43 @@ async fn what_the_gateway_is_asked_is_the_contracts() {
 }
 
 #[tokio::test]
+async fn every_request_has_the_token_and_none_is_told() {
+    let clock = ManualClock::new(minute(CLOSED));
+    let locked = FakeWorld { token: Some("canary-1".into()), ..FakeWorld::live("w") };
+    let gateway = FakeGateway::start(locked, TokioClock::new()).await.unwrap();
+    let run = async |token: &str| {
+        let (computed, _kept) = unbounded_channel();
+        let strategy = strategy(&clock, computed, &Arc::default()).build().unwrap();
+        let world = World::new("w", gateway.url()).unwrap().with_token(token).unwrap();
+        (format!("{world:?}"), Runner::new().run_in(strategy, &world).await)
+    };
+    let (_, session) = run("canary-1").await;
+    assert_eq!(session.unwrap().replayed.bars, 3);
+    assert!(gateway.requests().iter().all(|seen| seen.status < 300));
+    let (told, refused) = run("canary-2").await;
+    let told = format!("{told} {}", refused.unwrap_err().chain());
+    assert!(told.contains("status: 401") && !told.contains("canary"), "{told}");
+    for bad in ["", "two words", "ca\nary", "é"] {
+        let error = World::new("w", gateway.url()).unwrap().with_token(bad).unwrap_err();
+        assert_eq!(error.to_string(), "a bearer token is one word of printable ASCII (world: w)");
+    }
+}
+
+#[tokio::test]
+async fn the_hash_of_the_graph_changes_with_a_nodes_version() {
+    let hash = |version: Option<&str>| {
+        let (computed, _kept) = unbounded_channel();
+        let node = ComputeNode::slices("own".parse().unwrap(), 1, |_| 0.0).reads(btc(), "close");
+        let node = version.into_iter().fold(node, ComputeNode::version);
+        let strategy = strategy(&ManualClock::new(minute(CLOSED)), computed, &Arc::default());
+        let submission = wire::Submission::new(&strategy.node(node).build().unwrap(), "w");
+        serde_json::to_value(submission).unwrap()["meta"]["graph_hash"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((hash(None).len(), hash(Some("1"))), (64, hash(Some("1"))));
+    assert!(hash(Some("1")) != hash(Some("2")) && hash(Some("1")) != hash(None));
+}
+
+#[tokio::test]
 async fn without_live_data_it_ends_when_the_history_is_published() {
     let clock = ManualClock::new(minute(CLOSED));
     let gateway = FakeGateway::start(FakeWorld::live("w"), TokioClock::new()).await.unwrap();

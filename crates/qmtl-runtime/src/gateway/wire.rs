@@ -22,7 +22,8 @@ fn phase(interval: Interval) -> Option<i64> {
 pub(super) struct Submission {
     /// The graph as JSON, in base64.
     dag_json: String,
-    meta: Option<Value>,
+    /// A hash of the graph and of its nodes' versions: the same graph computes the same.
+    meta: Value,
     world_ids: Vec<String>,
     /// Of the nodes' ids in their order.
     node_ids_crc32: u32,
@@ -66,7 +67,7 @@ impl Submission {
         }
         Self {
             dag_json: STANDARD.encode(json!({ "nodes": nodes }).to_string()),
-            meta: None,
+            meta: json!({ "graph_hash": blake3::hash(strategy.describe().join("\n").as_bytes()).to_hex().as_str() }),
             world_ids: vec![world.to_owned()],
             node_ids_crc32: checksum.finalize(),
         }
