@@ -63,6 +63,8 @@ pub struct Merged {
 pub struct NodeCache {
     key: SeriesKey,
     period: usize,
+    /// How many bars are held for a while beyond the period.
+    extra: usize,
     schema: Option<SchemaRef>,
     rows: Rows,
     state: BackfillState,
@@ -79,6 +81,7 @@ impl NodeCache {
         Ok(Self {
             key,
             period,
+            extra: 0,
             schema: None,
             rows: Rows::default(),
             state: BackfillState::default(),
@@ -109,6 +112,17 @@ impl NodeCache {
     #[must_use]
     pub fn period(&self) -> usize {
         self.period
+    }
+
+    /// Holds so many bars beyond the period from now on: those that are still to be delivered to nodes whose windows
+    /// reach back further.
+    pub(crate) fn set_extra(&mut self, bars: usize) {
+        self.extra = bars;
+    }
+
+    /// How many bars are held beyond the period.
+    pub(crate) fn extra(&self) -> usize {
+        self.extra
     }
 
     /// The payload columns, once they are fixed.
@@ -158,7 +172,7 @@ impl NodeCache {
     /// `Schema`, naming node and column, for a payload of another shape or type, and for a time
     /// whose bar would open before 1678. A cache that failed is unchanged.
     pub fn append(&mut self, ts: Timestamp, payload: &RecordBatch) -> Result<Appended> {
-        self.append_within(ts, payload, self.period)
+        self.append_within(ts, payload, self.period + self.extra)
     }
 
     /// As [`NodeCache::append`], but the newest `keep` bars stay.
@@ -199,7 +213,7 @@ impl NodeCache {
     /// `Schema`, naming node, column and row, for rows that are not ascending, have no time, or
     /// contradict the cache's columns. A cache that failed is unchanged.
     pub fn backfill_bulk(&mut self, batch: &RecordBatch) -> Result<Merged> {
-        self.merge(batch, self.period)
+        self.merge(batch, self.period + self.extra)
     }
 
     /// As [`NodeCache::backfill_bulk`], but the newest `keep` bars stay.
@@ -298,15 +312,21 @@ impl NodeCache {
     /// is there or proven not to exist.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.len() >= self.period
-            || (!self.known_empty.is_empty() && self.settled_points() >= self.period as u64)
+        self.is_ready_at(self.len(), Timestamp::MAX)
+    }
+
+    /// Whether it was so when the first `rows` bars were there, all of which open before `until`.
+    fn is_ready_at(&self, rows: usize, until: Timestamp) -> bool {
+        rows >= self.period
+            || (!self.known_empty.is_empty() && self.settled_points(rows, until) >= self.period as u64)
     }
 
     /// How many of the last `period` grid points up to the newest known one have a row or a proof.
-    fn settled_points(&self) -> u64 {
+    fn settled_points(&self, rows: usize, until: Timestamp) -> u64 {
         let interval = self.key.interval;
-        let known =
-            RangeSet::from_sorted_points(self.rows.ts().iter().copied(), interval).union(&self.known_empty);
+        let present = RangeSet::from_sorted_points(self.rows.ts()[..rows].iter().copied(), interval);
+        let past = TimeRange::checked(Timestamp::MIN, until).map(|past| self.known_empty.within(past));
+        let known = present.union(&past.unwrap_or_default());
         let Some(span) = known.span() else { return 0 };
         let micros = i64::try_from(self.period).ok().and_then(|bars| bars.checked_mul(interval.as_micros()));
         let start =
@@ -343,7 +363,7 @@ impl NodeCache {
     #[must_use]
     pub fn unfinished(&self, range: TimeRange) -> Option<TimeRange> {
         let room = match self.oldest() {
-            Some(oldest) if self.len() >= self.period => {
+            Some(oldest) if self.len() >= self.period + self.extra => {
                 range.intersect(TimeRange::checked(oldest, Timestamp::MAX)?)?
             }
             _ => range,

@@ -1,148 +1,13 @@
 //! A strategy as a graph: inputs, and compute nodes that read windows of inputs and of each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 
-use qmtl_history_api::{Error, NodeId, Result, SeriesKey, Timestamp};
+use qmtl_history_api::arrow_schema::{DataType, Schema};
+use qmtl_history_api::{Error, ErrorKind, NodeId, Result, SeriesKey};
 
-use crate::{EventRecorderService, LiveSource, Order, StreamInput};
-
-/// The column in which a node's results are read by other nodes.
-pub const VALUE: &str = "value";
-
-/// What a node computes from: for each of its reads the newest values, oldest first.
-///
-/// Reads are numbered in the order in which they were declared.
-#[derive(Clone, Copy, Debug)]
-pub struct Windows<'a> {
-    pub(crate) columns: &'a [&'a [f64]],
-    pub(crate) source_of: &'a [usize],
-    pub(crate) rows: &'a [Range<usize>],
-    pub(crate) moment: Timestamp,
-    pub(crate) ts: Timestamp,
-}
-
-impl<'a> Windows<'a> {
-    /// The values of a read; a null reads as NaN. Panics when the node declared no such read.
-    ///
-    /// A closure over slices sees exactly the node's window. A batch function sees the window of its first
-    /// result, followed by one row for each further result.
-    #[must_use]
-    pub fn f64(&self, read: usize) -> &'a [f64] {
-        &self.columns[read][self.rows[self.source_of[read]].clone()]
-    }
-
-    /// When the bars close at which the (last) result stands.
-    #[must_use]
-    pub fn moment(&self) -> Timestamp {
-        self.moment
-    }
-
-    /// When the (last) result's own bar opens: the [moment](Self::moment) less the node's
-    /// [interval](crate::Pipeline::interval).
-    #[must_use]
-    pub fn ts(&self) -> Timestamp {
-        self.ts
-    }
-}
-
-pub(crate) type SliceFn = dyn FnMut(&Windows<'_>) -> f64 + Send;
-pub(crate) type BatchFn = dyn FnMut(&Windows<'_>, &mut [f64]) + Send;
-
-pub(crate) type OrderFn = dyn FnMut(&Order) + Send;
-
-pub(crate) enum Compute {
-    Slices(Box<SliceFn>),
-    Batch(Box<BatchFn>),
-}
-
-/// A node that computes one double from the newest rows of what it reads.
-///
-/// It runs once for every moment at which a source that it reads has a new row, once each of them has `window` rows
-/// and no bar between these is missing; of a source that has none at that moment it sees the last ones. What it
-/// returns must follow from its windows and its own state alone: when history is replayed, a node may be run over
-/// many bars before the next node is.
-pub struct ComputeNode {
-    pub(crate) id: NodeId,
-    pub(crate) reads: Vec<(Source, String)>,
-    pub(crate) window: usize,
-    pub(crate) keeps: usize,
-    pub(crate) recorder: Option<Arc<EventRecorderService>>,
-    pub(crate) orders: Option<Box<OrderFn>>,
-    pub(crate) compute: Compute,
-}
-
-impl ComputeNode {
-    /// A node called `id` whose closure sees the last `window` rows of each read.
-    #[must_use]
-    pub fn slices(
-        id: NodeId,
-        window: usize,
-        compute: impl FnMut(&Windows<'_>) -> f64 + Send + 'static,
-    ) -> Self {
-        Self::new(id, window, Compute::Slices(Box::new(compute)))
-    }
-
-    /// A node called `id` that fills many results at once: for `n` results, each read holds
-    /// `window - 1 + n` rows, and result `i` stands at row `window - 1 + i`.
-    ///
-    /// It gets many bars at once when it reads a single source and history is replayed, else one.
-    #[must_use]
-    pub fn batch(
-        id: NodeId,
-        window: usize,
-        compute: impl FnMut(&Windows<'_>, &mut [f64]) + Send + 'static,
-    ) -> Self {
-        Self::new(id, window, Compute::Batch(Box::new(compute)))
-    }
-
-    fn new(id: NodeId, window: usize, compute: Compute) -> Self {
-        Self { id, reads: Vec::new(), window, keeps: 1, recorder: None, orders: None, compute }
-    }
-
-    /// Reads a column of an input, named by itself or its series, or the column [`VALUE`] of another node, named by
-    /// its id.
-    #[must_use]
-    pub fn reads(mut self, source: impl Into<Source>, column: impl Into<String>) -> Self {
-        self.reads.push((source.into(), column.into()));
-        self
-    }
-
-    /// Keeps at least the newest `results`; 1 by default, and as many as its readers need.
-    #[must_use]
-    pub fn keeps(mut self, results: usize) -> Self {
-        self.keeps = results;
-        self
-    }
-
-    /// Records the results of live bars under the node's id.
-    #[must_use]
-    pub fn recorded_by(mut self, service: impl Into<Arc<EventRecorderService>>) -> Self {
-        self.recorder = Some(service.into());
-        self
-    }
-
-    /// Takes the results of live bars as signals: one above zero is an order of the long side, one
-    /// below zero of the short side. `sink` gets those that the world allows: none offline, none in
-    /// replay, none while nobody vouches for the world.
-    #[must_use]
-    pub fn orders_to(mut self, sink: impl FnMut(&Order) + Send + 'static) -> Self {
-        self.orders = Some(Box::new(sink));
-        self
-    }
-}
-
-impl fmt::Debug for ComputeNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ComputeNode")
-            .field("id", &self.id)
-            .field("reads", &self.reads)
-            .field("window", &self.window)
-            .finish_non_exhaustive()
-    }
-}
+use crate::compute::ComputeNode;
+use crate::{LiveSource, NodeCache, StreamInput};
 
 /// What a compute node reads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +17,18 @@ pub enum Source {
     Input(SeriesKey),
     /// The results of another node.
     Node(NodeId),
+}
+
+impl Source {
+    /// Whether this is its id, or of an input its series.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        match self {
+            Self::Input(key) => {
+                key.node_id.as_str() == name || (name.contains('@') && key.to_string() == name)
+            }
+            Self::Node(id) => id.as_str() == name,
+        }
+    }
 }
 
 impl From<SeriesKey> for Source {
@@ -227,6 +104,64 @@ impl Strategy {
     pub fn inputs(&self) -> &[StreamInput] {
         &self.inputs
     }
+
+    /// What the graph is: two strategies with the same text compute the same, as far as the versions of their nodes
+    /// tell. One line for each input, then for each node.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let inputs = self
+            .inputs
+            .iter()
+            .map(|input| format!("input {} period {}", input.key(), input.cache().read(NodeCache::period)));
+        let nodes = self.nodes.iter().map(|node| {
+            let reads = node.reads.iter().map(|(source, column)| format!("{source} {column}"));
+            format!(
+                "node {} version {} window {} reads {} gives {}",
+                node.id,
+                node.version.as_deref().unwrap_or("none"),
+                node.window,
+                reads.collect::<Vec<_>>().join(", "),
+                node.outputs.join(", ")
+            )
+        });
+        inputs.chain(nodes).collect()
+    }
+}
+
+/// Compares what `nodes` read of `input` with the columns that it has.
+///
+/// `NotFound`, naming the columns that there are, for one that it lacks, `Schema` for one that is not of doubles.
+pub(crate) fn check_columns<'a>(
+    nodes: impl IntoIterator<Item = &'a ComputeNode>,
+    input: &StreamInput,
+    columns: &Schema,
+) -> Result<()> {
+    for node in nodes {
+        for (_, column) in node.reads.iter().filter(|(source, _)| *source == Source::from(input)) {
+            let fault = |kind, message: &str| {
+                let error = Error::new(kind, message).with("reader", &node.id);
+                error.with("series", input.key()).with("column", column)
+            };
+            match columns.field_with_name(column).map(|field| field.data_type()) {
+                Ok(DataType::Float64) => {}
+                Ok(other) => {
+                    return Err(fault(
+                        ErrorKind::Schema,
+                        "a compute node reads a column that is not of doubles",
+                    )
+                    .with("type", other));
+                }
+                Err(_) => {
+                    let known: Vec<_> = columns.fields().iter().map(|field| field.name().as_str()).collect();
+                    return Err(fault(
+                        ErrorKind::NotFound,
+                        "a compute node reads a column that its input lacks",
+                    )
+                    .with("columns", known.join(", ")));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Builds a [`Strategy`]. Mistakes are reported by [`build`](Self::build).
@@ -261,13 +196,19 @@ impl StrategyBuilder {
 
     /// Checks and orders the graph.
     ///
-    /// `InvalidInput` for two inputs of one series, two nodes of one id or a node with the id of an input, a node without a read or with an empty
-    /// window, a read of something unknown or of fewer rows than its source keeps, and a cycle,
-    /// whose nodes are named.
+    /// `InvalidInput` for two inputs of one series, two nodes of one id or a node with the id of an input, a node
+    /// without a read, without an output, with two outputs of one name or with an empty window, a read of something
+    /// unknown or of fewer rows than its source keeps, and a cycle, whose nodes are named. Where an input's columns are
+    /// fixed, `NotFound` for a read of one that it lacks and `Schema` for one that is not of doubles.
     pub fn build(self) -> Result<Strategy> {
         let places = self.places()?;
         for node in &self.nodes {
             self.check_node(node, &places)?;
+        }
+        for input in &self.inputs {
+            if let Some(columns) = input.cache().read(|cache| cache.schema().cloned()) {
+                check_columns(&self.nodes, input, &columns)?;
+            }
         }
         let levels = self.levels(&places)?;
         let mut order: Vec<usize> = (0..self.nodes.len()).collect();
@@ -314,11 +255,16 @@ impl StrategyBuilder {
         if node.window == 0 {
             return Err(fault("a compute node's window must hold at least one row"));
         }
+        let distinct: HashSet<&String> = node.outputs.iter().collect();
+        if node.outputs.is_empty() || distinct.len() < node.outputs.len() {
+            return Err(fault("a compute node's outputs must have names, each its own")
+                .with("outputs", node.outputs.join(", ")));
+        }
         for (source, column) in &node.reads {
             match places.get(source) {
                 None => return Err(fault("a compute node reads something unknown").with("source", source)),
                 Some(Place::Input(input)) => {
-                    let period = self.inputs[*input].cache().read(crate::NodeCache::period);
+                    let period = self.inputs[*input].cache().read(NodeCache::period);
                     if node.window > period {
                         return Err(fault("a compute node's window is longer than its input's period")
                             .with("source", source)
@@ -326,12 +272,15 @@ impl StrategyBuilder {
                             .with("period", period));
                     }
                 }
-                Some(Place::Node(_)) if column != VALUE => {
-                    return Err(fault("a compute node's only column is value")
-                        .with("source", source)
-                        .with("column", column));
+                Some(Place::Node(other)) => {
+                    let outputs = &self.nodes[*other].outputs;
+                    if !outputs.contains(column) {
+                        return Err(fault("a compute node reads an output that its source lacks")
+                            .with("source", source)
+                            .with("column", column)
+                            .with("outputs", outputs.join(", ")));
+                    }
                 }
-                Some(Place::Node(_)) => {}
             }
         }
         Ok(())
@@ -395,6 +344,7 @@ impl StrategyBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::VALUE;
 
     fn input(id: &str, period: usize) -> StreamInput {
         StreamInput::builder(id).interval("1m").period(period).build().unwrap()
@@ -464,7 +414,7 @@ mod tests {
         );
         assert_eq!(
             build(vec![node("a", &["in"]), ComputeNode::slices(id("b"), 1, |_| 0.0).reads(id("a"), "close")]),
-            "a compute node's only column is value (node_id: b, source: a, column: close)"
+            "a compute node reads an output that its source lacks (node_id: b, source: a, column: close, outputs: value)"
         );
     }
 }

@@ -6,17 +6,23 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
-use qmtl_history_api::{RangeSet, Result, SeriesKey, StopSignal, TimeRange, Timestamp, async_trait};
+use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, StopSignal, TimeRange, Timestamp, async_trait};
+use qmtl_observe::events;
 use tokio::sync::mpsc;
 
 use crate::warmup::{complete, load};
 use crate::{
     Activation, Alignment, BackfillEngine, LiveBar, LiveMoment, LiveSource, NodeCache, OnPanic, Parallelism,
-    Pipeline, Replayed, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
+    Pipeline, Replayed, Snapshot, Strategy, StreamInput, WarmupConfig, WarmupReport, warm_up,
 };
 
 /// How often the age of the newest live bars and the memory of the caches are reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// How long a store may take to say which columns it has. They are compared again when its rows are there.
+const COLUMNS_WITHIN: Duration = Duration::from_secs(5);
+/// The most bars of one input that are made up for from a saved state.
+const LONGEST_AWAY: u64 = 1_000_000;
 
 /// How strategies are run. Every way of running executes the same warm-up and replay.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +33,7 @@ pub struct Runner {
     parallelism: Parallelism,
     alignment: Alignment,
     activation: Option<Activation>,
+    snapshot: Option<Snapshot>,
     stop: StopSignal,
 }
 
@@ -42,6 +49,21 @@ pub struct Session {
     pub replayed: Replayed,
     /// Bars between history and the first live bar that could not be had in time.
     pub gaps: Vec<(SeriesKey, RangeSet)>,
+    /// The moment of the saved state from which the strategy went on, or why it was warmed up anew; `None` when there
+    /// was none.
+    pub restored: Option<Result<Timestamp>>,
+}
+
+impl Session {
+    /// Why nodes stand still, as [`Pipeline::failures`]; nothing when all is well.
+    pub fn failures(&self) -> impl Iterator<Item = &Error> {
+        self.pipeline.failures()
+    }
+
+    /// The state of all nodes, for [`Runner::with_snapshot`]. Fails as [`Pipeline::snapshot`] does.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.pipeline.snapshot()
+    }
 }
 
 impl Runner {
@@ -80,6 +102,15 @@ impl Runner {
         self
     }
 
+    /// Goes on from a saved state: warm-up reaches back far enough for it, and only bars that close after its moment are
+    /// replayed. A state that does not fit is refused, which the log and [`Session::restored`] tell, and the strategy
+    /// is warmed up as without: one of another graph or version, one that its node does not take, one of the future,
+    /// and one that is more than a million bars old.
+    pub fn with_snapshot(mut self, snapshot: Snapshot) -> Self {
+        self.snapshot = Some(snapshot);
+        self
+    }
+
     /// Ends well when this signal is given: no further live bar is taken, moments that wait are delivered, and the
     /// session is told.
     pub fn with_stop(mut self, signal: StopSignal) -> Self {
@@ -103,18 +134,22 @@ impl Runner {
     ///
     /// Live bars are taken from the start. Those that come before the replay are merged into the
     /// caches first, where they win over history. Bars between the end of history and an input's
-    /// first live bar are asked for until the deadline, then told as a gap. Fails as
-    /// [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
+    /// first live bar are asked for until the deadline, then told as a gap.
+    ///
+    /// `NotFound` or `Schema` when a node reads a column that its input lacks or that is not of doubles: before warm-up
+    /// where the store says which it has, else before replay. In strict mode a node that fails ends the run with its
+    /// error. Otherwise fails as [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
         self.session(strategy, (live, None), None).await
     }
 
-    /// The same, and hands every live moment with the results of its nodes to `on_moment`.
+    /// The same, and hands every live moment with the results of its nodes and the orders that came of them to
+    /// `on_moment`, with the pipeline as it stands then.
     pub async fn follow_with(
         &self,
         strategy: Strategy,
         live: &mut dyn LiveSource,
-        on_moment: impl FnMut(&LiveMoment) + Send + 'static,
+        on_moment: impl FnMut(&Pipeline, &LiveMoment) + Send + 'static,
     ) -> Result<Session> {
         self.session(strategy, (live, Some(Box::new(on_moment))), None).await
     }
@@ -127,7 +162,12 @@ impl Runner {
         world: Option<(Activation, &mpsc::Sender<WarmupReport>)>,
     ) -> Result<Session> {
         let mut waiting = Waiting { live, bars: Vec::new(), is_open: true };
-        let warmup = waiting.during(warm_up(strategy.inputs(), &self.warmup)).await?;
+        let mut pipeline = self.pipeline(strategy);
+        let columns = waiting.during(stored_columns(pipeline.inputs())).await;
+        pipeline.check_columns(&columns)?;
+        let restored = self.snapshot.as_ref().map(|snapshot| restore(&mut pipeline, snapshot));
+        let warmup = waiting.during(warm_up(pipeline.inputs(), &self.warmup)).await?;
+        pipeline.check_columns(&loaded_columns(pipeline.inputs()))?;
         let activation = match world {
             // Whoever does not take the report any more has no use for it.
             Some((activation, told)) => told.send(warmup.clone()).await.map_or(None, |()| Some(activation)),
@@ -141,10 +181,9 @@ impl Runner {
             if first.is_empty() {
                 break;
             }
-            waiting.during(gaps.close(strategy.inputs(), &first, &self.warmup)).await;
+            waiting.during(gaps.close(pipeline.inputs(), &first, &self.warmup)).await;
             waiting.take_what_came().await;
         }
-        let mut pipeline = self.pipeline(strategy);
         for bar in std::mem::take(&mut waiting.bars) {
             pipeline.merge_live(&bar.input, bar.ts, &bar.payload).await?;
         }
@@ -157,6 +196,7 @@ impl Runner {
         } else {
             pipeline.replay()?
         };
+        pipeline.inputs().iter().for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
         if let Some(activation) = activation {
             pipeline = pipeline.with_activation(activation);
         }
@@ -178,12 +218,13 @@ impl Runner {
             }
         }
         pipeline.finish().await?;
-        Ok(Session { pipeline, warmup, replayed, gaps: gaps.left })
+        Ok(Session { pipeline, warmup, replayed, gaps: gaps.left, restored })
     }
 
     fn pipeline(&self, strategy: Strategy) -> Pipeline {
+        let on_panic = if self.warmup.strict { OnPanic::Stop } else { self.on_panic };
         Pipeline::new(strategy)
-            .with_on_panic(self.on_panic)
+            .with_on_panic(on_panic)
             .with_parallelism(self.parallelism)
             .with_alignment(self.alignment)
             .with_holes_allowed(self.warmup.holes_allowed)
@@ -220,8 +261,65 @@ impl Runner {
     }
 }
 
+/// The columns that are stored of each input, as far as its provider says them in time. What is wrong with a store is
+/// told by warm-up.
+pub(crate) async fn stored_columns(inputs: &[StreamInput]) -> Vec<Option<SchemaRef>> {
+    let columns = inputs.iter().map(|input| async {
+        let provider = input.history_provider()?;
+        tokio::select! {
+            biased;
+            columns = provider.schema(input.key()) => columns.ok().flatten(),
+            () = input.clock().sleep(COLUMNS_WITHIN) => None,
+        }
+    });
+    join_all(columns).await
+}
+
+/// The columns of the bars that are there of each input.
+fn loaded_columns(inputs: &[StreamInput]) -> Vec<Option<SchemaRef>> {
+    inputs.iter().map(|input| input.cache().read(|cache| cache.schema().cloned())).collect()
+}
+
+/// Takes over a saved state, and has the caches hold what its windows need besides what came since.
+fn restore(pipeline: &mut Pipeline, snapshot: &Snapshot) -> Result<Timestamp> {
+    let restored = missed_bars(pipeline.inputs(), snapshot.moment()).and_then(|missed| {
+        pipeline.restore(snapshot)?;
+        for (input, bars) in pipeline.inputs().iter().zip(missed) {
+            input.cache().write(|cache| cache.set_extra(bars));
+        }
+        Ok(snapshot.moment())
+    });
+    match &restored {
+        Ok(moment) => events::state_restored(*moment),
+        Err(error) => events::state_refused(error),
+    }
+    restored
+}
+
+/// For every input how many bars have closed since `moment`; `InvalidInput` when that is no time to go on from.
+fn missed_bars(inputs: &[StreamInput], moment: Timestamp) -> Result<Vec<usize>> {
+    let missed = inputs.iter().map(|input| {
+        let (interval, now) = (input.key().interval, input.clock().now());
+        let fault = |message: &str| {
+            Error::invalid(message).with("series", input.key()).with("moment", moment).with("now", now)
+        };
+        if moment > now {
+            return Err(fault("the saved state is of the future"));
+        }
+        let seen = moment.checked_add_micros(-interval.as_micros()).and_then(|seen| interval.floor(seen));
+        let since = seen.and_then(|seen| interval.next(seen)).zip(interval.floor(now));
+        let bars = since.and_then(|(next, end)| TimeRange::checked(next, end));
+        let bars = bars.map_or(0, |bars| bars.count(interval));
+        if bars > LONGEST_AWAY {
+            return Err(fault("the saved state is too old").with("bars", bars).with("most", LONGEST_AWAY));
+        }
+        Ok(usize::try_from(bars).unwrap_or(usize::MAX))
+    });
+    missed.collect()
+}
+
 /// What is told of live moments.
-type OnMoment = Box<dyn FnMut(&LiveMoment) + Send>;
+type OnMoment = Box<dyn FnMut(&Pipeline, &LiveMoment) + Send>;
 
 /// What comes next while live bars are followed.
 enum Next {

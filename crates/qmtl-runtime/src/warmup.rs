@@ -199,18 +199,23 @@ pub async fn warm_up(inputs: &[StreamInput], config: &WarmupConfig) -> Result<Wa
 async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEngine) -> InputReport {
     let (clock, interval) = (stream.clock(), stream.key().interval);
     let begun = clock.monotonic();
-    let period = stream.cache().read(NodeCache::period);
+    // Behind a saved state the period lies before its moment, and what came since is extra.
+    let (period, extra) = stream.cache().read(|cache| (cache.period(), cache.extra()));
     let now = clock.now();
-    let mut window = closed_window(interval, now, period);
+    let mut window = closed_window(interval, now, period + extra);
     let mut filled = complete(stream, window, config).await;
     if let PeriodCounts::Rows { max_lookback } = config.period_counts {
-        let max_lookback = max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK));
-        let mut points = period;
+        let max_lookback = max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK)) + extra;
+        let since = i64::try_from(extra).ok().and_then(|extra| extra.checked_mul(interval.as_micros()));
+        let since = since.and_then(|micros| window.end().checked_add_micros(-micros));
+        let since = since.unwrap_or(window.start());
+        let mut points = period + extra;
         // A bar that is missing may come yet; one that does not exist leaves its place to an older one.
         let may_have = |filled: &Filled, window: TimeRange| {
-            let missing = RangeSet::from(window).difference(&filled.present).difference(&filled.known_empty);
+            let past = TimeRange::checked(window.start(), since).map(RangeSet::from).unwrap_or_default();
+            let missing = past.difference(&filled.present).difference(&filled.known_empty);
             let missing = if config.holes_allowed { 0 } else { missing.count(interval) };
-            filled.present.count(interval) + missing
+            filled.present.intersection(&past).count(interval) + missing
         };
         while may_have(&filled, window) < period as u64 && points < max_lookback {
             points = points.saturating_mul(2).min(max_lookback);

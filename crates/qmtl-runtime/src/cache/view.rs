@@ -72,14 +72,14 @@ impl<'a> CacheView<'a> {
         })
     }
 
-    /// A column of doubles; copies it when it has a null, which becomes NaN.
-    pub(crate) fn f64_or_nan(&self, name: &str) -> Result<Cow<'a, [f64]>> {
-        let column = self.index_of(name)?;
+    /// A column of doubles by its place; copies it when it has a null, which becomes NaN.
+    pub(crate) fn f64_or_nan(&self, column: usize) -> Result<Cow<'a, [f64]>> {
         if let Some(values) = self.cache.rows.doubles(column, &self.rows) {
             return Ok(Cow::Borrowed(values));
         }
         let array = self.cache.rows.array(column, &self.rows);
         let doubles = array.as_primitive_opt::<Float64Type>().ok_or_else(|| {
+            let name = self.cache.schema().map_or("", |schema| schema.field(column).name());
             Error::schema("the column is not one of doubles")
                 .with("series", self.cache.key())
                 .with("column", name)
@@ -114,7 +114,7 @@ impl<'a> CacheView<'a> {
             let name = field.name();
             let values = match self.cache.rows.doubles(at, &self.rows) {
                 Some(values) => Cow::Borrowed(values),
-                None if frame::is_price(name) => self.f64_or_nan(name).ok()?,
+                None if frame::is_price(name) => self.f64_or_nan(at).ok()?,
                 None => return None,
             };
             NotNumbers::of(name, &values, |row| self.timestamps()[row])
@@ -122,7 +122,19 @@ impl<'a> CacheView<'a> {
         fields.iter().enumerate().filter_map(told).collect()
     }
 
-    fn index_of(&self, name: &str) -> Result<usize> {
+    /// The most rows that the cache holds.
+    pub(crate) fn period(&self) -> usize {
+        self.cache.period
+    }
+
+    /// Whether the cache was [ready](NodeCache::is_ready) when its first `rows` rows were there, all of which open
+    /// before `until`.
+    pub(crate) fn is_ready_at(&self, rows: usize, until: Timestamp) -> bool {
+        self.cache.is_ready_at(rows, until)
+    }
+
+    /// The place of a column. `NotFound` for one that the cache lacks.
+    pub(crate) fn index_of(&self, name: &str) -> Result<usize> {
         let schema = self.cache.schema();
         schema.and_then(|schema| schema.index_of(name).ok()).ok_or_else(|| {
             let known = schema.into_iter().flat_map(|schema| schema.fields());

@@ -7,7 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use qmtl_history_api::{Error, Interval, Result, Timestamp};
 
-use crate::graph::{Compute, ComputeNode, Place, Windows};
+use crate::compute::{Compute, ComputeNode};
+use crate::graph::{Place, Source};
+use crate::windows::Windows;
 use crate::{Activation, CacheView, Order, Side};
 
 /// The order in which the rows of all inputs are delivered.
@@ -32,6 +34,11 @@ impl Chunk {
     /// How many rows it delivers.
     pub(super) fn rows(&self) -> usize {
         self.emits.iter().map(Vec::len).sum()
+    }
+
+    /// How many rows of an input were delivered at a moment.
+    pub(super) fn rows_at(&self, input: usize, moment: u32) -> usize {
+        self.before[input] + self.emits[input].partition_point(|at| *at <= moment)
     }
 }
 
@@ -85,75 +92,87 @@ pub(super) struct Node {
     sources: Vec<Place>,
     /// For every read the place of its source among `sources`.
     source_of: Vec<usize>,
+    /// For every read the place of its column among the outputs of its source, if that is a node.
+    output_of: Vec<usize>,
+    /// For every read the place of its column in its source, once all inputs that it reads have columns.
+    column_of: Vec<usize>,
     /// The inputs that it reads, directly or through other nodes.
     pub(super) inputs: Vec<usize>,
     /// The longest grid on which all bars of these close: that of the node's results.
     pub(super) interval: Interval,
     pub(super) failed: Option<Error>,
+    /// Whether the failure was told.
+    pub(super) is_told: bool,
 }
 
 /// What a node has computed. It stands apart from the node, so that other threads may read it, and
 /// in cache lines of its own: neighbours are written by several threads at once, at every row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Results {
     pub(super) ts: Vec<Timestamp>,
-    pub(super) values: Vec<f64>,
+    /// For every output its values.
+    pub(super) columns: Vec<Vec<f64>>,
     /// The moments of the chunk at which the node had a result.
     pub(super) fired: Vec<u32>,
     /// The results before which the node was silent although it was warm.
-    breaks: Vec<usize>,
+    pub(super) breaks: Vec<usize>,
     /// How often it was silent because a bar was missing in a window.
     pub(super) silenced: u64,
+    /// How many values are NaN at moments when a window held one.
+    pub(super) not_numbers: u64,
+    /// The values of one moment.
+    row: Vec<f64>,
 }
 
 impl Results {
+    pub(super) fn new(outputs: usize) -> Self {
+        Self {
+            ts: Vec::new(),
+            columns: vec![Vec::new(); outputs],
+            fired: Vec::new(),
+            breaks: Vec::new(),
+            silenced: 0,
+            not_numbers: 0,
+            row: vec![f64::NAN; outputs],
+        }
+    }
+
     /// How many results were there before the chunk.
-    fn before(&self) -> usize {
-        self.values.len() - self.fired.len()
+    pub(super) fn before(&self) -> usize {
+        self.ts.len() - self.fired.len()
     }
 
     fn reserve(&mut self, rows: usize) {
         self.ts.reserve(rows);
-        self.values.reserve(rows);
+        self.columns.iter_mut().for_each(|column| column.reserve(rows));
         self.fired.reserve(rows);
-    }
-
-    fn push(&mut self, moment: u32, ts: Timestamp, value: f64) {
-        self.ts.push(ts);
-        self.values.push(value);
-        self.fired.push(moment);
     }
 
     /// Ends the chunk, and forgets all but the newest `keeps` results once that pays.
     pub(super) fn trim(&mut self, keeps: usize) {
         self.fired.clear();
-        let excess = self.values.len().saturating_sub(keeps);
-        if excess >= keeps.max(self.values.len() / 2) {
-            self.values.drain(..excess);
+        let excess = self.ts.len().saturating_sub(keeps);
+        if excess >= keeps.max(self.ts.len() / 2) {
+            self.columns.iter_mut().for_each(|column| drop(column.drain(..excess)));
             self.ts.drain(..excess);
             self.breaks.retain(|row| *row > excess);
             self.breaks.iter_mut().for_each(|row| *row -= excess);
         }
     }
 
-    /// The results of the chunk.
-    pub(super) fn of_chunk(&self) -> impl Iterator<Item = (Timestamp, f64)> {
-        let before = self.before();
-        self.ts[before..].iter().copied().zip(self.values[before..].iter().copied())
-    }
-
     /// Notes that there is no result where there would be one.
     fn silence(&mut self) {
         self.silenced += 1;
-        if self.breaks.last() != Some(&self.values.len()) {
-            self.breaks.push(self.values.len());
+        if self.breaks.last() != Some(&self.ts.len()) {
+            self.breaks.push(self.ts.len());
         }
     }
 }
 
 impl Node {
-    pub(super) fn new(spec: ComputeNode, reads: &[Place]) -> Self {
+    /// A node that reads from these places; `before` are the nodes among them.
+    pub(super) fn new(spec: ComputeNode, reads: &[Place], before: &[Self]) -> Self {
         let mut sources: Vec<Place> = Vec::new();
         let source_of = reads
             .iter()
@@ -164,7 +183,23 @@ impl Node {
                 })
             })
             .collect();
-        Self { spec, sources, source_of, inputs: Vec::new(), interval: Interval::DAY, failed: None }
+        let output_of = spec.reads.iter().zip(reads).map(|((_, column), place)| match *place {
+            Place::Input(_) => 0,
+            Place::Node(node) => {
+                before[node].spec.outputs.iter().position(|name| name == column).unwrap_or(0)
+            }
+        });
+        Self {
+            output_of: output_of.collect(),
+            spec,
+            sources,
+            source_of,
+            column_of: Vec::new(),
+            inputs: Vec::new(),
+            interval: Interval::DAY,
+            failed: None,
+            is_told: false,
+        }
     }
 
     /// Runs over a chunk, unless the node has failed. A panic fails the node; its results up to
@@ -177,17 +212,17 @@ impl Node {
         self.failed = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic))).err();
     }
 
-    /// Hands a result of a live bar to the node's orders, when the world allows its side to act.
-    /// A panic of theirs fails the node as one of its own does.
-    pub(super) fn order(&mut self, ts: Timestamp, value: f64, activation: Option<&Activation>) {
+    /// The order that comes of a result, when the world allows its side to act.
+    pub(super) fn order(&self, ts: Timestamp, value: f64, activation: &Activation) -> Option<Order> {
+        let side = Side::of_signal(value)?;
+        let allowed = activation.allowed(side)?;
+        Some(Order { node_id: self.spec.id.clone(), ts, side, value, allowed })
+    }
+
+    /// Hands over an order. A panic of the sink fails the node as one of its own does.
+    pub(super) fn send(&mut self, order: &Order) {
         let Some(sink) = &mut self.spec.orders else { return };
-        let Some((side, allowed)) =
-            Side::of_signal(value).and_then(|side| Some((side, activation?.allowed(side)?)))
-        else {
-            return;
-        };
-        let order = Order { node_id: self.spec.id.clone(), ts, side, value, allowed };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sink(&order))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sink(order))) {
             self.failed = Some(self.panicked(&*panic));
         }
     }
@@ -230,9 +265,13 @@ impl Node {
             // An input of which no row has come yet has no columns either.
             return Ok(());
         }
+        if self.column_of.is_empty() {
+            self.column_of = self.find_columns(inputs)?;
+        }
         let columns = self.columns(inputs, done)?;
         let columns: Vec<&[f64]> = columns.iter().map(AsRef::as_ref).collect();
         let mut walk = Walk {
+            reads: &self.spec.reads,
             columns: &columns,
             source_of: &self.source_of,
             window: self.spec.window,
@@ -241,28 +280,51 @@ impl Node {
             results: own,
         };
         match (&mut self.spec.compute, feeds.as_slice()) {
-            (Compute::Slices(compute), [feed]) => walk.by_row(feed, |windows| compute(windows)),
-            (Compute::Slices(compute), _) => walk.by_moment(&feeds, |windows| compute(windows)),
-            (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
-                walk.at_once(feed, compute)
-            }
-            (Compute::Batch(compute), _) => walk.by_moment(&feeds, |windows| {
-                let mut value = [f64::NAN];
-                compute(windows, &mut value);
-                value[0]
+            (Compute::Slices(compute), [feed]) => walk.by_row(feed, |windows, out| {
+                out[0] = compute(windows);
+                Ok(())
             }),
+            (Compute::Slices(compute), _) => walk.by_moment(&feeds, |windows, out| {
+                out[0] = compute(windows);
+                Ok(())
+            }),
+            (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
+                walk.at_once(feed, compute);
+                Ok(())
+            }
+            (Compute::Batch(compute) | Compute::Outputs(compute), _) => {
+                walk.by_moment(&feeds, |windows, out| {
+                    compute(windows, out);
+                    Ok(())
+                })
+            }
+            (Compute::Stateful(node), [feed]) => walk.by_row(feed, |windows, out| node.update(windows, out)),
+            (Compute::Stateful(node), _) => walk.by_moment(&feeds, |windows, out| node.update(windows, out)),
         }
-        Ok(())
+        .map_err(|e| Error::unexpected("a compute node failed").with("node_id", &self.spec.id).caused_by(e))
+    }
+
+    /// Where its reads stand among the columns of their sources. Those of an input do not change once it has a row.
+    fn find_columns(&self, inputs: &[CacheView<'_>]) -> Result<Vec<usize>> {
+        let reads = self.spec.reads.iter().zip(&self.source_of).zip(&self.output_of);
+        reads
+            .map(|(((_, column), source), output)| match self.sources[*source] {
+                Place::Input(input) => {
+                    inputs[input].index_of(column).map_err(|e| e.with("reader", &self.spec.id))
+                }
+                Place::Node(_) => Ok(*output),
+            })
+            .collect()
     }
 
     fn columns<'a>(&self, inputs: &'a [CacheView<'_>], done: &'a [Results]) -> Result<Vec<Cow<'a, [f64]>>> {
-        let reads = self.spec.reads.iter().zip(&self.source_of);
+        let reads = self.column_of.iter().zip(&self.source_of);
         reads
-            .map(|((_, column), source)| match self.sources[*source] {
+            .map(|(column, source)| match self.sources[*source] {
                 Place::Input(input) => {
-                    inputs[input].f64_or_nan(column).map_err(|e| e.with("reader", &self.spec.id))
+                    inputs[input].f64_or_nan(*column).map_err(|e| e.with("reader", &self.spec.id))
                 }
-                Place::Node(node) => Ok(Cow::Borrowed(done[node].values.as_slice())),
+                Place::Node(node) => Ok(Cow::Borrowed(done[node].columns[*column].as_slice())),
             })
             .collect()
     }
@@ -270,6 +332,7 @@ impl Node {
 
 /// A node's functions meet the rows here.
 struct Walk<'a> {
+    reads: &'a [(Source, String)],
     columns: &'a [&'a [f64]],
     source_of: &'a [usize],
     window: usize,
@@ -280,7 +343,11 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// One call for every moment at which the node is warm.
-    fn by_moment(&mut self, feeds: &[Feed<'_>], mut compute: impl FnMut(&Windows<'_>) -> f64) {
+    fn by_moment(
+        &mut self,
+        feeds: &[Feed<'_>],
+        mut compute: impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+    ) -> Result<()> {
         let mut next = vec![0; feeds.len()];
         let mut rows: Vec<Range<usize>> = feeds.iter().map(|feed| self.window_at(feed.before)).collect();
         while let Some(moment) = feeds.iter().zip(&next).filter_map(|(feed, at)| feed.emits.get(*at)).min() {
@@ -294,15 +361,19 @@ impl Walk<'_> {
                 if feeds.iter().zip(&rows).any(|(feed, rows)| feed.holes.are_in(rows)) {
                     self.results.silence();
                 } else {
-                    let value = compute(&self.windows(*moment, &rows));
-                    self.push(*moment, value);
+                    self.at(*moment, &rows, &mut compute)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// One call for every row of the only source at which the node is warm.
-    fn by_row(&mut self, feed: &Feed<'_>, mut compute: impl FnMut(&Windows<'_>) -> f64) {
+    fn by_row(
+        &mut self,
+        feed: &Feed<'_>,
+        mut compute: impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+    ) -> Result<()> {
         self.results.reserve(feed.emits.len());
         for (nth, moment) in feed.emits.iter().enumerate() {
             let rows = self.window_at(feed.before + nth + 1);
@@ -312,22 +383,63 @@ impl Walk<'_> {
             if feed.holes.are_in(&rows) {
                 self.results.silence();
             } else {
-                let value = compute(&self.windows(*moment, std::slice::from_ref(&rows)));
-                self.push(*moment, value);
+                self.at(*moment, std::slice::from_ref(&rows), &mut compute)?;
             }
         }
+        Ok(())
+    }
+
+    /// One call, at one moment.
+    #[inline]
+    fn at(
+        &mut self,
+        moment: u32,
+        rows: &[Range<usize>],
+        compute: &mut impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+    ) -> Result<()> {
+        let mut row = std::mem::take(&mut self.results.row);
+        row.fill(f64::NAN);
+        let outcome = compute(&self.windows(moment, rows), &mut row);
+        if outcome.is_ok() {
+            let mut not_numbers = 0;
+            for (value, column) in row.iter().zip(&mut self.results.columns) {
+                column.push(*value);
+                not_numbers += u64::from(value.is_nan());
+            }
+            if not_numbers > 0 && self.has_nan(rows) {
+                self.results.not_numbers += not_numbers;
+            }
+            self.results.ts.push(self.opening(moment));
+            self.results.fired.push(moment);
+        }
+        self.results.row = row;
+        outcome
     }
 
     /// One call for all moments of the only source at which the node is warm.
     fn at_once(&mut self, feed: &Feed<'_>, compute: &mut dyn FnMut(&Windows<'_>, &mut [f64])) {
         let cold = (self.window - 1).saturating_sub(feed.before);
         let Some(warm) = feed.emits.get(cold..).filter(|warm| !warm.is_empty()) else { return };
-        let rows = feed.before + cold + 1 - self.window..feed.before + feed.emits.len();
+        let first = feed.before + cold + 1 - self.window;
+        let rows = first..feed.before + feed.emits.len();
         let mut values = vec![f64::NAN; warm.len()];
         compute(&self.windows(warm[warm.len() - 1], std::slice::from_ref(&rows)), &mut values);
-        for (moment, value) in warm.iter().zip(values) {
-            self.push(*moment, value);
+        for (at, _) in values.iter().enumerate().filter(|(_, value)| value.is_nan()) {
+            let rows = first + at..first + at + self.window;
+            self.results.not_numbers += u64::from(self.has_nan(std::slice::from_ref(&rows)));
         }
+        self.results.reserve(warm.len());
+        for moment in warm {
+            self.results.ts.push(self.opening(*moment));
+        }
+        self.results.fired.extend_from_slice(warm);
+        self.results.columns[0].extend_from_slice(&values);
+    }
+
+    /// Whether a window of these rows has NaN.
+    fn has_nan(&self, rows: &[Range<usize>]) -> bool {
+        let mut reads = self.columns.iter().zip(self.source_of);
+        reads.any(|(column, source)| column[rows[*source].clone()].iter().any(|value| value.is_nan()))
     }
 
     fn window_at(&self, rows: usize) -> Range<usize> {
@@ -335,17 +447,19 @@ impl Walk<'_> {
     }
 
     fn windows<'a>(&'a self, moment: u32, rows: &'a [Range<usize>]) -> Windows<'a> {
-        let (columns, source_of) = (self.columns, self.source_of);
-        Windows { columns, source_of, rows, moment: self.moments[moment as usize], ts: self.opening(moment) }
+        Windows {
+            reads: self.reads,
+            columns: self.columns,
+            source_of: self.source_of,
+            rows,
+            moment: self.moments[moment as usize],
+            ts: self.opening(moment),
+        }
     }
 
     /// When the bar opens that a result at this moment is.
     fn opening(&self, moment: u32) -> Timestamp {
         let moment = self.moments[moment as usize];
         moment.checked_add_micros(-self.interval.as_micros()).unwrap_or(Timestamp::MIN)
-    }
-
-    fn push(&mut self, moment: u32, value: f64) {
-        self.results.push(moment, self.opening(moment), value);
     }
 }

@@ -1,14 +1,20 @@
 //! Feeding and replaying a graph: order, parallel runs, panics, results.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::metrics::with_local_recorder;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};
-use qmtl_history_api::{EventRecorder, Interval, NodeId, RangeSet, StreamBinding, TimeRange, async_trait};
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
+use qmtl_history_api::{EventRecorder, RangeSet, StreamBinding, TimeRange, async_trait};
 use qmtl_history_testkit::fixtures::{ManualClock, bar, bars_at, batch, key, span, start};
 
 use super::*;
-use crate::{ComputeNode, EventRecorderService, Mode, Order, Side, SideState, Windows};
+use crate::{
+    Appended, ComputeNode, EventRecorderService, Mode, Order, Side, SideState, Snapshot, StatefulNode, VALUE,
+    Windows,
+};
 
 fn id(text: &str) -> NodeId {
     text.parse().unwrap()
@@ -319,15 +325,21 @@ async fn a_panicking_node_stops_all_when_that_is_chosen() {
     assert_eq!(error.to_string(), expected);
 }
 
-#[test]
-fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
+/// Two nodes, of which one reads a column that the input will not have.
+fn reads_what_is_not_there() -> (StreamInput, Strategy) {
     let stream = input("a", 10);
-    load(&stream, &[1]);
     let strategy = Strategy::builder()
-        .input(stream)
+        .input(stream.clone())
         .node(moving_average("wrong", 1, key("a", "1m"), "open"))
         .node(moving_average("good", 1, key("a", "1m"), "close"));
-    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    (stream, strategy.build().unwrap())
+}
+
+#[test]
+fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
+    let (stream, strategy) = reads_what_is_not_there();
+    let mut pipeline = Pipeline::new(strategy);
+    load(&stream, &[1]);
     pipeline.replay().unwrap();
     let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
     assert_eq!(
@@ -335,6 +347,238 @@ fn a_column_that_cannot_be_read_fails_its_readers_by_name() {
         ["the cache has no such column (series: a@1m, column: open, columns: close, reader: wrong)"]
     );
     assert_eq!(pipeline.results(&id("good")).unwrap().1, [1.0]);
+}
+
+#[test]
+fn a_failure_is_logged_and_counted_once() {
+    let recorder = DebuggingRecorder::new();
+    let logs = Logs::default();
+    let logged = logs.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || logged.clone()).finish();
+    with_local_recorder(&recorder, || {
+        tracing::subscriber::with_default(subscriber, || {
+            let (stream, strategy) = reads_what_is_not_there();
+            let mut pipeline = Pipeline::new(strategy);
+            for bars in [[1], [2]] {
+                load(&stream, &bars);
+                pipeline.replay().unwrap();
+            }
+        });
+    });
+    let counted = recorder.snapshotter().snapshot().into_vec();
+    let [(metric, _, _, DebugValue::Counter(1))] = &counted[..] else { panic!("{counted:?}") };
+    assert_eq!(metric.key().name(), "qmtl_strategy_node_failures_total");
+    assert_eq!(metric.key().labels().next().map(|label| label.value()), Some("wrong"));
+    let told = String::from_utf8(logs.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(told.matches("strategy.node_failed").count(), 1, "{told}");
+    assert!(told.contains("node_id=\"wrong\"") && told.contains("column: open"), "{told}");
+}
+
+/// Where log lines go.
+#[derive(Clone, Default)]
+struct Logs(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_error_of_a_stateful_node_fails_it_as_a_panic_does() {
+    struct Fails;
+    impl StatefulNode for Fails {
+        fn version(&self) -> String {
+            "fails".into()
+        }
+        fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()> {
+            out[0] = windows.get("a", "close")[0];
+            if out[0] < 3.0 { Ok(()) } else { Err(Error::invalid("three is too much")) }
+        }
+        fn reset(&mut self) {}
+        fn save(&self) -> Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+        fn restore(&mut self, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+    let stream = input("a", 10);
+    load(&stream, &[1, 2, 3, 4]);
+    let node = ComputeNode::stateful(id("fails"), 1, Fails).reads(&stream, "close").keeps(10);
+    let mut pipeline = Pipeline::new(Strategy::builder().input(stream).node(node).build().unwrap());
+    pipeline.replay().unwrap();
+    assert_eq!(pipeline.results(&id("fails")).unwrap().1, [1.0, 2.0]);
+    let failures: Vec<_> = pipeline.failures().map(Error::chain).collect();
+    assert_eq!(failures, ["a compute node failed (node_id: fails): three is too much"]);
+    assert_eq!(pipeline.snapshot().unwrap_err().to_string(), pipeline.failures().next().unwrap().to_string());
+}
+
+/// Bars of all five columns.
+fn full_bars(bars: Range<u32>) -> RecordBatch {
+    let columns = ["open", "high", "low", "close", "volume"].into_iter().enumerate().map(|(at, name)| {
+        let values = bars.clone().map(|bar| f64::from(bar) + 0.1 * at as f64);
+        (name, Arc::new(Float64Array::from_iter_values(values)) as ArrayRef)
+    });
+    batch(&bars.clone().map(minute).collect::<Vec<_>>(), columns)
+}
+
+#[test]
+fn windows_are_read_by_name_and_bars_as_bars() {
+    let (minutes, hours) = (input("a", 10), StreamInput::builder("a").interval("1h").period(1));
+    let hours = hours.build().unwrap();
+    minutes.cache().write(|cache| cache.backfill_bulk(&full_bars(0..60))).unwrap();
+    hours.cache().write(|cache| cache.backfill_bulk(&full_bars(0..1))).unwrap();
+    let range = ComputeNode::slices(id("range"), 2, |windows| {
+        let bars = windows.bars("a");
+        bars.high[1] - bars.low[0] + bars.open.len() as f64 + bars.volume[0] - bars.close[0]
+    });
+    let both = ComputeNode::slices(id("both"), 1, |windows| {
+        windows.get("a@1m", "close")[0] - windows.get("a@1h", "close")[0] + windows.get("range", VALUE)[0]
+    });
+    let strategy = Strategy::builder()
+        .node(range.reads_bars(&minutes))
+        .node(both.reads(&minutes, "close").reads(&hours, "close").reads(id("range"), VALUE))
+        .input(minutes)
+        .input(hours);
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    assert_eq!(pipeline.failures().map(Error::chain).collect::<Vec<_>>(), [""; 0]);
+    // High of the new bar less low of the one before: 0.9; two rows; volume less close: 0.1.
+    let value = pipeline.results(&id("range")).unwrap().1[0];
+    assert!((value - 3.0).abs() < 1e-9, "{value}");
+    let value = *pipeline.results(&id("both")).unwrap().1.last().unwrap();
+    assert!((value - 62.0).abs() < 1e-9, "{value}");
+}
+
+#[test]
+fn a_read_that_is_not_declared_or_not_the_only_one_is_named() {
+    let (minutes, hours) = (input("a", 1), StreamInput::builder("a").interval("1h").period(1));
+    let hours = hours.build().unwrap();
+    load(&minutes, &[59]);
+    load(&hours, &[0]);
+    let strategy = [("unknown", "b"), ("two", "a")].into_iter().fold(
+        Strategy::builder().input(minutes.clone()).input(hours.clone()),
+        |strategy, (name, source)| {
+            let node = ComputeNode::slices(id(name), 1, move |windows| windows.get(source, "close")[0]);
+            strategy.node(node.reads(&minutes, "close").reads(&hours, "close"))
+        },
+    );
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
+    let told = |what, name| {
+        format!(
+            "a compute node panicked (node_id: {name}, panic: {what} close; the node reads a@1m close, a@1h close)"
+        )
+    };
+    assert_eq!(failures, [told("no read is called b", "unknown"), told("several reads are called a", "two")]);
+}
+
+#[test]
+fn a_node_has_several_outputs_and_each_can_be_read() {
+    let stream = input("a", 10);
+    load(&stream, &[1, 2, 3]);
+    let bands = ComputeNode::outputs(id("bands"), 2, ["middle", "upper"], |windows, out| {
+        let closes = windows.get("a", "close");
+        out[0] = (closes[0] + closes[1]) / 2.0;
+        out[1] = closes[1];
+    });
+    let width = ComputeNode::slices(id("width"), 1, |windows| {
+        windows.get("bands", "upper")[0] - windows.get("bands", "middle")[0]
+    });
+    let strategy = Strategy::builder()
+        .node(bands.reads(&stream, "close").keeps(5))
+        .node(width.reads(id("bands"), "middle").reads(id("bands"), "upper").keeps(5))
+        .input(stream);
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    assert_eq!(
+        pipeline.output(&id("bands"), "upper").unwrap(),
+        (&[minute(2), minute(3)][..], &[2.0, 3.0][..])
+    );
+    assert_eq!(pipeline.results(&id("bands")).unwrap().1, [1.5, 2.5]);
+    assert_eq!(pipeline.results(&id("width")).unwrap().1, [0.5, 0.5]);
+    assert_eq!(
+        pipeline.output(&id("bands"), "lower").unwrap_err().to_string(),
+        "the compute node has no such output (node_id: bands, output: lower, outputs: middle, upper)"
+    );
+    let twice = ComputeNode::outputs(id("x"), 1, ["a", "a"], |_, _| {}).reads(key("a", "1m"), "close");
+    let error = Strategy::builder().input(input("a", 1)).node(twice).build().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a compute node's outputs must have names, each its own (node_id: x, outputs: a, a)"
+    );
+}
+
+#[test]
+fn nan_that_comes_of_nan_is_counted() {
+    let nan: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NAN, 3.0, 4.0, 5.0]));
+    let rows = batch(&(1..6).map(minute).collect::<Vec<_>>(), [("close", nan)]);
+    let stream = input("a", 10);
+    stream.cache().write(|cache| cache.backfill_bulk(&rows)).unwrap();
+    // Of five rows it is in two windows; the logarithm of a negative number comes of none.
+    let own = ComputeNode::slices(id("own"), 1, |windows| (windows.f64(0)[0] - 10.0).ln());
+    let strategy = Strategy::builder()
+        .input(stream)
+        .node(moving_average("ma", 2, key("a", "1m"), "close"))
+        .node(moving_average_batch("batch", 2, "a"))
+        .node(own.reads(key("a", "1m"), "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.replay().unwrap();
+    let counted = ["ma", "batch", "own"].map(|node| pipeline.not_numbers(&id(node)).unwrap());
+    assert_eq!(counted, [2, 2, 1]);
+}
+
+#[test]
+fn a_state_that_does_not_fit_is_refused_and_leaves_the_pipeline_as_new() {
+    let node = |window, version: Option<&str>| {
+        let node = moving_average("ma", window, key("a", "1m"), "close");
+        version.into_iter().fold(node, ComputeNode::version)
+    };
+    let pipeline = |node: ComputeNode| {
+        let stream = input("a", 10);
+        load(&stream, &[1, 2, 3]);
+        Pipeline::new(Strategy::builder().input(stream).node(node).build().unwrap())
+    };
+    let mut saved = pipeline(node(2, Some("1")));
+    saved.replay().unwrap();
+    let snapshot = saved.snapshot().unwrap();
+    assert_eq!(snapshot.moment(), minute(4));
+    assert_eq!(snapshot.watermarks().collect::<Vec<_>>(), [Some(minute(3))]);
+
+    let refused = |node| {
+        let mut other = pipeline(node);
+        let error = other.restore(&snapshot).unwrap_err().to_string();
+        assert_eq!((other.moment(), other.replay().unwrap().bars), (None, 3));
+        error
+    };
+    assert!(refused(node(2, Some("2"))).contains("saved: node ma version 1 window 2"));
+    assert!(refused(node(3, Some("1"))).contains("expected: node ma version 1 window 3"));
+    assert_eq!(
+        saved.restore(&snapshot).unwrap_err().to_string(),
+        "a state is restored before anything was delivered"
+    );
+    let mut same = pipeline(node(2, Some("1")));
+    same.restore(&snapshot).unwrap();
+    assert_eq!((same.replay().unwrap().bars, same.results(&id("ma")).unwrap().1), (0, &[1.5, 2.5][..]));
+    assert_eq!(
+        pipeline(node(2, None)).snapshot().unwrap_err().to_string(),
+        "the state of a closure cannot be saved; give the node a version, or make it a StatefulNode (node_id: ma)"
+    );
+
+    let mut bytes = snapshot.to_bytes().unwrap();
+    assert_eq!(Snapshot::from_bytes(&bytes).unwrap(), snapshot);
+    bytes[10] ^= 1;
+    for bytes in [&bytes[..], &bytes[..5], b""] {
+        let error = Snapshot::from_bytes(bytes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
 }
 
 #[test]
@@ -392,7 +636,7 @@ impl EventRecorder for Taken {
         payload: RecordBatch,
     ) -> Result<()> {
         use qmtl_history_api::arrow_array::cast::AsArray;
-        assert!(payload.num_columns() == 1 && payload.schema().field(0).name() != "ts");
+        assert!(payload.column_by_name("ts").is_none());
         let value =
             payload.column(0).as_primitive::<qmtl_history_api::arrow_array::types::Float64Type>().value(0);
         self.0.lock().unwrap().push((node_id.as_str().to_owned(), ts, value));

@@ -1,18 +1,21 @@
 //! History to live: every bar once, in order, the live one winning; seams and late bars.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::{prop_assert, prop_assert_eq, proptest, test_runner::Config};
-use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
-use qmtl_history_api::{Clock, FetchRequest, async_trait};
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::Float64Type;
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
+use qmtl_history_api::{Clock, FetchRequest, HistoryBackend, NodeId, WriteRequest, async_trait};
 use qmtl_history_testkit::fixtures::{FakeFetcher, ManualClock, bar, batch, key, span};
 use qmtl_io_memory::MemoryBackend;
 
 use super::*;
 use crate::testing::passing_time;
-use crate::{ComputeNode, LateBars, Mode, Side, live_channel};
+use crate::{Backtest, ComputeNode, LateBars, Mode, Side, StatefulNode, VALUE, Windows, live_channel};
 
 /// The bars that had closed when the strategy was started.
 const CLOSED: u32 = 100;
@@ -228,8 +231,8 @@ async fn signals_come_out_without_a_gateway_and_a_stop_ends_well() {
     let stop = StopSignal::new();
     let runner =
         Runner::new().with_activation(Activation::always(Mode::Paper, clock.clone())).with_stop(stop.clone());
-    let following = runner.follow_with(strategy, &mut receiver, move |moment| {
-        of_moments.lock().unwrap().push((moment.at, moment.results[0].2));
+    let following = runner.follow_with(strategy, &mut receiver, move |_, moment| {
+        of_moments.lock().unwrap().push((moment.at, moment.results[0].values[0]));
     });
     let feeding = async {
         // A bar that came before the replay would be history.
@@ -250,4 +253,155 @@ async fn signals_come_out_without_a_gateway_and_a_stop_ends_well() {
     assert_eq!(*moments.lock().unwrap(), expected);
     let expected = [(0, Side::Short), (1, Side::Long), (2, Side::Long)];
     assert_eq!(*orders.lock().unwrap(), expected.map(|(at, side)| (minute(CLOSED + at), side)));
+}
+
+/// A store with these bars, whose close is its number, and an input of it.
+async fn stored(clock: &ManualClock, bars: Range<u32>) -> (Arc<MemoryBackend>, StreamInput) {
+    let store = Arc::new(MemoryBackend::new());
+    let points: Vec<_> = bars.map(minute).collect();
+    store.write_rows(&WriteRequest::new(key("btc", "1m")), rows(&points, 0.0)).await.unwrap();
+    let stream = StreamInput::builder("btc").interval("1m").period(PERIOD).backend(Arc::clone(&store));
+    (store, stream.clock(clock.clone()).build().unwrap())
+}
+
+fn closed() -> ManualClock {
+    ManualClock::new(minute(CLOSED).checked_add(Duration::from_secs(1)).unwrap())
+}
+
+#[tokio::test]
+async fn a_column_that_is_not_stored_is_told_before_warm_up() {
+    let clock = closed();
+    let (_, stream) = stored(&clock, 0..CLOSED).await;
+    let node = ComputeNode::slices("mean".parse().unwrap(), 5, |windows| windows.f64(0)[0]);
+    let strategy = Strategy::builder().node(node.reads(&stream, "closs")).input(stream.clone());
+    let error = passing_time(&clock, Runner::offline(strategy.build().unwrap())).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a compute node reads a column that its input lacks (reader: mean, series: btc@1m, column: closs, columns: ts, close)"
+    );
+    assert!(stream.cache().read(NodeCache::is_empty), "nothing was loaded");
+
+    // Where no store says it, the rows do, before a node meets them.
+    let counts: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let one = batch(&[minute(CLOSED - 1)], [("close", counts)]);
+    let fetcher = FakeFetcher::new("counts").with_rows(move |_| one.clone());
+    let stream = StreamInput::builder("btc").interval("1m").period(1).fetcher(fetcher).clock(clock.clone());
+    let stream = stream.build().unwrap();
+    let node = ComputeNode::slices("mean".parse().unwrap(), 1, |windows| windows.f64(0)[0]);
+    let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+    let error = passing_time(&clock, Runner::offline(strategy)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a compute node reads a column that is not of doubles (reader: mean, series: btc@1m, column: close, type: Int64)"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_fails_is_in_the_session_and_fails_a_strict_run() {
+    for strict in [false, true] {
+        let clock = closed();
+        let (_, stream) = stored(&clock, 0..CLOSED).await;
+        let node = ComputeNode::slices("dies".parse().unwrap(), 1, |windows| {
+            assert!(windows.f64(0)[0] < 90.0, "ninety is too much");
+            0.0
+        });
+        let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+        let runner = Runner::new().with_warmup(WarmupConfig::default().with_strict(strict));
+        let expected = "a compute node panicked (node_id: dies, panic: ninety is too much)";
+        match passing_time(&clock, runner.prime(strategy)).await {
+            Ok(session) => {
+                let failures: Vec<_> = session.failures().map(Error::to_string).collect();
+                assert_eq!((strict, failures), (false, vec![expected.to_owned()]));
+            }
+            Err(error) => assert_eq!((strict, error.to_string()), (true, expected.to_owned())),
+        }
+    }
+}
+
+/// The sum of all closes since the first bar.
+#[derive(Debug, Default)]
+struct Total(f64);
+
+impl StatefulNode for Total {
+    fn version(&self) -> String {
+        "total/1".into()
+    }
+
+    fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()> {
+        self.0 += windows.get("btc", "close")[0];
+        out[0] = self.0;
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.0 = 0.0;
+    }
+
+    fn save(&self) -> Result<Vec<u8>> {
+        Ok(self.0.to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        let bytes = state.try_into().map_err(|_| Error::invalid("a total has eight bytes"))?;
+        self.0 = f64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+/// A total of all bars, and the mean of ten of these.
+fn totals(stream: StreamInput) -> Strategy {
+    let total = ComputeNode::stateful("total".parse().unwrap(), 1, Total::default()).reads(&stream, "close");
+    let mean = ComputeNode::slices("mean".parse().unwrap(), 10, |windows| {
+        windows.get("total", VALUE).iter().sum::<f64>() + windows.get("btc", "close")[0]
+    });
+    let mean = mean.version("1").reads("total".parse::<NodeId>().unwrap(), VALUE).reads(&stream, "close");
+    Strategy::builder().node(total).node(mean.keeps(200)).input(stream).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_strategy_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
+    let clock = closed();
+    let (store, stream) = stored(&clock, 0..CLOSED).await;
+    let session = passing_time(&clock, Runner::offline(totals(stream))).await.unwrap();
+    assert!(session.restored.is_none());
+    let snapshot = session.snapshot().unwrap();
+    // It is away for longer than its period, and then some bars are missing.
+    let later = CLOSED + 3 * u32::try_from(PERIOD).unwrap();
+    let points: Vec<_> = (CLOSED..later).map(minute).collect();
+    store.write_rows(&WriteRequest::new(key("btc", "1m")), rows(&points, 0.0)).await.unwrap();
+    clock.set(minute(later));
+    let input = || StreamInput::builder("btc").interval("1m").period(PERIOD).backend(Arc::clone(&store));
+    let input = || input().clock(clock.clone()).build().unwrap();
+    let runner = Runner::new().with_snapshot(snapshot.clone());
+    let restored = passing_time(&clock, runner.prime(totals(input()))).await.unwrap();
+    assert_eq!(restored.restored.unwrap().unwrap(), minute(CLOSED));
+    assert_eq!(restored.replayed.bars, u64::from(later - CLOSED));
+    assert_eq!(restored.pipeline.inputs()[0].cache().read(NodeCache::len), PERIOD);
+
+    let whole = Backtest::new().range(totals(input()), minute(CLOSED), minute(later)).await.unwrap();
+    let whole = whole.collect().await.unwrap();
+    let mean = "mean".parse().unwrap();
+    let (ts, values) = restored.pipeline.results(&mean).unwrap();
+    let of_backtest = whole.results[1].1.column(2).as_primitive::<Float64Type>();
+    let since = ts.partition_point(|ts| *ts < minute(CLOSED));
+    assert_eq!((&values[since..], ts.len() - since), (&of_backtest.values()[..], points.len()));
+
+    // One of the future, one that is too old and one of another strategy are refused, and told.
+    let refused = async |now: Timestamp, strategy: Strategy| {
+        clock.set(now);
+        let session = passing_time(&clock, runner.prime(strategy)).await.unwrap();
+        assert_eq!(session.replayed.bars, session.warmup.inputs[0].bars as u64);
+        session.restored.unwrap().unwrap_err().to_string()
+    };
+    let error = refused(minute(CLOSED - 1), totals(input())).await;
+    assert!(error.starts_with("the saved state is of the future"), "{error}");
+    let (_, other) = stored(&clock, 0..CLOSED).await;
+    let node = ComputeNode::slices("other".parse().unwrap(), 1, |_| 0.0).reads(&other, "close");
+    let strategy = Strategy::builder().node(node).input(other).build().unwrap();
+    let error = refused(minute(later), strategy).await;
+    assert!(error.starts_with("the saved state is that of another strategy"), "{error}");
+    let error =
+        refused(minute(CLOSED).checked_add(Duration::from_secs(60 * 1_000_001)).unwrap(), totals(input()))
+            .await;
+    assert!(error.starts_with("the saved state is too old"), "{error}");
 }

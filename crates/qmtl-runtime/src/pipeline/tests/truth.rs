@@ -9,10 +9,12 @@ use proptest::{arbitrary::any, prop_oneof};
 use qmtl_history_api::Clock;
 
 use super::{
-    Alignment, Arc, ArrayRef, ComputeNode, Config, Duration, EventRecorderService, Float64Array, Interval,
-    LateBar, ManualClock, Parallelism, Pipeline, RangeSet, RecordBatch, SeriesKey, Source, StreamInput,
-    Taken, TimeRange, Timestamp, VALUE, batch, common_grid, id, prop_assert, prop_assert_eq, start,
+    Activation, Alignment, Arc, ArrayRef, ComputeNode, Config, Delivered, Duration, Error,
+    EventRecorderService, Float64Array, Interval, LateBar, ManualClock, Mode, Mutex, Order, Parallelism,
+    Pipeline, RangeSet, RecordBatch, Result, SeriesKey, Snapshot, Source, StreamInput, Taken, TimeRange,
+    Timestamp, VALUE, Windows, batch, common_grid, id, prop_assert, prop_assert_eq, start,
 };
+use crate::StatefulNode;
 
 /// Grids of which some close together and some never do.
 const GRIDS: [&str; 6] = ["1m", "2m", "2m+1m", "3m", "5m", "5m+2m"];
@@ -60,6 +62,8 @@ struct Case {
     nodes: Vec<NodeCase>,
     /// Bars that close by this minute are history.
     history: u8,
+    /// After the moments up to this minute the state is saved, and taken over by another process.
+    saved: u8,
     grace: u64,
     holes_allowed: bool,
 }
@@ -77,21 +81,62 @@ fn case() -> impl Strategy<Value = Case> {
         (vec(0..GRIDS.len(), inputs), vec(vec(bar_case(), usize::from(MINUTES)), inputs))
     });
     let node = (vec(any::<usize>(), 1..=3), 1usize..=3, 0usize..3);
-    let limits = (0..MINUTES, prop_oneof![Just(0u64), Just(10), Just(100)], any::<bool>());
-    (inputs, vec(node, 1..=5), limits).prop_map(|((grids, bars), nodes, (history, grace, holes_allowed))| {
-        let inputs = grids.len();
-        let nodes = nodes.into_iter().enumerate().map(|(at, (reads, window, kind))| {
-            let reads: BTreeSet<usize> = reads.into_iter().map(|read| read % (inputs + at)).collect();
-            let kind = [Kind::Mean, Kind::Batch, Kind::Stateful][kind];
-            NodeCase { reads: reads.into_iter().collect(), window, kind }
-        });
-        Case { grids, bars, nodes: nodes.collect(), history, grace, holes_allowed }
-    })
+    let limits = (0..MINUTES, 1..MINUTES, prop_oneof![Just(0u64), Just(10), Just(100)], any::<bool>());
+    (inputs, vec(node, 1..=5), limits).prop_map(
+        |((grids, bars), nodes, (history, saved, grace, holes_allowed))| {
+            let inputs = grids.len();
+            let nodes = nodes.into_iter().enumerate().map(|(at, (reads, window, kind))| {
+                let reads: BTreeSet<usize> = reads.into_iter().map(|read| read % (inputs + at)).collect();
+                let kind = [Kind::Mean, Kind::Batch, Kind::Stateful][kind];
+                NodeCase { reads: reads.into_iter().collect(), window, kind }
+            });
+            Case { grids, bars, nodes: nodes.collect(), history, saved, grace, holes_allowed }
+        },
+    )
 }
 
 /// The value of a bar, which no other one has.
 fn value_of(input: usize, ts: Timestamp) -> f64 {
-    (ts.as_secs() % 100_000) as f64 + 0.1 * (input + 1) as f64
+    let value = (ts.as_secs() % 100_000) as f64 + 0.1 * (input + 1) as f64;
+    if ts.as_secs() % 180 == 0 { -value } else { value }
+}
+
+/// A node of two outputs that remembers: what it computes, and what it remembered before.
+#[derive(Debug)]
+struct Remembers {
+    reads: usize,
+    memory: f64,
+}
+
+impl StatefulNode for Remembers {
+    fn outputs(&self) -> &[&'static str] {
+        &[VALUE, "before"]
+    }
+
+    fn version(&self) -> String {
+        "remembers/1".into()
+    }
+
+    fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()> {
+        let seen: Vec<_> = (0..self.reads).map(|read| windows.f64(read)).collect();
+        out[1] = self.memory;
+        out[0] = computed(Kind::Stateful, &seen, &mut self.memory);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.memory = 0.0;
+    }
+
+    fn save(&self) -> Result<Vec<u8>> {
+        Ok(self.memory.to_bits().to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<()> {
+        let bits = state.try_into().map_err(|_| Error::invalid("no eight bytes"))?;
+        self.memory = f64::from_bits(u64::from_le_bytes(bits));
+        Ok(())
+    }
 }
 
 /// The result of a node of what it reads, read by read.
@@ -104,6 +149,16 @@ fn computed(kind: Kind, windows: &[&[f64]], memory: &mut f64) -> f64 {
             *memory
         }
     }
+}
+
+/// What came of live bars.
+struct Live {
+    pipeline: Pipeline,
+    /// What was recorded of live moments.
+    recorded: Vec<(String, Timestamp, f64)>,
+    /// The last moment of history.
+    since: Timestamp,
+    orders: Vec<(Timestamp, Order)>,
 }
 
 impl Case {
@@ -152,7 +207,6 @@ impl Case {
         }
         for (at, NodeCase { reads, window, kind }) in self.nodes.iter().enumerate() {
             let (kind, window, count) = (*kind, *window, reads.len());
-            let mut memory = 0.0;
             let node = match kind {
                 Kind::Batch => ComputeNode::batch(id(&format!("n{at}")), window, move |windows, out| {
                     for (nth, out) in out.iter_mut().enumerate() {
@@ -161,11 +215,16 @@ impl Case {
                         *out = computed(kind, &seen, &mut 0.0);
                     }
                 }),
-                _ => ComputeNode::slices(id(&format!("n{at}")), window, move |windows| {
+                Kind::Mean => ComputeNode::slices(id(&format!("n{at}")), window, move |windows| {
                     let seen: Vec<_> = (0..count).map(|read| windows.f64(read)).collect();
-                    computed(kind, &seen, &mut memory)
+                    computed(kind, &seen, &mut 0.0)
                 }),
+                Kind::Stateful => {
+                    let node = Remembers { reads: count, memory: 0.0 };
+                    ComputeNode::stateful(id(&format!("n{at}")), window, node)
+                }
             };
+            let node = node.version("1").orders_to(|_| {});
             let node = reads.iter().fold(node.keeps(10_000), |node, read| match self.source(*read) {
                 source @ Source::Input(_) => node.reads(source, "close"),
                 source => node.reads(source, VALUE),
@@ -182,6 +241,7 @@ impl Case {
         Pipeline::new(builder.build().unwrap())
             .with_holes_allowed(self.holes_allowed)
             .with_alignment(alignment)
+            .with_activation(Activation::always(Mode::Paper, clock.clone()))
     }
 
     fn row(&self, input: usize, ts: Timestamp) -> RecordBatch {
@@ -225,17 +285,22 @@ impl Case {
         (0..self.grids.len()).flat_map(of).collect()
     }
 
-    /// Feeds history and then the live bars as they come, with what was recorded of live moments.
-    fn live(&self) -> (Pipeline, Vec<(String, Timestamp, f64)>) {
+    /// Feeds history and then the live bars as they come.
+    fn live(&self) -> Live {
         let clock = ManualClock::new(start());
         let taken = Taken::default();
+        let told: Arc<Mutex<Vec<(Timestamp, Order)>>> = Arc::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let pipeline = runtime.block_on(async {
+        let (pipeline, since) = runtime.block_on(async {
             let service = Arc::new(EventRecorderService::new(taken.clone()));
-            let mut pipeline = self.pipeline(&clock, Some(&service));
+            let orders = Arc::clone(&told);
+            let mut pipeline = self.pipeline(&clock, Some(&service)).with_on_moment(move |_, moment| {
+                orders.lock().unwrap().extend(moment.orders.iter().map(|order| (moment.at, order.clone())));
+            });
             self.load(&pipeline, self.history().into_iter());
             let end = minute(self.history);
             pipeline.replay_settled(&vec![end; self.grids.len()]).unwrap();
+            let since = pipeline.released;
             for (at, input, ts) in self.arrivals() {
                 // Time passes as it would, and ends waits on its way.
                 loop {
@@ -251,28 +316,59 @@ impl Case {
             }
             pipeline.finish().await.unwrap();
             service.shutdown().await.unwrap();
-            pipeline
+            (pipeline, since)
         });
-        let taken = std::mem::take(&mut *taken.0.lock().unwrap());
-        (pipeline, taken)
+        let recorded = std::mem::take(&mut *taken.0.lock().unwrap());
+        let orders = std::mem::take(&mut *told.lock().unwrap());
+        Live { pipeline, recorded, since, orders }
     }
 
-    /// Replays the same bars, given which of them came late.
-    fn replay(&self, late: &[LateBar], parallelism: Parallelism) -> Pipeline {
-        let mut pipeline = self.pipeline(&ManualClock::new(start()), None).with_parallelism(parallelism);
+    /// Replays the same bars, given which of them came late, with the orders that come of moments after `since`. At
+    /// `saved` another process takes over.
+    fn replay(
+        &self,
+        late: &[LateBar],
+        parallelism: Parallelism,
+        since: Timestamp,
+        saved: Option<Timestamp>,
+    ) -> (Pipeline, Vec<(Timestamp, Order)>) {
+        let fresh = || self.pipeline(&ManualClock::new(start()), None).with_parallelism(parallelism);
+        let mut pipeline = fresh();
         let place = |bar: &LateBar| (pipeline.input(&bar.input).unwrap(), bar.ts);
         let held: Vec<_> = late.iter().map(|bar| (bar.after, place(bar))).collect();
         let is_held = |row: &(usize, Timestamp)| held.iter().any(|(_, other)| other == row);
         let live = self.arrivals().into_iter().map(|(_, input, ts)| (input, ts)).collect::<BTreeSet<_>>();
-        let rows: BTreeSet<_> = self.history().into_iter().chain(live).filter(|row| !is_held(row)).collect();
-        self.load(&pipeline, rows.into_iter());
-        let open = vec![false; self.grids.len()];
-        for (after, row) in held {
-            pipeline.deliver(&open, after, None).unwrap();
-            self.load(&pipeline, std::iter::once(row));
+        let mut rows: BTreeSet<_> =
+            self.history().into_iter().chain(live).filter(|row| !is_held(row)).collect();
+        self.load(&pipeline, rows.iter().copied());
+        let activation = Activation::always(Mode::Paper, ManualClock::new(start()));
+        let mut orders = Vec::new();
+        let mut hear = |delivered: &Delivered<'_>| {
+            let mut more: Vec<_> = delivered
+                .results_after(since)
+                .flat_map(|rows| rows.orders(&activation, self.holes_allowed).collect::<Vec<_>>())
+                .collect();
+            more.sort_by_key(|(moment, _)| *moment);
+            orders.extend(more);
+        };
+        let mut steps: Vec<_> = held.into_iter().map(|(after, row)| (after, Some(row))).collect();
+        if let Some(saved) = saved {
+            steps.insert(steps.partition_point(|(after, _)| *after <= saved), (saved, None));
         }
-        pipeline.replay().unwrap();
-        pipeline
+        for (until, row) in steps {
+            pipeline.deliver(&[], until, &mut hear).unwrap();
+            if let Some(row) = row {
+                rows.insert(row);
+                self.load(&pipeline, std::iter::once(row));
+            } else {
+                let bytes = pipeline.snapshot().unwrap().to_bytes().unwrap();
+                pipeline = fresh();
+                self.load(&pipeline, rows.iter().copied());
+                pipeline.restore(&Snapshot::from_bytes(&bytes).unwrap()).unwrap();
+            }
+        }
+        pipeline.deliver(&[], Timestamp::MAX, &mut hear).unwrap();
+        (pipeline, orders)
     }
 
     fn results(&self, pipeline: &Pipeline) -> Vec<(String, Vec<(Timestamp, u64)>)> {
@@ -295,6 +391,8 @@ enum Mutation {
     ByOpening,
     /// Bars that came late are seen when they closed.
     IgnoresLate,
+    /// Who takes over does not know what nodes remember.
+    ForgetsState,
 }
 
 /// What the nodes give, by definition: at each moment each of them looks at all rows that are there.
@@ -320,7 +418,12 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
     let mut breaks: Vec<Vec<usize>> = vec![Vec::new(); case.nodes.len()];
     let mut memory = vec![0.0; case.nodes.len()];
     let roots = |at: usize| roots_of(case, at);
+    let mut is_saved = false;
     for (moment, rows) in seen_at {
+        if mutation == Mutation::ForgetsState && moment > minute(case.saved) && !is_saved {
+            is_saved = true;
+            memory.fill(0.0);
+        }
         let rounds: Vec<Vec<_>> = match mutation {
             Mutation::FiresTwice => rows.into_iter().map(|row| vec![row]).collect(),
             _ => vec![rows],
@@ -396,13 +499,18 @@ fn lacks(case: &Case, input: usize, newest_first: &[Timestamp]) -> bool {
 
 /// Compares live, replay and the model.
 fn check(case: &Case, mutation: Mutation) -> Result<(), TestCaseError> {
-    let (live, recorded) = case.live();
+    let Live { pipeline: live, recorded, since, orders } = case.live();
     let late = live.came_late().to_vec();
     let expected = model(case, &late, mutation);
     let of_live = case.results(&live);
     prop_assert_eq!(&of_live, &expected, "live");
-    for parallelism in [Parallelism::Serial, Parallelism::Threads(2)] {
-        prop_assert_eq!(&case.results(&case.replay(&late, parallelism)), &expected, "replay");
+    let saved = Some(minute(case.saved));
+    for (parallelism, saved) in
+        [(Parallelism::Serial, None), (Parallelism::Threads(2), None), (Parallelism::Serial, saved)]
+    {
+        let (replayed, of_replay) = case.replay(&late, parallelism, since, saved);
+        prop_assert_eq!(&case.results(&replayed), &expected, "replay, saved at {:?}", saved);
+        prop_assert_eq!(&of_replay, &orders, "orders, saved at {:?}", saved);
     }
     // Each result of a live moment was recorded once, and none of history.
     for (at, (node, results)) in of_live.iter().enumerate() {
@@ -436,7 +544,8 @@ fn replay_live_and_the_model_give_the_same() {
 
 #[test]
 fn a_model_that_is_wrong_is_found_out() {
-    for mutation in [Mutation::FiresTwice, Mutation::ByOpening, Mutation::IgnoresLate] {
+    for mutation in [Mutation::FiresTwice, Mutation::ByOpening, Mutation::IgnoresLate, Mutation::ForgetsState]
+    {
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::with_cases(200) };
         let found = TestRunner::new(config).run(&case(), |case| check(&case, mutation));
         assert!(found.is_err(), "{mutation:?} looks right");

@@ -1,0 +1,308 @@
+//! Runs a strategy over a range of history, in bounded memory.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use qmtl_history_api::arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use qmtl_history_api::arrow_select::concat::concat_batches;
+use qmtl_history_api::{
+    BatchStream, Error, Interval, NodeId, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp,
+    frame,
+};
+
+use crate::pipeline::{Delivered, NodeRows};
+use crate::runner::stored_columns;
+use crate::{Activation, Mode, NodeCache, OnPanic, Order, Parallelism, Pipeline, Strategy, StreamInput};
+
+/// How many points of the grid are looked at for each row of an input's period before the range.
+const LOOKBACK: i64 = 10;
+/// The moment of a result or an order: when its bars close.
+const MOMENT: &str = "moment";
+
+/// How a strategy is run over history: the same graph, and the same order of moments, as live.
+///
+/// [`range`](Self::range) streams each input from its provider, and only the columns that nodes read. It fills
+/// nothing: [`BacktestRun::missing`] tells what is not stored. Orders are returned, never sent: the sinks of
+/// [`ComputeNode::orders_to`](crate::ComputeNode::orders_to) are not called, nothing is recorded.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Backtest {
+    parallelism: Parallelism,
+    on_panic: OnPanic,
+    holes_allowed: bool,
+    activation: Option<Activation>,
+}
+
+impl Backtest {
+    /// A backtest on one thread, in which both sides may act with full weight.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Chooses how many nodes compute at once.
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// Chooses what a node stops that fails.
+    pub fn with_on_panic(mut self, on_panic: OnPanic) -> Self {
+        self.on_panic = on_panic;
+        self
+    }
+
+    /// Lets nodes run, and orders come, though a bar is missing in a window.
+    pub fn with_holes_allowed(mut self, allowed: bool) -> Self {
+        self.holes_allowed = allowed;
+        self
+    }
+
+    /// Says which orders may come; both sides, on paper, without.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = Some(activation);
+        self
+    }
+
+    /// Runs `strategy` over the bars that close after `start` and up to `end`.
+    ///
+    /// Each input is read from `period` rows before `start` on, ten times as many points of the grid back at most:
+    /// these prime the nodes and are not counted, and nothing that comes of them is returned.
+    ///
+    /// `InvalidInput` unless `start < end`, `Unsupported` for an input without history, `NotFound` or `Schema` when a
+    /// node reads a column that its input lacks or that is not of doubles, else the error of a provider.
+    pub async fn range(&self, strategy: Strategy, start: Timestamp, end: Timestamp) -> Result<BacktestRun> {
+        TimeRange::new(start, end)?;
+        let pipeline = Pipeline::new(strategy)
+            .with_parallelism(self.parallelism)
+            .with_on_panic(self.on_panic)
+            .with_holes_allowed(self.holes_allowed);
+        let (mut streams, mut missing) = (Vec::new(), Vec::new());
+        let columns = stored_columns(pipeline.inputs()).await;
+        pipeline.check_columns(&columns)?;
+        for (input, columns) in pipeline.inputs().iter().zip(pipeline.columns_read()) {
+            let (rows, lacking) = opened(input, columns, (start, end)).await?;
+            streams.extend(rows.map(|rows| (input.key().clone(), rows)));
+            missing.push((input.key().clone(), lacking));
+        }
+        let activation = match (&self.activation, pipeline.inputs().first()) {
+            (Some(activation), _) => Some(activation.clone()),
+            (None, Some(input)) => Some(Activation::always(Mode::Paper, Arc::clone(input.clock()))),
+            (None, None) => None,
+        };
+        Ok(BacktestRun {
+            open: pipeline.opened(streams)?,
+            pipeline,
+            start,
+            holes_allowed: self.holes_allowed,
+            activation,
+            missing,
+            waiting: VecDeque::new(),
+            bars: 0,
+        })
+    }
+}
+
+/// The rows of an input from its period before the range on, and what of the range is neither stored nor proven absent.
+async fn opened(
+    input: &StreamInput,
+    columns: BTreeSet<String>,
+    (start, end): (Timestamp, Timestamp),
+) -> Result<(Option<BatchStream>, RangeSet)> {
+    let (key, provider) = (input.key(), input.require_history()?);
+    let interval = key.interval;
+    let period = input.cache().read(NodeCache::period);
+    // Bars that close after `start`, and up to `end`, open in between.
+    let first = opening_of(interval, start).and_then(|seen| interval.next(seen)).unwrap_or(Timestamp::MIN);
+    let past_end = interval.floor(end).unwrap_or(Timestamp::MIN);
+    let before = |points: i64| {
+        let micros = interval.as_micros().checked_mul(points);
+        micros.and_then(|micros| first.checked_add_micros(-micros)).unwrap_or(Timestamp::MIN)
+    };
+    let points = i64::try_from(period).unwrap_or(i64::MAX);
+    let (mut from, mut missing) = (before(points), RangeSet::new());
+    if provider.capabilities().coverage {
+        let coverage = provider.coverage(key).await?;
+        let farthest = before(points.saturating_mul(LOOKBACK));
+        if let Some(past) = TimeRange::checked(farthest, first) {
+            let rows = coverage.present().within(past);
+            let skipped = rows.count(interval).saturating_sub(period as u64);
+            from = rows.nth(skipped, interval).unwrap_or(from);
+        }
+        let known_empty = coverage.empty_by_any(input.clock().now());
+        if let Some(asked) = TimeRange::checked(first, past_end) {
+            missing = RangeSet::from(asked).difference(coverage.present()).difference(&known_empty);
+        }
+        input.cache().write(|cache| cache.note_known_empty(&known_empty));
+    }
+    let Some(range) = TimeRange::checked(from, past_end) else { return Ok((None, missing)) };
+    let request = ReadRequest::new(key.clone(), range).with_columns(columns);
+    Ok((Some(provider.fetch(&request).await?), missing))
+}
+
+/// When the newest bar opens that has closed at `moment`.
+fn opening_of(interval: Interval, moment: Timestamp) -> Option<Timestamp> {
+    moment.checked_add_micros(-interval.as_micros()).and_then(|opening| interval.floor(opening))
+}
+
+/// A backtest under way.
+#[derive(Debug)]
+pub struct BacktestRun {
+    pipeline: Pipeline,
+    open: Vec<Option<BatchStream>>,
+    start: Timestamp,
+    holes_allowed: bool,
+    activation: Option<Activation>,
+    missing: Vec<(SeriesKey, RangeSet)>,
+    waiting: VecDeque<Result<BacktestBatch, ArrowError>>,
+    bars: u64,
+}
+
+/// What nodes computed at neighbouring moments.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BacktestBatch {
+    /// For every node its results: `ts`, when the bar opens that it is; `moment`, when it closes; then one column of
+    /// doubles for each output. Ascending; no row where the node had no result.
+    pub results: Vec<(NodeId, RecordBatch)>,
+    /// The orders, in the order of moments: `node_id`, `ts`, `moment`, `side` (`long` or `short`), `value`,
+    /// `weight`.
+    pub orders: RecordBatch,
+}
+
+/// All that a backtest brought.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BacktestResults {
+    /// For every node its results, with the columns of [`BacktestBatch::results`].
+    pub results: Vec<(NodeId, RecordBatch)>,
+    /// The orders, with the columns of [`BacktestBatch::orders`].
+    pub orders: RecordBatch,
+    /// How many bars closed in the range.
+    pub bars: u64,
+    /// For every input the bars of the range that are neither stored nor proven not to exist.
+    pub missing: Vec<(SeriesKey, RangeSet)>,
+    /// Why nodes stood still.
+    pub failures: Vec<Error>,
+}
+
+impl BacktestRun {
+    /// The next results; `None` at the end. What is in memory at once is a batch of each input, besides the windows.
+    ///
+    /// Fails with a provider's error, and as [`Pipeline::replay`] does.
+    pub async fn next(&mut self) -> Result<Option<BacktestBatch>> {
+        let assembled = |e| Error::unexpected("cannot assemble results").caused_by(e);
+        loop {
+            if let Some(batch) = self.waiting.pop_front() {
+                return batch.map(Some).map_err(assembled);
+            }
+            let Self { pipeline, open, start, holes_allowed, activation, waiting, bars, .. } = self;
+            let mut hear = |delivered: &Delivered<'_>| {
+                *bars += delivered.bars_after(*start);
+                waiting.push_back(batch_of(delivered, *start, activation.as_ref(), *holes_allowed));
+            };
+            if pipeline.replay_next(open, &mut hear).await?.is_none() && self.waiting.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Runs to the end, and puts all results together: they have to fit into memory. Fails as [`next`](Self::next).
+    pub async fn collect(mut self) -> Result<BacktestResults> {
+        let assembled = |e| Error::unexpected("cannot put results together").caused_by(e);
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        let nodes = self.pipeline.nodes().map(|node| (node.id.clone(), schema_of(&node.outputs)));
+        let results = nodes.enumerate().map(|(at, (id, schema))| {
+            let rows = batches.iter().map(|batch| &batch.results[at].1);
+            concat_batches(&schema, rows).map(|rows| (id, rows))
+        });
+        let results = results.collect::<Result<_, _>>().map_err(assembled)?;
+        let orders = concat_batches(&order_schema(), batches.iter().map(|batch| &batch.orders));
+        Ok(BacktestResults {
+            results,
+            orders: orders.map_err(assembled)?,
+            bars: self.bars,
+            missing: self.missing,
+            failures: self.pipeline.failures().cloned().collect(),
+        })
+    }
+
+    /// How many bars that close in the range were delivered up to now.
+    #[must_use]
+    pub fn bars(&self) -> u64 {
+        self.bars
+    }
+
+    /// For every input the bars of the range that are neither stored nor proven not to exist; nothing where its
+    /// provider does not report coverage.
+    #[must_use]
+    pub fn missing(&self) -> &[(SeriesKey, RangeSet)] {
+        &self.missing
+    }
+
+    /// The nodes at work: failures, silent moments, the newest results.
+    #[must_use]
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+}
+
+fn batch_of(
+    delivered: &Delivered<'_>,
+    start: Timestamp,
+    activation: Option<&Activation>,
+    holes_allowed: bool,
+) -> Result<BacktestBatch, ArrowError> {
+    let (mut results, mut orders) = (Vec::new(), Vec::new());
+    for rows in delivered.results_after(start) {
+        results.push((rows.node().id.clone(), record_of(&rows)?));
+        orders.extend(activation.into_iter().flat_map(|activation| rows.orders(activation, holes_allowed)));
+    }
+    orders.sort_by_key(|(moment, _)| *moment);
+    Ok(BacktestBatch { results, orders: orders_of(&orders)? })
+}
+
+fn schema_of(outputs: &[String]) -> SchemaRef {
+    let outputs = outputs.iter().map(|name| Field::new(name, DataType::Float64, false));
+    let times = [frame::ts_field(), Field::new(MOMENT, frame::ts_type(), false)];
+    Arc::new(Schema::new(times.into_iter().chain(outputs).collect::<Vec<_>>()))
+}
+
+fn record_of(rows: &NodeRows<'_>) -> Result<RecordBatch, ArrowError> {
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(frame::ts_array(rows.ts().iter().copied())), Arc::new(frame::ts_array(rows.moments()))];
+    columns.extend(rows.columns().map(|values| Arc::new(Float64Array::from(values.to_vec())) as ArrayRef));
+    RecordBatch::try_new(schema_of(&rows.node().outputs), columns)
+}
+
+fn order_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("node_id", DataType::Utf8, false),
+        frame::ts_field(),
+        Field::new(MOMENT, frame::ts_type(), false),
+        Field::new("side", DataType::Utf8, false),
+        Field::new("value", DataType::Float64, false),
+        Field::new("weight", DataType::Float64, false),
+    ]))
+}
+
+fn orders_of(orders: &[(Timestamp, Order)]) -> Result<RecordBatch, ArrowError> {
+    let of = || orders.iter().map(|(_, order)| order);
+    RecordBatch::try_new(
+        order_schema(),
+        vec![
+            Arc::new(StringArray::from_iter_values(of().map(|order| order.node_id.as_str()))),
+            Arc::new(frame::ts_array(of().map(|order| order.ts))),
+            Arc::new(frame::ts_array(orders.iter().map(|(moment, _)| *moment))),
+            Arc::new(StringArray::from_iter_values(of().map(|order| order.side.as_str()))),
+            Arc::new(Float64Array::from_iter_values(of().map(|order| order.value))),
+            Arc::new(Float64Array::from_iter_values(of().map(|order| order.allowed.weight))),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests;
