@@ -58,7 +58,7 @@ impl Store {
                 id
             }
         };
-        for interval in found.intervals {
+        for interval in found.all() {
             let key = SeriesKey { node_id: node_id.clone(), interval };
             let series = SeriesFolder::new(self.disk.root(), &key);
             match self.repair_columns(&series, dry_run) {

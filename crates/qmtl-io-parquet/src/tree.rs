@@ -9,8 +9,8 @@ use crate::layout::{self, Partition};
 use crate::store::Store;
 
 impl Store {
-    /// Every series of the folder tree that has a commit, and an error for each folder that holds a name or commits
-    /// and does not fit; what is not ours is passed over.
+    /// Every series of the folder tree, also one that has nothing stored yet or any more, and an error for each folder
+    /// that holds a name or commits and does not fit; what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
         let (folders, obstacles) = self.disk.folders_and_obstacles(self.disk.root())?;
@@ -32,8 +32,9 @@ impl Store {
         match self.read_owner(node)? {
             Some(node_id) if layout::node_folder(&node_id) == name => {
                 let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                let own = found.intervals.iter().copied().map(key).chain(found.unfit.errors().map(Err));
-                Ok(own.chain(self.series_inside(node, &found.intervals)?).collect())
+                let own: Vec<_> = found.all().collect();
+                let inside = self.series_inside(node, &own)?;
+                Ok(own.into_iter().map(key).chain(found.unfit.errors().map(Err)).chain(inside).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
             None if !found.intervals.is_empty() => {
@@ -86,10 +87,12 @@ impl Store {
             match interval_of(&name) {
                 Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
                 Some(interval) => {
-                    let (_, unfit) = self.partitions_of(interval, &folder)?;
+                    let (_, mut unfit) = self.partitions_of(interval, &folder)?;
+                    unfit.strays.extend(self.odd_commits(interval, &folder)?);
+                    // A writer that was killed at the beginning leaves the same as whoever removes every commit.
+                    found.empty.extend(unfit.is_empty().then_some(interval));
                     found.unfit.strays.extend(unfit.strays);
                     found.unfit.obstacles.extend(unfit.obstacles);
-                    found.unfit.strays.extend(self.odd_commits(interval, &folder)?);
                 }
                 None if self.holds_commits(&folder)? => found.unfit.strays.push(folder),
                 None => {}
@@ -184,7 +187,16 @@ impl Store {
 pub(crate) struct Intervals {
     /// Those under which a partition has a commit.
     pub(crate) intervals: Vec<Interval>,
+    /// Those that have a folder and nothing stored in it.
+    empty: Vec<Interval>,
     unfit: Unfit,
+}
+
+impl Intervals {
+    /// The interval of every series of the node.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Interval> {
+        self.intervals.iter().chain(&self.empty).copied()
+    }
 }
 
 /// What stands in a folder and does not fit there.

@@ -301,3 +301,20 @@ fn a_series_that_was_renamed_or_edited_is_told_by_every_command_and_rebuilt_by_o
     fs::rename(&renamed, &node).unwrap();
     assert_eq!((scene.run(&["repair"]).code, export(&scene)), (Some(0), before));
 }
+
+#[test]
+fn a_series_whose_commits_are_gone_is_told_of_by_every_command() {
+    let (scene, source) = filled();
+    for commit in commits(&scene.path("store")) {
+        fs::remove_file(commit).unwrap();
+    }
+    let listed = scene.json(&["ls"]);
+    assert_eq!((&listed["series"][0]["node_id"], &listed["series"][0]["rows"]), (&json!("x"), &json!(0)));
+    assert_eq!(scene.json(&["verify"])[0]["rows"], 0);
+    for command in ["coverage", "files", "verify", "gc"] {
+        scene.json(&words(command, &[]));
+    }
+    assert_eq!(export(&scene).lines().count(), 1, "the header");
+    let filled = scene.json(&words("backfill", &[&["--source", &source], &RANGE[..]].concat()));
+    assert_eq!(filled["rows_written"], 3_000);
+}

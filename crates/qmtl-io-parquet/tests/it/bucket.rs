@@ -306,6 +306,21 @@ async fn each_call_costs_a_few_requests() {
 }
 
 #[tokio::test]
+async fn a_series_whose_commits_are_gone_is_listed_in_a_bucket_too() {
+    let bucket = Arc::new(Tapped::default());
+    let store = bucket.open().await;
+    write(&store, 0, 10).await;
+    let objects: Vec<ObjectMeta> = bucket.bucket.list(None).try_collect().await.unwrap();
+    let commits = objects.iter().map(|object| &object.location).filter(|key| key.as_ref().contains("T0"));
+    for commit in commits {
+        bucket.bucket.delete(commit).await.unwrap();
+    }
+    let store = bucket.open().await;
+    assert_eq!(store.list_series().await.unwrap(), [key()]);
+    assert!(store.coverage(&key(), TimeRange::ALL).await.unwrap().present().is_empty());
+}
+
+#[tokio::test]
 async fn collection_keeps_the_grace_time_of_the_servers_clock() {
     let bucket = Arc::new(Tapped::default());
     let store = bucket.open().await;

@@ -464,6 +464,35 @@ async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commi
     }
 }
 
+/// Whether its commits were removed or its first writer was killed, nobody can tell: it is listed, with nothing stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_whose_commits_are_gone_is_listed_with_nothing_stored() {
+    type Removal = fn(&Path);
+    let removals: [Removal; 3] = [
+        |file| fs::remove_file(file).unwrap(),
+        |file| fs::remove_dir_all(file.parent().unwrap()).unwrap(),
+        |file| {
+            fs::remove_file(file).unwrap();
+            fs::remove_dir_all(file.ancestors().nth(2).unwrap().join("_schema")).unwrap();
+        },
+    ];
+    for removal in removals {
+        let three = Three::new().await;
+        let fives = fixtures::key("ohlcv:damage", "5m");
+        three.store.write_rows(&WriteRequest::new(fives.clone()), bars(&fives, start(), 3)).await.unwrap();
+        removal(&three.store.files(&fives, TimeRange::ALL).await.unwrap().remove(0).path);
+        let store = open(three.folder.path()).await;
+        assert_eq!(store.list_series().await.unwrap(), [three.key.clone(), fives.clone()]);
+        assert_eq!(store.coverage(&fives, TimeRange::ALL).await.unwrap().present().len(), 0);
+        assert!(store.verify(&fives).await.unwrap().is_empty());
+        assert_eq!(store.repair(false).await.unwrap(), []);
+        // It is filled like any other.
+        store.write_rows(&WriteRequest::new(fives.clone()), bars(&fives, start(), 3)).await.unwrap();
+        let rows = store.read_all(&ReadRequest::new(fives.clone(), TimeRange::ALL)).await.unwrap();
+        assert_eq!(rows, bars(&fives, start(), 3));
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_in_the_way_of_a_repair_is_not_called_repaired_and_stops_no_other() {

@@ -119,7 +119,7 @@ async fn foreign_files_and_folders_are_passed_over() {
         fs::create_dir(place.join("20240101T000000Z")).unwrap();
     }
     fs::create_dir(node.join("60s")).unwrap();
-    fs::create_dir_all(node.join("5m/20230101T000000Z")).unwrap();
+    fs::create_dir_all(node.join("_5m/20230101T000000Z")).unwrap();
     let revision = store.revision(&key()).await.unwrap();
 
     for store in [store, open(folder.path()).await] {
