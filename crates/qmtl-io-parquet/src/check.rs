@@ -1,16 +1,14 @@
 //! Reading everything that counts, to find damage before a strategy does.
 
-use std::path::PathBuf;
-
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Finding, Problem, RangeSet, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::check_listed;
 use crate::error;
-use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX, is_odd_commit};
+use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
 use crate::state::Snapshot;
 use crate::store::Store;
-use crate::tree::stray;
+use crate::tree::odd_commits;
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
@@ -79,20 +77,19 @@ fn check_rows(series: &SeriesFolder, snapshot: &Snapshot, columns: Option<&Schem
 
 /// What nobody reads: unfinished files, and folders and commits that were renamed.
 fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
-    let told = |path: PathBuf| Finding::new(&path, Problem::Damaged(stray(&path)));
-    let (own, unfit) = store.partitions_of(series.key.interval, &series.interval())?;
-    let mut findings: Vec<_> =
-        unfit.told().map(|(path, error)| Finding::new(path, Problem::Damaged(error))).collect();
-    let mut folders = vec![series.node(), series.schemas()];
-    folders.extend(own.into_iter().map(|partition| series.partition(partition)));
-    for folder in folders {
-        for name in store.disk.list(&folder)? {
-            if name.starts_with(TEMP_PREFIX) {
-                findings.push(Finding::new(folder.join(name), Problem::Unfinished));
-            } else if is_odd_commit(&name) {
-                findings.push(told(folder.join(name)));
-            }
+    let (own, mut unfit) = store.partitions_of(series.key.interval, &series.interval())?;
+    let mut findings = Vec::new();
+    let partitions: Vec<_> = own.into_iter().map(|partition| series.partition(partition)).collect();
+    for folder in [series.node(), series.schemas()].iter().chain(&partitions) {
+        let entries = store.disk.entries(folder)?;
+        let unfinished = entries.files.iter().filter(|name| name.starts_with(TEMP_PREFIX));
+        findings.extend(unfinished.map(|name| Finding::new(folder.join(name), Problem::Unfinished)));
+        unfit.extend(odd_commits(folder, &entries));
+        // What does not fit in a node's folder is none of this series.
+        if *folder != series.node() {
+            unfit.extend(store.strays(folder, &entries, |_| false)?);
         }
     }
+    findings.extend(unfit.into_iter().map(|(path, error)| Finding::new(path, Problem::Damaged(error))));
     Ok(findings)
 }

@@ -6,7 +6,7 @@ pub(crate) mod bucket;
 mod folder;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -50,6 +50,17 @@ pub(crate) struct Listed {
     pub(crate) stamp: Option<Stamp>,
 }
 
+/// What stands in a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    pub(crate) folders: Vec<String>,
+    pub(crate) files: Vec<String>,
+    /// Folders whose names are not UTF-8, as nothing of this store has them.
+    pub(crate) unnamed_folders: Vec<PathBuf>,
+    /// What is no folder and has such a name.
+    pub(crate) unnamed_files: Vec<PathBuf>,
+}
+
 /// A file that is open for reading.
 pub(crate) trait Content: fmt::Debug + Send + Sync {
     /// Its size in bytes.
@@ -72,13 +83,15 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// store has another name.
     fn list(&self, folder: &Path) -> Result<Vec<String>>;
 
-    /// Those of them that are folders, and those of what is none and keeps one from having its name.
-    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)>;
+    /// What stands in a folder; nothing when there is no such folder.
+    fn entries(&self, folder: &Path) -> Result<Entries>;
 
-    /// Those of them that are folders.
-    fn folders(&self, folder: &Path) -> Result<Vec<String>> {
-        Ok(self.folders_and_obstacles(folder)?.0)
-    }
+    /// Whether a folder has commits, or those have some that are up to `depth` folders below it, whatever they are
+    /// called.
+    fn holds_commits(&self, folder: &Path, depth: usize) -> Result<bool>;
+
+    /// Whether a file keeps a folder from having its name.
+    fn files_obstruct(&self) -> bool;
 
     /// The commits in a folder, ascending.
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>>;

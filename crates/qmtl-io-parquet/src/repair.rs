@@ -15,7 +15,7 @@ impl Store {
     /// Rebuilds every name and every list of columns that is lost or wrong and can be had from the commits below it.
     pub(crate) fn repair(&self, dry_run: bool) -> Result<Vec<Repaired>> {
         let mut repaired = Vec::new();
-        for name in self.disk.folders(self.disk.root())? {
+        for name in self.disk.entries(self.disk.root())?.folders {
             let node = self.disk.root().join(&name);
             // What cannot be mended hides nothing that can: it stays a finding of those who list the store.
             if let Err(error) = self.repair_node((&node, &name), dry_run, &mut repaired) {

@@ -19,7 +19,7 @@ use crate::layout::{self, Partition, SeriesFolder};
 use crate::listing::Listings;
 use crate::state::State;
 use crate::tips::Tips;
-use crate::tree::stray;
+use crate::tree::{first, odd_commits};
 use crate::{ParquetConfig, error};
 
 /// How often a race with another process is tried again before it is reported.
@@ -43,7 +43,7 @@ pub(crate) struct Store {
     pub(crate) tips: Tips,
     /// The partitions in a folder of partitions, ascending.
     folders: Listings<Vec<Partition>>,
-    /// Folders of partitions that were found to hold nothing else, where nobody tells of changes.
+    /// Folders that were found to hold nothing that does not fit.
     checked: Mutex<HashSet<PathBuf>>,
     /// Folders whose entries are known to be on the disk, each with its newest commit that is.
     durable: Mutex<HashMap<PathBuf, u64>>,
@@ -188,7 +188,8 @@ impl Store {
         let all = self
             .folders
             .get(&*self.disk, &folder, || self.fitting_partitions(series.key.interval, &folder))?;
-        Ok(all.iter().copied().filter(|one| one.range().intersect(range).is_some()).collect())
+        let asked = all.iter().copied().filter(|one| one.range().intersect(range).is_some());
+        asked.map(|one| self.check_depth(&series.partition(one)).map(|()| one)).collect()
     }
 
     /// The partitions of a series that hold points of `range`, ascending, each with its newest commit.
@@ -204,7 +205,8 @@ impl Store {
         if let Some(listed) =
             self.disk.newest_of_each(&series.interval(), [names[0].as_str(), names[1].as_str()])?
         {
-            self.check_once(series)?;
+            let folder = series.interval();
+            self.check_once(&folder, || self.fitting_partitions(interval, &folder).map(drop))?;
             let partition =
                 |(name, stamp): (String, Stamp)| Some((Partition::parse(interval, &name)?, stamp));
             return Ok(listed.into_iter().filter_map(partition).collect());
@@ -225,23 +227,24 @@ impl Store {
 
     /// `Corrupt` for a file in a partition without a commit that looks like one.
     fn check_names(&self, partition: &Path) -> Result<()> {
-        let names = self.disk.list(partition)?;
-        names
-            .iter()
-            .find(|name| layout::is_odd_commit(name))
-            .map_or(Ok(()), |name| Err(stray(&partition.join(name))))
+        first(odd_commits(partition, &self.disk.entries(partition)?))
     }
 
-    /// Looks for partitions that do not fit, once for each handle and series: where nobody tells that a folder has
-    /// changed, each look is a request.
-    fn check_once(&self, series: &SeriesFolder) -> Result<()> {
-        let folder = series.interval();
+    /// `Corrupt` for a folder in a partition that holds commits: nobody would look for them there.
+    fn check_depth(&self, partition: &Path) -> Result<()> {
+        self.check_once(partition, || {
+            first(self.strays(partition, &self.disk.entries(partition)?, |_| false)?)
+        })
+    }
+
+    /// Looks for what does not fit in a folder, once for each handle: where nobody tells that a folder has changed, each
+    /// look is a request.
+    fn check_once(&self, folder: &Path, check: impl FnOnce() -> Result<()>) -> Result<()> {
         let checked = || self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked().contains(&folder) {
-            return Ok(());
+        if !checked().contains(folder) {
+            check()?;
+            checked().insert(folder.to_owned());
         }
-        self.fitting_partitions(series.key.interval, &folder)?;
-        checked().insert(folder);
         Ok(())
     }
 

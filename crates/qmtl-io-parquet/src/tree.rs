@@ -4,37 +4,43 @@ use std::path::{Path, PathBuf};
 
 use qmtl_history_api::{Error, ErrorKind, Interval, NodeId, Result, SeriesKey};
 
+use crate::disk::Entries;
 use crate::file::StoredFile;
 use crate::layout::{self, Partition};
 use crate::store::Store;
+
+/// How many folders below another one commits are looked for: a node's are two below it, and it may have been moved into
+/// one that nobody knows.
+const DEPTH: usize = 3;
 
 impl Store {
     /// Every series of the folder tree, also one that has nothing stored yet or any more, and an error for each folder
     /// that holds a name or commits and does not fit; what is not ours is passed over.
     pub(crate) fn series(&self) -> Result<Vec<Result<SeriesKey>>> {
         let mut keys = Vec::new();
-        let (folders, obstacles) = self.disk.folders_and_obstacles(self.disk.root())?;
-        for name in folders {
-            let node = self.disk.root().join(&name);
-            match self.series_of(&node, &name) {
+        let root = self.disk.root();
+        let entries = self.disk.entries(root)?;
+        for name in &entries.folders {
+            match self.series_of(&root.join(name), name) {
                 Ok(found) => keys.extend(found),
                 // Those that can be read are told all the same.
                 Err(error) => keys.push(Err(error)),
             }
         }
-        let obstacles = obstacles.into_iter().filter(|name| layout::is_node_folder(name));
-        keys.extend(obstacles.map(|name| Err(in_the_way(&self.disk.root().join(name)))));
+        let mut unfit = self.obstacles(root, &entries, layout::is_node_folder);
+        unfit.extend(loose(root, &entries));
+        unfit.extend(self.strays(root, &entries, |_| true)?);
+        keys.extend(unfit.into_iter().map(|(_, error)| Err(error)));
         Ok(keys)
     }
 
     fn series_of(&self, node: &Path, name: &str) -> Result<Vec<Result<SeriesKey>>> {
         let found = self.intervals(node)?;
+        let unfit = || found.unfit.iter().map(|(_, error)| Err(error.clone()));
         match self.read_owner(node)? {
             Some(node_id) if layout::node_folder(&node_id) == name => {
                 let key = |interval| Ok(SeriesKey { node_id: node_id.clone(), interval });
-                let own: Vec<_> = found.all().collect();
-                let inside = self.series_inside(node, &own)?;
-                Ok(own.into_iter().map(key).chain(found.unfit.errors().map(Err)).chain(inside).collect())
+                Ok(found.all().map(key).chain(unfit()).collect())
             }
             Some(node_id) => Err(misplaced(node, &node_id)),
             None if !found.intervals.is_empty() => {
@@ -44,29 +50,46 @@ impl Store {
                     _ => nameless(node),
                 })
             }
-            None if !found.unfit.is_empty() => Ok(found.unfit.errors().map(Err).collect()),
-            None if self.disk.newest(node, None)?.is_some() => Err(stray(node)),
+            // A partition's folder, and not a node's.
+            None if found.has_commits => Err(stray(node)),
+            None if !found.unfit.is_empty() => Ok(unfit().collect()),
             None if layout::is_node_folder(name) && self.holds_more_than_attempts(node)? => {
                 Err(nameless(node))
             }
             None => {
                 tracing::debug!(path = %node.display(), "not a series folder");
-                self.series_inside(node, &[])
+                Ok(Vec::new())
             }
         }
     }
 
-    /// An error for each folder of a series that was moved into another folder, of which these are its own.
-    fn series_inside(&self, foreign: &Path, own: &[Interval]) -> Result<Vec<Result<SeriesKey>>> {
-        let mut found = Vec::new();
-        let is_own = |name: &str| own.iter().any(|interval| interval.to_string() == name);
-        for name in self.disk.folders(foreign)?.into_iter().filter(|name| !is_own(name)) {
-            let folder = foreign.join(&name);
-            if let Some(node_id) = self.read_owner(&folder)? {
-                found.push(Err(moved(&folder, &node_id)));
+    /// The folders in a folder that are not its `own` and hold commits or a name all the same.
+    pub(crate) fn strays(
+        &self,
+        folder: &Path,
+        entries: &Entries,
+        is_own: impl Fn(&str) -> bool,
+    ) -> Result<Unfit> {
+        let foreign = entries.folders.iter().filter(|name| !is_own(name)).map(|name| folder.join(name));
+        let mut found = Unfit::new();
+        for path in foreign.chain(entries.unnamed_folders.iter().cloned()) {
+            match self.read_owner(&path) {
+                Ok(None) if !self.disk.holds_commits(&path, DEPTH)? => {}
+                Ok(Some(node_id)) if path.to_str().is_some() => {
+                    found.push((path.clone(), moved(&path, &node_id)))
+                }
+                Ok(_) => found.push((path.clone(), stray(&path))),
+                Err(error) => found.push((path, error)),
             }
         }
         Ok(found)
+    }
+
+    /// What stands in the place of a folder that is called as one of `wanted` are, such as a link to a disk that is
+    /// gone.
+    fn obstacles(&self, folder: &Path, entries: &Entries, wanted: impl Fn(&str) -> bool) -> Unfit {
+        let files = entries.files.iter().filter(|name| self.disk.files_obstruct() && wanted(name));
+        files.map(|name| folder.join(name)).map(|path| (path.clone(), in_the_way(&path))).collect()
     }
 
     /// Whether there is anything in a folder but what a writer leaves that is killed at the beginning.
@@ -79,25 +102,27 @@ impl Store {
         let mut found = Intervals::default();
         let interval_of =
             |name: &str| name.parse().ok().filter(|interval: &Interval| interval.to_string() == name);
-        let (folders, obstacles) = self.disk.folders_and_obstacles(node)?;
-        let obstacles = obstacles.into_iter().filter(|name| interval_of(name).is_some());
-        found.unfit.obstacles.extend(obstacles.map(|name| node.join(name)));
-        for name in folders {
-            let folder = node.join(&name);
-            match interval_of(&name) {
-                Some(interval) if self.has_partition(interval, &folder)? => found.intervals.push(interval),
-                Some(interval) => {
-                    let (_, mut unfit) = self.partitions_of(interval, &folder)?;
-                    unfit.strays.extend(self.odd_commits(interval, &folder)?);
-                    // A writer that was killed at the beginning leaves the same as whoever removes every commit.
-                    found.empty.extend(unfit.is_empty().then_some(interval));
-                    found.unfit.strays.extend(unfit.strays);
-                    found.unfit.obstacles.extend(unfit.obstacles);
-                }
-                None if self.holds_commits(&folder)? => found.unfit.strays.push(folder),
-                None => {}
+        let entries = self.disk.entries(node)?;
+        for name in &entries.folders {
+            let Some(interval) = interval_of(name) else { continue };
+            let folder = node.join(name);
+            if self.has_partition(interval, &folder)? {
+                found.intervals.push(interval);
+                continue;
             }
+            let (_, mut unfit) = self.partitions_of(interval, &folder)?;
+            for partition in self.partitions_in(interval, &folder)? {
+                unfit.extend(odd_commits(&partition, &self.disk.entries(&partition)?));
+            }
+            // A writer that was killed at the beginning leaves the same as whoever removes every commit.
+            found.empty.extend(unfit.is_empty().then_some(interval));
+            found.unfit.extend(unfit);
         }
+        let commits = loose(node, &entries);
+        found.has_commits = !commits.is_empty();
+        found.unfit.extend(commits);
+        found.unfit.extend(self.strays(node, &entries, |name| interval_of(name).is_some())?);
+        found.unfit.extend(self.obstacles(node, &entries, |name| interval_of(name).is_some()));
         Ok(found)
     }
 
@@ -119,20 +144,14 @@ impl Store {
 
     /// The partitions that have a folder in that of an interval, ascending, and what does not fit there.
     pub(crate) fn partitions_of(&self, interval: Interval, folder: &Path) -> Result<(Vec<Partition>, Unfit)> {
-        let (folders, obstacles) = self.disk.folders_and_obstacles(folder)?;
-        let (mut own, mut unfit) = (Vec::new(), Unfit::default());
-        for name in folders.iter().filter(|name| *name != layout::SCHEMA_FOLDER) {
-            match Partition::parse(interval, name) {
-                Some(partition) => own.push(partition),
-                None if self.disk.newest(&folder.join(name), None)?.is_some() => {
-                    unfit.strays.push(folder.join(name));
-                }
-                None => {}
-            }
-        }
+        let entries = self.disk.entries(folder)?;
+        let parse = |name: &str| Partition::parse(interval, name);
+        let mut own: Vec<_> = entries.folders.iter().filter_map(|name| parse(name)).collect();
         own.sort_unstable();
-        let obstacles = obstacles.iter().filter(|name| Partition::parse(interval, name).is_some());
-        unfit.obstacles.extend(obstacles.map(|name| folder.join(name)));
+        let mut unfit = loose(folder, &entries);
+        let is_own = |name: &str| name == layout::SCHEMA_FOLDER || parse(name).is_some();
+        unfit.extend(self.strays(folder, &entries, is_own)?);
+        unfit.extend(self.obstacles(folder, &entries, |name| parse(name).is_some()));
         Ok((own, unfit))
     }
 
@@ -140,31 +159,7 @@ impl Store {
     /// every answer, and nobody would be told.
     pub(crate) fn fitting_partitions(&self, interval: Interval, folder: &Path) -> Result<Vec<Partition>> {
         let (own, unfit) = self.partitions_of(interval, folder)?;
-        let error = unfit.errors().next();
-        error.map_or(Ok(own), Err)
-    }
-
-    /// The files in the partitions of an interval that look like commits and are not called as those are.
-    fn odd_commits(&self, interval: Interval, folder: &Path) -> Result<Vec<PathBuf>> {
-        let mut odd = Vec::new();
-        for partition in self.partitions_in(interval, folder)? {
-            let names = self.disk.list(&partition)?.into_iter().filter(|name| layout::is_odd_commit(name));
-            odd.extend(names.map(|name| partition.join(name)));
-        }
-        Ok(odd)
-    }
-
-    /// Whether a folder has commits, or folders that have some.
-    fn holds_commits(&self, folder: &Path) -> Result<bool> {
-        if self.disk.newest(folder, None)?.is_some() {
-            return Ok(true);
-        }
-        for name in self.disk.folders(folder)? {
-            if self.disk.newest(&folder.join(&name), None)?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        first(unfit).map(|()| own)
     }
 
     /// The node that the newest commits of a folder say they are of, where one can be read.
@@ -190,6 +185,8 @@ pub(crate) struct Intervals {
     /// Those that have a folder and nothing stored in it.
     empty: Vec<Interval>,
     unfit: Unfit,
+    /// Whether commits stand in the folder itself, where none belong.
+    has_commits: bool,
 }
 
 impl Intervals {
@@ -199,29 +196,27 @@ impl Intervals {
     }
 }
 
-/// What stands in a folder and does not fit there.
-#[derive(Debug, Default)]
-pub(crate) struct Unfit {
-    /// Folders with commits that no interval or partition is called like, and files that look like commits.
-    strays: Vec<PathBuf>,
-    /// What is called like an interval or a partition and is no folder, such as a link to a disk that is gone.
-    obstacles: Vec<PathBuf>,
+/// What stands in a folder and does not fit there, each with its error.
+pub(crate) type Unfit = Vec<(PathBuf, Error)>;
+
+/// The first of the errors.
+pub(crate) fn first(unfit: Unfit) -> Result<()> {
+    unfit.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
-impl Unfit {
-    /// Each with its error.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (&Path, Error)> {
-        let strays = self.strays.iter().map(|path| (path.as_path(), stray(path)));
-        strays.chain(self.obstacles.iter().map(|path| (path.as_path(), in_the_way(path))))
-    }
+/// The commits in a folder that is not a partition's.
+fn loose(folder: &Path, entries: &Entries) -> Unfit {
+    let commits = entries.files.iter().filter(|name| layout::parse_commit(name).is_some());
+    commits.map(|name| folder.join(name)).map(|path| (path.clone(), stray(&path))).collect()
+}
 
-    fn errors(&self) -> impl Iterator<Item = Error> {
-        self.told().map(|(_, error)| error)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.strays.is_empty() && self.obstacles.is_empty()
-    }
+/// The files in a folder that look like commits and are not called as those are.
+pub(crate) fn odd_commits(folder: &Path, entries: &Entries) -> Unfit {
+    let named = entries.files.iter().map(|name| folder.join(name));
+    let is_odd =
+        |path: &PathBuf| path.file_name().is_some_and(|name| layout::is_odd_commit(&name.to_string_lossy()));
+    let odd = named.chain(entries.unnamed_files.iter().cloned()).filter(is_odd);
+    odd.map(|path| (path.clone(), stray(&path))).collect()
 }
 
 /// The error of a folder whose series nobody can name.
@@ -255,14 +250,22 @@ fn in_the_way(path: &Path) -> Error {
     Error::new(ErrorKind::Corrupt, message).with("path", path.display())
 }
 
-/// The error of a folder with commits, or of a file that looks like one, where no series has such.
+/// The error of a folder with commits, of a commit, or of a file that looks like one, where no series has such.
 pub(crate) fn stray(path: &Path) -> Error {
-    let message = if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+    let is_commit = |path: &Path| path.file_name()?.to_str().and_then(layout::parse_commit);
+    let message = if is_commit(path).is_some() {
+        "a commit stands where no partition has any; move it back into the folder of its partition, or out of the store and \
+         run the backfill again"
+    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
         "the file's name is not that of a commit; give the file its name back, or move it out of the store and run the \
          backfill again"
     } else {
-        "the folder holds commits, but has the name of no interval or partition; give the folder its name back, or move \
-         it out of the store and run the backfill again"
+        "the folder holds commits, but has the name of no series, interval or partition where it stands; give the folder \
+         its name and its place back, or move it out of the store and run the backfill again"
     };
-    Error::new(ErrorKind::Corrupt, message).with("path", path.display())
+    let error = Error::new(ErrorKind::Corrupt, message);
+    match path.to_str() {
+        Some(path) => error.with("path", path),
+        None => error.with("path", path.as_os_str().as_encoded_bytes().escape_ascii()),
+    }
 }

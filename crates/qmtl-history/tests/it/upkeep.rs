@@ -318,3 +318,37 @@ fn a_series_whose_commits_are_gone_is_told_of_by_every_command() {
     let filled = scene.json(&words("backfill", &[&["--source", &source], &RANGE[..]].concat()));
     assert_eq!(filled["rows_written"], 3_000);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_and_a_commit_in_the_wrong_place_are_told_by_every_command() {
+    use std::os::unix::ffi::OsStrExt;
+    let (scene, _) = filled();
+    let store = scene.path("store");
+    let commit = PathBuf::from(commits(&store).remove(0));
+    let [partition, interval, node] = [1, 2, 3].map(|depth| commit.ancestors().nth(depth).unwrap());
+    let odd = |path: &Path| path.with_file_name(std::ffi::OsStr::from_bytes(b"\xffodd"));
+    let name = commit.file_name().unwrap();
+    fs::create_dir(partition.join("x")).unwrap();
+    for (from, to, what) in [
+        (node, odd(node), r"\xffodd"),
+        (interval, odd(interval), r"\xffodd"),
+        (partition, odd(partition), r"\xffodd"),
+        (&commit, interval.join(name), "a commit stands where no partition has any"),
+        (&commit, node.join(name), "a commit stands where no partition has any"),
+        (&commit, partition.join("x").join(name), "the folder holds commits"),
+    ] {
+        fs::rename(from, &to).unwrap();
+        for command in ["ls", "coverage", "verify", "files", "gc", "repair"] {
+            let run = scene.run(&[command]);
+            assert_eq!(run.code, Some(1), "{run:?}");
+            assert!(run.stdout.contains(what) || run.stderr.contains(what), "{run:?}");
+            let json = scene.run(&[command, "--json"]);
+            let is_told =
+                ["\"corrupt\"", "\"check\":\"read\""].iter().any(|shape| json.stdout.contains(shape));
+            assert!(json.code == Some(1) && is_told, "{command}: {json:?}");
+        }
+        fs::rename(&to, from).unwrap();
+        assert_eq!(scene.run(&["verify"]).code, Some(0), "{to:?}");
+    }
+}

@@ -27,12 +27,13 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::fault::Faults;
 pub(crate) use self::url::prefix;
-use super::{Content, Disk, LONGEST_NAME, Listed, Put, no_store};
+use super::{Content, Disk, Entries, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
 use crate::error::corrupt;
 use crate::failpoints::{Step, reach};
 use crate::file::GUESS;
 use crate::layout::{commit_file, parse_commit};
+use crate::tree::stray;
 
 /// How often a put is sent whose answer does not come.
 const PUTS: u32 = 4;
@@ -257,9 +258,25 @@ impl Disk for Bucket {
         Ok(names_of(listed.common_prefixes.into_iter().chain(objects)))
     }
 
-    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)> {
+    fn entries(&self, folder: &Path) -> Result<Entries> {
+        let ListResult { common_prefixes, objects, .. } = self.listed(folder)?;
+        let files = names_of(objects.into_iter().map(|object| object.location));
+        Ok(Entries { folders: names_of(common_prefixes), files, ..Entries::default() })
+    }
+
+    fn holds_commits(&self, folder: &Path, depth: usize) -> Result<bool> {
+        let mut holds = false;
+        self.each(folder, None, |below, _| {
+            let commit = below.last().and_then(|name| parse_commit(name));
+            holds = commit.is_some() && below.len() <= depth + 1;
+            if holds { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(holds)
+    }
+
+    fn files_obstruct(&self) -> bool {
         // An object keeps no prefix from having its name.
-        Ok((names_of(self.listed(folder)?.common_prefixes), Vec::new()))
+        false
     }
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
@@ -292,6 +309,7 @@ impl Disk for Bucket {
         [first, last]: [&str; 2],
     ) -> Result<Option<Vec<(String, Stamp)>>> {
         let mut newest: Vec<(String, Stamp)> = Vec::new();
+        let mut too_deep = None;
         self.each(folder, Some(first), |below, object| {
             let Some(name) = below.first().filter(|name| name.as_str() <= last) else {
                 return ControlFlow::Break(());
@@ -305,9 +323,15 @@ impl Disk for Bucket {
                     None => newest.push((name.clone(), stamp(seq, object))),
                 }
             }
+            if let [_, inside, .., file] = below
+                && parse_commit(file).is_some()
+            {
+                too_deep = Some(folder.join(name).join(inside));
+                return ControlFlow::Break(());
+            }
             ControlFlow::Continue(())
         })?;
-        Ok(Some(newest))
+        too_deep.map_or(Ok(Some(newest)), |path| Err(stray(&path)))
     }
 
     fn changed(&self, _: &Path) -> Option<SystemTime> {

@@ -1,6 +1,7 @@
 //! A folder of a file system: files get their names by hard links and are flushed, and times of change tell
 //! what was listed already.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{ErrorKind as Io, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use qmtl_history_api::Result;
 
-use super::{Content, Disk, LONGEST_NAME, Listed, Put, no_store};
+use super::{Content, Disk, Entries, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
 use crate::error::{corrupt, storage};
 use crate::failpoints::{Step, reach};
@@ -46,8 +47,36 @@ impl Disk for Folder {
         pick(folder, |name| Some(name.to_owned()))
     }
 
-    fn folders_and_obstacles(&self, folder: &Path) -> Result<(Vec<String>, Vec<String>)> {
-        Ok(self.list(folder)?.into_iter().partition(|name| folder.join(name).is_dir()))
+    fn entries(&self, folder: &Path) -> Result<Entries> {
+        let mut entries = Entries::default();
+        for name in names(folder)? {
+            let path = folder.join(&name);
+            match (name.into_string(), path.is_dir()) {
+                (Ok(name), true) => entries.folders.push(name),
+                (Ok(name), false) => entries.files.push(name),
+                (Err(_), true) => entries.unnamed_folders.push(path),
+                (Err(_), false) => entries.unnamed_files.push(path),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn holds_commits(&self, folder: &Path, depth: usize) -> Result<bool> {
+        let names = names(folder)?;
+        if names.iter().any(|name| name.to_str().and_then(layout::parse_commit).is_some()) {
+            return Ok(true);
+        }
+        let Some(depth) = depth.checked_sub(1) else { return Ok(false) };
+        for folder in names.iter().map(|name| folder.join(name)).filter(|path| path.is_dir()) {
+            if self.holds_commits(&folder, depth)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn files_obstruct(&self) -> bool {
+        true
     }
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
@@ -220,16 +249,15 @@ impl Content for OpenFile {
 
 /// What `wanted` makes of the names in a folder.
 fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    Ok(names(folder)?.iter().filter_map(|name| name.to_str().and_then(&wanted)).collect())
+}
+
+/// The names in a folder; none when there is no such folder.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
     let fault = |e| storage("list a folder of the store", folder, e);
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == Io::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(fault(e)),
-    };
-    let mut picked = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(fault)?.file_name();
-        picked.extend(name.to_str().and_then(&wanted));
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(fault)?.file_name())).collect(),
+        Err(e) if e.kind() == Io::NotFound => Ok(Vec::new()),
+        Err(e) => Err(fault(e)),
     }
-    Ok(picked)
 }

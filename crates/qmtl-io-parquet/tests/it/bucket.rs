@@ -321,6 +321,39 @@ async fn a_series_whose_commits_are_gone_is_listed_in_a_bucket_too() {
 }
 
 #[tokio::test]
+async fn a_commit_that_lies_too_high_or_too_deep_in_a_bucket_is_a_finding() {
+    let bucket = Arc::new(Tapped::default());
+    let store = bucket.open().await;
+    write(&store, 0, 10).await;
+    let files = store.files(&key(), TimeRange::ALL).await.unwrap();
+    let commit = Path::from(files[0].path.to_str().unwrap().strip_prefix("memory:///").unwrap());
+    let parts: Vec<_> = commit.parts().collect();
+    let [root, node, interval, partition, name] = &parts[..] else { panic!("{commit}") };
+    let text = |parts: &[&str]| Path::from(parts.join("/"));
+    let [root, node, interval, partition, name] =
+        [root, node, interval, partition, name].map(|part| part.as_ref());
+    for (to, is_of_series) in [
+        (text(&[root, name]), false),
+        (text(&[root, node, name]), false),
+        (text(&[root, node, interval, name]), true),
+        (text(&[root, node, interval, partition, "x", name]), true),
+        (text(&[root, node, interval, "x", partition, name]), true),
+        (text(&[root, "x", node, interval, partition, name]), false),
+    ] {
+        // One is left where it belongs, so that nothing but a look around can tell.
+        bucket.bucket.copy(&commit, &to).await.unwrap();
+        let store = bucket.open().await;
+        let told = match is_of_series {
+            true => store.coverage(&key(), TimeRange::ALL).await.map(drop),
+            false => store.list_series().await.map(drop),
+        };
+        assert_eq!(told.map_err(|error| error.kind()), Err(ErrorKind::Corrupt), "{to}");
+        bucket.bucket.delete(&to).await.unwrap();
+        assert_eq!(bucket.open().await.list_series().await.unwrap(), [key()], "{to}");
+    }
+}
+
+#[tokio::test]
 async fn collection_keeps_the_grace_time_of_the_servers_clock() {
     let bucket = Arc::new(Tapped::default());
     let store = bucket.open().await;

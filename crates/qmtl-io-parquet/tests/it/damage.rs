@@ -384,6 +384,83 @@ async fn coverage_is_not_told_where_the_columns_are_lost() {
     );
 }
 
+/// A folder whose name no program gives is seen like any that was renamed, and told by what its name is.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_no_text_is_a_finding_beside_the_series_that_can_be_read() {
+    use std::os::unix::ffi::OsStrExt;
+    let other = fixtures::key("ohlcv:sound", "1m");
+    for depth in [3, 2, 1, 0] {
+        let three = Three::new().await;
+        three.store.write_rows(&WriteRequest::new(other.clone()), bars(&other, start(), 3)).await.unwrap();
+        let path = three.files[0].ancestors().nth(depth).unwrap();
+        let odd: &[u8] = if depth == 0 { b"0000000001\xff.parquet" } else { b"\xffodd" };
+        let renamed = path.with_file_name(std::ffi::OsStr::from_bytes(odd));
+        fs::rename(path, &renamed).unwrap();
+        let store = open(three.folder.path()).await;
+        let errors = findings(&store, &three.key).await;
+        let [error] = &errors[..] else { panic!("{depth}: {errors:?}") };
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(r"\xff"), "{depth}: {error}");
+        let complete = store.coverage(&three.key, TimeRange::ALL).await;
+        assert!(complete.is_err() || depth > 1, "{depth}: {complete:?}");
+        assert!(store.coverage(&other, TimeRange::ALL).await.is_ok(), "{depth}");
+        fs::rename(&renamed, path).unwrap();
+        assert_eq!(three.rows(&open(three.folder.path()).await, TimeRange::ALL).await.unwrap(), 120_000);
+    }
+    // What is foreign is passed over, whatever it is called.
+    let three = Three::new().await;
+    let place = three.folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("notes.parquet"), "PAR1").unwrap();
+    let store = open(three.folder.path()).await;
+    assert!(findings(&store, &three.key).await.is_empty());
+}
+
+/// What a list of the store and a look at one of its series find damaged.
+async fn findings(store: &ParquetBackend, key: &SeriesKey) -> Vec<Error> {
+    let listed: Vec<_> = store.series().await.unwrap().collect().await;
+    let looked = store.verify(key).await.unwrap().into_iter().filter_map(|finding| match finding.problem {
+        Problem::Damaged(error) => Some(error),
+        _ => None,
+    });
+    let mut errors: Vec<_> = listed.into_iter().filter_map(Result::err).chain(looked).collect();
+    errors.dedup_by_key(|error| error.to_string());
+    errors
+}
+
+/// Commits count in the folder of their partition, and are missed nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_lies_too_high_or_too_deep_is_a_finding() {
+    let three = Three::new().await;
+    let (file, partition) = (&three.files[0], three.files[0].parent().unwrap());
+    let above = |depth| file.ancestors().nth(depth).unwrap().join("0000000001.parquet");
+    let to = [
+        (above(4), false),
+        (above(3), false),
+        (above(2), true),
+        (partition.join("x/0000000001.parquet"), true),
+        (above(2).with_file_name("x").join(partition.file_name().unwrap()).join("0000000001.parquet"), true),
+        (above(3).with_file_name("x/1m/20231231T052000Z/0000000001.parquet"), false),
+        (above(4).with_file_name("x/y/1m/20231231T052000Z/0000000001.parquet"), false),
+    ];
+    for (to, is_of_series) in to {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::rename(file, &to).unwrap();
+        let store = open(three.folder.path()).await;
+        let errors = findings(&store, &three.key).await;
+        let [error] = &errors[..] else { panic!("{to:?}: {errors:?}") };
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let complete = store.coverage(&three.key, TimeRange::ALL).await;
+        assert_eq!(complete.is_err(), is_of_series, "{to:?}: {complete:?}");
+        assert_eq!(store.collect(&three.key, start(), true).await.is_err(), is_of_series, "{to:?}");
+        fs::rename(&to, file).unwrap();
+        let store = open(three.folder.path()).await;
+        assert!(findings(&store, &three.key).await.is_empty(), "{to:?}");
+        assert_eq!(three.rows(&store, TimeRange::ALL).await.unwrap(), 120_000);
+    }
+}
+
 /// What has no end, or keeps whoever opens it, is no file of a store.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
