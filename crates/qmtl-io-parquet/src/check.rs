@@ -80,7 +80,8 @@ fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     let (own, mut unfit) = store.partitions_of(series.key.interval, &series.interval())?;
     let mut findings = Vec::new();
     let partitions: Vec<_> = own.into_iter().map(|partition| series.partition(partition)).collect();
-    for folder in [series.node(), series.schemas()].iter().chain(&partitions) {
+    let schemas = Some(series.schemas()).filter(|folder| store.disk.has_folder(folder));
+    for folder in std::iter::once(&series.node()).chain(&schemas).chain(&partitions) {
         let entries = store.disk.entries(folder)?;
         let unfinished = entries.files.iter().filter(|name| name.starts_with(TEMP_PREFIX));
         findings.extend(unfinished.map(|name| Finding::new(folder.join(name), Problem::Unfinished)));

@@ -123,6 +123,10 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Removes a file; one that is gone already is no error.
     fn remove(&self, path: &Path) -> Result<()>;
 
+    /// Whether something stands where a file belongs that is none and cannot be replaced by one: a folder, or a link that
+    /// leads nowhere.
+    fn is_in_the_way(&self, path: &Path) -> bool;
+
     /// Whether a folder that was made is still there.
     fn has_folder(&self, folder: &Path) -> bool;
 

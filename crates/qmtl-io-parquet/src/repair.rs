@@ -41,18 +41,13 @@ impl Store {
                 let told = self.told_by_commits(node, &found.intervals)?.filter(is_called);
                 let Some(id) = told else { return Ok(()) };
                 let path = node.join(layout::SERIES_FILE);
+                self.must_have_room(&path)?;
                 if !dry_run {
                     // A name is put where none is.
                     if !matches!(named, Ok(None)) {
                         self.disk.remove(&path)?;
                     }
                     self.put_name(node, &id)?;
-                    if self.read_owner(node)?.as_ref() != Some(&id) {
-                        return Err(error::corrupt(
-                            &path,
-                            "something else stands where the name of a series belongs",
-                        ));
-                    }
                 }
                 repaired.push(Repaired::new(path, Rebuilt::Name(id.clone())));
                 id
@@ -71,6 +66,17 @@ impl Store {
         Ok(())
     }
 
+    /// `Corrupt` where a file could not be put in the place of what stands there: a dry run must not promise it.
+    fn must_have_room(&self, path: &Path) -> Result<()> {
+        if self.disk.is_in_the_way(path) {
+            return Err(error::corrupt(
+                path,
+                "what stands there cannot be replaced by the file: move it away",
+            ));
+        }
+        Ok(())
+    }
+
     /// Lists the columns again that rows have and the list lacks; versions of it that are damaged make room.
     fn repair_columns(&self, series: &SeriesFolder, dry_run: bool) -> Result<Option<Repaired>> {
         let needed = self.columns_of_rows(series)?;
@@ -78,6 +84,7 @@ impl Store {
         let (mut listed, mut damaged) = (frame::ts_only_schema(), Vec::new());
         for commit in self.disk.commits(&folder)?.into_iter().rev() {
             let path = folder.join(layout::commit_file(commit.seq));
+            self.must_have_room(&path)?;
             match StoredFile::open(&*self.disk, &path) {
                 Ok(None) => {}
                 // One that is sound and of another place is a loss somewhere else, and not to be removed.

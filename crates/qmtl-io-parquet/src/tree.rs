@@ -151,7 +151,7 @@ impl Store {
         let mut unfit = loose(folder, &entries);
         let is_own = |name: &str| name == layout::SCHEMA_FOLDER || parse(name).is_some();
         unfit.extend(self.strays(folder, &entries, is_own)?);
-        unfit.extend(self.obstacles(folder, &entries, |name| parse(name).is_some()));
+        unfit.extend(self.obstacles(folder, &entries, is_own));
         Ok((own, unfit))
     }
 

@@ -409,6 +409,10 @@ impl Disk for Bucket {
         }
     }
 
+    fn is_in_the_way(&self, _: &Path) -> bool {
+        false
+    }
+
     fn has_folder(&self, _: &Path) -> bool {
         true
     }

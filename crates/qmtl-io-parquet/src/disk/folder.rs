@@ -158,6 +158,11 @@ impl Disk for Folder {
         }
     }
 
+    fn is_in_the_way(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|meta| meta.is_dir() || (meta.is_symlink() && fs::metadata(path).is_err()))
+    }
+
     fn has_folder(&self, folder: &Path) -> bool {
         folder.is_dir()
     }
@@ -205,8 +210,17 @@ impl Disk for Folder {
 /// is there.
 fn open_file(path: &Path, action: &str) -> Result<Option<File>> {
     match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            return Err(corrupt(path, "a folder stands in the place of the file: move it away"));
+        }
         Ok(meta) if !meta.is_file() => return Err(corrupt(path, "what stands there is no file")),
         Ok(_) => {}
+        Err(e) if e.kind() == Io::NotFound && path.is_symlink() => {
+            return Err(corrupt(
+                path,
+                "a link that leads nowhere stands in the place of the file: move it away",
+            ));
+        }
         Err(e) if e.kind() == Io::NotFound => return Ok(None),
         Err(e) => return Err(storage(action, path, e)),
     }

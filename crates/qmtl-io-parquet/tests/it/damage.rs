@@ -420,10 +420,11 @@ async fn a_name_that_is_no_text_is_a_finding_beside_the_series_that_can_be_read(
 /// What a list of the store and a look at one of its series find damaged.
 async fn findings(store: &ParquetBackend, key: &SeriesKey) -> Vec<Error> {
     let listed: Vec<_> = store.series().await.unwrap().collect().await;
-    let looked = store.verify(key).await.unwrap().into_iter().filter_map(|finding| match finding.problem {
-        Problem::Damaged(error) => Some(error),
-        _ => None,
-    });
+    let looked =
+        store.verify(key).await.unwrap_or_default().into_iter().filter_map(|finding| match finding.problem {
+            Problem::Damaged(error) => Some(error),
+            _ => None,
+        });
     let mut errors: Vec<_> = listed.into_iter().filter_map(Result::err).chain(looked).collect();
     errors.dedup_by_key(|error| error.to_string());
     errors
@@ -570,26 +571,45 @@ async fn a_series_whose_commits_are_gone_is_listed_with_nothing_stored() {
     }
 }
 
+/// A dry run promises what the run does, which leaves alone what is no file of the store.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_in_the_way_of_a_repair_is_not_called_repaired_and_stops_no_other() {
-    for odd in ["folder", "link"] {
-        let three = Three::new().await;
-        let sound = fixtures::key("ohlcv:sound", "1m");
-        three.store.write_rows(&WriteRequest::new(sound.clone()), bars(&sound, start(), 3)).await.unwrap();
-        let path = three.store.files(&sound, TimeRange::ALL).await.unwrap().remove(0).path;
-        fs::remove_file(path.ancestors().nth(3).unwrap().join("_series.json")).unwrap();
-        let name = node_folder(&three).join("_series.json");
-        fs::remove_file(&name).unwrap();
-        match odd {
-            "folder" => fs::create_dir_all(name.join("x")).unwrap(),
-            _ => std::os::unix::fs::symlink("/nonexistent", &name).unwrap(),
+    for lost in ["_series.json", "1m/_schema", "1m/_schema/0000000001.parquet"] {
+        for odd in ["folder", "link", "file"] {
+            if odd == "folder" && lost == "1m/_schema" || odd == "file" && lost != "1m/_schema" {
+                continue;
+            }
+            let three = Three::new().await;
+            let sound = fixtures::key("ohlcv:sound", "1m");
+            three
+                .store
+                .write_rows(&WriteRequest::new(sound.clone()), bars(&sound, start(), 3))
+                .await
+                .unwrap();
+            let path = three.store.files(&sound, TimeRange::ALL).await.unwrap().remove(0).path;
+            fs::remove_file(path.ancestors().nth(3).unwrap().join("_series.json")).unwrap();
+            let lost = node_folder(&three).join(lost);
+            fs::remove_file(&lost).or_else(|_| fs::remove_dir_all(&lost)).unwrap();
+            match odd {
+                "folder" => fs::create_dir_all(lost.join("x")).unwrap(),
+                "file" => fs::write(&lost, "a file").unwrap(),
+                _ => std::os::unix::fs::symlink("/nonexistent", &lost).unwrap(),
+            }
+            let promised = open(three.folder.path()).await.repair(true).await.unwrap();
+            let store = open(three.folder.path()).await;
+            assert_eq!(store.repair(false).await.unwrap(), promised, "{lost:?}, {odd}");
+            let rebuilt: Vec<_> = promised.iter().map(|repaired| &repaired.what).collect();
+            assert_eq!(rebuilt, [&Rebuilt::Name(sound.node_id.clone())], "{lost:?}, {odd}");
+            let told = findings(&store, &three.key).await;
+            assert!(told.iter().any(|error| error.to_string().contains(lost.to_str().unwrap())), "{told:?}");
+            // What is told to do helps.
+            fs::rename(&lost, three.folder.path().join("odd")).unwrap();
+            assert_eq!(store.repair(false).await.unwrap().len(), 1, "{lost:?}, {odd}");
+            let store = open(three.folder.path()).await;
+            assert_eq!(three.rows(&store, TimeRange::ALL).await.unwrap(), 120_000);
+            assert_eq!(store.list_series().await.unwrap().len(), 2);
         }
-        let store = open(three.folder.path()).await;
-        let repaired = store.repair(false).await.unwrap();
-        let rebuilt: Vec<_> = repaired.iter().map(|repaired| &repaired.what).collect();
-        assert_eq!(rebuilt, [&Rebuilt::Name(sound.node_id.clone())], "{odd}");
-        assert!(store.list_series().await.is_err(), "{odd}");
     }
 }
 
