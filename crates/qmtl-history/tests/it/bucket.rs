@@ -1,5 +1,8 @@
 //! The program on a store in a bucket.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
 use qmtl_history_testkit::told;
 
 use super::elsewhere::{SERIES, run, says_the_same_as_a_folder};
@@ -64,5 +67,55 @@ fn settings_that_no_request_can_be_made_with_are_named_and_nothing_panics() {
         let run = ls(name, value);
         run.fails_with(2, &format!("a setting of the bucket cannot be used (variable: {name}, why: "));
         assert!(!run.stderr.contains("canary") && run.stderr.lines().count() == 1, "{run:?}");
+    }
+}
+
+/// A server that gives every request the same answer: its head and then `part`, so many times at most.
+fn serves(head: &'static str, part: String, times: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, part) = (client.unwrap(), part.clone());
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut asked = BufReader::new(client.try_clone()?).lines();
+                while asked.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+                write!(client, "{head}\r\nConnection: close\r\n\r\n")?;
+                (0..times).try_for_each(|_| client.write_all(part.as_bytes()))
+            });
+        }
+    });
+    address
+}
+
+/// What the client takes in whole has a bound, whatever it is about: a list, credentials, an error.
+#[test]
+fn an_answer_without_an_end_and_a_list_without_one_are_refused() {
+    let ls = |variables: &[(&str, &str)]| {
+        let mut command = program();
+        command.args(["ls", "--store", "s3://bucket/history"]).env("AWS_REGION", "us-east-1");
+        Run::of(command.envs(variables.iter().copied()).output().unwrap())
+    };
+    let keys = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    for (head, said) in [
+        ("HTTP/1.1 200 OK", "the server sends more than any answer of this kind has"),
+        ("HTTP/1.1 400 Bad Request", "the server sends more than any answer of this kind has"),
+    ] {
+        let endless = serves(head, "x".repeat(1 << 16), usize::MAX);
+        ls(&[&keys[..], &[("AWS_ENDPOINT_URL", &endless)]].concat()).fails_with(4, said);
+        ls(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_METADATA_ENDPOINT", &endless)])
+            .fails_with(4, said);
+    }
+    let object = "<Contents><Key>history/x</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
+                  <ETag>&quot;1&quot;</ETag><Size>1</Size></Contents>";
+    for contents in ["", object] {
+        let page = format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><Name>bucket</Name><IsTruncated>true</IsTruncated>{contents}\
+             <NextContinuationToken>a+/=</NextContinuationToken></ListBucketResult>"
+        );
+        let again = serves("HTTP/1.1 200 OK", page, 1);
+        let run = ls(&[&keys[..], &[("AWS_ENDPOINT_URL", &again)]].concat());
+        run.fails_with(4, "the server lists the same objects again and again");
+        run.fails_with(4, "the server answers, but not as S3 does: check AWS_ENDPOINT_URL");
     }
 }

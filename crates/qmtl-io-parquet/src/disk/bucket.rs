@@ -2,6 +2,7 @@
 //! are in order and know every object whose put was answered. So there is nothing to flush and
 //! nothing half written; what costs is requests.
 
+mod bounded;
 mod fault;
 mod url;
 
@@ -137,8 +138,14 @@ impl Bucket {
                 Some(offset) => store.list_with_offset(Some(&prefix), &prefix.clone().join(offset)),
                 None => store.list(Some(&prefix)),
             };
+            let mut first = None;
             while let Some(object) = objects.next().await {
                 let object = object?;
+                if first.as_ref() == Some(&object.location) {
+                    let source = "the server lists the same objects again and again".into();
+                    return Err(Fault::Generic { store: "S3", source });
+                }
+                first.get_or_insert_with(|| object.location.clone());
                 let below = object.location.prefix_match(&prefix);
                 let below: Vec<String> =
                     below.into_iter().flatten().map(|part| part.as_ref().to_owned()).collect();

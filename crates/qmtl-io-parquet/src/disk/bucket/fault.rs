@@ -113,7 +113,13 @@ fn status(fault: &Fault) -> Option<u16> {
 /// Whether the server answered something that is nothing S3 says.
 fn is_unreadable(fault: &Fault) -> bool {
     let text = fault.to_string();
-    ["Got invalid ", "Unable to extract metadata"].iter().any(|said| text.contains(said))
+    let odd = [
+        "Got invalid ",
+        "Unable to extract metadata",
+        "the server sends more than ",
+        "the server lists the same ",
+    ];
+    odd.iter().any(|said| text.contains(said))
 }
 
 /// What comes of a request that could not even be made.

@@ -12,6 +12,7 @@ use object_store::{ObjectStore, ObjectStoreScheme, RetryConfig};
 use qmtl_history_api::{Error, ErrorKind, Result};
 use url::Url;
 
+use super::bounded::Bounded;
 use super::fault::Faults;
 
 /// How often a request is sent again that the server did not take, within half a minute: errors of
@@ -101,7 +102,10 @@ fn shown(url: &Url) -> String {
 }
 
 fn s3(url: &Url) -> Result<(Arc<dyn ObjectStore>, Faults)> {
-    let mut builder = settings(std::env::vars_os())?.with_url(url.as_str()).with_retry(RETRIES);
+    let mut builder = settings(std::env::vars_os())?
+        .with_url(url.as_str())
+        .with_retry(RETRIES)
+        .with_http_connector(Bounded);
     let value = |key| builder.get_config_value(&key);
     let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or_else(|| value(AmazonS3ConfigKey::Endpoint));
     let secrets =
