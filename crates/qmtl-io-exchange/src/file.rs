@@ -143,41 +143,24 @@ impl Inner {
         let file = if config.is_stdin { stdin() } else { File::open(&config.path) };
         let file = file.map_err(|e| if is_socket(&config.path) { socket(e) } else { io_error(e) })?;
         let metadata = file.metadata().map_err(io_error)?;
-        let is_stream = is_stream(&metadata)?;
+        Self::of(config, file, &metadata)
+    }
+
+    /// Scans an open file that was as its `metadata` say.
+    fn of(config: FileConfig, file: File, metadata: &Metadata) -> Result<Self> {
+        let is_stream = is_stream(metadata)?;
         if !config.symbols.is_empty() && config.symbol_column.is_none() {
             return Err(Error::invalid(
                 "symbols are given, but not the column to find them in (with_symbol_column)",
             ));
         }
-        let bytes = if is_stream {
-            unpack::stream(file, config.max_unpacked_bytes)?
-        } else {
-            FileBytes::new(file).map_err(io_error)?
-        };
-        if bytes.len() == 0 {
-            return Err(Error::schema("the file is empty"));
-        }
-        let format = match format_of(&config) {
-            // A pipe has no name to tell by.
-            Err(_) if is_stream || config.is_stdin => FileFormat::of_bytes(&bytes)?,
-            format => format?,
-        };
-        format.check(&bytes)?;
-        let source = source_id(&config.path, &bytes)?;
-        let cap = config.max_unpacked_bytes;
-        let opened = match format {
-            FileFormat::Csv => csv::open(&bytes, &config),
-            FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, &config),
-            FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, &config),
-            FileFormat::Parquet => parquet::open(&bytes, &config),
-            FileFormat::Arrow => ipc::open(&bytes, &config),
-        };
         // What came out of a pipe is ours.
-        let stamp = Some(Stamp::of(&metadata)).filter(|_| !is_stream && !config.is_stdin);
-        let is_compared = AtomicBool::new(false);
-        let inner = Self { config, stamp, opened: opened?, source, is_compared };
-        inner.check_unchanged()?;
-        Ok(inner)
+        let stamp = Some(Stamp::of(metadata)).filter(|_| !is_stream && !config.is_stdin);
+        let scanned = scan(&config, file, is_stream);
+        // Of a file that was changed meanwhile the scan tells whatever it met.
+        check_unchanged(&config.path, stamp)?;
+        let (opened, source) = scanned?;
+        Ok(Self { config, stamp, opened, source, is_compared: AtomicBool::new(false) })
     }
 
     fn in_file(&self, error: Error) -> Error {
@@ -337,16 +320,42 @@ impl Inner {
     }
 
     fn check_unchanged(&self) -> Result<()> {
-        let Some(stamp) = self.stamp else { return Ok(()) };
-        let metadata = std::fs::metadata(&self.config.path).map_err(io_error)?;
-        if Stamp::of(&metadata) != stamp {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                "the file changed after it was opened; open it again",
-            ));
-        }
-        Ok(())
+        check_unchanged(&self.config.path, self.stamp)
     }
+}
+
+/// The content of a file and its id.
+fn scan(config: &FileConfig, file: File, is_stream: bool) -> Result<(Opened, SourceId)> {
+    let cap = config.max_unpacked_bytes;
+    let bytes =
+        if is_stream { unpack::stream(file, cap)? } else { FileBytes::new(file).map_err(io_error)? };
+    if bytes.len() == 0 {
+        return Err(Error::schema("the file is empty"));
+    }
+    let format = match format_of(config) {
+        // A pipe has no name to tell by.
+        Err(_) if is_stream || config.is_stdin => FileFormat::of_bytes(&bytes)?,
+        format => format?,
+    };
+    format.check(&bytes)?;
+    let source = source_id(&config.path, &bytes)?;
+    let opened = match format {
+        FileFormat::Csv => csv::open(&bytes, config),
+        FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, config),
+        FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, config),
+        FileFormat::Parquet => parquet::open(&bytes, config),
+        FileFormat::Arrow => ipc::open(&bytes, config),
+    };
+    Ok((opened?, source))
+}
+
+/// `Conflict` where a file is not what it was when it had this stamp.
+fn check_unchanged(path: &Path, stamp: Option<Stamp>) -> Result<()> {
+    let Some(stamp) = stamp else { return Ok(()) };
+    if Stamp::of(&std::fs::metadata(path).map_err(io_error)?) == stamp {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "the file changed after it was opened; open it again"))
 }
 
 /// Whether a path is that of a socket, which cannot be opened.
@@ -450,6 +459,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_scanned_is_told_as_one_that_changed() {
+        let whole = "ts,close\n1704067200,1\n1704067260,2\n";
+        for left in [0, 5, 9, 15, whole.len()] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.csv");
+            std::fs::write(&path, whole).unwrap();
+            let file = File::open(&path).unwrap();
+            let metadata = file.metadata().unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(left as u64).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            let error = Inner::of(FileConfig::new(&path), file, &metadata).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{left}: {error}");
+        }
+    }
 
     #[test]
     fn a_node_may_be_called_after_a_symbol() {
