@@ -397,7 +397,8 @@ fn is_stream(metadata: &Metadata) -> Result<bool> {
                 "a device is given where a file is read: name a file, or pipe one into it",
             ));
         }
-        Ok(kind.is_fifo() || kind.is_socket())
+        // What the system makes up as it is read, such as a file of /proc, has no length either.
+        Ok(kind.is_fifo() || kind.is_socket() || metadata.len() == 0)
     }
     #[cfg(not(unix))]
     Ok(!metadata.is_file())

@@ -59,6 +59,15 @@ async fn nothing_inside() {
         .await;
 }
 
+/// A file of the system has a content and no length: it is read like a pipe.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_system_makes_up_as_it_is_read_is_not_called_empty() {
+    let error = refused(FileConfig::new("/proc/self/status").with_format(FileFormat::Csv)).await;
+    assert!(error.to_string().starts_with("no column is named ts, timestamp, time"), "{error}");
+    assert!(error.to_string().contains("Name:"), "{error}");
+}
+
 #[tokio::test]
 async fn time_columns() {
     let invalid = ErrorKind::InvalidInput;
