@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::{ColorWhen, Global};
-use crate::outcome::{self, ErrorReport, Failure, Result};
+use crate::outcome::{self, ErrorReport, Failure, Outcome, Result};
 use crate::text;
 
 /// Results go to stdout; progress, notes, logs and errors to stderr.
@@ -78,7 +78,17 @@ pub(crate) fn refused(error: &clap::Error) {
     let text = error.render();
     let text = if has_color(io::stderr().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
     // Nobody is left to be told when stderr is gone.
-    let _ = write!(io::stderr(), "{}", text::without_secrets(&text));
+    let _ = write!(io::stderr(), "{}", outcome::bounded(text::without_secrets(&text)));
+}
+
+/// Prints help or the version; how the program ends.
+pub(crate) fn answered(asked: &clap::Error) -> Outcome {
+    let printed = stdout().and_then(|_| asked.print().map_err(|e| Failure::output("stdout", e)));
+    if let Err(Failure::Error { error, outcome, .. }) = printed {
+        let _ = writeln!(io::stderr(), "error: {}", outcome::chain(&error));
+        return outcome;
+    }
+    Outcome::Done
 }
 
 /// Where results go; an error where the program was started without.

@@ -157,12 +157,7 @@ fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
             let _ = error.print();
             return Outcome::Usage;
         }
-        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
-            return match error.print() {
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Outcome::Failed,
-                _ => Outcome::Done,
-            };
-        }
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return console::answered(error),
         _ => console::refused(error),
     }
     match error.kind() {

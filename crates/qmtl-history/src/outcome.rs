@@ -159,13 +159,17 @@ const LONGEST: usize = 8 << 10;
 
 /// A text of the library as it is told here: in the words of the command line, without secrets, at no absurd length.
 fn told(text: &str) -> String {
-    let told = in_own_words(text);
-    if told.len() <= LONGEST {
-        return told;
+    bounded(in_own_words(text))
+}
+
+/// A text without its middle where it is longer than anybody reads.
+pub(crate) fn bounded(text: String) -> String {
+    if text.len() <= LONGEST {
+        return text;
     }
     let (start, end) =
-        (told.floor_char_boundary(LONGEST / 2), told.ceil_char_boundary(told.len() - LONGEST / 2));
-    format!("{} … {} bytes left out … {}", &told[..start], end - start, &told[end..])
+        (text.floor_char_boundary(LONGEST / 2), text.ceil_char_boundary(text.len() - LONGEST / 2));
+    format!("{} … {} bytes left out … {}", &text[..start], end - start, &text[end..])
 }
 
 /// An error and all its causes on one line, in the words of the command line.

@@ -313,11 +313,26 @@ fn a_result_without_a_stdout_is_an_error() {
         )
     };
     let by_name = [&EXPORT[..], &["--out", "/dev/stdout"]].concat();
-    for words in [&EXPORT[..], &by_name, &["ls"], &["coverage", "--json"]] {
+    let asked: [&[&str]; 4] = [&["--version"], &["--help"], &["ls", "-h"], &["completions", "bash"]];
+    for words in [&EXPORT[..], &by_name, &["ls"], &["coverage", "--json"]].into_iter().chain(asked) {
         without(words, ">&-").fails_with(1, "stdout is closed");
         assert_eq!(without(words, ">/dev/null").code, Some(0), "who wants to throw it away may");
     }
     assert_eq!(without(&[&EXPORT[..], &["--out", "x.csv"]].concat(), ">&-").code, Some(0));
+}
+
+#[test]
+fn a_usage_message_repeats_no_argument_of_any_length() {
+    let scene = Scene::new();
+    let long = "x".repeat(100_000);
+    let many: Vec<&str> = std::iter::repeat_n(long.as_str(), 10).collect();
+    for words in [&[long.as_str()][..], &["ls", &long], &["export", "--format", &long], &many] {
+        let run = scene.run(words);
+        run.fails_with(2, " bytes left out ");
+        assert!(run.stderr.len() < 10_000, "{}", run.stderr.len());
+        let json = scene.run(&[words, &["--json"]].concat());
+        assert!(json.code == Some(2) && json.stdout.len() < 10_000 && json.stderr.len() < 10_000);
+    }
 }
 
 #[cfg(unix)]
