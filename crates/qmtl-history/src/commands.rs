@@ -212,7 +212,8 @@ async fn warn_of_damage(
     Ok(())
 }
 
-/// Fails when the store has no such series, not even one with nothing stored. What cannot be told is left to the read that follows.
+/// Fails when the store has no such series, not even one with nothing stored. What cannot be told is left to the read
+/// that follows.
 async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()> {
     if !matches!(backend.revision(key).await, Ok(None)) {
         return Ok(());
