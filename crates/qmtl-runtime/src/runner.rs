@@ -425,9 +425,10 @@ async fn close_seam(
     config: &WarmupConfig,
     engine: &BackfillEngine,
 ) -> RangeSet {
+    let begun = stream.clock().monotonic();
     let filled = complete(stream, seam, config).await;
     // What cannot be loaded is missing below.
-    let _ = load(stream, seam, config.deadline, engine).await;
+    let _ = load(stream, seam, (begun, config.deadline), engine).await;
     stream.cache().write(|cache| {
         cache.note_known_empty(filled.known_empty());
         let rows = cache.view().timestamps().iter().copied();

@@ -18,8 +18,10 @@ use crate::{BackfillEngine, EngineConfig, NodeCache, StreamInput};
 /// than ten a second. It doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How long a fill that is stopped at the deadline may take to store what has come.
-const FILL_ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// How long after the deadline a fill that is stopped may take to store what has come.
+const FILL_ENDS_WITHIN: Duration = Duration::from_millis(500);
+/// How long after the deadline what is stored by then may still be loaded.
+const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a period counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +52,8 @@ const LOOKBACK: usize = 10;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WarmupConfig {
-    /// How long one input may wait for missing bars, and again for loading them. The monotonic
-    /// clock counts.
+    /// How long one input may take to wait for missing bars and to load what there is, by the monotonic clock. What
+    /// is under way by then is ended within a second: a fill stores what has come, and what is stored is loaded.
     pub deadline: Duration,
     /// Whether an input that is not ready is an error.
     pub strict: bool,
@@ -81,7 +83,7 @@ impl Default for WarmupConfig {
 }
 
 impl WarmupConfig {
-    /// Sets how long one input may wait for missing bars.
+    /// Sets how long one input may take, missing bars included.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -218,13 +220,16 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
             filled.present.intersection(&past).count(interval) + missing
         };
         while may_have(&filled, window) < period as u64 && points < max_lookback {
+            let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
+            if left.is_zero() {
+                break;
+            }
             points = points.saturating_mul(2).min(max_lookback);
             window = closed_window(interval, now, points);
-            let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
             filled = complete(stream, window, &config.clone().with_deadline(left)).await;
         }
     }
-    let loaded = load(stream, window, config.deadline, engine).await;
+    let loaded = load(stream, window, (begun, config.deadline), engine).await;
     let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
     let known_empty = filled.known_empty;
     let report = stream.cache().write(|cache| {
@@ -439,20 +444,22 @@ fn is_done(report: BackfillReport) -> Result<bool> {
     failed.or(report.last_error).map_or(Ok(report.missing.is_empty()), Err)
 }
 
-/// Loads `range` into the cache.
+/// Loads `range` into the cache, as part of work that began at `begun` and is to end `deadline` later.
 pub(crate) async fn load(
     stream: &StreamInput,
     range: TimeRange,
-    deadline: Duration,
+    (begun, deadline): (Duration, Duration),
     engine: &BackfillEngine,
 ) -> Result<()> {
     if stream.history_provider().is_none() {
         return Ok(());
     }
+    let until = begun.saturating_add(deadline).saturating_add(LOAD_ENDS_WITHIN);
+    let left = until.saturating_sub(stream.clock().monotonic());
     tokio::select! {
         biased;
         loaded = stream.load_by(engine, range) => loaded.map(|_| ()),
-        () = stream.clock().sleep(deadline) => {
+        () = stream.clock().sleep(left) => {
             Err(Error::new(ErrorKind::Cancelled, "the deadline passed while history was loaded")
                 .with("series", stream.key())
                 .with("deadline_s", deadline.as_secs_f64()))

@@ -164,7 +164,9 @@ impl Shared<'_> {
         let strategy = self.strategy(&key, job)?;
         let mut config = WarmupConfig::default().with_holes_allowed(self.args.allow_holes);
         if let Some(deadline) = self.args.deadline {
-            config = config.with_deadline(deadline);
+            // One for all: those that are primed last have what the others and the opening have left.
+            let until = self.begun.saturating_add(deadline);
+            config = config.with_deadline(until.saturating_sub(self.clock.monotonic()));
         }
         if let Some(max_lookback) = self.args.max_lookback {
             let max_lookback = usize::try_from(max_lookback).unwrap_or(usize::MAX);

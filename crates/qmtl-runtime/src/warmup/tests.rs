@@ -300,7 +300,8 @@ async fn a_provider_that_hangs_is_left_at_the_deadline() {
     // A wall clock that jumps moves no deadline.
     clock.set(bar(stream.key(), 10));
     let report = warming.await.unwrap();
-    assert!((6..8).contains(&report.inputs[0].elapsed.as_secs()), "{:?}", report.inputs[0].elapsed);
+    let elapsed = report.inputs[0].elapsed.as_secs_f64();
+    assert!((3.0..=4.05).contains(&elapsed), "{elapsed}");
     let error = report.inputs[0].error.as_ref().unwrap();
     assert_eq!(error.message(), "the deadline passed while history was loaded");
 }
