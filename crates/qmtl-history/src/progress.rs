@@ -72,17 +72,17 @@ impl ProgressSink for Progress {
         let mut lines = self.lines();
         let line = lines.entry(key.clone()).or_default();
         match event {
-            ProgressEvent::Planned { bars, windows, .. } => {
-                line.planned = *bars;
-                if *bars > 0 {
-                    line.bar = self.start(key, *bars, Arc::clone(&line.next_try));
-                    if line.bar.is_none() {
-                        self.console.note(format!(
-                            "{key}: {} missing in {}",
-                            text::counted(*bars, "bar"),
-                            text::counted(*windows, "window")
-                        ));
-                    }
+            ProgressEvent::Planned { bars, windows, .. } if line.takes_in(*bars) => {
+                match &line.bar {
+                    Some(bar) => bar.set_length(*bars),
+                    None => line.bar = self.start(key, *bars, Arc::clone(&line.next_try)),
+                }
+                if line.bar.is_none() {
+                    self.console.note(format!(
+                        "{key}: {} missing in {}",
+                        text::counted(*bars, "bar"),
+                        text::counted(*windows, "window")
+                    ));
                 }
             }
             ProgressEvent::Retrying { retry, .. } => {
@@ -168,6 +168,16 @@ impl Progress {
 }
 
 impl Line {
+    /// Takes in that so many bars are missing; whether that is news. A warm-up asks again for what its last round has
+    /// left.
+    fn takes_in(&mut self, bars: u64) -> bool {
+        let is_news = bars > self.planned.saturating_sub(self.settled);
+        if is_news {
+            (self.planned, self.settled, self.told) = (bars, 0, 0);
+        }
+        is_news
+    }
+
     fn tries_again(&mut self, at: Option<Instant>) {
         *self.next_try.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }

@@ -334,7 +334,7 @@ pub(crate) async fn complete(stream: &StreamInput, range: TimeRange, config: &Wa
     if !in_time {
         let late = Error::new(ErrorKind::Cancelled, "the deadline passed while bars were missing")
             .with("series", stream.key())
-            .with("deadline_s", deadline.as_secs_f64());
+            .with("deadline_s", format_args!("{:.1}", deadline.as_secs_f64()));
         filled.error = Some(match filled.error.take() {
             Some(last) => late.caused_by(last),
             None => late,
@@ -462,7 +462,7 @@ pub(crate) async fn load(
         () = stream.clock().sleep(left) => {
             Err(Error::new(ErrorKind::Cancelled, "the deadline passed while history was loaded")
                 .with("series", stream.key())
-                .with("deadline_s", deadline.as_secs_f64()))
+                .with("deadline_s", format_args!("{:.1}", deadline.as_secs_f64())))
         }
     }
 }

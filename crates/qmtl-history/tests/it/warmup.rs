@@ -76,6 +76,9 @@ fn what_is_missing_is_said_and_exits_3() {
     let run =
         scene.run(&[&few[..], &["--as-of", "2024-01-01T00:50:00Z", "--json", "--deadline", "1s"]].concat());
     assert_eq!(run.code, Some(3), "{run:?}");
+    // It is asked for in several rounds, and told once.
+    let told: Vec<_> = run.stderr.lines().collect();
+    assert_eq!(told, ["few@1m: 60 bars missing in 1 window", "few@1m:  80%  50 of 60 bars"]);
     let primed = run.object();
     assert_eq!((&primed["bars"], &primed["ready_ms"]), (&json!(50), &json!(null)));
     // 2023-12-31T23:50 to 23:59: the file does not go back so far, and proves nothing there.

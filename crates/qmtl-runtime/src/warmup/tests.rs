@@ -187,7 +187,7 @@ async fn a_provider_that_never_fills_is_asked_at_most_ten_times_a_second_until_t
     let error = report.inputs[0].error.as_ref().unwrap();
     assert_eq!(
         error.to_string(),
-        "the deadline passed while bars were missing (series: btc@1m, deadline_s: 20)"
+        "the deadline passed while bars were missing (series: btc@1m, deadline_s: 20.0)"
     );
     assert!((20..22).contains(&report.inputs[0].elapsed.as_secs()), "{:?}", report.inputs[0].elapsed);
     let seen = seen.lock().unwrap();
@@ -352,7 +352,7 @@ async fn strict_mode_names_what_is_missing() {
         "warm-up is not complete: bars are missing (node_id: btc, interval: 1m, required_points: 20, \
          missing_points: 3, coverage: 2024-01-01T01:20:00Z to 2024-01-01T01:36:00Z, \
          first_gap: 2024-01-01T01:37:00Z to 2024-01-01T01:39:00Z): \
-         the deadline passed while bars were missing (series: btc@1m, deadline_s: 2)"
+         the deadline passed while bars were missing (series: btc@1m, deadline_s: 2.0)"
     );
     assert!(!error.is_retryable());
     let none = StreamInput::builder("btc").interval("1m").clock(clock.clone()).build().unwrap();
