@@ -241,7 +241,7 @@ impl FetcherBackfillStrategy {
             source: joined(self.stand_ins.iter().chain(&self.fetchers)),
             sources: self.asked(known, (key.interval, now)),
             until,
-            retries: Retries::default(),
+            retries: Retries::new(Arc::clone(&self.clock), until),
             backend,
             progress,
             clock: &*self.clock,

@@ -88,13 +88,15 @@ pub struct Wait {
     pub at_most: Duration,
     /// How long it is until it is tried next, where that is known.
     pub next: Option<Duration>,
+    /// The HTTP status with which the host asked for a pause, or said that there is a ban.
+    pub status: Option<u16>,
 }
 
 impl Wait {
     /// A wait for `what` of `host` that lasts `at_most` from now on.
     #[must_use]
     pub fn new(what: &'static str, host: impl Into<String>, at_most: Duration) -> Self {
-        Self { what, host: host.into(), at_most, next: None }
+        Self { what, host: host.into(), at_most, next: None, status: None }
     }
 
     /// Says how long it is until it is tried next.
@@ -104,11 +106,25 @@ impl Wait {
         self
     }
 
+    /// Says with which HTTP status the host asked for it.
+    #[must_use]
+    pub fn with_status(mut self, status: Option<u16>) -> Self {
+        self.status = status;
+        self
+    }
+
     /// `Unavailable`: what is told of a request that was given up while it waited.
     #[must_use]
     pub fn error(&self) -> Error {
-        let error = Error::unavailable("the source has kept a request waiting");
-        error.with("host", &self.host).with("for", self.what)
+        let message = match self.what {
+            "rate_limit" => "the source's rate limit was used up",
+            "pause" => "the source has asked for a pause",
+            "ban" => "the source has banned this address for a while",
+            _ => "the source had not answered yet",
+        };
+        let error = Error::unavailable(message).with("host", &self.host);
+        let error = self.status.into_iter().fold(error, |error, status| error.with("status", status));
+        self.next.into_iter().fold(error, |error, next| error.with("wait_s", next.as_secs()))
     }
 }
 
@@ -120,6 +136,12 @@ pub trait RetrySink: fmt::Debug + Send + Sync {
     /// Takes that a request for `range` waits; does nothing by default.
     fn on_wait(&self, range: TimeRange, wait: Wait) {
         let _ = (range, wait);
+    }
+
+    /// How much longer an answer is of use; `None`, the default, where that has no end. A pause that a source imposes
+    /// and that is longer need not be begun.
+    fn left(&self) -> Option<Duration> {
+        None
     }
 }
 

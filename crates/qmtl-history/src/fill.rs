@@ -93,9 +93,14 @@ impl Limits {
             archive_folder: args.source.archive_folder.clone(),
             clock: Arc::clone(clock),
         };
-        let deadline = own.and_then(|own| own.deadline);
-        let until = deadline.map(|deadline| clock.monotonic().saturating_add(deadline));
-        Self { config, at_once, requests_at_once: windows as u64, until, asking }
+        let limits = Self { config, at_once, requests_at_once: windows as u64, until: None, asking };
+        limits.with_deadline(own.and_then(|own| own.deadline))
+    }
+
+    /// For a run that ends so much time from now.
+    pub(crate) fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.until = deadline.map(|deadline| self.asking.clock.monotonic().saturating_add(deadline));
+        self
     }
 
     /// What is left of the time of the run; `None` when it has no end.
@@ -104,7 +109,7 @@ impl Limits {
     }
 
     /// The strategy of a job that begins now.
-    fn in_time(&self, strategy: &FetcherBackfillStrategy) -> FetcherBackfillStrategy {
+    pub(crate) fn in_time(&self, strategy: &FetcherBackfillStrategy) -> FetcherBackfillStrategy {
         match self.left() {
             Some(left) => strategy.clone().with_config(self.config.clone().with_deadline(left)),
             None => strategy.clone(),

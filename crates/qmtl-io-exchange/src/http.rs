@@ -60,6 +60,13 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// When a pause that the host imposes must be over: at the deadline of the request, or when its answer is of no
+    /// use any more to whoever listens.
+    fn useful_until(&self, now: Duration, deadline: Duration) -> Duration {
+        let left = self.on_behalf.retries.as_ref().and_then(|sink| sink.left());
+        left.map_or(deadline, |left| deadline.min(now.saturating_add(left)))
+    }
+
     /// Passes something on to whoever wants to hear of the request.
     fn tell(&self, what: impl FnOnce(&dyn RetrySink, TimeRange)) {
         if let Some(sink) = &self.on_behalf.retries {
@@ -252,6 +259,9 @@ impl HttpClient {
                     self.give_up(&failure.error);
                     return None;
                 }
+                if !failure.pause.is_zero() && now + failure.pause >= call.useful_until(now, deadline) {
+                    return None;
+                }
                 let pause = pause?.max(failure.pause);
                 match left {
                     // The last try comes when the time is over.
@@ -312,15 +322,15 @@ impl HttpClient {
             Either::Left((done, _)) => done,
             Either::Right(_) => {
                 let clock = &*self.config.clock;
-                let (what, next) = match what {
-                    Awaited::Answer => ("answer", None),
-                    Awaited::Room => (
-                        self.limiter.held(clock.monotonic()).as_str(),
-                        self.limiter.free_in(call.weight, clock),
-                    ),
+                let (what, status, next) = match what {
+                    Awaited::Answer => ("answer", None, None),
+                    Awaited::Room => {
+                        let held = self.limiter.held(clock.monotonic());
+                        (held.as_str(), held.status(), self.limiter.free_in(call.weight, clock))
+                    }
                 };
                 let wait = Wait::new(what, self.base.authority(), at_most.saturating_sub(TOLD_AFTER));
-                let wait = wait.with_next(next);
+                let wait = wait.with_next(next).with_status(status);
                 call.tell(|sink, range| sink.on_wait(range, wait));
                 work.await
             }
@@ -332,16 +342,13 @@ impl HttpClient {
         let clock = &*self.config.clock;
         // Those that wait for the first one to be answered need not find out by themselves.
         self.reach.check(clock.monotonic()).map_err(Failure::lasting)?;
-        let left = deadline.saturating_sub(clock.monotonic());
-        let room = self.limiter.acquire(call.weight, clock, deadline);
-        let waited = self.patiently(call, (Awaited::Room, left), room).await.map_err(|wait| {
-            let error = Error::unavailable(match self.limiter.held(clock.monotonic()) {
-                Held::UsedUp => "the source's rate limit leaves no room before the deadline",
-                Held::Paused => "the source has asked for a pause that ends after the deadline",
-                Held::Banned => "the source has banned this address until after the deadline; try again then",
-            });
-            Failure::lasting(error.with("wait", format_args!("{wait:.1?}")).exhausted())
-        })?;
+        let useful_until = call.useful_until(clock.monotonic(), deadline);
+        let left = useful_until.saturating_sub(clock.monotonic());
+        let room = self.limiter.acquire(call.weight, clock, useful_until);
+        let waited = self
+            .patiently(call, (Awaited::Room, left), room)
+            .await
+            .map_err(|wait| no_room(self.limiter.held(clock.monotonic()), wait))?;
         metrics::rate_limit_wait(&self.source, waited);
         let now = clock.monotonic();
         self.reach.begin(now);
@@ -402,7 +409,7 @@ impl HttpClient {
         });
         self.reach.answered(is_service);
         let Some(failure) = failure else { return Ok(()) };
-        self.limiter.block(now + failure.pause, failure.reason == Some(Reason::Banned));
+        self.limiter.block(now + failure.pause, status.as_u16());
         Err(failure)
     }
 
@@ -429,6 +436,17 @@ impl HttpClient {
 /// Timers, connections and tasks panic without a runtime.
 pub(crate) fn in_runtime() -> Result<()> {
     Handle::try_current().map(drop).map_err(|e| Error::outside_runtime("an exchange's fetcher").caused_by(e))
+}
+
+/// The failure of a request for which the host leaves no room in time: it would have to wait for this long.
+fn no_room(held: Held, wait: Duration) -> Failure {
+    let error = Error::unavailable(match held {
+        Held::UsedUp => "the source's rate limit leaves no room before the deadline",
+        Held::Paused(_) => "the source has asked for a pause that ends after the deadline; try again then",
+        Held::Banned(_) => "the source has banned this address until after the deadline; try again then",
+    });
+    let error = held.status().into_iter().fold(error, |error, status| error.with("status", status));
+    Failure::lasting(error.with("wait", format_args!("{wait:.1?}")).exhausted())
 }
 
 /// The failure of an answer whose status speaks for itself. One that sends all requests from here away, from the first

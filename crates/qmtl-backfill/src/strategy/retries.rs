@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use qmtl_history_api::{Error, ProgressEvent, Retry, RetrySink, TimeRange, Wait};
+use qmtl_history_api::{Clock, Error, ProgressEvent, Retry, RetrySink, TimeRange, Wait};
 
 /// Counts retries by reason and passes them on, waits too. A fetcher's stream may outlive the run, so what it
 /// holds is a sender and nothing of the run itself.
@@ -29,6 +30,9 @@ struct Sender {
     events: UnboundedSender<ProgressEvent>,
     /// How the last try of each request failed that is being made again, in the order in which that happened.
     pending: Mutex<Vec<(TimeRange, Error)>>,
+    /// The clock of the run, and when it is to end on it.
+    clock: Arc<dyn Clock>,
+    until: Option<Duration>,
 }
 
 impl Sender {
@@ -56,17 +60,21 @@ impl RetrySink for Sender {
         drop(pending);
         let _ = self.events.unbounded_send(ProgressEvent::Waiting { window, wait });
     }
-}
 
-impl Default for Retries {
-    fn default() -> Self {
-        let (events, receiver) = unbounded();
-        let told = Told { receiver, reasons: BTreeMap::new() };
-        Self { sink: Arc::new(Sender { events, pending: Mutex::default() }), told: Mutex::new(told) }
+    fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_sub(self.clock.monotonic()))
     }
 }
 
 impl Retries {
+    /// For a run that is to end at this time of its clock, which is monotonic.
+    pub(super) fn new(clock: Arc<dyn Clock>, until: Option<Duration>) -> Self {
+        let (events, receiver) = unbounded();
+        let told = Told { receiver, reasons: BTreeMap::new() };
+        let sink = Sender { events, pending: Mutex::default(), clock, until };
+        Self { sink: Arc::new(sink), told: Mutex::new(told) }
+    }
+
     /// What a fetcher is given.
     pub(super) fn sink(&self) -> Arc<dyn RetrySink> {
         Arc::<Sender>::clone(&self.sink)

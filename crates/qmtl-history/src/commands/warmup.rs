@@ -29,6 +29,9 @@ use crate::waits::Waits;
 
 /// The sample strategy's only compute node.
 const AVERAGE: &str = "moving average";
+/// A fill is stopped at the deadline by the warm-up, which says so; its own end only keeps it from waiting out a ban
+/// that lasts longer.
+const FILL_ENDS_LATER_BY: Duration = Duration::from_secs(1);
 /// Series that are primed side by side.
 const AT_ONCE: usize = 8;
 
@@ -129,23 +132,26 @@ async fn prime_all(
     let name = context.global.store.as_deref();
     let opening = Box::pin(async {
         let Some(fills) = &orders.fills else {
-            return Ok((Store::open(name, &context.console).await?, Vec::new()));
+            return Ok((Store::open(name, &context.console).await?, None));
         };
         let wishes = fill::orders_of(orders.wanted.clone(), fills, &*orders.clock)?;
         // Proofs carry the time at which the source was really asked.
-        let limits = Limits::new(fills, None, wishes.len(), &context.clock);
+        let ends = args.deadline.map(|deadline| deadline.saturating_add(FILL_ENDS_LATER_BY));
+        let limits = Limits::new(fills, None, wishes.len(), &context.clock).with_deadline(ends);
         let store = Store::open_or_new(name, args.deadline, &context.console).await?;
         let waits = Waits::new(&context.console).with_deadline(args.deadline);
-        Ok((store, fill::jobs(wishes, &limits, &waits).await?))
+        let jobs = fill::jobs(wishes, &limits, &waits).await?;
+        Ok((store, Some((jobs, limits))))
     });
-    let (store, jobs) =
+    let (store, fills) =
         in_time("the store and the sources were open", args.deadline, &*context.clock, opening).await?;
     let shared =
         Shared { args, clock: orders.clock, begun, backend: store.backend(), progress: Arc::clone(progress) };
     let shared = &shared;
+    let fills = fills.as_ref();
     let primed = stream::iter(orders.wanted.into_iter().enumerate()).map(|(at, Wanted { key, .. })| {
-        let job = jobs.get(at);
-        async move { shared.prime(key, job).await }
+        let fill = fills.and_then(|(jobs, limits)| Some((jobs.get(at)?, limits)));
+        async move { shared.prime(key, fill).await }
     });
     primed.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
 }
@@ -160,8 +166,8 @@ struct Shared<'a> {
 }
 
 impl Shared<'_> {
-    async fn prime(&self, key: SeriesKey, job: Option<&Job>) -> Result<Done> {
-        let strategy = self.strategy(&key, job)?;
+    async fn prime(&self, key: SeriesKey, fill: Option<(&Job, &Limits)>) -> Result<Done> {
+        let strategy = self.strategy(&key, fill)?;
         let mut config = WarmupConfig::default().with_holes_allowed(self.args.allow_holes);
         if let Some(deadline) = self.args.deadline {
             // One for all: those that are primed last have what the others and the opening have left.
@@ -187,12 +193,12 @@ impl Shared<'_> {
     }
 
     /// A moving average over the whole period.
-    fn strategy(&self, key: &SeriesKey, job: Option<&Job>) -> Result<Strategy> {
+    fn strategy(&self, key: &SeriesKey, fill: Option<(&Job, &Limits)>) -> Result<Strategy> {
         let period = usize::try_from(self.args.period).unwrap_or(usize::MAX);
         let mut provider = AugmentedHistoryProvider::new(Arc::clone(&self.backend))
             .with_progress(Told(Arc::clone(&self.progress)));
-        if let Some(job) = job {
-            provider = provider.with_auto_backfill(job.strategy.clone());
+        if let Some((job, limits)) = fill {
+            provider = provider.with_auto_backfill(limits.in_time(&job.strategy));
         }
         let input = StreamInput::builder(key.node_id.as_str())
             .interval(key.interval)

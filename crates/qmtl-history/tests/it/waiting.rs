@@ -86,7 +86,7 @@ fn a_source_that_says_nothing_is_told_within_seconds_and_named_when_the_run_is_i
     rest.join().unwrap();
     assert_eq!(run.code, Some(130), "{run:?}");
     let error = run.object()["last_error"].as_str().unwrap().to_owned();
-    assert!(error.contains("the source has kept a request waiting (host: 127.0.0.1:"), "{error}");
+    assert!(error.contains("the source had not answered yet (host: 127.0.0.1:"), "{error}");
 }
 
 #[test]
@@ -197,5 +197,37 @@ fn a_ban_is_told_as_one_and_waited_out() {
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("has banned this address for a while"), "{run:?}");
     assert!(!run.stderr.contains("rate limit"), "{run:?}");
+    runtime.block_on(sim.stop());
+}
+
+#[test]
+fn a_ban_that_outlasts_the_deadline_ends_the_fill_at_once_with_its_status_and_length() {
+    use qmtl_sim_exchange::{Candle, Fault, FaultRule, Interval, Market, SimConfig, SimExchange, When};
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let bars = Candle::random_walk(1_704_067_200_000, Interval::parse("1m").unwrap(), 6_000, 9);
+    let config = SimConfig::new([Market::new("M", "1m", bars).unwrap()])
+        .with_fault(FaultRule::new(Fault::Banned(Some(900)), When::Numbers(vec![2])));
+    let sim = runtime.block_on(SimExchange::start(config)).unwrap();
+    let source = format!("binance+{}", sim.base_url());
+    let started = Instant::now();
+    let words = ["--json", "--symbol", "m=M", "--deadline", "60s"];
+    let run = Run::of(fill(&Scene::new(), &source, &words).output().unwrap());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(run.code, Some(3), "{run:?}");
+    let errors: Vec<_> =
+        run.object()["failed"].as_array().unwrap().iter().map(|one| one["error"].to_string()).collect();
+    let has = |parts: &[&str]| errors.iter().any(|error| parts.iter().all(|part| error.contains(part)));
+    assert!(has(&["has banned this address", "status: 418", "asks_to_wait_s: 900"]), "{errors:?}");
+    assert!(errors.iter().all(|error| error.contains("status: 418")), "{errors:?}");
+
+    let words =
+        ["warmup", "--source", &source, "--node", "m", "--symbol", "m=M", "--interval", "1m", "--json"];
+    let at = ["--period", "20", "--as-of", "2024-01-02", "--deadline", "60s"];
+    sim.inject(FaultRule::new(Fault::Banned(Some(900)), When::Always));
+    let run = Scene::new().run(&[&words[..], &at].concat());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    let error = run.object()["error"].to_string();
+    assert!(error.contains("status: 418") && error.contains("asks_to_wait_s: 900"), "{error}");
     runtime.block_on(sim.stop());
 }

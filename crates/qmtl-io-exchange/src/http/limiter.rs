@@ -18,8 +18,8 @@ struct Budget {
     /// Weight by the second in which it was used, ascending.
     used: VecDeque<(u64, u32)>,
     blocked_until: Duration,
-    /// Whether that is a ban, which comes of more than one request too many.
-    is_ban: bool,
+    /// The status of the answer that said so.
+    status: u16,
     pace: Option<Pace>,
 }
 
@@ -28,19 +28,30 @@ struct Budget {
 pub(super) enum Held {
     /// Others have used what the host grants.
     UsedUp,
-    /// The host has asked for a pause.
-    Paused,
-    /// The host has banned this address.
-    Banned,
+    /// The host has asked for a pause, with this status.
+    Paused(u16),
+    /// The host has banned this address, with this status.
+    Banned(u16),
 }
+
+/// The status of a ban, which comes of more than one request too many.
+const BANNED: u16 = 418;
 
 impl Held {
     /// The word for [`Wait::what`](qmtl_history_api::Wait::what).
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::UsedUp => "rate_limit",
-            Self::Paused => "pause",
-            Self::Banned => "ban",
+            Self::Paused(_) => "pause",
+            Self::Banned(_) => "ban",
+        }
+    }
+
+    /// The status of the answer because of which a request waits.
+    pub(super) fn status(self) -> Option<u16> {
+        match self {
+            Self::UsedUp => None,
+            Self::Paused(status) | Self::Banned(status) => Some(status),
         }
     }
 }
@@ -73,7 +84,7 @@ impl Pace {
 
 impl Budget {
     fn new(per_minute: u32) -> Self {
-        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, is_ban: false, pace: None }
+        Self { per_minute, used: VecDeque::new(), blocked_until: Duration::ZERO, status: 0, pace: None }
     }
 
     /// Grants `rate` requests a second at most; of several rates the lowest stands.
@@ -125,17 +136,17 @@ impl Budget {
     }
 
     /// Grants nothing before `until`.
-    fn block(&mut self, until: Duration, is_ban: bool) {
+    fn block(&mut self, until: Duration, status: u16) {
         if until > self.blocked_until {
-            (self.blocked_until, self.is_ban) = (until, is_ban);
+            (self.blocked_until, self.status) = (until, status);
         }
     }
 
     fn held(&self, now: Duration) -> Held {
-        match (now < self.blocked_until, self.is_ban) {
+        match (now < self.blocked_until, self.status) {
             (false, _) => Held::UsedUp,
-            (true, false) => Held::Paused,
-            (true, true) => Held::Banned,
+            (true, BANNED) => Held::Banned(BANNED),
+            (true, status) => Held::Paused(status),
         }
     }
 
@@ -215,9 +226,10 @@ impl Limiter {
         self.budget().observe(now, used);
     }
 
-    /// Grants nothing before `until`, a time on the monotonic clock: the server has said so, as a ban or as a pause.
-    pub fn block(&self, until: Duration, is_ban: bool) {
-        self.budget().block(until, is_ban);
+    /// Grants nothing before `until`, a time on the monotonic clock: the server has said so in an answer with this HTTP
+    /// status, where 418 is a ban and any other a pause.
+    pub fn block(&self, until: Duration, status: u16) {
+        self.budget().block(until, status);
     }
 
     /// Why a request waits that is not granted at `now`, which is monotonic.

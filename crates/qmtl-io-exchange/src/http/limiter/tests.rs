@@ -38,9 +38,9 @@ fn what_others_use_of_the_same_address_counts() {
 #[test]
 fn a_ban_blocks_and_a_shorter_one_does_not_end_it() {
     let mut budget = Budget::new(100);
-    budget.block(secs(30), true);
-    budget.block(secs(20), false);
-    assert_eq!([5, 30].map(|at| budget.held(secs(at))), [Held::Banned, Held::UsedUp]);
+    budget.block(secs(30), 418);
+    budget.block(secs(20), 429);
+    assert_eq!([5, 30].map(|at| budget.held(secs(at))), [Held::Banned(418), Held::UsedUp]);
     assert_eq!(budget.take(secs(5), 1), Err(secs(25)));
     assert_eq!(budget.take(secs(30), 1), Ok(()));
 }
