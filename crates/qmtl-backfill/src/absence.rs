@@ -103,14 +103,14 @@ impl Inquiry {
 
     /// What to ask for next; `None` when nothing is left to ask.
     ///
-    /// `Unavailable`, not retryable, when the source has been asked [`MAX_REQUESTS`] times.
+    /// `Unavailable`, exhausted, when the source has been asked [`MAX_REQUESTS`] times.
     pub fn ask(&mut self) -> Result<Option<TimeRange>> {
         let Some(range) = self.to_ask.pop() else { return Ok(None) };
         if self.requests == MAX_REQUESTS {
             let error = Error::unavailable(
                 "the source never completes its answer: each response holds only a small part of the range",
             );
-            return Err(error.with("requests", self.requests).retryable(false));
+            return Err(error.with("requests", self.requests).exhausted());
         }
         self.requests += 1;
         Ok(Some(range))

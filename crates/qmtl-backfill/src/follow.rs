@@ -188,6 +188,12 @@ impl Follower {
         self.series.push(Followed { key, strategy, pace, early: Vec::new(), reread_at: None });
     }
 
+    /// Looks after `key` no longer; whether anything is still followed.
+    pub fn unfollow(&mut self, key: &SeriesKey) -> bool {
+        self.series.retain(|own| own.key != *key);
+        !self.series.is_empty()
+    }
+
     /// Takes in a fill of a followed series that somebody else ran: what it stored need not be looked for.
     pub async fn take_in(&mut self, report: &BackfillReport, backend: &dyn HistoryBackend) {
         // A clock that is set to and fro between two looks would seem never to have been set.

@@ -318,7 +318,7 @@ impl Job<'_> {
             .with("source", &source.id)
             .with("bars", contradicted.count(self.key.interval))
             .with("within", span)
-            .retryable(false)),
+            .exhausted()),
             None => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
-use qmtl_history_api::{BackfillReport, Error, ProgressEvent, ProgressSink, SeriesKey};
+use qmtl_history_api::{BackfillReport, Error, ErrorKind, ProgressEvent, ProgressSink, SeriesKey};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
@@ -53,18 +53,25 @@ impl Outages {
         }
     }
 
-    /// Takes in how a fill ended.
-    fn take_in(&self, key: &SeriesKey, filled: Result<&BackfillReport, &Error>) {
+    /// Takes in how a fill ended, of a series that `was_served` in this run or not; false when it is not worth another
+    /// one.
+    fn take_in(&self, key: &SeriesKey, filled: Result<&BackfillReport, &Error>, was_served: bool) -> bool {
         let failure = match filled {
             // One that was cut short says nothing of its source.
-            Ok(report) if report.stopped => return,
+            Ok(report) if report.stopped => return true,
             Ok(report) => report.failed.first().map(|(_, error)| error),
             Err(error) => Some(error),
         };
         match failure {
+            Some(error) if is_final(error, was_served) => {
+                let told = outcome::chain(error);
+                self.console.warn(format!("{key}: {told}; that will not change, so it is not tried again"));
+                return false;
+            }
             Some(error) => self.begin(key, What::Fill, error.message(), &outcome::chain(error)),
             None => self.end(key, What::Fill),
         }
+        true
     }
 
     /// Takes in how a second look ended.
@@ -95,6 +102,19 @@ impl ProgressSink for Outages {
     }
 }
 
+/// Whether asking again brings the same answer. A source that has served us may be out of order behind a proxy that says
+/// all sorts of things; that it must not serve this country is no such outage.
+fn is_final(error: &Error, was_served: bool) -> bool {
+    let is_refusal = error.context().iter().any(|(name, value)| *name == "status" && value == "451");
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Unsupported => true,
+        ErrorKind::Unavailable => {
+            !error.is_retryable() && !error.is_exhausted() && (is_refusal || !was_served)
+        }
+        _ => false,
+    }
+}
+
 /// Fills, then goes round until an interruption or the deadline.
 pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let clock = &context.clock;
@@ -116,7 +136,10 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     }
     for done in &first.done {
         follower.take_in(&done.report, &*open.store).await;
-        outages.take_in(&done.job.key, Ok(&done.report));
+        let is_alive = outages.take_in(&done.job.key, Ok(&done.report), false);
+        if !is_alive && !follower.unfollow(&done.job.key) {
+            return Ok(last);
+        }
     }
     context.console.note("following; Ctrl-C ends it");
     let mut is_last = false;
@@ -145,10 +168,11 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
             {
                 continue;
             }
-            if let Some(job) = open.jobs.iter().find(|job| job.key == round.key)
-                && let Some(end) = take_in(job, round, (&open, &outages), context).await?
-            {
-                last = end;
+            let Some(job) = open.jobs.iter().find(|job| job.key == round.key) else { continue };
+            let (end, is_alive) = take_in(job, round, (&open, &outages), context).await?;
+            last = end.unwrap_or(last);
+            if !is_alive && !follower.unfollow(&job.key) {
+                return Ok(last);
             }
         }
     }
@@ -160,13 +184,14 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Interrupted)
 }
 
-/// Tells what a round brought, and how the run would end after it if it has filled anything.
+/// Tells what a round brought; how the run would end after it if it has filled anything, and whether the series is worth
+/// another one.
 async fn take_in(
     job: &Job,
     round: Round,
     (open, outages): (&Open, &Outages),
     context: &Context,
-) -> Result<Option<Outcome>> {
+) -> Result<(Option<Outcome>, bool)> {
     let Round { range, filled, revised, compared, .. } = round;
     let job = Job { range, left_out: 0, ..job.clone() };
     for row in &revised {
@@ -180,16 +205,16 @@ async fn take_in(
         if !revised.is_empty() {
             tell(&Done::revised(job, revised, (&*open.store, context.clock.now())).await, context)?;
         }
-        return Ok(None);
+        return Ok((None, true));
     };
-    outages.take_in(&job.key, filled.as_ref());
+    let is_alive = outages.take_in(&job.key, filled.as_ref(), true);
     let mut done = Done::new(job, filled, context.clock.now());
     done.revised = revised;
     let has_news = done.report.rows_written > 0 || !done.report.known_empty.is_empty();
     if has_news || !done.revised.is_empty() {
         tell(&done, context)?;
     }
-    Ok(Some(backfill::end_of(std::slice::from_ref(&done))))
+    Ok((Some(backfill::end_of(std::slice::from_ref(&done))), is_alive))
 }
 
 fn tell(done: &Done, context: &Context) -> Result<()> {
@@ -214,4 +239,21 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
         outcome::read_or_not(console.line(line))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_not_change_is_told_from_an_outage() {
+        let lasting = |status: u16| Error::unavailable("x").with("status", status).retryable(false);
+        assert_eq!([451, 404].map(|status| is_final(&lasting(status), true)), [true, false]);
+        assert_eq!([451, 404].map(|status| is_final(&lasting(status), false)), [true, true]);
+        assert!(is_final(&Error::new(ErrorKind::NotFound, "no such symbol"), true));
+        for error in [Error::unavailable("x"), lasting(503).exhausted(), Error::new(ErrorKind::Corrupt, "x")]
+        {
+            assert!(!is_final(&error, false), "{error}");
+        }
+    }
 }

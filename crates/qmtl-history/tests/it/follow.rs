@@ -102,3 +102,25 @@ fn bars_that_are_published_late_are_stored_and_never_called_empty() {
     assert_eq!(covered["proofs"], serde_json::json!([]));
     runtime.block_on(sim.stop());
 }
+
+#[test]
+fn a_source_that_does_not_serve_this_machine_ends_it_as_it_ends_a_fill() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!("binance+http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            while lines.next().is_some_and(|header| !header.is_empty()) {}
+            let refusal = b"HTTP/1.1 451 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = std::io::Write::write_all(&mut &stream, refusal);
+        }
+    });
+    let words = ["backfill", "--node", "m", "--interval", "1m", "--start", "2024-01-01", "--source", &source];
+    let scene = Scene::new();
+    let filled = scene.run(&[&words[..], &["--end", "2024-01-02"]].concat());
+    let followed = scene.run(&[&words[..], &["--follow"]].concat());
+    assert_eq!((filled.code, followed.code), (Some(1), Some(1)), "{followed:?}");
+    assert!(followed.stderr.contains("status: 451"), "{followed:?}");
+    assert!(followed.stderr.contains("that will not change, so it is not tried again"), "{followed:?}");
+    assert!(!followed.stderr.contains("; it is tried again") && !followed.stderr.contains("following"));
+}
