@@ -1,5 +1,6 @@
 //! Which series a command is about: `--node` and `--interval`, or a TOML file that lists them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -253,17 +254,14 @@ pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
         .collect()
 }
 
-/// What is wrong with a list, with the line that it is in where that is no longer than a line should be.
+/// What is wrong with a list, and where. The line itself is not quoted: a line that does not parse may hold a password
+/// that nobody can tell from the rest of it.
 fn told(error: &toml::de::Error, text: &str) -> String {
-    const LONGEST_LINE: usize = 200;
-    let whole = error.to_string();
-    if whole.lines().all(|line| line.len() <= LONGEST_LINE) {
-        return whole.trim_end().to_owned();
-    }
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    const LONGEST: usize = 200;
+    let what: String = error.message().chars().take(LONGEST).collect();
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return what };
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let what: String = error.message().chars().take(LONGEST_LINE).collect();
     format!("line {line}, column {column}: {what}")
 }
 
@@ -275,14 +273,15 @@ impl Entry {
             Some(Texts::One(text)) => std::slice::from_ref(text),
             Some(Texts::Many(texts)) => texts.as_slice(),
         };
-        let sources = texts.iter().map(|text| self.source(text, interval, base));
+        let sources = texts.iter().map(|name| self.source(name, interval, base));
         let sources = join(sources.collect::<Result<Vec<_>>>()?);
         let Self { node, symbol, product, .. } = self;
         Ok(Wanted { key: key(&node, interval)?, sources, symbol, product })
     }
 
-    fn source(&self, text: &str, interval: Interval, base: &Path) -> Result<Source> {
-        let path = match source::place(text, base)? {
+    fn source(&self, name: &str, interval: Interval, base: &Path) -> Result<Source> {
+        text::learn_secrets(std::iter::once(Cow::Borrowed(name)));
+        let path = match source::place(name, base)? {
             Place::Exchange(exchange) => return Ok(Source::Exchange(exchange)),
             Place::File(path) => path,
         };

@@ -1,7 +1,7 @@
 //! Numbers, ranges and tables for people.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use qmtl_history_api::frame::{NotNumbers, OffGrid};
@@ -80,9 +80,9 @@ const PARAMETERS: [&str; 9] = [
 
 /// Addresses with a secret in them that the user has given, as they may be quoted, each with what is shown in its place.
 /// A password that is not escaped may hold blanks and quotes, so where it ends is known of these alone.
-static GIVEN: OnceLock<Vec<(String, String)>> = OnceLock::new();
+static GIVEN: RwLock<Vec<(String, String)>> = RwLock::new(Vec::new());
 
-/// Takes in the words of the command line. Only the first call of a process counts.
+/// Takes in words of the command line, or of a list of series.
 pub(crate) fn learn_secrets<'a>(words: impl Iterator<Item = Cow<'a, str>>) {
     let mut given = Vec::new();
     let mut before = Cow::Borrowed("");
@@ -101,9 +101,14 @@ pub(crate) fn learn_secrets<'a>(words: impl Iterator<Item = Cow<'a, str>>) {
         }
         before = word;
     }
+    if given.is_empty() {
+        return;
+    }
+    let mut all = GIVEN.write().unwrap_or_else(PoisonError::into_inner);
+    given.retain(|one| !all.contains(one));
+    all.append(&mut given);
     // What holds another one comes first.
-    given.sort_by_key(|(quoted, _)| std::cmp::Reverse(quoted.len()));
-    let _ = GIVEN.set(given);
+    all.sort_by_key(|(quoted, _)| std::cmp::Reverse(quoted.len()));
 }
 
 /// A password is replaced wherever it stands when it has at least as many letters: a shorter one is part of words.
@@ -111,28 +116,56 @@ const LONG_PASSWORD: usize = 6;
 
 /// Takes in the address in a word, also where its scheme or the colon behind that was forgotten.
 fn learn(word: &str, given: &mut Vec<(String, String)>) {
-    let begins = |at: usize| begins_address(&word[..at], &word[at + 1..]);
-    let found = match word.match_indices(':').find(|(at, _)| begins(*at)) {
+    let narrow = narrow(word);
+    let begins = |at: usize| begins_address(&narrow[..at], &narrow[at + 1..]);
+    let found = match narrow.match_indices(':').find(|(at, _)| begins(*at)) {
         Some((colon, _)) => {
-            let before = word[..colon].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
-            let address = &word[before..];
+            let before = narrow[..colon].trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
+            let address = &narrow[before..];
             Some((address, clean(address, |_, rest| rest.len())))
         }
         None => {
-            let place = word.strip_prefix("file:").unwrap_or(word);
+            let place = narrow.strip_prefix("file:").unwrap_or(&narrow);
             let has_user = |user: &str| user.contains(':');
             let (user, host) = place.rsplit_once('@').unwrap_or_default();
-            has_user(user).then(|| (place, format!("***@{host}")))
+            // Nobody knows where a password that was typed ends.
+            let named = secret_name(place).map(|end| (place, format!("{}***", &place[..end])));
+            has_user(user).then(|| (place, format!("***@{host}"))).or(named)
         }
     };
     let Some((address, shown)) = found.filter(|(address, shown)| address != shown) else { return };
-    let one_line = address.replace('\n', "\\n");
-    let debug = address.escape_debug().to_string();
-    let quoted = [for_terminal(&one_line), for_terminal(address), one_line, debug, address.to_owned()];
+    // Letters are as many in either spelling.
+    let before = narrow[..narrow.len() - address.len()].chars().count();
+    let typed: String = word.chars().skip(before).collect();
+    let one_line = typed.replace('\n', "\\n");
+    let debug = typed.escape_debug().to_string();
+    let quoted = [for_terminal(&one_line), for_terminal(&typed), one_line, debug, typed];
     given.extend(quoted.map(|quoted| (quoted, shown.clone())));
     let password = address.rsplit_once('@').and_then(|(user, _)| user.rsplit_once(':'));
     if let Some((_, password)) = password.filter(|(_, password)| password.len() >= LONG_PASSWORD) {
         given.push((password.to_owned(), "***".to_owned()));
+    }
+}
+
+/// The text with the signs of addresses as ASCII has them, where they were typed in full width, which an input method
+/// does by itself. A letter stays a letter, so positions are the same when letters are counted.
+fn narrow(text: &str) -> Cow<'_, str> {
+    const WIDE: [(char, char); 9] = [
+        ('：', ':'),
+        ('﹕', ':'),
+        ('＠', '@'),
+        ('﹫', '@'),
+        ('／', '/'),
+        ('？', '?'),
+        ('＃', '#'),
+        ('；', ';'),
+        ('＝', '='),
+    ];
+    let ascii = |c: char| WIDE.iter().find(|(wide, _)| *wide == c).map(|(_, ascii)| *ascii);
+    if text.contains(|c| ascii(c).is_some()) {
+        Cow::Owned(text.chars().map(|c| ascii(c).unwrap_or(c)).collect())
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
@@ -141,27 +174,68 @@ fn learn(word: &str, given: &mut Vec<(String, String)>) {
 /// password that is not escaped may hold anything; all of it where the `@` may be part of a query.
 pub(crate) fn without_secrets(text: &str) -> String {
     let mut text = Cow::Borrowed(text);
-    for (quoted, shown) in GIVEN.get().into_iter().flatten() {
+    for (quoted, shown) in GIVEN.read().unwrap_or_else(PoisonError::into_inner).iter() {
         if text.contains(quoted) {
             text = Cow::Owned(text.replace(quoted, shown));
         }
     }
-    without_passwords(clean(&text, end_of_address))
+    let narrow = narrow(&text);
+    let hidden = without_parts(&clean(&narrow, end_of_address));
+    // What is no secret stays as it is spelled.
+    if hidden == *narrow { text.into_owned() } else { hidden }
 }
 
-/// The text without what stands behind `password=`.
-fn without_passwords(text: String) -> String {
-    const NAME: &str = "password=";
-    if !text.contains(NAME) {
-        return text;
+/// Names of values that are secrets, in connection strings and settings; also as the end of longer ones.
+const SECRETS: [&str; 7] = ["password", "passwd", "pwd", "secret", "token", "access_key", "api_key"];
+
+/// Where the first value that is a secret begins: behind the `=` after its name.
+fn secret_name(text: &str) -> Option<usize> {
+    text.match_indices('=').map(|(at, _)| at).find_map(|at| {
+        let word = text[..at].rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()?;
+        let word = word.to_ascii_lowercase();
+        SECRETS.iter().any(|name| word.ends_with(name)).then_some(at + 1)
+    })
+}
+
+/// What stands before a secret in logs of HTTP clients, and what ends it: the parts of an address, and the host of a
+/// connection.
+const PARTS: [(&str, char); 9] = [
+    ("username: \"", '"'),
+    ("username: \\\"", '\\'),
+    ("password: Some(\"", '"'),
+    ("password: Some(\\\"", '\\'),
+    ("query: Some(\"", '"'),
+    ("query: Some(\\\"", '\\'),
+    ("(\"http\", ", '@'),
+    ("(\"https\", ", '@'),
+    ("(\\\"http\\\", ", '@'),
+];
+
+/// The text without secrets that are told apart from their address.
+fn without_parts(text: &str) -> String {
+    let (mut hidden, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(begin) = secret_name(rest) {
+        let end = |c: char| c.is_whitespace() || "&)'\"`".contains(c);
+        let end = rest[begin..].find(end).map_or(rest.len(), |end| begin + end);
+        hidden.push_str(&rest[..begin]);
+        hidden.push_str(if begin == end { "" } else { "***" });
+        rest = &rest[end..];
     }
-    let mut parts = text.split(NAME);
-    let mut hidden = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.find(|c: char| c.is_whitespace() || "&;)'\"`".contains(c)).unwrap_or(part.len());
-        hidden.push_str(NAME);
-        hidden.push_str(if end == 0 { "" } else { "***" });
-        hidden.push_str(&part[end..]);
+    hidden.push_str(rest);
+    for (before, end) in PARTS {
+        if !hidden.contains(before) {
+            continue;
+        }
+        let mut parts = hidden.split(before);
+        let mut shown = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            shown.push_str(before);
+            let secret = part.split([')', '\n']).next().unwrap_or_default();
+            let secret = if end == '@' { secret.rfind(end) } else { part.find(end) }.unwrap_or_default();
+            shown.push_str(if secret == 0 { "" } else { "***" });
+            shown.push_str(&part[secret..]);
+        }
+        hidden = shown;
     }
     hidden
 }
@@ -223,34 +297,30 @@ fn without_secret(address: &str) -> String {
     let (slashes, place) = address.split_at(if address.starts_with("//") { 2 } else { 0 });
     let (hidden, place) = match place.rsplit_once('@') {
         // A password with a question mark, or a query with an @: either may be on either side.
-        Some((before, _)) if before.contains(['?', '#']) => return format!("{slashes}***"),
+        Some((before, _)) if before.contains(['?', '#', ';']) => return format!("{slashes}***"),
         Some((_, place)) => ("***@", place),
         // What stands where a port does and is no number is a password whose host was forgotten.
         None if has_odd_port(place) => return format!("{slashes}***"),
         None => ("", place),
     };
-    let (place, query) = place.split_once(['?', '#']).unwrap_or((place, ""));
+    let (place, query) = place.split_at(place.find(['?', '#', ';']).unwrap_or(place.len()));
+    let (sign, query) = query.split_at(query.len().min(1));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
     let is_known = |pair: &str| {
         let pair = pair.trim_end_matches([')', ',', ';', '.']);
         pair.split_once('=')
             .is_some_and(|(name, value)| PARAMETERS.contains(&name) && value.chars().all(plain))
     };
-    let query = match query {
-        "" => String::new(),
-        known if known.split('&').all(is_known) => format!("?{known}"),
-        hidden => {
-            // What closes the sentence is no part of it.
-            let closing = hidden.trim_end_matches([')', ',', ';', ':', '.', '\'', '"', '`', ']']).len();
-            format!("?***{}", &hidden[closing..])
-        }
-    };
-    format!("{slashes}{hidden}{place}{query}")
+    // What closes the sentence is no part of it.
+    let closing = query.trim_end_matches([')', ',', ';', ':', '.', '\'', '"', '`', ']']).len();
+    let is_shown = closing == 0 || (sign == "?" && query.split('&').all(is_known));
+    let shown = if is_shown { query.to_owned() } else { format!("***{}", &query[closing..]) };
+    format!("{slashes}{hidden}{place}{sign}{shown}")
 }
 
 /// Whether what follows the host of an address is no port.
 fn has_odd_port(place: &str) -> bool {
-    let authority = place.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = place.split(['/', '?', '#', ';']).next().unwrap_or_default();
     let behind_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
     let port = behind_host
         .split_once(':')
@@ -428,6 +498,21 @@ mod tests {
             ("value \"http://a:x\\\" PW@b\" for", "value \"http://***@b\" for"),
             ("two: http://a:PW@b, https://c:PW@d.", "two: http://***@b, https://***@d."),
             ("http: 9000 and a:b@c", "http: 9000 and a:b@c"),
+            ("at http：//u：PW＠h/x, then", "at http://***@h/x, then"),
+            ("questdb://u：PW＠h", "questdb://***@h"),
+            ("the file 行情：一.csv is not there", "the file 行情：一.csv is not there"),
+            ("(server: http://h:1/q;password=PW;PW)", "(server: http://h:1/q;***)"),
+            ("at http://h:1; then", "at http://h:1; then"),
+            ("./a;Password=PW;PW x", "./a;Password=*** x"),
+            ("aws_secret_access_key=PW", "aws_secret_access_key=***"),
+            ("(\"http\", us:PW@h:1) idle", "(\"http\", ***@h:1) idle"),
+            ("(\\\"http\\\", us:PW@h:1) x@y", "(\\\"http\\\", ***@h:1) x@y"),
+            ("(\"http\", h:1) x@y", "(\"http\", h:1) x@y"),
+            (
+                "Url { username: \"PW\", password: Some(\"PW\"), port: None, query: Some(\"k=PW\") }",
+                "Url { username: \"***\", password: Some(\"***\"), port: None, query: Some(\"***\") }",
+            ),
+            ("{username: \\\"PW\\\", password: None}", "{username: \\\"***\\\", password: None}"),
             ("(source: file:a@b.csv#9f86d081, asked)", "(source: file:a@b.csv#9f86d081, asked)"),
         ] {
             assert_eq!(without_secrets(text), clean);
@@ -449,6 +534,8 @@ mod tests {
             "--symbol=a:b@c=XY",
             "file:we@ird:x.csv",
             "mysql:root:sesame@host",
+            "mysql：root：sesam2＠host",
+            "./x;pwd=a;b c",
         ];
         learn_secrets(words.into_iter().map(Cow::Borrowed));
         for (text, shown) in [
@@ -459,6 +546,8 @@ mod tests {
             ("s3://k:a\\nPW@b and s3://k:a\nPW@b", "s3://***@b and s3://***@b"),
             ("plain:x a@b a:b@c=XY we@ird:x.csv", "plain:x a@b a:b@c=XY we@ird:x.csv"),
             ("no source mysql:root:sesame@host: bad password sesame", "no source ***@host: bad password ***"),
+            ("no mysql：root：sesam2＠host there", "no ***@host there"),
+            ("no ./x;pwd=a;b c there", "no ./x;pwd=*** there"),
         ] {
             assert_eq!(without_secrets(text), shown);
         }

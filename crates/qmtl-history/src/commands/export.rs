@@ -33,6 +33,11 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     if to_stdout && context.console.is_json() {
         return Err(Error::invalid("--json and bars cannot share stdout: use --out FILE").into());
     }
+    // An address is cut at its commas, and nobody can tell what of the parts is a password.
+    let columns = args.columns.as_deref().unwrap_or_default().join(",");
+    if text::without_secrets(&columns) != columns {
+        return Err(Error::invalid("--columns takes names of columns, not an address").into());
+    }
     let asked = Asked::new(&args.read, context).await?;
     let format = format(args)?;
     if to_stdout && format != ExportFormat::Csv && context.console.is_terminal() {

@@ -119,3 +119,32 @@ fn an_answer_without_an_end_and_a_list_without_one_are_refused() {
         run.fails_with(4, "the server answers, but not as S3 does: check AWS_ENDPOINT_URL");
     }
 }
+
+/// The client of a bucket follows a server elsewhere; its own log lines say where.
+#[test]
+fn log_lines_of_http_clients_show_no_user() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let is_first = lines.next().is_some_and(|request| !request.contains("/next"));
+            while lines.next().is_some_and(|header| !header.is_empty()) {}
+            let place = format!("location: http://canary:canary@{host}/next?key=canary\r\n");
+            let (status, place) = if is_first { ("307 Elsewhere", &*place) } else { ("404 None", "") };
+            let answer =
+                format!("HTTP/1.1 {status}\r\n{place}content-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    for format in ["human", "event", "json"] {
+        let mut command = program();
+        command.args(["-vvv", "ls", "--store", "s3://bucket/history", "--log-format", format]);
+        command.env("AWS_ENDPOINT_URL", format!("http://{host}")).env("AWS_REGION", "us-east-1");
+        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
+        command.env("AWS_ALLOW_HTTP", "true");
+        let run = Run::of(command.output().unwrap());
+        assert!(run.stderr.contains("***@127.0.0.1"), "{format}: {run:?}");
+        assert!(!run.stderr.contains("canary"), "{format}: {run:?}");
+    }
+}

@@ -67,6 +67,14 @@ fn no_message_repeats_a_secret() {
         "questdb://admin:x' y C4nary@host/qdb",
         "questdb://admin:x\" y C4nary@host/qdb",
         "questdb://admin:x\n` y C4nary@host/qdb",
+        "questdb://admin:x,C4nary@host/qdb",
+        "questdb://127.0.0.1:1/qdb?key=x,C4nary",
+        "questdb：//admin：C4nary＠127.0.0.1:1/qdb",
+        "http://admin：C4nary＠127.0.0.1:1/qdb",
+        "mysql：admin：C4nary＠host",
+        "questdb://127.0.0.1:1/qdb;password=x;C4nary",
+        "./folder;password=x;C4nary",
+        "./folder;PWD=C4nary",
     ];
     let scene = Scene::new();
     for address in addresses {
@@ -113,6 +121,28 @@ fn no_message_repeats_a_secret() {
         }
     }
     assert_eq!(std::fs::read_dir(scene.path("")).unwrap().count(), 0, "nor is a folder called so");
+}
+
+/// A list of series may hold addresses with passwords, and lines of it that do not parse are not quoted.
+#[test]
+fn no_line_of_a_list_is_quoted() {
+    let scene = Scene::new();
+    for line in [
+        "source = binance+http://u:x C4nary@h",
+        "source = \"binance+http://u:x C4nary@h",
+        "source = \"binance+http://u:x' y C4nary@h\"",
+        "source = [\"coinbase\" \"binance+http://u:C4nary@h\"]",
+        "password = C4nary",
+        "source = \"binance+http：//u：C4nary＠h\"",
+        "source = \"file:./x;password=a C4nary\"",
+    ] {
+        scene.file("l.toml", &format!("interval = \"1m\"\n{line}\n[[series]]\nnode = \"x\"\n"));
+        for json in [&["--json"][..], &[]] {
+            let run = scene.run(&[&["plan", "--nodes", "l.toml", "--last", "5d"], json].concat());
+            assert_eq!(run.code, Some(2), "{line}: {run:?}");
+            assert!(!format!("{}{}", run.stdout, run.stderr).contains("C4nary"), "{line}: {run:?}");
+        }
+    }
 }
 
 /// Whatever a file, its columns or a list of series are called, no line of ours is forged and no cursor moved.
