@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use qmtl_history_api::{Error, ErrorKind};
+use qmtl_history_api::{Clock, Error, ErrorKind};
+use qmtl_observe::TokioClock;
 use qmtl_observe::format::LogFormat;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -25,8 +26,8 @@ pub(crate) struct Console {
     color_err: bool,
     /// Whether shades and lines beyond ASCII can be shown.
     unicode: bool,
-    /// Whether log lines are read by programs.
-    logs_for_machines: bool,
+    /// How log lines are written.
+    log_format: LogFormat,
     progress: MultiProgress,
 }
 
@@ -154,7 +155,7 @@ impl Console {
             quiet: global.quiet,
             color: color(io::stdout().is_terminal()),
             color_err: color(io::stderr().is_terminal()),
-            logs_for_machines: !matches!(global.log_format, LogFormat::Human),
+            log_format: global.log_format,
             unicode: (utf8 || cfg!(windows)) && color(io::stdout().is_terminal()),
             progress: MultiProgress::with_draw_target(if silent {
                 ProgressDrawTarget::hidden()
@@ -173,7 +174,7 @@ impl Console {
     /// Whether log lines are read by programs, which do not read notes.
     #[must_use]
     pub(crate) fn logs_for_machines(&self) -> bool {
-        self.logs_for_machines
+        !matches!(self.log_format, LogFormat::Human)
     }
 
     /// Whether people read stdout directly.
@@ -218,27 +219,31 @@ impl Console {
     /// Tells what goes on, on stderr; nothing with `--quiet`.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            self.say("", text.as_ref(), None);
+            self.say("INFO", "", text.as_ref(), None);
         }
     }
 
     /// Tells what deserves attention, on stderr.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
-        self.say("warning: ", text.as_ref(), Some(Style::Yellow));
+        self.say("WARN", "warning: ", text.as_ref(), Some(Style::Yellow));
     }
 
     /// Tells of something that failed beside what went well, on stderr.
     pub(crate) fn error(&self, text: impl AsRef<str>) {
-        self.say("error: ", text.as_ref(), Some(Style::Red));
+        self.say("ERROR", "error: ", text.as_ref(), Some(Style::Red));
     }
 
     /// Reports a failure: for people on stderr, with `--json` as an object on stdout besides.
     pub(crate) fn fail(&self, failure: &Failure) {
         let Failure::Error { error, hint, outcome } = failure else { return };
         let report = ErrorReport::new(error, hint.as_deref(), *outcome);
-        for (label, text) in report.lines() {
-            let style = if label == "error" { Style::Red } else { Style::Bold };
-            self.say(&format!("{label}: "), text, Some(style));
+        if matches!(self.log_format, LogFormat::Json) {
+            self.log("ERROR", report.message(), Some(&report));
+        } else {
+            for (label, text) in report.lines() {
+                let style = if label == "error" { Style::Red } else { Style::Bold };
+                self.say("ERROR", &format!("{label}: "), text, Some(style));
+            }
         }
         if self.json {
             // A reader that has gone cannot be told so.
@@ -246,11 +251,32 @@ impl Console {
         }
     }
 
-    fn say(&self, label: &str, text: &str, style: Option<Style>) {
+    fn say(&self, level: &'static str, label: &str, text: &str, style: Option<Style>) {
+        if matches!(self.log_format, LogFormat::Json) {
+            return self.log(level, &text::without_secrets(text), None);
+        }
         let label = style.map_or_else(String::new, |style| paint(self.color_err, style, label));
         // Nobody is left to be told when stderr is gone.
         let text = text::for_terminal(&text::without_secrets(text));
         let _ = self.progress.suspend(|| writeln!(io::stderr(), "{label}{text}"));
+    }
+
+    /// Says something as a log line of JSON, among which no other text must stand; whatever is logged is no note.
+    fn log(&self, level: &'static str, message: &str, report: Option<&ErrorReport>) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            timestamp: String,
+            level: &'static str,
+            message: &'a str,
+            target: &'static str,
+            #[serde(flatten)]
+            report: Option<&'a ErrorReport>,
+        }
+        let timestamp = TokioClock::new().now().to_string();
+        let line = Line { timestamp, level, message, target: "qmtl_history", report };
+        // A text and what an error report holds are JSON always.
+        let line = serde_json::to_string(&line).unwrap_or_default();
+        let _ = self.progress.suspend(|| writeln!(io::stderr(), "{}", text::json(&line)));
     }
 
     /// Sends log lines to stderr, above the progress bars. Only the first call of a process counts.
@@ -271,7 +297,7 @@ impl Console {
             }
             None => EnvFilter::new(level),
         };
-        let (progress, is_json) = (self.progress.clone(), self.logs_for_machines);
+        let (progress, is_json) = (self.progress.clone(), self.logs_for_machines());
         let writer = move || AboveBars { progress: progress.clone(), is_json };
         let lines = global.log_format.layer(writer, self.color_err);
         // A second subscriber in one process is a test's, whose first one stays.

@@ -213,6 +213,11 @@ impl ErrorReport {
         }
     }
 
+    /// What failed, without causes.
+    pub(crate) fn message(&self) -> &str {
+        &self.error.message
+    }
+
     /// The report for people: the message, its causes, the remedy.
     pub(crate) fn lines(&self) -> Vec<(&'static str, &str)> {
         let mut lines = vec![("error", self.error.message.as_str())];
