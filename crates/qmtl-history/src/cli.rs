@@ -23,7 +23,6 @@ use crate::range::RangeArgs;
     after_help = "Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.",
     after_long_help = EXIT_CODES,
     max_term_width = 110,
-    disable_help_subcommand = true,
     arg_required_else_help = true
 )]
 #[non_exhaustive]

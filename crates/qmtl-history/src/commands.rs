@@ -23,6 +23,7 @@ use qmtl_history_api::{Clock, Error, ErrorKind, HistoryBackend, SeriesKey, TimeR
 use crate::cli::{Cli, Command, Global, ReadArgs, SourceArgs};
 use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
+use crate::range::Span;
 use crate::series;
 use crate::shapes::{Damaged, Entry};
 use crate::signals::Signals;
@@ -100,6 +101,22 @@ struct Target {
     range: TimeRange,
 }
 
+impl Target {
+    /// Where the bars end of a series that has none in the range, and how as many of them are named. A store that does
+    /// not answer is asked again by the command itself.
+    async fn ended_before(&self, store: &Store) -> Option<String> {
+        let Self { key, range } = self;
+        let stored = store.coverage(key, TimeRange::ALL).await.ok()?;
+        let end = stored.present().span().map(TimeRange::end).filter(|end| *end <= range.start())?;
+        let start = end.checked_sub(range.end().since(range.start()))?;
+        let (_, last) = TimeRange::checked(start, end)?.bounds(key.interval)?;
+        let (from, to) = (start.as_secs(), end.as_secs());
+        Some(format!(
+            "{key}: nothing is that new; the bars end at {last}; for the last ones use --timerange {from}-{to}"
+        ))
+    }
+}
+
 /// What a reading command was asked about.
 #[derive(Clone, Debug)]
 struct Targets {
@@ -138,10 +155,15 @@ impl<'a> Asked<'a> {
                 .note(format!("the store {} has no series yet; is it the right one?", store.shown()));
         }
         let (span, now) = (self.args.range.span()?, context.clock.now());
-        let list = keys
+        let list: Vec<_> = keys
             .into_iter()
             .map(|key| Ok(Target { range: span.resolve(key.interval, now)?, key }))
             .collect::<Result<_>>()?;
+        if matches!(span, Span::Last(_) | Span::Bars(_)) {
+            for target in &list {
+                target.ended_before(store).await.into_iter().for_each(|told| context.console.note(told));
+            }
+        }
         Ok(Targets { list, damaged, one })
     }
 }

@@ -8,7 +8,7 @@ use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind,
-    HistoryBackend, ProgressSink, SeriesKey, StopSignal, TimeRange,
+    HistoryBackend, ProgressSink, RangeSet, SeriesKey, StopSignal, TimeRange,
 };
 
 use crate::cli::{BackfillArgs, FillArgs};
@@ -16,7 +16,8 @@ use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
 use crate::series::{self, Wanted};
-use crate::source::{self, Asking, FileSource, Names, Source, Venue};
+use crate::source::{self, Asking, FileSource, Names, Opened, Source, Venue};
+use crate::text;
 use crate::waits::Waits;
 
 /// More windows than this need `--yes`.
@@ -42,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) range: TimeRange,
     /// Bars of the wish that have not closed and are left out.
     pub(crate) left_out: u64,
+    /// Where the files have bars, when all sources are files.
+    pub(crate) holds: Option<TimeRange>,
     pub(crate) strategy: FetcherBackfillStrategy,
 }
 
@@ -207,33 +210,36 @@ impl Order {
 
 /// Opens each source once, for all of its series, and gives every order what fills it.
 pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> Result<Vec<Job>> {
-    let mut opened: Vec<(Source, Arc<dyn DataFetcher>)> = Vec::new();
+    let mut opened: Vec<(Source, Opened)> = Vec::new();
     for source in orders.iter().flat_map(|order| &order.sources) {
         if opened.iter().all(|(known, _)| known != source) {
             let served = orders.iter().filter(|order| order.sources.contains(source));
             let names: Vec<_> = served.map(|order| order.names_on(source)).collect();
             let opening = Box::pin(source::open(source, &names, &limits.asking));
-            let fetcher = match source.opened() {
+            let open = match source.opened() {
                 Some(name) => {
                     waits.during(&format!("{name} has not been read to its end yet"), opening).await
                 }
                 None => opening.await,
             };
-            let fetcher = fetcher.map_err(refused)?;
-            opened.push((source.clone(), fetcher));
+            opened.push((source.clone(), open.map_err(refused)?));
         }
     }
-    let fetcher_of = |source: &Source| {
-        let (_, fetcher) =
-            opened.iter().find(|(known, _)| known == source).expect("every source was opened above");
-        Arc::clone(fetcher)
+    let open = |source: &Source| {
+        let found = opened.iter().find(|(known, _)| known == source);
+        &found.expect("every source was opened above").1
     };
     Ok(orders
         .into_iter()
         .map(|order| Job {
             range: order.closed.range,
             left_out: order.closed.left_out,
-            strategy: order.strategy(fetcher_of, limits),
+            // Files that are named next to each other are one source.
+            holds: match order.sources.as_slice() {
+                [files @ Source::Files(_)] => open(files).holds(&order.key),
+                _ => None,
+            },
+            strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
             key: order.key,
         })
         .collect())
@@ -249,6 +255,13 @@ fn refused(error: Error) -> Failure {
 }
 
 impl Job {
+    /// What the files hold, where some of `missing` lies outside of it.
+    pub(crate) fn beyond_files(&self, missing: &RangeSet) -> Option<String> {
+        let holds = self.holds.filter(|holds| !missing.difference(&(*holds).into()).is_empty())?;
+        let holds = text::range(holds, self.key.interval);
+        Some(format!("{}: the file holds {holds}; bars outside of that need another source", self.key))
+    }
+
     /// What would be asked for.
     pub(crate) async fn plan(&self, backend: &dyn HistoryBackend) -> Result<Plan> {
         Ok(self.strategy.plan(&self.request(), backend).await?)

@@ -81,6 +81,9 @@ impl Span {
         };
         match self {
             Self::Whole => Ok(TimeRange::ALL),
+            Self::Between(Some(start), None) if start > now => {
+                Err(Error::invalid("the range begins in the future").with("start", start).with("now", now))
+            }
             Self::Between(start, end) => {
                 TimeRange::new(start.unwrap_or(Timestamp::MIN), end.unwrap_or(Timestamp::MAX))
             }
@@ -228,6 +231,10 @@ mod tests {
         let fail = |span: Span| span.resolve_closed(five, now).unwrap_err().to_string();
         assert!(fail(Span::Whole).starts_with("a fill needs a start: use --start TIME"));
         assert!(fail(Span::Between(None, Some(now))).starts_with("a fill needs a start"));
+        assert_eq!(
+            fail(Span::Between(Some(at("2025-01-01")), None)),
+            "the range begins in the future (start: 2025-01-01T00:00:00Z, now: 2024-03-01T12:07:30Z)"
+        );
         assert_eq!(
             fail(Span::Exact(range("2025-01-01", "2025-01-02"))),
             "no bar of the range has closed yet (range: [2025-01-01T00:00:00Z, 2025-01-02T00:00:00Z), \

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result};
+use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange};
 use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
 
 use crate::outcome::not_built;
@@ -107,6 +107,13 @@ pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
         if !venue.feature().1 {
             return Err(venue.not_built());
         }
+        if base_url.as_deref().is_some_and(|url| !url.contains("//")) {
+            // What follows the plus may hold a password, and is not repeated.
+            return Err(Error::invalid(format!(
+                "an address needs its scheme: write {0}+http://host:port, or {0}+https://host",
+                venue.name()
+            )));
+        }
         return Ok(Place::Exchange(ExchangeSource { venue, base_url }));
     }
     file_path(text, base).map(Place::File)
@@ -166,6 +173,11 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
     match named {
         Some("-") => Ok(PathBuf::from("-")),
         Some("") => Err(Error::invalid("a file source needs a path, such as file:candles.csv")),
+        Some(path) if path.starts_with("//") => Err(Error::invalid(
+            "two slashes begin no path: write file:candles.csv for one from here, or file:///data/candles.csv for a \
+             whole one",
+        )
+        .with("source", format_args!("{text:?}"))),
         Some(path) => Ok(base.join(path)),
         None if base.join(text).is_file() => Ok(base.join(text)),
         None => Err(Error::invalid(
@@ -176,25 +188,44 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
     }
 }
 
+/// A source that is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) fetcher: Arc<dyn DataFetcher>,
+    /// Its files, where it has some.
+    files: Vec<FileFetcher>,
+}
+
+impl Opened {
+    /// From the first to the last bar of a series in files; `None` where that has no end, or no beginning.
+    pub(crate) fn holds(&self, key: &SeriesKey) -> Option<TimeRange> {
+        let ranges = self.files.iter().filter_map(|file| file.range(key).ok());
+        ranges.collect::<RangeSet>().span()
+    }
+}
+
 /// Opens the fetcher of a source that serves these nodes.
 #[cfg_attr(
     not(any(feature = "binance", feature = "coinbase")),
     expect(unused_variables, reason = "only exchanges are asked in a certain way")
 )]
-pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Arc<dyn DataFetcher>> {
+pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Opened> {
     match source {
         Source::Files(files) => {
             let mut opened = Vec::new();
             for file in files {
                 opened.push(open_file(file, names).await?);
             }
-            Ok(match <[FileFetcher; 1]>::try_from(opened) {
-                Ok([file]) => Arc::new(file),
-                Err(files) => Arc::new(FileSet::new(files)?),
-            })
+            let fetcher: Arc<dyn DataFetcher> = match opened.as_slice() {
+                [file] => Arc::new(file.clone()),
+                files => Arc::new(FileSet::new(files.iter().cloned())?),
+            };
+            Ok(Opened { fetcher, files: opened })
         }
         #[cfg(any(feature = "binance", feature = "coinbase"))]
-        Source::Exchange(exchange) => exchange::open(exchange, names, asking),
+        Source::Exchange(exchange) => {
+            Ok(Opened { fetcher: exchange::open(exchange, names, asking)?, files: Vec::new() })
+        }
         #[cfg(not(any(feature = "binance", feature = "coinbase")))]
         Source::Exchange(exchange) => Err(exchange.venue.not_built()),
     }
@@ -242,6 +273,9 @@ mod tests {
         assert_eq!(file_path("file:a b.csv", base).unwrap(), Path::new("/data/a b.csv"));
         assert_eq!(file_path("file:/x/a.csv", base).unwrap(), Path::new("/x/a.csv"));
         assert_eq!(file_path("file:///x/a.csv", base).unwrap(), Path::new("/x/a.csv"));
+        assert_eq!(file_path("file:./a.csv", base).unwrap(), Path::new("/data/./a.csv"));
+        let error = file_path("file://a.csv", base).unwrap_err().to_string();
+        assert!(error.starts_with("two slashes begin no path: write file:candles.csv"), "{error}");
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.csv"), "ts\n").unwrap();
         assert_eq!(file_path("a.csv", folder.path()).unwrap(), folder.path().join("a.csv"));
@@ -258,6 +292,11 @@ mod tests {
         let url = Some("http://127.0.0.1:8123".to_owned());
         assert_eq!(exchange("binance+http://127.0.0.1:8123"), (Venue::Binance, url.clone()));
         assert_eq!(exchange("coinbase+http://127.0.0.1:8123"), (Venue::Coinbase, url));
+        for lacking in ["binance+127.0.0.1:9", "binance+localhost:9/x", "binance+http:127.0.0.1", "binance+"]
+        {
+            let error = place(lacking, Path::new("/x")).unwrap_err().to_string();
+            assert!(error.ends_with("write binance+http://host:port, or binance+https://host"), "{error}");
+        }
         assert_eq!(place("file:binance", Path::new("/x")).unwrap(), Place::File("/x/binance".into()));
     }
 

@@ -66,6 +66,10 @@ impl Store {
                 let waits = waits.with_answers_within(is_bucket.then_some(BUCKET_ANSWERS_WITHIN));
                 let folder = (!is_bucket).then(|| root.clone());
                 let files = waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?;
+                if let Some(inner) = folder.as_deref().and_then(stores_in) {
+                    let message = format!("{shown} is no store, but holds some; name one of them: {inner}");
+                    waits.console().warn(message);
+                }
                 let backend = Arc::new(Patient { backend: Arc::clone(&files) as _, shown, waits });
                 Ok(Self { typed, backend, files: Some(files), folder })
             }
@@ -173,6 +177,25 @@ impl Deref for Store {
     }
 }
 
+/// The stores that a folder holds which is none itself, as they can be named, the first ones.
+fn stores_in(folder: &Path) -> Option<String> {
+    const SHOWN: usize = 5;
+    let folders = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+    };
+    let is_series = |folder: &Path| folder.join("_series.json").exists();
+    let is_store = |folder: &Path| folders(folder).any(|inner| is_series(&inner));
+    if is_series(folder) || is_store(folder) {
+        return None;
+    }
+    let mut stores: Vec<_> = folders(folder).filter(|inner| is_store(inner)).collect();
+    stores.sort();
+    let more = if stores.len() > SHOWN { ", …" } else { "" };
+    let named: Vec<_> = stores.iter().take(SHOWN).map(|store| typed(&store.display().to_string())).collect();
+    (!named.is_empty()).then(|| named.join(", ") + more)
+}
+
 /// What a folder is, whatever it is called.
 fn identity(folder: &Path) -> Option<impl PartialEq + use<>> {
     #[cfg(unix)]
@@ -215,7 +238,10 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
             .find_map(|own| own.strip_suffix(':').filter(|_| name.starts_with(own)));
         if let Some(scheme) = text::scheme(name).or(own) {
             let error = Error::invalid("an address needs :// after its scheme").with("scheme", scheme);
-            let hint = format!("write {scheme}://…, or ./{scheme}:… for a folder of that name");
+            let hint = match scheme {
+                "file" => "write DIR alone, such as ./history, or file:///DIR with the whole path".to_owned(),
+                _ => format!("write {scheme}://…, or ./{scheme}:… for a folder of that name"),
+            };
             return Err(Failure::from(error).hint(hint));
         }
         if lacks_scheme(name) {

@@ -182,6 +182,9 @@ pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
 }
 
 fn print(run: &Run, console: &Console) -> Result<()> {
+    for done in &run.done {
+        done.job.beyond_files(&done.report.wanting()).into_iter().for_each(|told| console.note(told));
+    }
     if console.is_json() {
         console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), run.one))
     } else {
@@ -326,12 +329,16 @@ impl Done {
     }
 
     pub(super) fn new(job: Job, report: Result<BackfillReport, Error>, now: Timestamp) -> Self {
-        let report = report.unwrap_or_else(|error| {
+        let mut report = report.unwrap_or_else(|error| {
             let mut report = BackfillReport::new(job.key.clone(), job.range);
             report.missing = RangeSet::from(job.range).on_grid(job.key.interval);
             report.failed.push((job.range, error));
             report
         });
+        if job.holds.is_some() {
+            // A file publishes nothing.
+            report.too_young = RangeSet::new();
+        }
         Self { job, report, now, revised: Vec::new(), replaced: None }
     }
 

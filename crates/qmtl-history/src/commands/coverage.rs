@@ -90,7 +90,16 @@ impl View {
     fn new(target: Target, coverage: Coverage, now: Timestamp) -> Self {
         let known_empty = coverage.empty_by_any(now);
         let known = coverage.present().union(&known_empty);
-        let span = if target.range == TimeRange::ALL { known.span() } else { Some(target.range) };
+        let span = match target.range {
+            TimeRange::ALL => known.span(),
+            // An end that was not named is now, unless the series goes on.
+            range if range.end() == Timestamp::MAX => {
+                let closed = target.key.interval.floor(now).unwrap_or(now);
+                let end = known.span().map_or(closed, |span| span.end().max(closed));
+                TimeRange::checked(range.start(), end)
+            }
+            range => Some(range),
+        };
         let missing =
             span.map_or_else(RangeSet::new, RangeSet::from).difference(&known).on_grid(target.key.interval);
         Self { target, coverage, known_empty, missing, span, now }

@@ -84,6 +84,9 @@ pub(crate) async fn dry_run(args: &FillArgs, context: &Context, replace: bool) -
 }
 
 fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), context: &Context) -> Result<Outcome> {
+    for (job, plan) in planned {
+        job.beyond_files(plan.gaps()).into_iter().for_each(|told| context.console.note(told));
+    }
     if context.console.is_json() {
         let one = planned.len() == 1;
         let results = planned.iter().map(|(job, plan)| Planned::new(job, plan, limits)).collect();

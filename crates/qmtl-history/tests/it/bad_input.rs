@@ -116,7 +116,7 @@ fn sources() {
         &with("kraken"),
         "no such source: use binance, binance-archive, coinbase, one of them at another address (binance+http://host:port)",
     );
-    refused(&with("binance+host:1"), "not the address of an API");
+    refused(&with("binance+host:1"), "write binance+http://host:port");
     refused(&with("binance+http://me:canary@host"), "it holds a user or a password");
     refused(
         &[

@@ -11,6 +11,7 @@ mod elsewhere;
 mod exchange;
 mod follow;
 mod grid;
+mod hints;
 mod klines_server;
 mod many;
 mod names;

@@ -103,6 +103,13 @@ fn time_column(columns: &[&str]) -> Result<usize, &'static str> {
     match (found.next(), found.next()) {
         (Some((at, _)), None) => Ok(at),
         (Some(_), Some(_)) => Err("several columns may hold the time; say which one does (with_ts_column)"),
+        (None, _) if columns.iter().any(|name| name.contains(';')) => Err(
+            "the columns are separated by semicolons; write the file with commas between them, and with points in \
+                 its numbers",
+        ),
+        (None, _) if columns.iter().any(|name| name.contains('\t')) => {
+            Err("the columns are separated by tabs; write the file with commas between them")
+        }
         (None, _) => {
             Err("no column is named ts, timestamp, time, date or open_time; say which one holds the time \
                           (with_ts_column)")

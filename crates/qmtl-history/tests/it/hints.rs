@@ -1,0 +1,108 @@
+//! What is likely meant is said where something else was typed.
+
+use super::{Scene, minutes, program};
+
+const SERIES: [&str; 4] = ["--node", "m", "--interval", "1m"];
+const RANGE: [&str; 2] = ["--timerange", "1704067200-1704070200"];
+
+/// A scene with fifty bars of January 2024 in the store of this name.
+fn filled(store: &str) -> Scene {
+    let scene = Scene::new();
+    let source = scene.file("m.csv", &minutes(50));
+    let fill = [&["backfill", "--store", store, "--source", &source], &SERIES[..], &RANGE].concat();
+    let run = super::Run::of(program().args(fill).current_dir(scene.path("")).output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    scene
+}
+
+#[test]
+fn a_folder_of_stores_names_them() {
+    let scene = filled("all/first one");
+    let mut command = program();
+    command.args(["ls", "--store", "all"]).current_dir(scene.path(""));
+    let run = super::Run::of(command.output().unwrap());
+    run.fails_with(1, "all is no store, but holds some; name one of them: --store 'all/first one'");
+}
+
+#[test]
+fn a_series_that_ended_long_ago_says_where_and_how_its_end_is_named() {
+    let scene = filled("store");
+    for command in ["coverage", "export", "verify", "files"] {
+        let run = scene.run(&[&[command], &SERIES[..], &["--bars", "10"]].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let told =
+            "the bars end at 2024-01-01T00:49:00Z; for the last ones use --timerange 1704069600-1704070200";
+        assert!(run.stderr.contains(told), "{command}: {run:?}");
+    }
+    let last = scene.json(&[&["coverage"], &SERIES[..], &["--timerange", "1704069600-1704070200"]].concat());
+    assert_eq!(last["rows"], 10);
+    let run = scene.run(&[&["coverage"], &SERIES[..], &["--start", "2024"]].concat());
+    assert!(run.code == Some(0) && !run.stdout.contains("9999"), "{run:?}");
+    let run = scene.run(&[&["coverage"], &SERIES[..], &["--start", "2999"]].concat());
+    run.fails_with(2, "the range begins in the future (start: 2999-01-01T00:00:00Z, now: ");
+}
+
+#[test]
+fn a_file_that_does_not_reach_the_range_says_what_it_holds() {
+    let scene = Scene::new();
+    let source = scene.file("m.csv", &minutes(50));
+    let holds = "the file holds 2024-01-01T00:00:00Z..=2024-01-01T00:49:00Z; bars outside of that need another source";
+    for command in ["plan", "backfill"] {
+        for range in [["--bars", "10"], ["--timerange", "20240102-20240103"]] {
+            let run = scene.run(&[&[command, "--source", &source], &SERIES[..], &range].concat());
+            assert!(run.stderr.contains(holds), "{command}: {run:?}");
+            assert!(!run.stdout.contains("too young"), "{command}: {run:?}");
+        }
+    }
+    let run = scene.run(&[&["backfill", "--source", &source], &SERIES[..], &RANGE].concat());
+    assert!(run.code == Some(0) && !run.stderr.contains("the file holds"), "{run:?}");
+}
+
+#[test]
+fn a_file_without_commas_says_what_separates_its_columns() {
+    let scene = Scene::new();
+    let plan = |text: &str| {
+        let source = scene.file("m.csv", text);
+        scene.run(&[&["plan", "--source", &source], &SERIES[..], &RANGE].concat())
+    };
+    plan("ts;close\n1704067200;1,5\n")
+        .fails_with(2, "the columns are separated by semicolons; write the file with commas");
+    plan("ts\tclose\n1704067200\t1\n")
+        .fails_with(2, "the columns are separated by tabs; write the file with commas");
+}
+
+#[test]
+fn sources_and_stores_in_a_wrong_form_are_refused_with_the_right_one() {
+    let scene = Scene::new();
+    let plan = |source: &str| scene.run(&[&["plan", "--source", source], &SERIES[..], &RANGE].concat());
+    plan("binance+127.0.0.1:9").fails_with(2, "write binance+http://host:port, or binance+https://host");
+    plan("file://m.csv").fails_with(2, "write file:candles.csv for one from here");
+    let run = super::Run::of(program().args(["ls", "--store", "file:./x"]).output().unwrap());
+    run.fails_with(2, "write DIR alone, such as ./history, or file:///DIR with the whole path");
+}
+
+#[test]
+fn help_is_a_command_too() {
+    let help = |words: &[&str]| super::Run::of(program().args(words).output().unwrap());
+    assert!(help(&["help"]).stdout.contains("Usage: "));
+    assert_eq!(help(&["help", "plan"]).stdout, help(&["plan", "--help"]).stdout);
+    assert_eq!(help(&["help"]).code, Some(0));
+}
+
+#[test]
+fn every_line_beside_json_logs_is_json() {
+    let scene = Scene::new();
+    let source = scene.file("m.csv", &minutes(50));
+    let fill = ["backfill", "--log-format", "json", "--source", &source, "--timerange", "20240101-20240102"];
+    let failing = ["ls", "--log-format", "json", "--json", "--store", "./none"];
+    let filled = scene.run(&[&fill[..], &SERIES].concat());
+    let failed = super::Run::of(program().args(failing).current_dir(scene.path("")).output().unwrap());
+    let lines = |text: &str| -> Vec<serde_json::Value> {
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let notes = lines(&filled.stderr);
+    assert!(notes.len() >= 2 && notes.iter().all(|note| note["level"] == "INFO"), "{notes:?}");
+    assert!(notes[0]["message"].as_str().unwrap().starts_with("m@1m: 1,440 bars missing"), "{notes:?}");
+    let [error] = &lines(&failed.stderr)[..] else { panic!("{failed:?}") };
+    assert_eq!((&error["level"], &error["error"]), (&"ERROR".into(), &failed.object()["error"]));
+}
