@@ -276,7 +276,7 @@ impl FetcherBackfillStrategy {
                 Error::new(ErrorKind::Cancelled, "the fill was stopped before the store had answered")
             }
             look = look => return look,
-            () = over => Error::unavailable("the time for the fill was over before the store had answered"),
+            () = over => Error::unavailable("the deadline passed before the store answered"),
         };
         Err(error.with("series", &request.key))
     }
@@ -525,7 +525,7 @@ impl Job<'_> {
 
     /// The error of what was not asked before a limit of time.
     fn passed(&self, limit: &'static str, last: Option<Error>) -> Error {
-        let error = Error::unavailable("the time for asking was over before all of it was answered");
+        let error = Error::unavailable("the deadline passed before everything was answered");
         let error = error.with("limit", limit).exhausted();
         match last {
             Some(last) => error.caused_by(last),

@@ -42,7 +42,7 @@ Exit codes:
   2    usage: refused before anything was read or written
   3    some windows failed, or bars remain missing
   4    the store cannot be reached
-  130  interrupted; what was stored stays stored
+  130  interrupted; what was stored is kept
 
 Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.";
 

@@ -112,7 +112,7 @@ impl Target {
         let (_, last) = TimeRange::checked(start, end)?.bounds(key.interval)?;
         let (from, to) = (start.as_secs(), end.as_secs());
         Some(format!(
-            "{key}: nothing is that new; the bars end at {last}; for the last ones use --timerange {from}-{to}"
+            "{key}: no bars in this range: the newest is at {last}; for the last ones use --timerange {from}-{to}"
         ))
     }
 }
@@ -193,8 +193,7 @@ async fn in_time<T>(
     tokio::select! {
         done = work => done,
         () = clock.sleep(left) => {
-            let error = Error::unavailable(format!("the time was over before {what}"));
-            Err(error.with("limit", "--deadline").into())
+            Err(Error::unavailable(format!("the deadline (--deadline) passed before {what}")).into())
         }
     }
 }
@@ -248,7 +247,7 @@ async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()>
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let hint = match known.as_slice() {
         _ if !damaged.is_empty() => {
-            "it may be one that cannot be named: `qmtl-history ls` says which folders are damaged".to_owned()
+            "it may be a damaged one: `qmtl-history ls` names the damaged folders".to_owned()
         }
         [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),
         few if few.len() <= 5 => format!("it has {}", few.join(", ")),

@@ -153,9 +153,8 @@ pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock)
         let error = Error::invalid("the range has more than 10000 windows")
             .with("windows", windows)
             .with("window_bars", orders.iter().map(bars).min().unwrap_or_default());
-        return Err(
-            Failure::from(error).hint("agree with --yes, take a longer --window-bars, or ask for less")
-        );
+        return Err(Failure::from(error)
+            .hint("confirm with --yes, use a longer --window-bars, or ask for a shorter range"));
     }
     Ok(orders)
 }
@@ -259,7 +258,7 @@ impl Job {
     pub(crate) fn beyond_files(&self, missing: &RangeSet) -> Option<String> {
         let holds = self.holds.filter(|holds| !missing.difference(&(*holds).into()).is_empty())?;
         let holds = text::range(holds, self.key.interval);
-        Some(format!("{}: the file holds {holds}; bars outside of that need another source", self.key))
+        Some(format!("{}: the file holds {holds}; bars outside that range need another source", self.key))
     }
 
     /// What would be asked for.

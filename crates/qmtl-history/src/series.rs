@@ -39,7 +39,7 @@ pub(crate) async fn select(
         (Some(file), _) => {
             if !source.source.is_empty() {
                 return Err(Error::invalid(
-                    "with --nodes the sources stand in the file: write source = \"binance\" there",
+                    "with --nodes, sources are named in the file: write source = \"binance\" there",
                 )
                 .with("nodes", file.display()));
             }
@@ -106,7 +106,7 @@ fn stdin_once(list: Option<&Path>, wanted: &[Wanted]) -> Result<()> {
         return Ok(());
     }
     let first = if is_list { "the list of series" } else { "a source" };
-    Err(Error::invalid("stdin can be read once only; write one of the two to a file, and name that")
+    Err(Error::invalid("stdin can be read only once; write one of the two to a file, and name that")
         .with("read_as", format_args!("{first}, a source")))
 }
 
@@ -170,7 +170,7 @@ fn symbol_of<'a>(nodes: &'a [String], flag: &'static str, pair: &str) -> Result<
         .max_by_key(|(node, _)| node.len())
         .ok_or_else(|| {
             Error::invalid(format!(
-                "not a symbol of a node that is named: use {flag} NODE=SYMBOL with the id of a --node"
+                "this names no node of the command: use {flag} NODE=SYMBOL with the id of a --node"
             ))
             .with("value", format_args!("{pair:?}"))
         })
@@ -230,7 +230,7 @@ fn from_file(path: &Path) -> Result<Vec<Wanted>> {
 /// Reads a nodes file: what stands at the top holds for every `[[series]]` that does not say otherwise.
 pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
     let bad = |e: toml::de::Error| {
-        Error::invalid("the list of series is not such TOML as is read here (see backfill --help)")
+        Error::invalid("the list of series is not valid; backfill --help shows its form")
             .caused_by(told(&e, text))
     };
     let mut defaults: Table = text.parse().map_err(bad)?;
@@ -445,7 +445,7 @@ mod tests {
                 "[[series]]\nnode = \"a\"\ninterval = \"1m\"\nsource = \"file:x\"\nts_unit = \"h\"",
                 "use s, ms, us or ns (key: ts_unit, entry: 1)",
             ),
-            ("[[series]", "not such TOML"),
+            ("[[series]", "the list of series is not valid"),
         ] {
             let error = parse(list, Path::new("")).unwrap_err().chain();
             assert!(error.contains(message), "{list}: {error}");

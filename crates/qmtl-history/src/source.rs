@@ -174,8 +174,8 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
         Some("-") => Ok(PathBuf::from("-")),
         Some("") => Err(Error::invalid("a file source needs a path, such as file:candles.csv")),
         Some(path) if path.starts_with("//") => Err(Error::invalid(
-            "two slashes begin no path: write file:candles.csv for one from here, or file:///data/candles.csv for a \
-             whole one",
+            "a path does not begin with two slashes: write file:candles.csv, or file:///data/candles.csv for an \
+             absolute path",
         )
         .with("source", format_args!("{text:?}"))),
         Some(path) => Ok(base.join(path)),
@@ -275,7 +275,10 @@ mod tests {
         assert_eq!(file_path("file:///x/a.csv", base).unwrap(), Path::new("/x/a.csv"));
         assert_eq!(file_path("file:./a.csv", base).unwrap(), Path::new("/data/./a.csv"));
         let error = file_path("file://a.csv", base).unwrap_err().to_string();
-        assert!(error.starts_with("two slashes begin no path: write file:candles.csv"), "{error}");
+        assert!(
+            error.starts_with("a path does not begin with two slashes: write file:candles.csv"),
+            "{error}"
+        );
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.csv"), "ts\n").unwrap();
         assert_eq!(file_path("a.csv", folder.path()).unwrap(), folder.path().join("a.csv"));

@@ -239,7 +239,7 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
         if let Some(scheme) = text::scheme(name).or(own) {
             let error = Error::invalid("an address needs :// after its scheme").with("scheme", scheme);
             let hint = match scheme {
-                "file" => "write DIR alone, such as ./history, or file:///DIR with the whole path".to_owned(),
+                "file" => "write DIR alone, such as ./history, or file:///path/to/DIR".to_owned(),
                 _ => format!("write {scheme}://…, or ./{scheme}:… for a folder of that name"),
             };
             return Err(Failure::from(error).hint(hint));

@@ -356,10 +356,14 @@ fn span(length: Duration) -> String {
     }
 }
 
-/// `3 rows with NaN or null in close, the first at 2024-01-01T00:00:00Z`.
+/// `3 rows with no number (NaN or null) in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {
     let column = for_terminal(&nan.column);
-    format!("{} with NaN or null in {column}, the first at {}", counted(nan.rows, "row"), nan.first)
+    format!(
+        "{} with no number (NaN or null) in {column}, the first at {}",
+        counted(nan.rows, "row"),
+        nan.first
+    )
 }
 
 /// `1234567` as `1,234,567`.

@@ -256,7 +256,9 @@ fn numbers(batch: &RecordBatch) -> Vec<Finding> {
         let Some(values) = column.as_primitive_opt::<Float64Type>() else { continue };
         for (row, value) in values.iter().enumerate() {
             let (check, message) = match value {
-                Some(value) if value.is_nan() => ("nan", "not a number"),
+                Some(value) if value.is_nan() => {
+                    ("nan", "no number (NaN), so what is computed from it is none either")
+                }
                 Some(value) if value.is_infinite() => ("infinite", "not finite"),
                 _ => continue,
             };

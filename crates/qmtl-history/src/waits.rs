@@ -235,7 +235,7 @@ impl Patient {
 
     /// Tells of upkeep for as long as it takes.
     async fn kept_up<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.waits.during(&format!("the store {} is still at work", self.shown), work).await
+        self.waits.during(&format!("the store {} is still working", self.shown), work).await
     }
 }
 

@@ -142,7 +142,7 @@ impl DataFetcher for ArchiveFetcher {
             let Some(range) = request.range.intersect(period.range) else { continue };
             let extent = file.rows.range(&request.key)?;
             if !period.range.contains_range(extent) {
-                return Err(Error::schema("an archive has rows of another time than its name says")
+                return Err(Error::schema("an archive has rows from a time that its name does not cover")
                     .with("file", period.path(&symbol, interval))
                     .with("has", extent));
             }
@@ -379,7 +379,7 @@ impl Inner {
             }
             let found = shelf::checksum(&answer.body);
             if found != sha256 {
-                let error = Error::unavailable("an archive is not what its checksum says");
+                let error = Error::unavailable("an archive does not match its checksum");
                 let error = error.with("sha256", found).with("expected", sha256);
                 return Err(Failure::passing(Reason::BadAnswer, error));
             }

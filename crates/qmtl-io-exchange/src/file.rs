@@ -281,7 +281,7 @@ impl Inner {
         let is_other = |bar: &u64| unit.distance_micros(*bar).abs_diff(of_interval) > CLOSE_SLACK_MICROS;
         if let Some(bar) = self.opened.bar.filter(is_other) {
             return refuse(format!(
-                "from opening to close time the rows of the file last {:?}, so it does not hold bars of {interval}; \
+                "by their opening and close times the rows of the file last {:?}, so it does not hold bars of {interval}; \
                  ask for the interval it holds",
                 shown(bar)
             ));
@@ -386,7 +386,7 @@ fn stdin() -> std::io::Result<File> {
 /// Whether bytes come one after another, once; `InvalidInput` for what has no end or none at all.
 fn is_stream(metadata: &Metadata) -> Result<bool> {
     if metadata.is_dir() {
-        return Err(Error::invalid("a directory is given where a file is read"));
+        return Err(Error::invalid("a directory was given where a file is expected"));
     }
     #[cfg(unix)]
     {
@@ -394,7 +394,7 @@ fn is_stream(metadata: &Metadata) -> Result<bool> {
         let kind = metadata.file_type();
         if kind.is_char_device() || kind.is_block_device() {
             return Err(Error::invalid(
-                "a device is given where a file is read: name a file, or pipe one into it",
+                "a device was given where a file is expected: name a file, or pipe one into it",
             ));
         }
         // What the system makes up as it is read, such as a file of /proc, has no length either.

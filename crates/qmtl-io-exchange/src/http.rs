@@ -423,7 +423,7 @@ impl HttpClient {
         let mut body = Vec::with_capacity(promised.unwrap_or_default().min(self.config.max_body_bytes));
         while let Some(chunk) = response.chunk().await.map_err(broke_off)? {
             if body.len() + chunk.len() > self.config.max_body_bytes {
-                let error = Error::unavailable("the source's answer is larger than any right one");
+                let error = Error::unavailable("the source's answer is larger than any valid one");
                 let cap = self.config.max_body_bytes;
                 return Err(Failure::passing(Reason::TooLarge, error.with("cap_bytes", cap)));
             }
@@ -467,9 +467,11 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
             None,
             "the source asks for credentials, which candles do not need; check its address, or the proxy",
         ),
-        _ if status.is_server_error() => (Some(Reason::ServerError), "the source is out of order"),
+        _ if status.is_server_error() => {
+            (Some(Reason::ServerError), "the source answered with a server error")
+        }
         _ if leads_elsewhere(status) && has_served => {
-            (Some(Reason::Redirected), "the source sends to another address, which is not followed")
+            (Some(Reason::Redirected), "the source redirects to another address, which is not followed")
         }
         _ if leads_elsewhere(status) => (
             None,
@@ -532,7 +534,7 @@ fn no_answer(error: reqwest::Error) -> Failure {
 const DISTRUSTED: &str = "the source's certificate cannot be verified; check its address and this machine's clock, or add \
                           the certificate authority that it uses (SSL_CERT_FILE)";
 const NO_TLS: &str =
-    "the source does not speak TLS at this address; check the port, or use http:// if that is meant";
+    "the source does not speak TLS at this address; check the port, or use http:// if that is what you mean";
 
 /// Why no repetition helps where TLS does not trust the other side, or where that does not speak TLS.
 fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {

@@ -313,7 +313,7 @@ async fn a_store_that_does_not_answer_ends_a_run_at_its_deadline() {
         run = strategy.ensure_range(&request, &store, &NoProgress) => run.unwrap_err(),
         () = pass => unreachable!(),
     };
-    assert!(error.message().starts_with("the time for the fill was over"), "{error}");
+    assert!(error.message().starts_with("the deadline passed"), "{error}");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
 }
 

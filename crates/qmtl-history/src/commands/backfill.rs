@@ -170,10 +170,10 @@ pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
     })?;
     if run.outcome == Outcome::Interrupted {
         context.console.warn(match rows {
-            0 => "interrupted before anything was stored; the same command starts again".to_owned(),
-            1 => "interrupted: 1 row is stored and kept; the same command goes on from there".to_owned(),
+            0 => "interrupted before anything was stored; run the same command to start again".to_owned(),
+            1 => "interrupted: 1 row is stored and kept; run the same command to continue".to_owned(),
             _ => format!(
-                "interrupted: {} rows are stored and kept; the same command goes on from there",
+                "interrupted: {} rows are stored and kept; run the same command to continue",
                 text::count(rows)
             ),
         });
@@ -226,7 +226,7 @@ impl Open {
             let what = "the sources were open";
             let jobs = in_time(what, limits.left(), &*context.clock, opening).await?;
             let looking = warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console);
-            let what = format!("the store {shown} had said what it has");
+            let what = format!("the store {shown} had listed its series");
             in_time(&what, limits.left(), &*context.clock, looking).await?;
             Ok::<_, Failure>((store, jobs))
         };
@@ -251,7 +251,7 @@ impl Open {
 
 /// The end of a run that was interrupted before anything was begun.
 fn interrupted(why: Error) -> Failure {
-    let message = "interrupted before anything was stored; the same command starts again";
+    let message = "interrupted before anything was stored; run the same command to start again";
     Error::new(ErrorKind::Cancelled, message).caused_by(why).into()
 }
 

@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         Destination::Stream => fs::canonicalize(&args.out).ok().filter(|path| path.is_file()),
     };
     if names.is_some_and(|path| store.would_hold(&path)) {
-        let error = Error::invalid("the export would stand among a store's own files: write it elsewhere");
+        let error = Error::invalid("the export would lie among a store's own files; write it elsewhere");
         return Err(error.with("out", args.out.display()).with("store", store.shown()).into());
     }
     let rows = match destination {

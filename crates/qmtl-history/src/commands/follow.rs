@@ -177,7 +177,9 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
         }
     }
     if is_last {
-        context.console.note("the deadline is over; stored bars are kept. Run the same command to continue");
+        context
+            .console
+            .note("the deadline has passed; stored bars are kept. Run the same command to continue");
         return Ok(last);
     }
     context.console.warn("interrupted; stored bars are kept. Run the same command to continue");

@@ -77,7 +77,7 @@ pub(crate) async fn run(args: &WarmupArgs, context: &Context) -> Result<Outcome>
 
 /// The end of a warm-up that was interrupted; what it was waiting for is an error.
 fn interrupted(progress: &Progress) -> Failure {
-    let message = "interrupted; what was stored stays stored";
+    let message = "interrupted; what was stored is kept";
     let error = Error::new(ErrorKind::Cancelled, message);
     match progress.last_error() {
         Some(last) => error.caused_by(last),
@@ -99,7 +99,7 @@ impl Orders {
         let now = context.clock.now();
         let as_of = args.as_of.unwrap_or(now);
         if as_of > now {
-            let error = Error::invalid("bars of the future have not closed: --as-of must not lie after now");
+            let error = Error::invalid("--as-of must not lie in the future");
             return Err(Failure::from(error.with("as_of", as_of).with("now", now)));
         }
         let wanted =

@@ -82,7 +82,7 @@ fn one_way_to_name_a_range_at_a_time() {
 fn more_windows_than_anybody_means() {
     let many = fill(&["--timerange", "20200101-20240101", "--window-bars", "100"]);
     refused(&many, "the range has more than 10000 windows (windows: 21039, window_bars: 100)");
-    refused(&many, "hint: agree with --yes");
+    refused(&many, "hint: confirm with --yes");
     // With --yes it goes on, to find that there is no such file.
     Scene::new().run(&[&many[..], &["--yes"]].concat()).fails_with(2, "x.csv");
 }
@@ -146,7 +146,7 @@ fn sources() {
     refused(&fill(&["--last", "1d", "--ts-unit", "h"]), "use s, ms, us or ns");
     refused(
         &fill(&["--last", "1d", "--symbol-column", "s", "--symbol", "y=Y"]),
-        "not a symbol of a node that is named",
+        "this names no node of the command",
     );
     refused(&fill(&["--last", "1d", "--memory", "much"]), "use a number of bytes such as 64MB or 1GB");
     Scene::new().run(&fill(&["--last", "1d"])).fails_with(2, "x.csv");
@@ -271,7 +271,7 @@ fn rows_of_another_series_or_unit_are_refused_with_the_remedy() {
     assert_eq!((run.code, &run.object()["rows_written"]), (Some(3), &json!(2)));
 
     let mixed = "ts,close\n1704074400,1\n1704078000000,2\n";
-    fill(mixed, &["--ts-unit", "ms"]).fails_with(1, "this value can only be seconds; leave the unit away");
+    fill(mixed, &["--ts-unit", "ms"]).fails_with(1, "this value can only be seconds; leave the unit out");
     assert_eq!(fill(mixed, &["--json"]).object()["rows_written"], 2);
 }
 

@@ -242,7 +242,7 @@ fn verify_reads_every_bar_and_finds_what_is_wrong() {
     check(
         run.object(),
         &expect![[r#"
-            findings: [{"check":"open_close","column":"close","message":"close lies outside low to high, 0.5 to 2","ts":1704067200,"value":"3"},{"check":"high_low","column":"high","message":"high is below low, which is 2","ts":1704067260,"value":"0.5"},{"check":"nan","column":"open","message":"not a number","ts":1704067320,"value":"NaN"}]
+            findings: [{"check":"open_close","column":"close","message":"close lies outside low to high, 0.5 to 2","ts":1704067200,"value":"3"},{"check":"high_low","column":"high","message":"high is below low, which is 2","ts":1704067260,"value":"0.5"},{"check":"nan","column":"open","message":"no number (NaN), so what is computed from it is none either","ts":1704067320,"value":"NaN"}]
             found: 3
             interval: 60
             node_id: "wild"
@@ -366,7 +366,8 @@ fn what_comes_through_a_pipe_is_read_as_a_file_is() {
     fill_from(&scene, "file:-", &[], b"").fails_with(1, "the file is empty");
     fill_from(&scene, "file:-", &["--max-unpacked", "1KB"], minutes(100).as_bytes())
         .fails_with(2, "the pipe holds more than the cap; raise the cap if that is right (--max-unpacked)");
-    fill_from(&scene, "file:/dev/zero", &[], b"").fails_with(2, "a device is given where a file is read");
+    fill_from(&scene, "file:/dev/zero", &[], b"")
+        .fails_with(2, "a device was given where a file is expected");
     // A list of series has an end too.
     scene
         .run(&["plan", "--nodes", "/dev/zero", "--last", "1d"])
@@ -404,7 +405,7 @@ fn a_list_of_series_may_come_through_a_pipe_and_stdin_is_read_once() {
             "file:ten.csv",
         ),
     ] {
-        run(words, source).fails_with(2, "stdin can be read once only");
+        run(words, source).fails_with(2, "stdin can be read only once");
     }
 }
 

@@ -31,7 +31,7 @@ fn a_series_that_ended_long_ago_says_where_and_how_its_end_is_named() {
         let run = scene.run(&[&[command], &SERIES[..], &["--bars", "10"]].concat());
         assert_eq!(run.code, Some(0), "{run:?}");
         let told =
-            "the bars end at 2024-01-01T00:49:00Z; for the last ones use --timerange 1704069600-1704070200";
+            "the newest is at 2024-01-01T00:49:00Z; for the last ones use --timerange 1704069600-1704070200";
         assert!(run.stderr.contains(told), "{command}: {run:?}");
     }
     let last = scene.json(&[&["coverage"], &SERIES[..], &["--timerange", "1704069600-1704070200"]].concat());
@@ -46,7 +46,7 @@ fn a_series_that_ended_long_ago_says_where_and_how_its_end_is_named() {
 fn a_file_that_does_not_reach_the_range_says_what_it_holds() {
     let scene = Scene::new();
     let source = scene.file("m.csv", &minutes(50));
-    let holds = "the file holds 2024-01-01T00:00:00Z..=2024-01-01T00:49:00Z; bars outside of that need another source";
+    let holds = "the file holds 2024-01-01T00:00:00Z..=2024-01-01T00:49:00Z; bars outside that range need another source";
     for command in ["plan", "backfill"] {
         for range in [["--bars", "10"], ["--timerange", "20240102-20240103"]] {
             let run = scene.run(&[&[command, "--source", &source], &SERIES[..], &range].concat());
@@ -76,9 +76,9 @@ fn sources_and_stores_in_a_wrong_form_are_refused_with_the_right_one() {
     let scene = Scene::new();
     let plan = |source: &str| scene.run(&[&["plan", "--source", source], &SERIES[..], &RANGE].concat());
     plan("binance+127.0.0.1:9").fails_with(2, "write binance+http://host:port, or binance+https://host");
-    plan("file://m.csv").fails_with(2, "write file:candles.csv for one from here");
+    plan("file://m.csv").fails_with(2, "write file:candles.csv");
     let run = super::Run::of(program().args(["ls", "--store", "file:./x"]).output().unwrap());
-    run.fails_with(2, "write DIR alone, such as ./history, or file:///DIR with the whole path");
+    run.fails_with(2, "write DIR alone, such as ./history, or file:///path/to/DIR");
 }
 
 #[test]

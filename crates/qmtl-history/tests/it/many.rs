@@ -44,7 +44,7 @@ fn a_list_that_is_no_toml_is_told_without_empty_lines() {
     let scene = two();
     scene.file("series.toml", "interval = \n");
     let run = scene.run(&FILL);
-    run.fails_with(2, "is not such TOML as is read here");
+    run.fails_with(2, "is not valid; backfill --help shows its form");
     assert!(!run.stderr.contains("\n\n") && run.stderr.contains("line 1"), "{run:?}");
 }
 

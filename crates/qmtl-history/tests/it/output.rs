@@ -205,19 +205,19 @@ fn an_export_among_the_stores_own_files_is_refused_and_leaves_them_as_they_are()
     {
         let export = ["export", "--node", "ADABTC", "--interval", "5m", "--format", "csv", "--out", out];
         let run = scene.run(&export);
-        run.fails_with(2, "the export would stand among a store's own files: write it elsewhere");
+        run.fails_with(2, "the export would lie among a store's own files; write it elsewhere");
     }
     // Nor among those of another one, nor through an open file.
     let other = Scene::new();
     fill(&other, &[]);
     let run = other.run(&["export", "--node", "ADABTC", "--interval", "5m", "--out", data]);
-    run.fails_with(2, "the export would stand among a store's own files: write it elsewhere");
+    run.fails_with(2, "the export would lie among a store's own files; write it elsewhere");
     #[cfg(target_os = "linux")]
     {
         let open = std::fs::OpenOptions::new().append(true).open(data).unwrap();
         let mut export = scene.command(&[&EXPORT[..], &["--out", "/dev/fd/0"]].concat());
         let run = Run::of(export.stdin(open).output().unwrap());
-        run.fails_with(2, "the export would stand among a store's own files: write it elsewhere");
+        run.fails_with(2, "the export would lie among a store's own files; write it elsewhere");
     }
     assert_eq!(scene.run(&["verify"]).code, Some(0));
     assert_eq!(scene.run(&EXPORT).stdout.lines().count(), 5_721);

@@ -118,7 +118,7 @@ fn an_interruption_keeps_what_is_stored_and_the_next_run_goes_on() {
     let rest = rest.join().unwrap();
     assert_eq!(run.code, Some(130), "{run:?} {rest:?}");
     assert!(
-        rest.iter().any(|line| line.contains("rows are stored and kept; the same command goes on")),
+        rest.iter().any(|line| line.contains("rows are stored and kept; run the same command")),
         "{rest:?}"
     );
     assert!(run.stdout.contains("rows before the interruption"), "{run:?}");

@@ -59,7 +59,10 @@ pub(super) fn server_time(answer: &Answer) -> Result<Option<Timestamp>, Failure>
     }
     let Time { server_time } = parse(answer)?;
     Timestamp::from_millis(server_time).map(Some).map_err(|e| {
-        Failure::passing(Reason::BadAnswer, Error::schema("the server's time cannot be one").caused_by(e))
+        Failure::passing(
+            Reason::BadAnswer,
+            Error::schema("the server's time is not a valid time").caused_by(e),
+        )
     })
 }
 
@@ -104,7 +107,7 @@ fn opening(key: &SeriesKey, row: &Row<'_>) -> Result<Timestamp> {
     let interval = key.interval.as_secs();
     let is_other_unit = length == interval || length == interval.saturating_mul(1_000_000);
     Timestamp::from_millis(opens).ok().filter(|_| !is_other_unit).ok_or_else(|| {
-        let error = Error::schema("a row's time is not one in milliseconds, as this API counts");
+        let error = Error::schema("a row's time is not in milliseconds, the unit of this API");
         error.with("column", "open_time").with("value", opens)
     })
 }
@@ -118,7 +121,7 @@ fn check_lengths(key: &SeriesKey, rows: &[Row<'_>], times: &[Timestamp]) -> Resu
     let mut bars = rows.iter().zip(times).enumerate();
     match bars.find(|(_, (row, ts))| key.interval.is_on_grid(**ts) && length(row) != wanted) {
         Some((at, (row, _))) => Err(Failure::lasting(
-            Error::schema("a row is a bar of another interval than was asked for")
+            Error::schema("a row is a bar of an interval that was not asked for")
                 .with("series", key)
                 .with("row", at)
                 .with("column", "close_time")

@@ -34,7 +34,7 @@ pub(super) fn rows(answer: &Answer) -> Result<RecordBatch, Failure> {
     let rows: Vec<Row<'_>> = parse(answer)?;
     let bad = |error: Error| Failure::passing(Reason::BadAnswer, error);
     let opening = |(at, row): (usize, &Row<'_>)| {
-        let error = |_| Error::schema("a row's time is not one in seconds, as this API counts");
+        let error = |_| Error::schema("a row's time is not in seconds, the unit of this API");
         Timestamp::from_secs(row.0)
             .map_err(|e| bad(error(e).with("row", at).with("column", "time").with("value", row.0)))
     };
@@ -59,7 +59,10 @@ pub(super) fn server_time(answer: &Answer) -> Result<Option<Timestamp>, Failure>
     }
     let Time { iso } = parse(answer)?;
     iso.parse().map(Some).map_err(|e: Error| {
-        Failure::passing(Reason::BadAnswer, Error::schema("the server's time cannot be one").caused_by(e))
+        Failure::passing(
+            Reason::BadAnswer,
+            Error::schema("the server's time is not a valid time").caused_by(e),
+        )
     })
 }
 

@@ -83,7 +83,7 @@ fn payload(columns: &[&str], is_payload: impl Fn(usize) -> bool) -> Result<Vec<P
             }
             Some(other) => {
                 return Err(Error::schema(format!(
-                    "two columns are called as {name} is; take one out of the file, or call it something else"
+                    "two columns have names that stand for {name}; remove one from the file, or rename it"
                 ))
                 .with("columns", format_args!("{other}, {own}")));
             }

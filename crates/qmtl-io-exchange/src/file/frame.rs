@@ -351,7 +351,7 @@ impl Scan {
 }
 
 fn no_row() -> Error {
-    Error::schema("the file has columns and no row")
+    Error::schema("the file has columns but no rows")
 }
 
 /// What dates are read as: both of Arrow's date types are whole milliseconds.

@@ -171,7 +171,7 @@ impl Reading {
         let are_dates = date(min).is_some() && date(max).is_some();
         match declared {
             Some(unit) if are_dates => Err(Error::invalid(format!(
-                "the time column is declared in {unit}, but holds dates such as {min}; leave the unit away \
+                "the time column is declared in {unit}, but holds dates such as {min}; leave the unit out \
                  (with_ts_unit)"
             ))
             .with("smallest", min)
@@ -220,13 +220,13 @@ impl Reading {
             Self::Undecided | Self::Unit(_) | Self::Iso => Ok(value),
             Self::Dates => date(value).ok_or_else(|| {
                 Error::schema(
-                    "a time is no date of eight digits such as 20240108, although others are; correct it, or write \
+                    "a time is not a date of eight digits such as 20240108, although others are; correct it, or write \
                      ISO 8601 text",
                 )
             }),
             Self::Each { declared: Some(unit), .. } => match TsUnit::of(value) {
                 Some(other) if other != unit => Err(Error::schema(format!(
-                    "the time column is declared in {unit}, but this value can only be {other}; leave the unit away, \
+                    "the time column is declared in {unit}, but this value can only be {other}; leave the unit out, \
                      so that each value is read by its own (with_ts_unit)"
                 ))),
                 _ if unit.instant(value).is_some() => Ok(value),

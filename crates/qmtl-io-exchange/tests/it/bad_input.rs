@@ -40,7 +40,7 @@ async fn no_file() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert_eq!(
         error.to_string(),
-        format!("a directory is given where a file is read (file: {})", folder.display())
+        format!("a directory was given where a file is expected (file: {})", folder.display())
     );
 }
 
@@ -49,13 +49,13 @@ async fn nothing_inside() {
     let schema = ErrorKind::Schema;
     check(&file("a.csv", ""), schema, "the file is empty (file: FILE)").await;
     check(&file("a.csv", "\u{feff}\n\n"), schema, "the file is empty (file: FILE)").await;
-    check(&file("a.csv", "ts,close\n"), schema, "the file has a header and no row (file: FILE)").await;
-    check(&file("a.csv", "ts,close\r\n\r\n"), schema, "the file has a header and no row (file: FILE)").await;
+    check(&file("a.csv", "ts,close\n"), schema, "the file has a header but no rows (file: FILE)").await;
+    check(&file("a.csv", "ts,close\r\n\r\n"), schema, "the file has a header but no rows (file: FILE)").await;
     let ts: ArrayRef = Arc::new(Int64Array::from(Vec::<i64>::new()));
     let none = RecordBatch::try_from_iter([("ts", ts)]).unwrap();
-    check(&file("a.parquet", parquet(&none, 1)), schema, "the file has columns and no row (file: FILE)")
+    check(&file("a.parquet", parquet(&none, 1)), schema, "the file has columns but no rows (file: FILE)")
         .await;
-    check(&file("a.arrow", ipc_file(&[none], None)), schema, "the file has columns and no row (file: FILE)")
+    check(&file("a.arrow", ipc_file(&[none], None)), schema, "the file has columns but no rows (file: FILE)")
         .await;
 }
 
@@ -193,7 +193,7 @@ async fn columnar_times() {
 #[tokio::test]
 async fn lines() {
     let schema = ErrorKind::Schema;
-    let ragged = "a line has another number of fields than the header or the first line";
+    let ragged = "a line does not have as many fields as the header or the first line";
     check(
         &file("a.csv", "ts,close\n1704067200,1\n1704067260\n"),
         schema,
@@ -299,7 +299,7 @@ async fn numbers_that_are_no_doubles() {
         check_double("close", value, large).await;
         check_double("extra", value, large).await;
     }
-    let inexact = "a whole number is none that a double holds exactly; declare the column as Int64, or as Utf8 if \
+    let inexact = "a whole number cannot be held exactly by a double; declare the column as Int64, or as Utf8 if \
                    its values need more than 64 bits (with_column_type)";
     for value in ["9007199254740993", "-9007199254740993", "9223372036854775807", "18446744073709551617"] {
         check_double("volume", value, inexact).await;

@@ -57,7 +57,7 @@ async fn a_declared_unit_that_a_row_contradicts_is_refused() {
             let text = error.to_string();
             assert!(
                 text.starts_with(&format!(
-                    "the time column is declared in {unit}, but this value can only be {own}; leave the unit away"
+                    "the time column is declared in {unit}, but this value can only be {own}; leave the unit out"
                 )),
                 "{text}"
             );
@@ -81,7 +81,7 @@ async fn eight_digits_are_a_date() {
         let error = FileFetcher::open(written.config().with_ts_unit(TsUnit::Second)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(
-            error.to_string().contains("but holds dates such as 20231231; leave the unit away"),
+            error.to_string().contains("but holds dates such as 20231231; leave the unit out"),
             "{error}"
         );
     }

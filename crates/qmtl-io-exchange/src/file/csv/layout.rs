@@ -82,7 +82,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
     let (start, line) = if is_archive { (0, 1) } else { (records.position, records.line) };
     let mut rows = row_splitter.records(&text[start..], line, at_end);
     let row = rows.next().map_err(|e| bad_line(e, line))?;
-    let row = row.ok_or_else(|| Error::schema("the file has a header and no row"))?;
+    let row = row.ok_or_else(|| Error::schema("the file has a header but no rows"))?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let is_called = |wanted: &&String| names.iter().any(|own| columns::is_called(own, wanted));
     if let Some(name) = config.column_types.keys().find(|name| !is_called(name)) {

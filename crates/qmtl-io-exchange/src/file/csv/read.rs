@@ -97,7 +97,7 @@ fn bad_value(record: &Record<'_>, column: &Column, fault: ValueFault) -> Error {
                 .to_owned()
         }
         ValueFault::Inexact => {
-            "a whole number is none that a double holds exactly; declare the column as Int64, or \
+            "a whole number cannot be held exactly by a double; declare the column as Int64, or \
                                 as Utf8 if its values need more than 64 bits (with_column_type)"
                 .to_owned()
         }

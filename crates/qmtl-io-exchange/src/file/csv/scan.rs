@@ -28,7 +28,8 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
             .with("column", &layout.ts_name));
     }
     let mut found = Scan::new(bytes, layout.clone()).run()?;
-    let (min, max) = found.index.bounds().ok_or_else(|| Error::schema("the file has a header and no row"))?;
+    let (min, max) =
+        found.index.bounds().ok_or_else(|| Error::schema("the file has a header but no rows"))?;
     if layout.reading == Reading::Undecided {
         let reading =
             Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?;
@@ -123,12 +124,10 @@ impl<'a> Scan<'a> {
     fn row(&mut self, record: &Record<'_>) -> Result<()> {
         let layout = &self.layout;
         if record.len() != layout.width {
-            return Err(Error::schema(
-                "a line has another number of fields than the header or the first line",
-            )
-            .with("line", record.line)
-            .with("fields", record.len())
-            .with("expected", layout.width));
+            return Err(Error::schema("a line does not have as many fields as the header or the first line")
+                .with("line", record.line)
+                .with("fields", record.len())
+                .with("expected", layout.width));
         }
         let time = layout.time(record)?;
         self.one_series.row(time, record.line, |at| record.field(at))?;

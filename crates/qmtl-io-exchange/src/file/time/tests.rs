@@ -52,7 +52,7 @@ fn what_is_not_proven_is_refused_with_the_remedy() {
     ] {
         assert_eq!(
             refusal(Some(declared), &values),
-            "the time column is declared in milliseconds, but this value can only be seconds; leave the unit away, \
+            "the time column is declared in milliseconds, but this value can only be seconds; leave the unit out, \
              so that each value is read by its own (with_ts_unit)"
         );
     }
@@ -103,7 +103,7 @@ fn eight_digits_are_dates() {
     }
     assert_eq!(
         refusal(Some(TsUnit::Second), &[20_240_108, 20_240_112]),
-        "the time column is declared in seconds, but holds dates such as 20240108; leave the unit away (with_ts_unit) \
+        "the time column is declared in seconds, but holds dates such as 20240108; leave the unit out (with_ts_unit) \
          (smallest: 20240108, largest: 20240112)"
     );
 }

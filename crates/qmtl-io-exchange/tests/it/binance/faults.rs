@@ -102,7 +102,11 @@ async fn ask(fault: Fault, change: impl Fn(ExchangeConfig) -> ExchangeConfig) ->
 #[tokio::test]
 async fn what_retries_do_not_help_against_is_exhausted_and_says_why() {
     let cases = [
-        (Fault::InternalError, ErrorKind::Unavailable, "the source is out of order (status: 500"),
+        (
+            Fault::InternalError,
+            ErrorKind::Unavailable,
+            "the source answered with a server error (status: 500",
+        ),
         (Fault::Redirect("http://elsewhere.invalid".into()), ErrorKind::Unavailable, "elsewhere.invalid"),
         (Fault::Bomb, ErrorKind::Unavailable, "larger than any right one (cap_bytes: 4194304"),
         (Fault::Truncated, ErrorKind::Unavailable, "broke off"),

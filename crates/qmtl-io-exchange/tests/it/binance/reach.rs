@@ -98,7 +98,7 @@ async fn a_host_that_has_answered_is_asked_as_often_as_the_settings_say() {
     let (network, clock) = (Network::new(Some(TransportAnswer::new(503, "later"))), clock());
     let fetcher = fetcher(&network, &clock);
     let error = ask(&fetcher, 0).await;
-    assert_eq!((network.tries(), error.message()), (9, "the source is out of order"));
+    assert_eq!((network.tries(), error.message()), (9, "the source answered with a server error"));
     *network.answer.lock().unwrap() = None;
     for window in 0..2 {
         let error = ask(&fetcher, window).await;
