@@ -70,6 +70,17 @@ pub struct NodeCache {
     state: BackfillState,
     known_empty: RangeSet,
     unknown_columns: u64,
+    layout: Option<Layout>,
+}
+
+/// Where the columns of the cache stand in rows of one schema, which fit it.
+#[derive(Clone, Debug)]
+struct Layout {
+    given: SchemaRef,
+    /// For each column of the cache that column of the rows.
+    columns: Vec<usize>,
+    /// Columns of the rows that the cache lacks.
+    unknown: u64,
 }
 
 impl NodeCache {
@@ -87,6 +98,7 @@ impl NodeCache {
             state: BackfillState::default(),
             known_empty: RangeSet::new(),
             unknown_columns: 0,
+            layout: None,
         })
     }
 
@@ -188,12 +200,18 @@ impl NodeCache {
                 .with("rows", payload.num_rows()));
         }
         let bar = floor(&self.key, ts, 0)?;
+        if self.rows.ts().last().is_none_or(|newest| *newest < bar) && self.push(bar, payload) {
+            self.trim(keep);
+            return Ok(Appended::New);
+        }
         let schema = self.schema_for(payload)?;
+        let schema_of_rows = payload.schema_ref();
         let (payload, unknown) = conform(&self.key, &schema, payload)?;
         if self.schema.is_none() {
             self.fix_schema(schema);
         }
         self.unknown_columns += unknown;
+        self.layout = Layout::of(schema_of_rows, self.schema.as_ref(), unknown);
         let (appended, plan) = match self.rows.ts().binary_search(&bar) {
             Ok(at) if self.rows.is_live(at) => return Ok(Appended::Duplicate),
             Ok(at) => (Appended::Replaced, insertion(at, at + 1, self.len())),
@@ -204,6 +222,21 @@ impl NodeCache {
         self.rows.apply(plan, &Arriving { ts: &[bar], columns: payload.columns(), live: true });
         self.trim(keep);
         Ok(appended)
+    }
+
+    /// Puts a row behind all others without a look at its columns' names and types, when the last row that was looked at
+    /// had the same schema and all is doubles without nulls; false when it is not so.
+    fn push(&mut self, bar: Timestamp, payload: &RecordBatch) -> bool {
+        let Some(layout) =
+            self.layout.as_ref().filter(|known| Arc::ptr_eq(&known.given, payload.schema_ref()))
+        else {
+            return false;
+        };
+        let is_pushed = self.rows.push(bar, layout.columns.iter().map(|column| payload.column(*column)));
+        if is_pushed {
+            self.unknown_columns += layout.unknown;
+        }
+        is_pushed
     }
 
     /// Merges ascending rows of history in canonical columns (`ts` and payload), and keeps the
@@ -388,6 +421,14 @@ impl NodeCache {
             Some(schema) => Ok(Arc::clone(schema)),
             None => payload_of(&self.key, batch.schema_ref()),
         }
+    }
+}
+
+impl Layout {
+    /// The layout of rows that fit a cache, and have so many columns that it lacks; `None` where they lack one.
+    fn of(given: &SchemaRef, cached: Option<&SchemaRef>, unknown: u64) -> Option<Self> {
+        let columns = cached?.fields().iter().map(|field| given.index_of(field.name()).ok());
+        Some(Self { given: Arc::clone(given), columns: columns.collect::<Option<_>>()?, unknown })
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{Activation, CacheView, ComputeNode, NodeCache, Strategy, StreamInput
 use align::Aligner;
 use live::MomentFn;
 use merge::{lock, next_chunk, rows_up_to, run_level, spread};
-use node::{Node, Results, Round};
+use node::{Chunk, Few, Node, Results, Round};
 
 pub use align::Alignment;
 pub(crate) use delivered::{Delivered, NodeRows};
@@ -96,6 +96,8 @@ pub struct Pipeline {
     /// The newest moment that was delivered.
     released: Timestamp,
     aligner: Aligner,
+    /// What was delivered last.
+    chunk: Chunk,
     given_up: Vec<GivenUp>,
     came_late: Vec<LateBar>,
     nodes: Vec<Node>,
@@ -139,6 +141,7 @@ impl Pipeline {
             lock_order,
             released: Timestamp::MIN,
             aligner: Aligner::new(inputs.iter().map(|input| input.key().interval).collect()),
+            chunk: Chunk::default(),
             given_up: Vec::new(),
             came_late: Vec::new(),
             levels: (0..deepest).map(level).collect(),
@@ -416,34 +419,50 @@ impl Pipeline {
         let mut total = Replayed::default();
         loop {
             self.check_running()?;
-            let Self { inputs, nodes, results, levels, released, parallelism, holes_allowed, .. } = self;
-            let mut caches = lock(inputs, &self.lock_order);
-            let size = if *parallelism == Parallelism::Serial { CHUNK } else { THREADED_CHUNK };
-            let chunk = next_chunk(&caches, (*released, until), open, size);
-            let Some(newest) = chunk.moments.last().copied() else { return Ok(total) };
-            let views: Vec<CacheView<'_>> = caches.iter().map(|cache| cache.view()).collect();
+            let Some(newest) = self.deliver_chunk(open, until, hear, &mut total) else { return Ok(total) };
+            self.note_failures();
+            if newest == until {
+                return self.check_running().map(|()| total);
+            }
+        }
+    }
+
+    /// Delivers a chunk of it; its newest moment, `None` when nothing is left.
+    fn deliver_chunk(
+        &mut self,
+        open: &[bool],
+        until: Timestamp,
+        hear: &mut (dyn FnMut(&Delivered<'_>) + Send),
+        total: &mut Replayed,
+    ) -> Option<Timestamp> {
+        let Self { inputs, nodes, results, levels, released, parallelism, holes_allowed, chunk, .. } = self;
+        let mut caches = lock(inputs, &self.lock_order);
+        let size = if *parallelism == Parallelism::Serial { CHUNK } else { THREADED_CHUNK };
+        next_chunk(&caches, (*released, until), open, size, chunk);
+        let newest = *chunk.moments.last()?;
+        {
+            let views: Few<CacheView<'_>> = caches.iter().map(|cache| cache.view()).collect();
             for level in levels.iter() {
                 let (done, rest) = results.split_at_mut(level.start);
-                let round = Round { chunk: &chunk, inputs: &views, done, holes_allowed: *holes_allowed };
+                let round = Round { chunk, inputs: &views, done, holes_allowed: *holes_allowed };
                 run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, *parallelism);
             }
-            total.bars += chunk.rows() as u64;
-            total.results += results.iter().map(|results| results.fired.len() as u64).sum::<u64>();
-            hear(&Delivered { chunk: &chunk, inputs: &views, nodes, results });
-            for (node, results) in nodes.iter().zip(results) {
-                results.trim(node.spec.keeps);
-            }
-            *released = newest;
-            let threads = if chunk.is_small() { 1 } else { parallelism.threads() };
-            // A guard stays in its thread, what it guards need not.
-            let unlocked: Vec<&mut NodeCache> = caches.iter_mut().map(|cache| &mut **cache).collect();
-            spread(threads, unlocked.into_iter(), |cache| {
-                let waiting = cache.len() - rows_up_to(cache, newest);
-                cache.trim(cache.period() + waiting);
-            });
-            drop(caches);
-            self.note_failures();
+            hear(&Delivered { chunk, inputs: &views, nodes, results });
         }
+        total.bars += chunk.rows() as u64;
+        for (node, results) in nodes.iter().zip(results) {
+            total.results += results.fired.len() as u64;
+            results.trim(node.spec.keeps);
+        }
+        *released = newest;
+        let threads = if chunk.is_small() { 1 } else { parallelism.threads() };
+        // A guard stays in its thread, what it guards need not.
+        let unlocked: Few<&mut NodeCache> = caches.iter_mut().map(|cache| &mut **cache).collect();
+        spread(threads, unlocked.into_iter(), |cache| {
+            let waiting = cache.len() - rows_up_to(cache, newest);
+            cache.trim(cache.period() + waiting);
+        });
+        Some(newest)
     }
 
     /// Tells of nodes that have failed, each once.
@@ -465,6 +484,10 @@ impl Pipeline {
     }
 
     fn input(&self, key: &SeriesKey) -> Result<usize> {
+        // Most strategies have a handful, and a comparison costs less than a hash.
+        if let Some(input) = self.inputs.iter().take(4).position(|input| input.key() == key) {
+            return Ok(input);
+        }
         match self.places.get(&Source::from(key)) {
             Some(Place::Input(input)) => Ok(*input),
             _ => Err(Error::new(ErrorKind::NotFound, "the strategy has no such input").with("series", key)),

@@ -161,6 +161,31 @@ impl Rows {
         }
     }
 
+    /// Puts one live row behind all others, if every column holds doubles and none of its values is null; false, and
+    /// nothing changed, otherwise.
+    pub(super) fn push<'a>(
+        &mut self,
+        bar: Timestamp,
+        values: impl ExactSizeIterator<Item = &'a ArrayRef> + Clone,
+    ) -> bool {
+        let is_plain = |(column, array): (&Column, &ArrayRef)| {
+            matches!(column, Column::F64(_))
+                && *array.data_type() == DataType::Float64
+                && array.null_count() == 0
+        };
+        if !self.columns.iter().zip(values.clone()).all(is_plain) {
+            return false;
+        }
+        for (column, array) in self.columns.iter_mut().zip(values) {
+            if let Column::F64(column) = column {
+                column.push(array.as_primitive::<Float64Type>().value(0));
+            }
+        }
+        self.ts.push(bar);
+        self.live.push(true);
+        true
+    }
+
     /// Carries out a plan whose row numbers count from the oldest row.
     pub(super) fn apply(&mut self, mut plan: Plan, new: &Arriving<'_>) {
         plan.shift_old(self.start);

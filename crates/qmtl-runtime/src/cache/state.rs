@@ -35,7 +35,8 @@ impl BackfillState {
     }
 
     pub(super) fn forget_before(&mut self, oldest: Timestamp) {
-        if let Some(rest) = TimeRange::checked(oldest, Timestamp::MAX) {
+        let reaches_back = self.finished.span().is_some_and(|span| span.start() < oldest);
+        if let Some(rest) = TimeRange::checked(oldest, Timestamp::MAX).filter(|_| reaches_back) {
             self.finished = self.finished.within(rest);
         }
     }

@@ -72,9 +72,14 @@ impl<'a> CacheView<'a> {
         })
     }
 
+    /// A column of doubles by its place; `None` for one of another type or with a null in the view.
+    pub(crate) fn doubles(&self, column: usize) -> Option<&'a [f64]> {
+        self.cache.rows.doubles(column, &self.rows)
+    }
+
     /// A column of doubles by its place; copies it when it has a null, which becomes NaN.
     pub(crate) fn f64_or_nan(&self, column: usize) -> Result<Cow<'a, [f64]>> {
-        if let Some(values) = self.cache.rows.doubles(column, &self.rows) {
+        if let Some(values) = self.doubles(column) {
             return Ok(Cow::Borrowed(values));
         }
         let array = self.cache.rows.array(column, &self.rows);

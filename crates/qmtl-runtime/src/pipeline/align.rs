@@ -1,6 +1,6 @@
 //! When a moment has come: which live bars are waited for, for how long, and who was given up.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use qmtl_history_api::{Interval, Timestamp};
@@ -51,14 +51,14 @@ pub(super) struct Aligner {
     intervals: Vec<Interval>,
     /// For every input the close up to which it is known which bars it has.
     settled: Vec<Timestamp>,
-    /// When the first bar of each moment came, on the monotonic clock.
-    moments: BTreeMap<Timestamp, Duration>,
+    /// Each moment, ascending, and when its first bar came, on the monotonic clock.
+    moments: VecDeque<(Timestamp, Duration)>,
 }
 
 impl Aligner {
     pub(super) fn new(intervals: Vec<Interval>) -> Self {
         let settled = vec![Timestamp::MIN; intervals.len()];
-        Self { alignment: Alignment::default(), intervals, settled, moments: BTreeMap::new() }
+        Self { alignment: Alignment::default(), intervals, settled, moments: VecDeque::new() }
     }
 
     pub(super) fn set_alignment(&mut self, alignment: Alignment) {
@@ -68,7 +68,10 @@ impl Aligner {
     /// Takes in that an input has a bar that closes at `close`, and so none before it that is still to come.
     pub(super) fn came(&mut self, input: usize, close: Timestamp, now: Duration) {
         self.settle(input, close);
-        self.moments.entry(close).or_insert(now);
+        let at = self.moments.partition_point(|(moment, _)| *moment < close);
+        if self.moments.get(at).is_none_or(|(moment, _)| *moment != close) {
+            self.moments.insert(at, (close, now));
+        }
     }
 
     /// Takes in that up to `close` it is known which bars an input has.
@@ -78,14 +81,13 @@ impl Aligner {
 
     /// Forgets the moments up to one that has been delivered.
     pub(super) fn delivered(&mut self, up_to: Timestamp) {
-        while let Some(first) = self.moments.first_entry().filter(|first| *first.key() <= up_to) {
-            first.remove();
-        }
+        let delivered = self.moments.partition_point(|(moment, _)| *moment <= up_to);
+        self.moments.drain(..delivered);
     }
 
     /// The oldest moment if it is ripe; with `at_end` no input has anything more to say.
     pub(super) fn ripe(&self, now: Duration, at_end: bool) -> Option<Ripe> {
-        let (at, since) = self.moments.first_key_value()?;
+        let (at, since) = self.moments.front()?;
         let lacking = (0..self.intervals.len()).filter(|input| self.lacks(*input, *at));
         let given_up: Vec<_> = lacking.map(|input| (input, self.settled[input])).collect();
         let is_over = at_end || now >= since.saturating_add(self.alignment.grace());
@@ -94,7 +96,7 @@ impl Aligner {
 
     /// When the oldest moment is ripe at the latest.
     pub(super) fn due(&self) -> Option<Duration> {
-        self.moments.first_key_value().map(|(_, since)| since.saturating_add(self.alignment.grace()))
+        self.moments.front().map(|(_, since)| since.saturating_add(self.alignment.grace()))
     }
 
     /// The last moment of which every input has said which bars it has.

@@ -115,8 +115,9 @@ impl Pipeline {
     /// error when one panicked and [`OnPanic::Stop`] was chosen, else what a recorder answers.
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
         let mut records = Vec::new();
-        let appended = self.take(input, ts, payload, &mut records)?;
-        let Replayed { bars, results } = self.deliver_live(false, records).await?;
+        let now = self.now();
+        let appended = self.take(input, ts, payload, now, &mut records)?;
+        let Replayed { bars, results } = self.deliver_live(false, now, records).await?;
         Ok(Fed { appended, bars, results })
     }
 
@@ -125,23 +126,28 @@ impl Pipeline {
     pub async fn settle(&mut self, input: &SeriesKey, close: Timestamp) -> Result<Replayed> {
         let at = self.input(input)?;
         self.aligner.settle(at, close);
-        self.deliver_live(false, Vec::new()).await
+        self.deliver_live(false, self.now(), Vec::new()).await
     }
 
     /// Delivers the moments that have waited long enough; [`due`](Self::due) says when there are any. Fails as
     /// [`feed`](Self::feed) does.
     pub async fn give_up(&mut self) -> Result<Replayed> {
-        self.deliver_live(false, Vec::new()).await
+        self.deliver_live(false, self.now(), Vec::new()).await
     }
 
     /// Delivers all moments that wait: no further bar will come. Fails as [`feed`](Self::feed) does.
     pub async fn finish(&mut self) -> Result<Replayed> {
-        self.deliver_live(true, Vec::new()).await
+        self.deliver_live(true, self.now(), Vec::new()).await
     }
 
     /// Delivers the moments that are ripe, and has recorded what came of them, behind what is to be recorded already.
-    async fn deliver_live(&mut self, at_end: bool, mut records: Vec<Record>) -> Result<Replayed> {
-        let released = self.release(at_end, &mut records)?;
+    async fn deliver_live(
+        &mut self,
+        at_end: bool,
+        now: Duration,
+        mut records: Vec<Record>,
+    ) -> Result<Replayed> {
+        let released = self.release(at_end, now, &mut records)?;
         for (recorder, key, ts, payload) in records {
             recorder.record(&key, ts, payload).await?;
         }
@@ -155,12 +161,18 @@ impl Pipeline {
         self.aligner.due()
     }
 
+    /// The time by which live bars wait, on the monotonic clock: a strategy's inputs have one.
+    fn now(&self) -> Duration {
+        self.inputs.first().map_or(Duration::ZERO, |input| input.clock().monotonic())
+    }
+
     /// Puts a live bar into its cache, and notes when it closes.
     fn take(
         &mut self,
         input: &SeriesKey,
         ts: Timestamp,
         payload: &RecordBatch,
+        now: Duration,
         records: &mut Vec<Record>,
     ) -> Result<Appended> {
         self.check_running()?;
@@ -180,7 +192,7 @@ impl Pipeline {
                 self.came_late.push(LateBar { input, ts, after: released });
             }
             Appended::Replaced if close <= released => self.late.late += 1,
-            _ => self.aligner.came(at, close, stream.clock().monotonic()),
+            _ => self.aligner.came(at, close, now),
         }
         if let Some(recorder) = recorder_for(stream, appended) {
             records.push((Arc::clone(recorder), stream.key().clone(), ts, without_ts(payload)?));
@@ -189,9 +201,8 @@ impl Pipeline {
     }
 
     /// Delivers the moments that are ripe, with what is to be recorded of them and the orders that come of them.
-    fn release(&mut self, at_end: bool, records: &mut Vec<Record>) -> Result<Replayed> {
+    fn release(&mut self, at_end: bool, now: Duration, records: &mut Vec<Record>) -> Result<Replayed> {
         let mut total = Replayed::default();
-        let Some(now) = self.inputs.first().map(|input| input.clock().monotonic()) else { return Ok(total) };
         while let Some(Ripe { at, given_up }) = self.aligner.ripe(now, at_end) {
             for (input, told_up_to) in given_up {
                 // A bar of its that closes by then and comes now is late.

@@ -5,12 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use qmtl_history_api::Timestamp;
 
 use super::Parallelism;
-use super::node::{Chunk, Node, Results, Round};
+use super::node::{Chunk, Few, Node, Results, Round};
 use crate::{NodeCache, StreamInput};
 
 /// All caches, in the order of the inputs.
-pub(super) fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Vec<MutexGuard<'a, NodeCache>> {
-    let mut guards: Vec<_> = order.iter().map(|input| (*input, inputs[*input].cache().lock())).collect();
+pub(super) fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Few<MutexGuard<'a, NodeCache>> {
+    let mut guards: Few<_> = order.iter().map(|input| (*input, inputs[*input].cache().lock())).collect();
     guards.sort_unstable_by_key(|(input, _)| *input);
     guards.into_iter().map(|(_, guard)| guard).collect()
 }
@@ -28,19 +28,21 @@ pub(super) fn next_chunk(
     (released, until): (Timestamp, Timestamp),
     open: &[bool],
     size: usize,
-) -> Chunk {
-    let rows: Vec<&[Timestamp]> = caches.iter().map(|cache| cache.view().timestamps()).collect();
-    let before: Vec<usize> = caches.iter().map(|cache| rows_up_to(cache, released)).collect();
+    chunk: &mut Chunk,
+) {
+    chunk.clear(caches.len());
+    let Chunk { moments, emits, before, runs, next, heads } = chunk;
+    let rows = |input: usize| caches[input].view().timestamps();
     let close = |input: usize, row: usize| {
         // Nothing is later than the end of time, where an input has no row left.
         let length = caches[input].key().interval.as_micros();
-        rows[input].get(row).and_then(|ts| ts.checked_add_micros(length)).unwrap_or(Timestamp::MAX)
+        rows(input).get(row).and_then(|ts| ts.checked_add_micros(length)).unwrap_or(Timestamp::MAX)
     };
-    let mut next = before.clone();
-    let mut heads: Vec<Timestamp> = next.iter().enumerate().map(|(input, row)| close(input, *row)).collect();
-    let starved = |input: usize, at: usize| open.get(input) == Some(&true) && at == rows[input].len();
-    let mut is_starved = (0..rows.len()).any(|input| starved(input, next[input]));
-    let (mut emits, mut moments) = (vec![Vec::new(); caches.len()], Vec::new());
+    before.extend(caches.iter().map(|cache| rows_up_to(cache, released)));
+    next.extend_from_slice(before);
+    heads.extend(next.iter().enumerate().map(|(input, row)| close(input, *row)));
+    let starved = |input: usize, at: usize| open.get(input) == Some(&true) && at == rows(input).len();
+    let mut is_starved = (0..caches.len()).any(|input| starved(input, next[input]));
     while moments.len() < size && !is_starved {
         let Some(moment) = heads.iter().copied().min().filter(|at| *at < Timestamp::MAX && *at <= until)
         else {
@@ -57,8 +59,7 @@ pub(super) fn next_chunk(
         }
         moments.push(moment);
     }
-    let runs = caches.iter().zip(&next).map(|(cache, rows)| cache.runs(*rows)).collect();
-    Chunk { moments, emits, before, runs }
+    runs.extend(caches.iter().zip(&*next).map(|(cache, rows)| cache.runs(*rows)));
 }
 
 /// Runs the nodes of one level, none of which reads another.

@@ -6,13 +6,18 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use qmtl_history_api::{Error, Interval, Result, Timestamp};
+use smallvec::SmallVec;
 
 use crate::compute::{Compute, ComputeNode};
 use crate::graph::{Place, Source};
 use crate::windows::Windows;
 use crate::{Activation, CacheView, Order, Side};
 
-/// The order in which the rows of all inputs are delivered.
+/// A list that is short where bars are delivered one by one, and then costs no allocation.
+pub(super) type Few<T> = SmallVec<[T; 4]>;
+
+/// The order in which the rows of all inputs are delivered. It is kept for the next ones: at live bars its memory is
+/// worth more than they are.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     /// When bars close, strictly ascending.
@@ -23,9 +28,23 @@ pub(super) struct Chunk {
     pub(super) before: Vec<usize>,
     /// For every input with a bar missing, and each of its rows, the oldest row from which on none is.
     pub(super) runs: Vec<Option<Vec<usize>>>,
+    /// While it is made: for every input the next row, and when it closes.
+    pub(super) next: Vec<usize>,
+    pub(super) heads: Vec<Timestamp>,
 }
 
 impl Chunk {
+    /// Makes room for rows of so many inputs.
+    pub(super) fn clear(&mut self, inputs: usize) {
+        self.moments.clear();
+        self.emits.resize_with(inputs, Vec::new);
+        self.emits.iter_mut().for_each(Vec::clear);
+        self.before.clear();
+        self.runs.clear();
+        self.next.clear();
+        self.heads.clear();
+    }
+
     /// A handful of moments costs less than a thread.
     pub(super) fn is_small(&self) -> bool {
         self.moments.len() < 1_024
@@ -121,8 +140,6 @@ pub(super) struct Results {
     pub(super) silenced: u64,
     /// How many values are NaN at moments when a window held one.
     pub(super) not_numbers: u64,
-    /// The values of one moment.
-    row: Vec<f64>,
 }
 
 impl Results {
@@ -134,7 +151,6 @@ impl Results {
             breaks: Vec::new(),
             silenced: 0,
             not_numbers: 0,
-            row: vec![f64::NAN; outputs],
         }
     }
 
@@ -237,7 +253,7 @@ impl Node {
 
     fn walk(&mut self, own: &mut Results, round: &Round<'_>) -> Result<()> {
         let Round { chunk, inputs, done, holes_allowed } = *round;
-        let feeds: Vec<Feed<'_>> = self
+        let feeds: Few<Feed<'_>> = self
             .sources
             .iter()
             .map(|source| match *source {
@@ -268,8 +284,8 @@ impl Node {
         if self.column_of.is_empty() {
             self.column_of = self.find_columns(inputs)?;
         }
-        let columns = self.columns(inputs, done)?;
-        let columns: Vec<&[f64]> = columns.iter().map(AsRef::as_ref).collect();
+        let owned = self.columns_with_nulls(inputs)?;
+        let columns = self.columns(inputs, done, &owned);
         let mut walk = Walk {
             reads: &self.spec.reads,
             columns: &columns,
@@ -280,26 +296,29 @@ impl Node {
             results: own,
         };
         match (&mut self.spec.compute, feeds.as_slice()) {
-            (Compute::Slices(compute), [feed]) => walk.by_row(feed, |windows, out| {
-                out[0] = compute(windows);
-                Ok(())
-            }),
-            (Compute::Slices(compute), _) => walk.by_moment(&feeds, |windows, out| {
-                out[0] = compute(windows);
-                Ok(())
-            }),
+            (Compute::Slices(compute), [feed]) => {
+                walk.by_row(feed, &mut |windows, columns| Ok(one(compute(windows), columns)))
+            }
+            (Compute::Slices(compute), _) => {
+                walk.by_moment(&feeds, &mut |windows, columns| Ok(one(compute(windows), columns)))
+            }
             (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
                 walk.at_once(feed, compute);
                 Ok(())
             }
             (Compute::Batch(compute) | Compute::Outputs(compute), _) => {
-                walk.by_moment(&feeds, |windows, out| {
-                    compute(windows, out);
-                    Ok(())
+                walk.by_moment(&feeds, &mut |windows, columns| {
+                    several(columns, |out| {
+                        compute(windows, out);
+                        Ok(())
+                    })
                 })
             }
-            (Compute::Stateful(node), [feed]) => walk.by_row(feed, |windows, out| node.update(windows, out)),
-            (Compute::Stateful(node), _) => walk.by_moment(&feeds, |windows, out| node.update(windows, out)),
+            (Compute::Stateful(node), [feed]) => {
+                walk.by_row(feed, &mut |windows, columns| several(columns, |out| node.update(windows, out)))
+            }
+            (Compute::Stateful(node), _) => walk
+                .by_moment(&feeds, &mut |windows, columns| several(columns, |out| node.update(windows, out))),
         }
         .map_err(|e| Error::unexpected("a compute node failed").with("node_id", &self.spec.id).caused_by(e))
     }
@@ -317,17 +336,56 @@ impl Node {
             .collect()
     }
 
-    fn columns<'a>(&self, inputs: &'a [CacheView<'_>], done: &'a [Results]) -> Result<Vec<Cow<'a, [f64]>>> {
-        let reads = self.column_of.iter().zip(&self.source_of);
-        reads
-            .map(|(column, source)| match self.sources[*source] {
-                Place::Input(input) => {
-                    inputs[input].f64_or_nan(*column).map_err(|e| e.with("reader", &self.spec.id))
-                }
-                Place::Node(node) => Ok(Cow::Borrowed(done[node].columns[*column].as_slice())),
-            })
-            .collect()
+    /// Copies of the columns of inputs that have a null, which becomes NaN; each with the number of its read.
+    fn columns_with_nulls(&self, inputs: &[CacheView<'_>]) -> Result<Vec<(usize, Vec<f64>)>> {
+        let mut owned = Vec::new();
+        for (read, (column, source)) in self.column_of.iter().zip(&self.source_of).enumerate() {
+            if let Place::Input(input) = self.sources[*source]
+                && let Cow::Owned(copy) =
+                    inputs[input].f64_or_nan(*column).map_err(|e| e.with("reader", &self.spec.id))?
+            {
+                owned.push((read, copy));
+            }
+        }
+        Ok(owned)
     }
+
+    /// For every read its values.
+    fn columns<'a>(
+        &self,
+        inputs: &[CacheView<'a>],
+        done: &'a [Results],
+        owned: &'a [(usize, Vec<f64>)],
+    ) -> Few<&'a [f64]> {
+        let reads = self.column_of.iter().zip(&self.source_of).enumerate();
+        let values = reads.map(|(read, (column, source))| match self.sources[*source] {
+            Place::Input(input) => inputs[input].doubles(*column).unwrap_or_else(|| {
+                owned.iter().find(|(of, _)| *of == read).map_or(&[][..], |(_, copy)| copy)
+            }),
+            Place::Node(node) => done[node].columns[*column].as_slice(),
+        });
+        values.collect()
+    }
+}
+
+/// Appends a value to the only column; how many of it are NaN.
+fn one(value: f64, columns: &mut [Vec<f64>]) -> u64 {
+    columns[0].push(value);
+    u64::from(value.is_nan())
+}
+
+/// Appends to each column the value that `fill` writes for it; how many of these are NaN.
+fn several(columns: &mut [Vec<f64>], fill: impl FnOnce(&mut [f64]) -> Result<()>) -> Result<u64> {
+    let mut row: Few<f64> = columns.iter().map(|_| f64::NAN).collect();
+    fill(&mut row)?;
+    Ok(columns
+        .iter_mut()
+        .zip(row)
+        .map(|(column, value)| {
+            column.push(value);
+            u64::from(value.is_nan())
+        })
+        .sum())
 }
 
 /// A node's functions meet the rows here.
@@ -341,15 +399,15 @@ struct Walk<'a> {
     results: &'a mut Results,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// One call for every moment at which the node is warm.
     fn by_moment(
         &mut self,
         feeds: &[Feed<'_>],
-        mut compute: impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
     ) -> Result<()> {
-        let mut next = vec![0; feeds.len()];
-        let mut rows: Vec<Range<usize>> = feeds.iter().map(|feed| self.window_at(feed.before)).collect();
+        let mut next: Few<usize> = feeds.iter().map(|_| 0).collect();
+        let mut rows: Few<Range<usize>> = feeds.iter().map(|feed| self.window_at(feed.before)).collect();
         while let Some(moment) = feeds.iter().zip(&next).filter_map(|(feed, at)| feed.emits.get(*at)).min() {
             for ((feed, at), rows) in feeds.iter().zip(&mut next).zip(&mut rows) {
                 if feed.emits.get(*at) == Some(moment) {
@@ -361,7 +419,7 @@ impl Walk<'_> {
                 if feeds.iter().zip(&rows).any(|(feed, rows)| feed.holes.are_in(rows)) {
                     self.results.silence();
                 } else {
-                    self.at(*moment, &rows, &mut compute)?;
+                    self.at(*moment, &rows, compute)?;
                 }
             }
         }
@@ -372,7 +430,7 @@ impl Walk<'_> {
     fn by_row(
         &mut self,
         feed: &Feed<'_>,
-        mut compute: impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
     ) -> Result<()> {
         self.results.reserve(feed.emits.len());
         for (nth, moment) in feed.emits.iter().enumerate() {
@@ -383,37 +441,27 @@ impl Walk<'_> {
             if feed.holes.are_in(&rows) {
                 self.results.silence();
             } else {
-                self.at(*moment, std::slice::from_ref(&rows), &mut compute)?;
+                self.at(*moment, std::slice::from_ref(&rows), compute)?;
             }
         }
         Ok(())
     }
 
-    /// One call, at one moment.
-    #[inline]
+    /// One call, at one moment; it appends to the columns of results, and says how many values are NaN.
     fn at(
         &mut self,
         moment: u32,
         rows: &[Range<usize>],
-        compute: &mut impl FnMut(&Windows<'_>, &mut [f64]) -> Result<()>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
     ) -> Result<()> {
-        let mut row = std::mem::take(&mut self.results.row);
-        row.fill(f64::NAN);
-        let outcome = compute(&self.windows(moment, rows), &mut row);
-        if outcome.is_ok() {
-            let mut not_numbers = 0;
-            for (value, column) in row.iter().zip(&mut self.results.columns) {
-                column.push(*value);
-                not_numbers += u64::from(value.is_nan());
-            }
-            if not_numbers > 0 && self.has_nan(rows) {
-                self.results.not_numbers += not_numbers;
-            }
-            self.results.ts.push(self.opening(moment));
-            self.results.fired.push(moment);
+        let windows = self.windows(moment, rows);
+        let not_numbers = compute(&windows, &mut self.results.columns)?;
+        if not_numbers > 0 && self.has_nan(rows) {
+            self.results.not_numbers += not_numbers;
         }
-        self.results.row = row;
-        outcome
+        self.results.ts.push(windows.ts);
+        self.results.fired.push(moment);
+        Ok(())
     }
 
     /// One call for all moments of the only source at which the node is warm.
@@ -446,7 +494,10 @@ impl Walk<'_> {
         rows.saturating_sub(self.window)..rows
     }
 
-    fn windows<'a>(&'a self, moment: u32, rows: &'a [Range<usize>]) -> Windows<'a> {
+    fn windows<'r>(&self, moment: u32, rows: &'r [Range<usize>]) -> Windows<'r>
+    where
+        'a: 'r,
+    {
         Windows {
             reads: self.reads,
             columns: self.columns,
