@@ -138,7 +138,10 @@ const FLAGS: [(&str, &str); 13] = [
     ("with_symbol_column", "--symbol-column"),
     ("with_symbol", "--symbol"),
     ("with_product", "--product"),
-    ("the cache has no such column", "the bars have no such column; choose another with --column"),
+    (
+        "a compute node reads a column that its input lacks",
+        "the bars have no such column; choose another with --column",
+    ),
     ("with_retry_for", "--retry-for"),
     ("with `repair`", "`qmtl-history repair`"),
     (

@@ -167,7 +167,6 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     async fn prime(&self, key: SeriesKey, fill: Option<(&Job, &Limits)>) -> Result<Done> {
-        let strategy = self.strategy(&key, fill)?;
         let mut config = WarmupConfig::default().with_holes_allowed(self.args.allow_holes);
         if let Some(deadline) = self.args.deadline {
             // One for all: those that are primed last have what the others and the opening have left.
@@ -178,22 +177,39 @@ impl Shared<'_> {
             let max_lookback = usize::try_from(max_lookback).unwrap_or(usize::MAX);
             config = config.with_period_counts(PeriodCounts::Rows { max_lookback: Some(max_lookback) });
         }
-        let primed = Runner::new().with_warmup(config).prime(strategy).await;
+        let runner = Runner::new().with_warmup(config);
+        let primed = runner.prime(self.strategy(&key, fill, Some(&self.args.column))?).await;
+        let (primed, wrong_column) = match primed {
+            // It is told with the bars that there are, and hides no other series.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Schema) => {
+                (runner.prime(self.strategy(&key, fill, None)?).await, Some(error))
+            }
+            primed => (primed, None),
+        };
         self.progress.finish(&key);
         let Session { pipeline, mut warmup, .. } = primed?;
         let report = warmup.inputs.pop().ok_or_else(|| Error::unexpected("a warm-up without a report"))?;
-        let average = pipeline.results(&AVERAGE.parse()?)?.1.last().copied();
+        let average = match wrong_column {
+            Some(_) => None,
+            None => pipeline.results(&AVERAGE.parse()?)?.1.last().copied(),
+        };
         let is_ready = report.ready && average.is_some();
+        let failure = || pipeline.failures().next().cloned();
         Ok(Done {
-            error: report.error.clone().or_else(|| pipeline.failures().next().cloned()),
+            error: report.error.clone().or(wrong_column).or_else(failure),
             ready: is_ready.then(|| self.clock.monotonic().saturating_sub(self.begun)),
             average,
             report,
         })
     }
 
-    /// A moving average over the whole period.
-    fn strategy(&self, key: &SeriesKey, fill: Option<(&Job, &Limits)>) -> Result<Strategy> {
+    /// A moving average of a column over the whole period; the input alone without one.
+    fn strategy(
+        &self,
+        key: &SeriesKey,
+        fill: Option<(&Job, &Limits)>,
+        column: Option<&str>,
+    ) -> Result<Strategy> {
         let period = usize::try_from(self.args.period).unwrap_or(usize::MAX);
         let mut provider = AugmentedHistoryProvider::new(Arc::clone(&self.backend))
             .with_progress(Told(Arc::clone(&self.progress)));
@@ -206,12 +222,16 @@ impl Shared<'_> {
             .history_provider(provider)
             .clock(Arc::clone(&self.clock))
             .build()?;
-        let average = ComputeNode::slices(AVERAGE.parse()?, period, |windows| {
-            let values = windows.f64(0);
-            values.iter().sum::<f64>() / values.len() as f64
-        });
-        let average = average.reads(&input, &self.args.column);
-        Ok(Strategy::builder().input(input).node(average).build()?)
+        let id = AVERAGE.parse()?;
+        let average = |column: &str| {
+            let node = ComputeNode::slices(id, period, |windows| {
+                let values = windows.f64(0);
+                values.iter().sum::<f64>() / values.len() as f64
+            });
+            node.reads(&input, column)
+        };
+        let strategy = column.map(average).into_iter().fold(Strategy::builder(), |all, node| all.node(node));
+        Ok(strategy.input(input).build()?)
     }
 }
 

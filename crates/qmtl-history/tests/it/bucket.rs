@@ -94,6 +94,9 @@ fn an_answer_without_an_end_and_a_list_without_one_are_refused() {
     let ls = |variables: &[(&str, &str)]| {
         let mut command = program();
         command.args(["ls", "--store", "s3://bucket/history"]).env("AWS_REGION", "us-east-1");
+        for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+            command.env_remove(variable);
+        }
         Run::of(command.envs(variables.iter().copied()).output().unwrap())
     };
     let keys = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];

@@ -64,8 +64,7 @@ async fn nothing_inside() {
 #[tokio::test]
 async fn what_the_system_makes_up_as_it_is_read_is_not_called_empty() {
     let error = refused(FileConfig::new("/proc/self/status").with_format(FileFormat::Csv)).await;
-    assert!(error.to_string().starts_with("no column is named ts, timestamp, time"), "{error}");
-    assert!(error.to_string().contains("Name:"), "{error}");
+    assert!(error.to_string().contains("(columns: Name:"), "{error}");
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ async fn two_names_of_one_column_are_refused() {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "two columns are called as {usual} is; take one out of the file, or call it something else \
+                    "two columns have names that stand for {usual}; remove one from the file, or rename it \
                      (columns: {first}, {second}, file: {})",
                     written.path.display()
                 )

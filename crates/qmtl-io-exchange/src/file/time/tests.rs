@@ -93,7 +93,8 @@ fn eight_digits_are_dates() {
     );
     let refusal = |declared, values: &[i64]| read(declared, values).unwrap_err().to_string();
     assert!(
-        refusal(None, &[20_240_108, 20_241_301, 20_250_101]).starts_with("a time is no date of eight digits")
+        refusal(None, &[20_240_108, 20_241_301, 20_250_101])
+            .starts_with("a time is not a date of eight digits")
     );
     // Mixed lengths and numbers that are no dates prove nothing.
     for values in

@@ -108,10 +108,10 @@ async fn what_retries_do_not_help_against_is_exhausted_and_says_why() {
             "the source answered with a server error (status: 500",
         ),
         (Fault::Redirect("http://elsewhere.invalid".into()), ErrorKind::Unavailable, "elsewhere.invalid"),
-        (Fault::Bomb, ErrorKind::Unavailable, "larger than any right one (cap_bytes: 4194304"),
+        (Fault::Bomb, ErrorKind::Unavailable, "larger than any valid one (cap_bytes: 4194304"),
         (Fault::Truncated, ErrorKind::Unavailable, "broke off"),
         (Fault::NotAdvancing, ErrorKind::Schema, "the page does not advance"),
-        (Fault::WrongTimeUnit, ErrorKind::Schema, "not one in milliseconds"),
+        (Fault::WrongTimeUnit, ErrorKind::Schema, "not in milliseconds"),
         (Fault::HugeNumbers, ErrorKind::Schema, "column: open"),
         (Fault::GarbageJson, ErrorKind::Unavailable, "not what Binance's API sends"),
     ];
