@@ -1,7 +1,9 @@
 //! Runs a strategy: warm-up, replay, and then whatever comes.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -34,7 +36,20 @@ pub struct Runner {
     alignment: Alignment,
     activation: Option<Activation>,
     snapshot: Option<Snapshot>,
+    on_ready: Option<OnReady>,
     stop: StopSignal,
+}
+
+/// Whom a runner tells that its strategy is ready.
+#[derive(Clone)]
+struct OnReady(Arc<ReadyFn>);
+
+type ReadyFn = dyn Fn(&Pipeline, &WarmupReport) + Send + Sync;
+
+impl fmt::Debug for OnReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnReady")
+    }
 }
 
 /// A strategy that was run.
@@ -108,6 +123,16 @@ impl Runner {
     /// and one that is more than a million bars old.
     pub fn with_snapshot(mut self, snapshot: Snapshot) -> Self {
         self.snapshot = Some(snapshot);
+        self
+    }
+
+    /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has the
+    /// results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood.
+    pub fn with_on_ready(
+        mut self,
+        on_ready: impl Fn(&Pipeline, &WarmupReport) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_ready = Some(OnReady(Arc::new(on_ready)));
         self
     }
 
@@ -197,6 +222,9 @@ impl Runner {
             pipeline.replay()?
         };
         pipeline.inputs().iter().for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
+        if let Some(OnReady(on_ready)) = &self.on_ready {
+            on_ready(&pipeline, &warmup);
+        }
         if let Some(activation) = activation {
             pipeline = pipeline.with_activation(activation);
         }

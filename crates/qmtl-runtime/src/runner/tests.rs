@@ -372,8 +372,13 @@ async fn a_strategy_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
     clock.set(minute(later));
     let input = || StreamInput::builder("btc").interval("1m").period(PERIOD).backend(Arc::clone(&store));
     let input = || input().clock(clock.clone()).build().unwrap();
-    let runner = Runner::new().with_snapshot(snapshot.clone());
+    let ready = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&ready);
+    let runner = Runner::new().with_snapshot(snapshot.clone()).with_on_ready(move |pipeline, warmup| {
+        told.lock().unwrap().push((pipeline.moment(), warmup.is_ready()));
+    });
     let restored = passing_time(&clock, runner.prime(totals(input()))).await.unwrap();
+    assert_eq!(*ready.lock().unwrap(), [(Some(minute(later)), true)], "once, after the replay");
     assert_eq!(restored.restored.unwrap().unwrap(), minute(CLOSED));
     assert_eq!(restored.replayed.bars, u64::from(later - CLOSED));
     assert_eq!(restored.pipeline.inputs()[0].cache().read(NodeCache::len), PERIOD);
