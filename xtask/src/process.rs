@@ -32,6 +32,16 @@ pub(crate) fn cargo<A: AsRef<str>>(args: impl IntoIterator<Item = A>) -> Command
     command
 }
 
+/// `cargo` with a subcommand, for a project outside the workspace: with the workspace's target directory and profile, so
+/// that what is built already is not built again.
+pub(crate) fn cargo_of_example(word: &str, manifest: &Path) -> Command {
+    let mut command = cargo([word, "--manifest-path"]);
+    command.arg(manifest).arg("--target-dir").arg(target());
+    command.args(["--config", "profile.dev.package.\"*\".opt-level=1"]);
+    command.args(["--config", "profile.dev.package.\"*\".debug=false"]);
+    command
+}
+
 /// The command as it can be typed.
 pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<String> = command

@@ -153,17 +153,21 @@ fn tests(scope: &Scope, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Builds and runs the projects outside the workspace, as their users would.
-fn examples(_: &Scope, _: &mut Tally) -> Result<()> {
+/// Builds, tests and runs the projects outside the workspace, as their users would.
+fn examples(_: &Scope, tally: &mut Tally) -> Result<()> {
+    for manifest in manifests_of_examples()? {
+        if manifest.with_file_name("tests").exists() {
+            let mut command = process::cargo_of_example("test", &manifest);
+            if !process::watch(&mut command, |line| tally.read(line))? {
+                bail!("run `{}`", shown(&command));
+            }
+        }
+    }
     for (manifest, binary) in programs_of_examples()? {
-        let mut command = cargo(["run", "--manifest-path"]);
-        command.arg(&manifest).arg("--target-dir").arg(target());
+        let mut command = process::cargo_of_example("run", &manifest);
         if let Some(binary) = binary {
             command.args(["--bin", &binary]);
         }
-        // The workspace's profile, so that what is built already is not built again.
-        command.args(["--config", "profile.dev.package.\"*\".opt-level=1"]);
-        command.args(["--config", "profile.dev.package.\"*\".debug=false"]);
         process::run(&mut command)?;
     }
     Ok(())
