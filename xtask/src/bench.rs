@@ -2,6 +2,7 @@
 //! Gates are ratios, so that they hold on any machine; absolute numbers are for reading.
 
 mod exchange;
+mod indicators;
 mod measures;
 mod peers;
 mod questdb;
@@ -27,6 +28,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("store", store::store),
     ("readers", readers::readers),
     ("runtime", runtime::runtime),
+    ("indicators", indicators::indicators),
     ("questdb", questdb::questdb),
 ];
 

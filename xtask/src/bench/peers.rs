@@ -66,6 +66,11 @@ impl Peers {
         self.run_with(script, &[folder])
     }
 
+    /// The same of a script that works on files.
+    pub(super) fn run_on(&self, script: &str, files: &[&Path]) -> Result<Vec<(String, f64)>> {
+        self.run_with(script, files)
+    }
+
     fn run_with(&self, script: &str, args: &[&Path]) -> Result<Vec<(String, f64)>> {
         let Ok(python) = &self.python else { return Ok(Vec::new()) };
         let mut command = Command::new(python);
