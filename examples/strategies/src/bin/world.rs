@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
-    DataFetcher, Error, EventRecorder, FetchRequest, Interval, NodeId, Result, SeriesKey, StreamBinding, TimeRange,
-    Timestamp, async_trait, frame,
+    DataFetcher, Error, EventRecorder, FetchRequest, Interval, NodeId, Result, SeriesKey, StreamBinding,
+    TimeRange, Timestamp, async_trait, frame,
 };
 use qmtl_history_testkit::gateway::{FakeGateway, FakeWorld, Phase};
 use qmtl_io_exchange::{FileConfig, FileFetcher};
