@@ -30,6 +30,12 @@ pub trait StatefulNode: Send {
     /// An error fails the node as a panic does: it and those that read it stand still.
     fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()>;
 
+    /// Whether the last update gave a result, as by default. Without one the node is silent at that moment: it does not
+    /// fire its readers, whose windows hold the results that there are. So a node of minutes may give a bar an hour.
+    fn has_result(&self) -> bool {
+        true
+    }
+
     /// Goes back to the state before the first update.
     fn reset(&mut self);
 

@@ -181,9 +181,12 @@ impl Pipeline {
     }
 
     /// Hands over every live moment and what nodes made of it, once it has been delivered. History has none. The
-    /// pipeline stands between two moments then.
+    /// pipeline stands between two moments then. An error is that of the call that delivered the moment.
     #[must_use]
-    pub fn with_on_moment(mut self, on_moment: impl FnMut(&Self, &LiveMoment) + Send + 'static) -> Self {
+    pub fn with_on_moment(
+        mut self,
+        on_moment: impl FnMut(&Self, &LiveMoment) -> Result<()> + Send + 'static,
+    ) -> Self {
         self.on_moment = Some(Box::new(on_moment));
         self
     }

@@ -44,7 +44,7 @@ pub struct Runner {
 #[derive(Clone)]
 struct OnReady(Arc<ReadyFn>);
 
-type ReadyFn = dyn Fn(&Pipeline, &WarmupReport) + Send + Sync;
+type ReadyFn = dyn Fn(&Pipeline, &WarmupReport) -> Result<()> + Send + Sync;
 
 impl fmt::Debug for OnReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,10 +127,11 @@ impl Runner {
     }
 
     /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has the
-    /// results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood.
+    /// results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood. Its error ends
+    /// the run.
     pub fn with_on_ready(
         mut self,
-        on_ready: impl Fn(&Pipeline, &WarmupReport) + Send + Sync + 'static,
+        on_ready: impl Fn(&Pipeline, &WarmupReport) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
         self.on_ready = Some(OnReady(Arc::new(on_ready)));
         self
@@ -169,12 +170,12 @@ impl Runner {
     }
 
     /// The same, and hands every live moment with the results of its nodes and the orders that came of them to
-    /// `on_moment`, with the pipeline as it stands then.
+    /// `on_moment`, with the pipeline as it stands then. Its error ends the run.
     pub async fn follow_with(
         &self,
         strategy: Strategy,
         live: &mut dyn LiveSource,
-        on_moment: impl FnMut(&Pipeline, &LiveMoment) + Send + 'static,
+        on_moment: impl FnMut(&Pipeline, &LiveMoment) -> Result<()> + Send + 'static,
     ) -> Result<Session> {
         self.session(strategy, (live, Some(Box::new(on_moment))), None).await
     }
@@ -223,7 +224,7 @@ impl Runner {
         };
         pipeline.inputs().iter().for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
         if let Some(OnReady(on_ready)) = &self.on_ready {
-            on_ready(&pipeline, &warmup);
+            on_ready(&pipeline, &warmup)?;
         }
         if let Some(activation) = activation {
             pipeline = pipeline.with_activation(activation);
@@ -347,7 +348,7 @@ fn missed_bars(inputs: &[StreamInput], moment: Timestamp) -> Result<Vec<usize>> 
 }
 
 /// What is told of live moments.
-type OnMoment = Box<dyn FnMut(&Pipeline, &LiveMoment) + Send>;
+type OnMoment = Box<dyn FnMut(&Pipeline, &LiveMoment) -> Result<()> + Send>;
 
 /// What comes next while live bars are followed.
 enum Next {

@@ -10,11 +10,10 @@
 //! | [`vwap`] | `value` | at the first bar with volume |
 //! | [`resample`] | `open`, `high`, `low`, `close`, `volume` | when the first whole bar closes |
 //!
-//! All but the first carry a state, which a snapshot saves: as little-endian words of eight bytes. They run at every
-//! moment, and give NaN where they have no value.
+//! All but the first carry a state, which a snapshot saves: as little-endian words of eight bytes. They give NaN where they
+//! have no value; [`resample`] is silent there, so that whoever reads it sees the coarse bars alone.
 //!
-//! A row with NaN in it is left out: the result is NaN, and the state stays as it was. So a recursive node that reads
-//! [`resample`] sees the coarse bars alone. Neighbouring rows count as neighbouring bars: a window of one row holds no
+//! A row with NaN in it is left out: the result is NaN, and the state stays as it was. Neighbouring rows count as neighbouring bars: a window of one row holds no
 //! hole, so that a bar that is missing does not silence these nodes. A reader that must not act across a hole also reads
 //! the input itself, with a window in which none may lie.
 //!

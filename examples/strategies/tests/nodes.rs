@@ -145,18 +145,19 @@ async fn a_price_is_weighted_with_the_volume_since_midnight_or_the_start() {
 #[tokio::test]
 async fn coarse_bars_come_when_their_last_fine_one_closes() {
     let rows = rows();
-    let outputs = ["open", "high", "low", "close", "volume"];
-    let hours =
-        values(|input| nodes::resample(id("node"), "1h".parse().unwrap(), input).unwrap(), &outputs).await;
-    let mut whole = 0;
+    let input = candles::input().await.unwrap();
+    let hours = nodes::resample(id("hours"), "1h".parse().unwrap(), &input).unwrap();
+    let results = candles::backtest(input, vec![hours]).await.unwrap();
+    let outputs = ["open", "high", "low", "close", "volume"]
+        .map(|output| candles::output(&results, &id("hours"), output).unwrap());
+    let mut ours = candles::times(&results, &id("hours")).unwrap().into_iter().enumerate();
     for (at, (ts, _)) in rows.iter().enumerate() {
-        let ours: Vec<f64> = hours.iter().map(|column| column[at]).collect();
         let hour: Vec<_> = rows[..=at].iter().filter(|(fine, _)| fine / 3_600 == ts / 3_600).collect();
         // The candles begin at 04:55, in the middle of an hour.
         if (ts + 300) % 3_600 != 0 || at == 0 {
-            assert!(ours.iter().all(|value| value.is_nan()), "at {ts}");
             continue;
         }
+        let (row, result) = ours.next().unwrap();
         let of = |column: usize| hour.iter().map(move |(_, values)| values[column]);
         let defined = [
             hour[0].1[0],
@@ -165,33 +166,29 @@ async fn coarse_bars_come_when_their_last_fine_one_closes() {
             rows[at].1[3],
             of(4).sum(),
         ];
-        assert!(difference(&ours, &defined) < MOST, "at {ts}");
-        whole += 1;
+        let ours: Vec<f64> = outputs.iter().map(|column| column[row]).collect();
+        assert!(result == *ts && difference(&ours, &defined) < MOST, "at {ts}");
     }
-    assert!(whole > 460, "{whole}");
+    assert_eq!(ours.next(), None, "and nothing in between");
+    assert!(outputs[0].len() > 460, "{}", outputs[0].len());
 }
 
 #[tokio::test]
-async fn recursive_nodes_see_the_coarse_bars_alone() {
+async fn readers_of_a_resampling_see_the_coarse_bars_alone() {
     let input = candles::input().await.unwrap();
     let hours = nodes::resample(id("hours"), "1h".parse().unwrap(), &input).unwrap();
-    let slow = nodes::atr(id("range"), 14, id("hours")).unwrap();
-    let results = candles::backtest(input, vec![hours, slow]).await.unwrap();
+    let range = nodes::atr(id("range"), 14, id("hours")).unwrap();
+    let average = nodes::sma(id("average"), 5, id("hours"), "close").unwrap();
+    let results = candles::backtest(input, vec![hours, range, average]).await.unwrap();
     let [high, low, close] =
         ["high", "low", "close"].map(|of| candles::output(&results, &id("hours"), of).unwrap());
-    let bars: Vec<usize> = (0..close.len()).filter(|at| !close[*at].is_nan()).collect();
-    let ranges: Vec<f64> = bars
-        .windows(2)
-        .map(|pair| high[pair[1]].max(close[pair[0]]) - low[pair[1]].min(close[pair[0]]))
-        .collect();
+    let ranges: Vec<f64> =
+        (1..close.len()).map(|at| high[at].max(close[at - 1]) - low[at].min(close[at - 1])).collect();
     let ours = candles::output(&results, &id("range"), "value").unwrap();
-    let of_hours: Vec<f64> = bars[1..].iter().map(|at| ours[*at]).collect();
-    assert!(difference(&of_hours, &at_each(&ranges, |ranges| written_out(ranges, 14, 1.0 / 14.0))) < MOST);
-    assert_eq!(
-        ours.iter().filter(|value| !value.is_nan()).count(),
-        bars.len() - 14,
-        "and nothing in between"
-    );
+    let defined = at_each(&ranges, |ranges| written_out(ranges, 14, 1.0 / 14.0));
+    assert!(ours[0].is_nan() && difference(&ours[1..], &defined) < MOST);
+    let defined: Vec<f64> = close.windows(5).map(mean).collect();
+    assert!(difference(&candles::output(&results, &id("average"), "value").unwrap(), &defined) < MOST);
 }
 
 /// All nodes with a state, and one without, over the candles up to `now`.
@@ -255,7 +252,9 @@ async fn a_restored_strategy_goes_on_bit_for_bit() {
     let whole = Runner::offline(all_nodes(end, 300 + missed).await).await.unwrap();
     let from = middle.parse().unwrap();
     let expected = bits(&whole.pipeline, from);
-    assert!(missed > 300 && expected.iter().all(|column| column.len() == missed));
+    let (fine, hours) = expected.split_at(8);
+    assert!(missed > 300 && fine.iter().all(|column| column.len() == missed));
+    assert!(hours.iter().all(|column| column.len() > 20));
     assert_eq!(bits(&restored.pipeline, from), expected);
     // Warmed up anew it would not be so: an average still owes a part to its seed.
     let anew = Runner::offline(all_nodes(end, 300).await).await.unwrap();

@@ -50,7 +50,7 @@ pub struct NodeResult {
 }
 
 /// Who hears of live moments.
-pub(super) type MomentFn = dyn FnMut(&Pipeline, &LiveMoment) + Send;
+pub(super) type MomentFn = dyn FnMut(&Pipeline, &LiveMoment) -> Result<()> + Send;
 
 /// An input for whose bars a moment has waited in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,8 +227,9 @@ impl Pipeline {
                     values,
                 };
                 let results = signals.into_iter().map(result).collect();
-                on_moment(self, &LiveMoment { at, results, orders });
+                let heard = on_moment(self, &LiveMoment { at, results, orders });
                 self.on_moment = Some(on_moment);
+                heard?;
             }
         }
         Ok(total)

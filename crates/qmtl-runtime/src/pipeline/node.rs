@@ -297,10 +297,10 @@ impl Node {
         };
         match (&mut self.spec.compute, feeds.as_slice()) {
             (Compute::Slices(compute), [feed]) => {
-                walk.by_row(feed, &mut |windows, columns| Ok(one(compute(windows), columns)))
+                walk.by_row(feed, &mut |windows, columns| Ok(Some(one(compute(windows), columns))))
             }
             (Compute::Slices(compute), _) => {
-                walk.by_moment(&feeds, &mut |windows, columns| Ok(one(compute(windows), columns)))
+                walk.by_moment(&feeds, &mut |windows, columns| Ok(Some(one(compute(windows), columns))))
             }
             (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
                 walk.at_once(feed, compute);
@@ -310,15 +310,16 @@ impl Node {
                 walk.by_moment(&feeds, &mut |windows, columns| {
                     several(columns, |out| {
                         compute(windows, out);
-                        Ok(())
+                        Ok(true)
                     })
                 })
             }
-            (Compute::Stateful(node), [feed]) => {
-                walk.by_row(feed, &mut |windows, columns| several(columns, |out| node.update(windows, out)))
-            }
-            (Compute::Stateful(node), _) => walk
-                .by_moment(&feeds, &mut |windows, columns| several(columns, |out| node.update(windows, out))),
+            (Compute::Stateful(node), [feed]) => walk.by_row(feed, &mut |windows, columns| {
+                several(columns, |out| node.update(windows, out).map(|()| node.has_result()))
+            }),
+            (Compute::Stateful(node), _) => walk.by_moment(&feeds, &mut |windows, columns| {
+                several(columns, |out| node.update(windows, out).map(|()| node.has_result()))
+            }),
         }
         .map_err(|e| Error::unexpected("a compute node failed").with("node_id", &self.spec.id).caused_by(e))
     }
@@ -374,18 +375,19 @@ fn one(value: f64, columns: &mut [Vec<f64>]) -> u64 {
     u64::from(value.is_nan())
 }
 
-/// Appends to each column the value that `fill` writes for it; how many of these are NaN.
-fn several(columns: &mut [Vec<f64>], fill: impl FnOnce(&mut [f64]) -> Result<()>) -> Result<u64> {
+/// Appends to each column the value that `fill` writes for it; how many of these are NaN, or `None` when it says that
+/// there is no result.
+fn several(columns: &mut [Vec<f64>], fill: impl FnOnce(&mut [f64]) -> Result<bool>) -> Result<Option<u64>> {
     let mut row: Few<f64> = columns.iter().map(|_| f64::NAN).collect();
-    fill(&mut row)?;
-    Ok(columns
-        .iter_mut()
-        .zip(row)
-        .map(|(column, value)| {
-            column.push(value);
-            u64::from(value.is_nan())
-        })
-        .sum())
+    if !fill(&mut row)? {
+        return Ok(None);
+    }
+    let mut not_numbers = 0;
+    for (column, value) in columns.iter_mut().zip(row) {
+        column.push(value);
+        not_numbers += u64::from(value.is_nan());
+    }
+    Ok(Some(not_numbers))
 }
 
 /// A node's functions meet the rows here.
@@ -404,7 +406,7 @@ impl<'a> Walk<'a> {
     fn by_moment(
         &mut self,
         feeds: &[Feed<'_>],
-        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<Option<u64>>,
     ) -> Result<()> {
         let mut next: Few<usize> = feeds.iter().map(|_| 0).collect();
         let mut rows: Few<Range<usize>> = feeds.iter().map(|feed| self.window_at(feed.before)).collect();
@@ -430,7 +432,7 @@ impl<'a> Walk<'a> {
     fn by_row(
         &mut self,
         feed: &Feed<'_>,
-        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<Option<u64>>,
     ) -> Result<()> {
         self.results.reserve(feed.emits.len());
         for (nth, moment) in feed.emits.iter().enumerate() {
@@ -447,15 +449,16 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// One call, at one moment; it appends to the columns of results, and says how many values are NaN.
+    /// One call, at one moment; it appends to the columns of results, and says how many values are NaN, if there is a
+    /// result.
     fn at(
         &mut self,
         moment: u32,
         rows: &[Range<usize>],
-        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<u64>,
+        compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<Option<u64>>,
     ) -> Result<()> {
         let windows = self.windows(moment, rows);
-        let not_numbers = compute(&windows, &mut self.results.columns)?;
+        let Some(not_numbers) = compute(&windows, &mut self.results.columns)? else { return Ok(()) };
         if not_numbers > 0 && self.has_nan(rows) {
             self.results.not_numbers += not_numbers;
         }

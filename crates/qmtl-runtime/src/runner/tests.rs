@@ -233,6 +233,7 @@ async fn signals_come_out_without_a_gateway_and_a_stop_ends_well() {
         Runner::new().with_activation(Activation::always(Mode::Paper, clock.clone())).with_stop(stop.clone());
     let following = runner.follow_with(strategy, &mut receiver, move |_, moment| {
         of_moments.lock().unwrap().push((moment.at, moment.results[0].values[0]));
+        Ok(())
     });
     let feeding = async {
         // A bar that came before the replay would be history.
@@ -318,6 +319,33 @@ async fn a_node_that_fails_is_in_the_session_and_fails_a_strict_run() {
     }
 }
 
+#[tokio::test]
+async fn an_error_of_who_hears_of_moments_ends_the_run() {
+    let clock = closed();
+    let full = || Err(Error::unavailable("the disk is full"));
+    let (_, stream) = stored(&clock, 0..CLOSED).await;
+    let runner = Runner::new().with_on_ready(move |_, _| full());
+    let error = passing_time(&clock, runner.prime(totals(stream))).await.unwrap_err();
+    assert_eq!(error.to_string(), "the disk is full");
+
+    let (_, stream) = stored(&clock, 0..CLOSED).await;
+    let (sender, mut receiver) = live_channel(1);
+    let runner = Runner::new();
+    let following = runner.follow_with(totals(stream), &mut receiver, move |_, _| full());
+    let feeding = async {
+        // A bar that came before the replay would be history.
+        for index in CLOSED.. {
+            if sender.send(live(index)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        session = following => assert_eq!(session.unwrap_err().to_string(), "the disk is full"),
+        () = feeding => unreachable!("it feeds for as long as it is heard"),
+    }
+}
+
 /// The sum of all closes since the first bar.
 #[derive(Debug, Default)]
 struct Total(f64);
@@ -376,6 +404,7 @@ async fn a_strategy_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
     let told = Arc::clone(&ready);
     let runner = Runner::new().with_snapshot(snapshot.clone()).with_on_ready(move |pipeline, warmup| {
         told.lock().unwrap().push((pipeline.moment(), warmup.is_ready()));
+        Ok(())
     });
     let restored = passing_time(&clock, runner.prime(totals(input()))).await.unwrap();
     assert_eq!(*ready.lock().unwrap(), [(Some(minute(later)), true)], "once, after the replay");

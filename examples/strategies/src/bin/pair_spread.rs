@@ -193,18 +193,13 @@ async fn follow(folder: &Path, url: &str, now: Timestamp) -> Result<()> {
     let inputs = inputs(&Arc::new(MemoryBackend::new()), fetchers.clone(), &clock)?;
     let keys: Vec<SeriesKey> = inputs.iter().map(|input| input.key().clone()).collect();
     let journal = Arc::new(Mutex::new(Journal::open(folder, now)?));
-    let record = move |pipeline: &Pipeline| {
-        journal
-            .lock()
-            .expect("nobody panics with it")
-            .record(pipeline)
-            .expect("the folder can be written to");
-    };
+    let record = move |pipeline: &Pipeline| journal.lock().expect("nobody panics with it").record(pipeline);
     let at_start = record.clone();
     let mut runner = Runner::new().with_warmup(WarmupConfig::default().with_strict(true));
     runner = runner.with_on_ready(move |pipeline, _| {
-        at_start(pipeline);
+        at_start(pipeline)?;
         println!("ready");
+        Ok(())
     });
     let is_second = folder.join(STATE).exists();
     if is_second {
@@ -213,8 +208,9 @@ async fn follow(folder: &Path, url: &str, now: Timestamp) -> Result<()> {
     }
     let (sender, mut receiver) = live_channel(16);
     let following = runner.follow_with(strategy(inputs)?, &mut receiver, move |pipeline, moment| {
-        record(pipeline);
+        record(pipeline)?;
         println!("{}", moment.at);
+        Ok(())
     });
     let (session, ()) = tokio::try_join!(following, feed(sender, &keys, fetchers, &clock))?;
     assert_eq!(session.restored.transpose()?.is_some(), is_second, "a state that is there is taken");

@@ -18,9 +18,9 @@ pub fn resample(id: NodeId, coarse: Interval, input: &StreamInput) -> Result<Com
 
 /// Puts its reads open, high, low, close and volume together to coarse bars.
 ///
-/// It runs at every bar of its input. A coarse bar comes out at the moment at which its last fine bar closes, so never
-/// before it is whole; at every other moment all outputs are NaN. The result stands at the last fine bar: the coarse bar
-/// opens where the grid of the coarse interval has its point at or before that.
+/// A coarse bar comes out at the moment at which its last fine bar closes, so never before it is whole; at every other
+/// moment the node is silent, so that windows over its results are windows of coarse bars. The result stands at the last
+/// fine bar: the coarse bar opens where the grid of the coarse interval has its point at or before that.
 ///
 /// Fine bars that do not exist take no part. A coarse bar whose last fine bar does not exist is left out, since nothing
 /// would say at its close that it is over, and so is the first one unless it was seen from its opening on.
@@ -28,6 +28,8 @@ pub fn resample(id: NodeId, coarse: Interval, input: &StreamInput) -> Result<Com
 pub struct Resample {
     coarse: Interval,
     forming: Option<Forming>,
+    /// Whether the last fine bar has made it whole.
+    is_over: bool,
 }
 
 /// A coarse bar that has not closed.
@@ -43,7 +45,7 @@ impl Resample {
     /// To bars of this length.
     #[must_use]
     pub fn new(coarse: Interval) -> Self {
-        Self { coarse, forming: None }
+        Self { coarse, forming: None, is_over: false }
     }
 
     /// The coarse bar with one more fine bar, which opens at `ts`.
@@ -73,6 +75,7 @@ impl StatefulNode for Resample {
 
     fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()> {
         let fine = [0, 1, 2, 3, 4].map(|read| windows.f64(read)[0]);
+        self.is_over = false;
         if fine.iter().any(|value| value.is_nan()) {
             return Ok(());
         }
@@ -80,8 +83,13 @@ impl StatefulNode for Resample {
         if let Some(bar) = self.forming.filter(|bar| bar.is_whole && self.coarse.is_on_grid(windows.moment()))
         {
             out.copy_from_slice(&bar.values);
+            self.is_over = true;
         }
         Ok(())
+    }
+
+    fn has_result(&self) -> bool {
+        self.is_over
     }
 
     fn reset(&mut self) {

@@ -124,6 +124,10 @@ impl StatefulNode for Remembers {
         Ok(())
     }
 
+    fn has_result(&self) -> bool {
+        !is_silent(self.memory)
+    }
+
     fn reset(&mut self) {
         self.memory = 0.0;
     }
@@ -137,6 +141,11 @@ impl StatefulNode for Remembers {
         self.memory = f64::from_bits(u64::from_le_bytes(bits));
         Ok(())
     }
+}
+
+/// Whether a node that remembers has no result now.
+fn is_silent(memory: f64) -> bool {
+    memory.to_bits().count_ones().is_multiple_of(5)
 }
 
 /// The result of a node of what it reads, read by read.
@@ -296,6 +305,7 @@ impl Case {
             let orders = Arc::clone(&told);
             let mut pipeline = self.pipeline(&clock, Some(&service)).with_on_moment(move |_, moment| {
                 orders.lock().unwrap().extend(moment.orders.iter().map(|order| (moment.at, order.clone())));
+                Ok(())
             });
             self.load(&pipeline, self.history().into_iter());
             let end = minute(self.history);
@@ -459,13 +469,16 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
                 if fires && is_warm && is_silent {
                     breaks[at].push(results[at].len());
                 }
-                let gives = fires && is_warm && !is_silent;
+                let mut gives = fires && is_warm && !is_silent;
                 if gives {
                     let seen: Vec<&[f64]> = windows.iter().map(Vec::as_slice).collect();
                     let value = computed(node.kind, &seen, &mut memory[at]);
+                    gives = !(matches!(node.kind, Kind::Stateful) && self::is_silent(value));
                     let grid = common_grid(roots(at).into_iter().map(|input| case.interval(input))).unwrap();
                     let ts = moment.checked_add_micros(-grid.as_micros()).unwrap();
-                    results[at].push((ts, value));
+                    if gives {
+                        results[at].push((ts, value));
+                    }
                 }
                 has_new.push(gives);
             }
