@@ -1,6 +1,7 @@
 //! Replay and live against a naive model: what each node sees at each moment, told row by row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::collection::vec;
 use proptest::strategy::{Just, Strategy};
@@ -511,7 +512,7 @@ fn lacks(case: &Case, input: usize, newest_first: &[Timestamp]) -> bool {
 }
 
 /// Compares live, replay and the model.
-fn check(case: &Case, mutation: Mutation) -> Result<(), TestCaseError> {
+fn check(case: &Case, mutation: Mutation, figures: &Figures) -> Result<(), TestCaseError> {
     let Live { pipeline: live, recorded, since, orders } = case.live();
     let late = live.came_late().to_vec();
     let expected = model(case, &late, mutation);
@@ -538,21 +539,57 @@ fn check(case: &Case, mutation: Mutation) -> Result<(), TestCaseError> {
         let history = minute(case.history);
         prop_assert!(results[..first].iter().all(|(ts, _)| grid.next(*ts).unwrap() <= history));
     }
+    let silenced =
+        (0..case.nodes.len()).map(|at| live.silenced(&id(&format!("n{at}"))).unwrap()).sum::<u64>();
+    figures.add([
+        1,
+        live.given_up().len(),
+        late.len(),
+        of_live.iter().map(|(_, rows)| rows.len()).sum(),
+        recorded.len(),
+        orders.len(),
+        usize::try_from(silenced).unwrap(),
+    ]);
     for given_up in live.given_up() {
         prop_assert!(given_up.told_up_to < given_up.moment, "{given_up:?}");
     }
     Ok(())
 }
 
-/// 2,000 cases; `cargo xtask soak` says how many more.
+/// What a run of cases has met, for the page.
+#[derive(Debug, Default)]
+struct Figures([AtomicU64; 7]);
+
+impl Figures {
+    const NAMES: [&str; 7] = [
+        "cases",
+        "moments that were given up for an input",
+        "bars that came late",
+        "results",
+        "results that were recorded",
+        "orders",
+        "moments at which a node was silent for a missing bar",
+    ];
+
+    fn add(&self, counts: [usize; 7]) {
+        for (sum, count) in self.0.iter().zip(counts) {
+            sum.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// 2,000 cases; `cargo xtask soak -o replay` says how many more.
 fn cases() -> u32 {
     std::env::var("QMTL_RUNTIME_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
 }
 
 #[test]
 fn replay_live_and_the_model_give_the_same() {
-    let mut runner = TestRunner::new(Config::with_cases(cases()));
-    runner.run(&case(), |case| check(&case, Mutation::None)).unwrap();
+    let (mut runner, figures) = (TestRunner::new(Config::with_cases(cases())), Figures::default());
+    runner.run(&case(), |case| check(&case, Mutation::None, &figures)).unwrap();
+    for (name, count) in Figures::NAMES.iter().zip(&figures.0) {
+        println!("figure: {name} = {}", count.load(Ordering::Relaxed));
+    }
 }
 
 #[test]
@@ -560,7 +597,7 @@ fn a_model_that_is_wrong_is_found_out() {
     for mutation in [Mutation::FiresTwice, Mutation::ByOpening, Mutation::IgnoresLate, Mutation::ForgetsState]
     {
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::with_cases(200) };
-        let found = TestRunner::new(config).run(&case(), |case| check(&case, mutation));
+        let found = TestRunner::new(config).run(&case(), |case| check(&case, mutation, &Figures::default()));
         assert!(found.is_err(), "{mutation:?} looks right");
     }
 }
