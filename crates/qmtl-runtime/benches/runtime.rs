@@ -9,8 +9,9 @@ use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{BatchStream, HistoryBackend, Interval, SeriesKey, Timestamp, WriteRequest, frame};
 use qmtl_history_testkit::fixtures::ManualClock;
 use qmtl_io_memory::MemoryBackend;
+use qmtl_io_parquet::{ParquetBackend, ParquetConfig};
 use qmtl_runtime::{
-    ComputeNode, NodeCache, Parallelism, Pipeline, Strategy, StreamInput, WarmupConfig, warm_up,
+    Backtest, ComputeNode, NodeCache, Parallelism, Pipeline, Strategy, StreamInput, WarmupConfig, warm_up,
 };
 
 const BARS: usize = 1_000_000;
@@ -22,7 +23,9 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let asked = |name: &str| wanted.is_empty() || wanted.iter().any(|start| name.starts_with(start));
     println!("{:<44} {:>12} {:>24}", "what", "time", "rate or ratio");
-    for (name, measure) in [("bulk", bulk as fn()), ("view", view), ("feed", feed), ("warm", warm)] {
+    for (name, measure) in
+        [("bulk", bulk as fn()), ("view", view), ("feed", feed), ("warm", warm), ("backtest", backtest)]
+    {
         if asked(name) {
             measure();
         }
@@ -158,8 +161,72 @@ fn feed() {
         });
         pipeline
     });
-    let rate = format!("{:.2}M bars/s", FED as f64 / time.as_secs_f64() / 1e6);
+    let million = FED as f64 / time.as_secs_f64() / 1e6;
+    number("feed million bars/s", million);
+    let rate = format!("{million:.2}M bars/s");
     report("feed, one live bar, 2 nodes", time / u32::try_from(FED).expect("few bars"), &rate);
+}
+
+/// Ten million bars of each of two inputs out of a Parquet store, through two averages and their spread, in batches that
+/// are looked at and dropped.
+fn backtest() {
+    const OF_EACH: usize = 10_000_000;
+    const BATCH: usize = 500_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder for a store");
+    let open = || {
+        let store = runtime.block_on(ParquetBackend::open(ParquetConfig::new(folder.path())));
+        Arc::new(store.expect("a new folder"))
+    };
+    let writer = open();
+    for (input, first) in
+        (0..2).flat_map(|input| (0..OF_EACH).step_by(BATCH).map(move |first| (input, first)))
+    {
+        let request = WriteRequest::new(input_key(input));
+        runtime.block_on(writer.write_rows(&request, bars(first..first + BATCH))).expect("good rows");
+    }
+    drop(writer);
+    let run = |parallelism| {
+        let store = open();
+        let inputs: Vec<_> = (0..2)
+            .map(|input| {
+                let stream = StreamInput::builder(format!("input-{input}")).interval("1m").period(500);
+                stream.backend(Arc::clone(&store)).build().expect("a good stream")
+            })
+            .collect();
+        let spread =
+            ComputeNode::slices("spread".parse().expect("a good id"), 1, |w| w.f64(0)[0] - w.f64(1)[0]);
+        let strategy =
+            (0..2).fold(Strategy::builder(), |all, input| all.node(moving_average(Kind::Batch, input)));
+        let strategy = strategy.node(spread.reads(&inputs[0], "close").reads(&inputs[1], "close"));
+        let strategy = inputs.into_iter().fold(strategy, |all, input| all.input(input));
+        let backtest = Backtest::new().with_parallelism(parallelism);
+        let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+        let start = Instant::now();
+        let results = runtime.block_on(async {
+            let strategy = strategy.build().expect("a good graph");
+            let mut run = backtest.range(strategy, minute(0), minute(OF_EACH)).await.expect("a good store");
+            let mut results = 0;
+            while let Some(batch) = run.next().await.expect("a good store") {
+                results += batch.results.iter().map(|(_, rows)| rows.num_rows()).sum::<usize>();
+            }
+            assert_eq!(run.bars(), 2 * OF_EACH as u64);
+            results
+        });
+        assert!(results > 2 * OF_EACH);
+        // The whole process: what writing has freed is used again.
+        (start.elapsed(), if is_reset { memory_mb("VmHWM") } else { 0.0 })
+    };
+    for (parallelism, threads) in [(Parallelism::Serial, 1), (Parallelism::Threads(2), 2)] {
+        let runs: Vec<_> = (0..3).map(|_| run(parallelism)).collect();
+        let time = runs.iter().map(|(time, _)| *time).min().unwrap_or_default();
+        let memory = runs.iter().map(|(_, memory)| *memory).fold(0.0, f64::max);
+        let million = 2.0 * OF_EACH as f64 / time.as_secs_f64() / 1e6;
+        number(&format!("backtest {threads} million bars/s"), million);
+        number(&format!("backtest {threads} memory"), memory);
+        let rate = format!("{million:.1}M bars/s, {memory:.0} MB");
+        report(&format!("Backtest::range, 10M x 2, Parquet, {threads} threads"), time, &rate);
+    }
 }
 
 /// 200 inputs of 500 bars out of a store in memory.

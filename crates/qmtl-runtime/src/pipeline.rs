@@ -458,13 +458,17 @@ impl Pipeline {
             results.trim(node.spec.keeps);
         }
         *released = newest;
-        let threads = if chunk.is_small() { 1 } else { parallelism.threads() };
         // A guard stays in its thread, what it guards need not.
-        let unlocked: Few<&mut NodeCache> = caches.iter_mut().map(|cache| &mut **cache).collect();
-        spread(threads, unlocked.into_iter(), |cache| {
-            let waiting = cache.len() - rows_up_to(cache, newest);
-            cache.trim(cache.period() + waiting);
-        });
+        let unlocked = caches.iter_mut().map(|cache| &mut **cache).zip(&chunk.next);
+        let trim = |(cache, delivered): (&mut NodeCache, &usize)| {
+            cache.trim(cache.period() + cache.len() - delivered)
+        };
+        if chunk.is_small() {
+            unlocked.for_each(trim);
+        } else {
+            let unlocked: Vec<_> = unlocked.collect();
+            spread(parallelism.threads(), unlocked.into_iter(), trim);
+        }
         Some(newest)
     }
 

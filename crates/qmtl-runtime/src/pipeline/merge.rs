@@ -17,8 +17,13 @@ pub(super) fn lock<'a>(inputs: &'a [StreamInput], order: &[usize]) -> Few<MutexG
 
 /// How many rows close at `moment` or before.
 pub(super) fn rows_up_to(cache: &NodeCache, moment: Timestamp) -> usize {
-    let newest = moment.checked_add_micros(-cache.key().interval.as_micros());
-    newest.map_or(0, |newest| cache.view().timestamps().partition_point(|ts| *ts <= newest))
+    let Some(newest) = moment.checked_add_micros(-cache.key().interval.as_micros()) else { return 0 };
+    let rows = cache.view().timestamps();
+    // Mostly nothing waits.
+    if rows.last().is_none_or(|last| *last <= newest) {
+        return rows.len();
+    }
+    rows.partition_point(|ts| *ts <= newest)
 }
 
 /// Merges what closes after `released` and up to `until`, moment by moment, into at most about `size` moments. The

@@ -130,8 +130,8 @@ pub(super) struct Node {
 #[repr(align(128))]
 pub(super) struct Results {
     pub(super) ts: Vec<Timestamp>,
-    /// For every output its values.
-    pub(super) columns: Vec<Vec<f64>>,
+    /// For every output its values. Their lengths stand in here, and not beside those of a neighbour.
+    pub(super) columns: Few<Vec<f64>>,
     /// The moments of the chunk at which the node had a result.
     pub(super) fired: Vec<u32>,
     /// The results before which the node was silent although it was warm.
@@ -146,7 +146,7 @@ impl Results {
     pub(super) fn new(outputs: usize) -> Self {
         Self {
             ts: Vec::new(),
-            columns: vec![Vec::new(); outputs],
+            columns: (0..outputs).map(|_| Vec::new()).collect(),
             fired: Vec::new(),
             breaks: Vec::new(),
             silenced: 0,
