@@ -15,6 +15,12 @@ pub trait Clock: Debug + Send + Sync + 'static {
     /// The wall clock, UTC. It may jump in both directions.
     fn now(&self) -> Timestamp;
 
+    /// The wall clock by which answers of sources are dated and believed: [`now`](Self::now), unless that pretends to be
+    /// another time.
+    fn real_now(&self) -> Timestamp {
+        self.now()
+    }
+
     /// Time since an arbitrary point of this process; never goes back. Deadlines use this one.
     fn monotonic(&self) -> Duration;
 
@@ -64,6 +70,10 @@ impl Moment {
 impl<T: Clock + ?Sized> Clock for Arc<T> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn real_now(&self) -> Timestamp {
+        (**self).real_now()
     }
 
     fn monotonic(&self) -> Duration {

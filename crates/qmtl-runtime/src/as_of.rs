@@ -24,7 +24,7 @@ impl AsOf {
         Self { now, clock: Arc::new(TokioClock::new()) }
     }
 
-    /// Takes its monotonic side from `clock` instead of the system.
+    /// Takes its monotonic side, and the real time by which answers are believed, from `clock` instead of the system.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -36,6 +36,10 @@ impl AsOf {
 impl Clock for AsOf {
     fn now(&self) -> Timestamp {
         self.now
+    }
+
+    fn real_now(&self) -> Timestamp {
+        self.clock.real_now()
     }
 
     fn monotonic(&self) -> Duration {

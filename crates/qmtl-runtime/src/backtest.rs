@@ -129,7 +129,7 @@ async fn opened(
             let skipped = rows.count(interval).saturating_sub(period as u64);
             from = rows.nth(skipped, interval).unwrap_or(from);
         }
-        let known_empty = coverage.empty_by_any(input.clock().now());
+        let known_empty = coverage.empty_by_any(input.clock().real_now());
         if let Some(asked) = TimeRange::checked(first, past_end) {
             missing = RangeSet::from(asked).difference(coverage.present()).difference(&known_empty);
         }

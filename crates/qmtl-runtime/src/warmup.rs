@@ -427,7 +427,7 @@ impl Fill<'_> {
     async fn look(&self, filled: &mut Filled) -> Result<RangeSet> {
         let coverage: Coverage = self.provider.coverage(self.key).await?.within(self.range);
         filled.present = coverage.present().clone();
-        filled.known_empty = coverage.empty_by_any(self.clock.now());
+        filled.known_empty = coverage.empty_by_any(self.clock.real_now());
         let missing = RangeSet::from(self.range).difference(&filled.present).difference(&filled.known_empty);
         Ok(missing.on_grid(self.key.interval))
     }

@@ -64,6 +64,9 @@ fn bars_proven_not_to_exist_leave_their_place_to_older_ones() {
     let at = ["--source", &source, "--as-of", "2018-01-15T15:00:00Z"];
     let rows = scene.json(&[&NODE[..], &at].concat());
     assert_eq!((&rows["bars"], &rows["missing"]), (&json!(200), &json!([])), "{rows}");
+    // The proofs are of today: that the warm-up is as of an earlier day makes them no lie about the future.
+    let stored = scene.json(&[&NODE[..], &at[2..]].concat());
+    assert_eq!((&stored["bars"], &stored["known_empty"]), (&rows["bars"], &rows["known_empty"]), "{stored}");
     let near = scene.run(&[&NODE[..], &at, &["--max-lookback", "200", "--json"]].concat());
     assert_eq!((near.code, &near.object()["bars"]), (Some(3), &json!(160)), "{near:?}");
 }
