@@ -24,7 +24,8 @@ pub struct BackfillConfig {
     pub memory_budget: u64,
     /// Bytes of rows that are gathered before they are written together.
     pub flush_bytes: u64,
-    /// The longest that fetched rows wait for others to be written with.
+    /// The longest that fetched rows wait for others to be written with; the first ones of a run wait for a second, and
+    /// later ones twice as long each time.
     pub flush_after: Duration,
     /// The longest that a window may take, retries and pauses included; `None` leaves that to the
     /// deadlines of its requests. What came before it passed is stored.

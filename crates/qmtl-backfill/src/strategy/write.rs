@@ -16,6 +16,9 @@ use super::fetch::Answer;
 use super::tally::Tally;
 use super::{Job, batch, fetch, reread};
 
+/// How long the first rows wait for others to be written with; twice as long after each such wait. Whoever watches a slow
+/// fill sees that rows are stored.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Failed writes in a row after which the store is taken to be gone.
 const WRITES_IN_VAIN: u32 = 3;
 
@@ -29,6 +32,8 @@ pub(super) struct Writer<'a> {
     pending_bytes: u64,
     /// When the oldest of them came, on the monotonic clock.
     since: Duration,
+    /// How long they wait for others.
+    wait: Duration,
     in_vain: u32,
     tally: Tally,
 }
@@ -40,6 +45,8 @@ enum Step {
     Flush {
         all: bool,
     },
+    /// Write all: it has waited long enough.
+    Waited,
     End,
 }
 
@@ -51,6 +58,7 @@ impl<'a> Writer<'a> {
             pending: BTreeMap::new(),
             pending_bytes: 0,
             since: Duration::ZERO,
+            wait: FIRST_WAIT.min(job.config.flush_after),
             in_vain: 0,
             tally: Tally::new(job.sources.iter().map(|source| source.id.clone()).collect()),
         }
@@ -76,6 +84,10 @@ impl<'a> Writer<'a> {
                     }
                 }
                 Step::Flush { all } => self.flush(all).await?,
+                Step::Waited => {
+                    self.wait = (self.wait * 2).min(self.job.config.flush_after);
+                    self.flush(true).await?;
+                }
                 Step::End => return self.flush(true).await,
             }
         }
@@ -83,13 +95,13 @@ impl<'a> Writer<'a> {
 
     async fn step(&self, answers: &mut UnboundedReceiver<Box<Answer>>) -> Step {
         let is_waiting = !self.pending.is_empty();
-        let Job { clock, config, budget, .. } = self.job;
+        let Job { clock, budget, .. } = self.job;
         let waited = clock.monotonic().saturating_sub(self.since);
         tokio::select! {
             biased;
             answer = answers.recv() => answer.map_or(Step::End, Step::Accept),
             () = budget.starved(), if is_waiting => Step::Flush { all: budget.is_starved() },
-            () = clock.sleep(config.flush_after.saturating_sub(waited)), if is_waiting => Step::Flush { all: true },
+            () = clock.sleep(self.wait.saturating_sub(waited)), if is_waiting => Step::Waited,
         }
     }
 
