@@ -86,8 +86,8 @@ fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
         let unfinished = entries.files.iter().filter(|name| name.starts_with(TEMP_PREFIX));
         findings.extend(unfinished.map(|name| Finding::new(folder.join(name), Problem::Unfinished)));
         unfit.extend(odd_commits(folder, &entries));
-        // What does not fit in a node's folder is none of this series.
-        if *folder != series.node() {
+        // What does not fit in a node's folder is none of this series, and that of columns was looked at.
+        if partitions.contains(folder) {
             unfit.extend(store.strays(folder, &entries, |_| false)?);
         }
     }

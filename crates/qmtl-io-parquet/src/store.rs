@@ -19,7 +19,7 @@ use crate::layout::{self, Partition, SeriesFolder};
 use crate::listing::Listings;
 use crate::state::State;
 use crate::tips::Tips;
-use crate::tree::{first, odd_commits};
+use crate::tree::first;
 use crate::{ParquetConfig, error};
 
 /// How often a race with another process is tried again before it is reported.
@@ -215,19 +215,9 @@ impl Store {
             .into_iter()
             .filter_map(|partition| {
                 let folder = series.partition(partition);
-                let newest = self.newest(&folder).and_then(|newest| match newest {
-                    // What was its commit may have another name.
-                    None => self.check_names(&folder).map(|()| None),
-                    newest => Ok(newest),
-                });
-                newest.transpose().map(|stamp| Ok((partition, stamp?)))
+                self.newest(&folder).transpose().map(|stamp| Ok((partition, stamp?)))
             })
             .collect()
-    }
-
-    /// `Corrupt` for a file in a partition without a commit that looks like one.
-    fn check_names(&self, partition: &Path) -> Result<()> {
-        first(odd_commits(partition, &self.disk.entries(partition)?))
     }
 
     /// `Corrupt` for a folder in a partition that holds commits: nobody would look for them there.

@@ -135,8 +135,11 @@ impl Store {
 
     fn has_partition(&self, interval: Interval, folder: &Path) -> Result<bool> {
         for partition in self.partitions_in(interval, folder)? {
-            if self.disk.newest(&partition, None)?.is_some() {
-                return Ok(true);
+            match self.disk.newest(&partition, None) {
+                Ok(None) => {}
+                // Whoever reads it is told what is wrong with it.
+                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+                _ => return Ok(true),
             }
         }
         Ok(false)
@@ -152,6 +155,11 @@ impl Store {
         let is_own = |name: &str| name == layout::SCHEMA_FOLDER || parse(name).is_some();
         unfit.extend(self.strays(folder, &entries, is_own)?);
         unfit.extend(self.obstacles(folder, &entries, is_own));
+        if entries.folders.iter().any(|name| name == layout::SCHEMA_FOLDER) {
+            // What was moved in there is as lost as anywhere else.
+            let schemas = folder.join(layout::SCHEMA_FOLDER);
+            unfit.extend(self.strays(&schemas, &self.disk.entries(&schemas)?, |_| false)?);
+        }
         Ok((own, unfit))
     }
 
@@ -166,7 +174,7 @@ impl Store {
     pub(crate) fn told_by_commits(&self, node: &Path, intervals: &[Interval]) -> Result<Option<NodeId>> {
         for interval in intervals {
             for partition in self.partitions_in(*interval, &node.join(interval.to_string()))? {
-                let Some(newest) = self.disk.newest(&partition, None)? else { continue };
+                let Ok(Some(newest)) = self.disk.newest(&partition, None) else { continue };
                 let newest = partition.join(layout::commit_file(newest.seq));
                 if let Ok(Some(file)) = StoredFile::open(&*self.disk, &newest) {
                     return Ok(Some(file.footer().key.node_id.clone()));

@@ -33,7 +33,7 @@ use crate::cache::Stamp;
 use crate::error::corrupt;
 use crate::failpoints::{Step, reach};
 use crate::file::GUESS;
-use crate::layout::{commit_file, parse_commit};
+use crate::layout::{commit_file, is_odd_commit, parse_commit};
 use crate::tree::stray;
 
 /// How often a put is sent whose answer does not come.
@@ -168,16 +168,34 @@ impl Bucket {
     /// The newest commit in a folder from behind `offset` on.
     fn newest_behind(&self, folder: &Path, offset: Option<&str>) -> Result<Option<Stamp>> {
         let mut newest: Option<Stamp> = None;
-        self.each(folder, offset, |below, object| {
-            if let [name] = below
-                && let Some(seq) = parse_commit(name)
-                && newest.is_none_or(|newest| newest.seq < seq)
-            {
+        self.each_commit(folder, offset, |seq, object| {
+            if newest.is_none_or(|newest| newest.seq < seq) {
                 newest = Some(stamp(seq, object));
+            }
+        })?;
+        Ok(newest)
+    }
+
+    /// Shows the commits in a folder from behind `offset` on. `Corrupt` for an object that looks like one and has another
+    /// name: it may have been the newest one, and all that it holds would be missing in silence.
+    fn each_commit(
+        &self,
+        folder: &Path,
+        offset: Option<&str>,
+        mut see: impl FnMut(u64, &ObjectMeta),
+    ) -> Result<()> {
+        let mut odd = None;
+        self.each(folder, offset, |below, object| {
+            if let [name] = below {
+                match parse_commit(name) {
+                    Some(seq) => see(seq, object),
+                    None if is_odd_commit(name) => odd = Some(folder.join(name)),
+                    None => {}
+                }
             }
             ControlFlow::Continue(())
         })?;
-        Ok(newest)
+        odd.map_or(Ok(()), |path| Err(stray(&path)))
     }
 
     /// Opens an object, with its end; nothing but that for most deltas.
@@ -288,12 +306,8 @@ impl Disk for Bucket {
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
         let mut commits = Vec::new();
-        self.each(folder, None, |below, object| {
-            if let [name] = below {
-                let seq = parse_commit(name);
-                commits.extend(seq.map(|seq| Listed { seq, stamp: Some(stamp(seq, object)) }));
-            }
-            ControlFlow::Continue(())
+        self.each_commit(folder, None, |seq, object| {
+            commits.push(Listed { seq, stamp: Some(stamp(seq, object)) });
         })?;
         commits.sort_unstable_by_key(|commit| commit.seq);
         Ok(commits)
@@ -316,11 +330,17 @@ impl Disk for Bucket {
         [first, last]: [&str; 2],
     ) -> Result<Option<Vec<(String, Stamp)>>> {
         let mut newest: Vec<(String, Stamp)> = Vec::new();
-        let mut too_deep = None;
+        let mut unfit = None;
         self.each(folder, Some(first), |below, object| {
             let Some(name) = below.first().filter(|name| name.as_str() <= last) else {
                 return ControlFlow::Break(());
             };
+            if let [_, file] = below
+                && is_odd_commit(file)
+            {
+                unfit = Some(folder.join(name).join(file));
+                return ControlFlow::Break(());
+            }
             if let [_, file] = below
                 && let Some(seq) = parse_commit(file)
             {
@@ -333,12 +353,12 @@ impl Disk for Bucket {
             if let [_, inside, .., file] = below
                 && parse_commit(file).is_some()
             {
-                too_deep = Some(folder.join(name).join(inside));
+                unfit = Some(folder.join(name).join(inside));
                 return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         })?;
-        too_deep.map_or(Ok(Some(newest)), |path| Err(stray(&path)))
+        unfit.map_or(Ok(Some(newest)), |path| Err(stray(&path)))
     }
 
     fn changed(&self, _: &Path) -> Option<SystemTime> {

@@ -15,6 +15,7 @@ use crate::cache::Stamp;
 use crate::error::{corrupt, storage};
 use crate::failpoints::{Step, reach};
 use crate::layout::{self, TEMP_PREFIX};
+use crate::tree::stray;
 
 /// A store's folder.
 #[derive(Debug)]
@@ -80,13 +81,13 @@ impl Disk for Folder {
     }
 
     fn commits(&self, folder: &Path) -> Result<Vec<Listed>> {
-        let mut commits = pick(folder, layout::parse_commit)?;
+        let mut commits = commits(folder)?;
         commits.sort_unstable();
         Ok(commits.into_iter().map(|seq| Listed { seq, stamp: None }).collect())
     }
 
     fn newest(&self, folder: &Path, _: Option<u64>) -> Result<Option<Stamp>> {
-        let Some(seq) = pick(folder, layout::parse_commit)?.into_iter().max() else { return Ok(None) };
+        let Some(seq) = commits(folder)?.into_iter().max() else { return Ok(None) };
         let stamp = self.stamp(&folder.join(layout::commit_file(seq)), seq)?;
         Ok(Some(stamp.unwrap_or(Stamp { seq, bytes: 0, modified: None, tag: 0 })))
     }
@@ -264,6 +265,20 @@ impl Content for OpenFile {
 /// What `wanted` makes of the names in a folder.
 fn pick<T>(folder: &Path, wanted: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
     Ok(names(folder)?.iter().filter_map(|name| name.to_str().and_then(&wanted)).collect())
+}
+
+/// The numbers of the commits in a folder. `Corrupt` for a file that looks like one and has another name: it may have been
+/// the newest one, and all that it holds would be missing in silence.
+fn commits(folder: &Path) -> Result<Vec<u64>> {
+    let mut commits = Vec::new();
+    for name in names(folder)? {
+        match name.to_str().and_then(layout::parse_commit) {
+            Some(seq) => commits.push(seq),
+            None if layout::is_odd_commit(&name.to_string_lossy()) => return Err(stray(&folder.join(name))),
+            None => {}
+        }
+    }
+    Ok(commits)
 }
 
 /// The names in a folder; none when there is no such folder.

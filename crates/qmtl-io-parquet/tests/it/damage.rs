@@ -511,38 +511,52 @@ async fn a_partition_that_leads_nowhere_is_a_finding_and_not_missed_in_silence()
     assert!(findings.len() == 1 && findings[0].to_string().contains("leads nowhere"), "{findings:?}");
 }
 
-/// A commit that was renamed is no commit, and is not passed over in silence either.
+/// A commit that was renamed may have been the newest one: what it holds must not be missing in silence.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renamed_commit_is_found_and_a_number_that_no_writer_gives_is_no_commit() {
+async fn a_renamed_commit_is_damage_whether_another_one_is_there_or_not() {
     let key = fixtures::key("ohlcv:one", "1m");
-    for (name, is_alone) in
-        [("1.parquet", true), ("0000000001.PARQUET", true), ("18446744073709551615.parquet", false)]
-    {
+    let names = ["1.parquet", "0000000002 (1).parquet", "0000000001.PARQUET", "18446744073709551615.parquet"];
+    for (name, is_alone) in names.into_iter().flat_map(|name| [(name, true), (name, false)]) {
         let folder = TempDir::new().unwrap();
         let store = open(folder.path()).await;
         store.write_rows(&WriteRequest::new(key.clone()), bars(&key, start(), 7)).await.unwrap();
         let file = store.files(&key, TimeRange::ALL).await.unwrap().remove(0).path;
-        let odd = file.with_file_name(name);
-        fs::copy(&file, &odd).unwrap();
+        fs::copy(&file, file.with_file_name(name)).unwrap();
         if is_alone {
             fs::remove_file(&file).unwrap();
         }
         let store = open(folder.path()).await;
-        let told = match is_alone {
-            true => store.list_series().await.unwrap_err().to_string(),
-            false => store.verify(&key).await.unwrap().remove(0).to_string(),
-        };
-        assert!(told.starts_with("the file's name is not that of a commit"), "{told}");
-        assert!(told.contains(name), "{told}");
-        let rows = store.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await;
-        match rows {
-            Ok(rows) => assert!(rows.num_rows() == 7 && !is_alone),
-            Err(error) => assert!(error.to_string().contains(name) && is_alone, "{error}"),
+        let findings: Vec<_> = store.verify(&key).await.unwrap().iter().map(ToString::to_string).collect();
+        let coverage = store.coverage(&key, TimeRange::ALL).await.unwrap_err().to_string();
+        let rows = store.read_all(&ReadRequest::new(key.clone(), TimeRange::ALL)).await.unwrap_err();
+        let written = store.write_rows(&WriteRequest::new(key.clone()), bars(&key, start(), 9)).await;
+        let errors = [coverage, rows.to_string(), written.unwrap_err().to_string()];
+        for told in findings.iter().chain(&errors) {
+            assert!(told.starts_with("the file's name is not that of a commit"), "{told}");
+            assert!(told.contains(name), "{told}");
         }
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(store.list_series().await.unwrap(), [key.clone()]);
     }
 }
 
-/// Whether its commits were removed or its first writer was killed, nobody can tell: it is listed, with nothing stored.
+/// Nobody looks for rows among the lists of columns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_moved_among_the_lists_of_columns_is_a_finding() {
+    let three = Three::new().await;
+    let partition = three.files[0].parent().unwrap();
+    let moved = partition.with_file_name("_schema").join(partition.file_name().unwrap());
+    fs::rename(partition, &moved).unwrap();
+    let store = open(three.folder.path()).await;
+    let error = store.coverage(&three.key, TimeRange::ALL).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("(path: {}", moved.display())), "{error}");
+    let findings = store.verify(&three.key).await.unwrap();
+    assert!(
+        findings.len() == 1 && findings[0].to_string().contains("the folder holds commits"),
+        "{findings:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_series_whose_commits_are_gone_is_listed_with_nothing_stored() {
     type Removal = fn(&Path);
