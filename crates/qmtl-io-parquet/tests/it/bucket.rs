@@ -302,7 +302,7 @@ async fn each_call_costs_a_few_requests() {
     let counts = bucket.counts();
     assert_eq!(
         counts,
-        [("get the end", 4), ("list", 4)],
+        [("get the end", 4), ("list", 5)],
         "opening, one partition of many, what does not fit, its name and columns"
     );
     store.coverage(&key(), TimeRange::ALL).await.unwrap();
