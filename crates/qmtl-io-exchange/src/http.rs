@@ -200,7 +200,18 @@ impl HttpClient {
         on_behalf: &FetchRequest,
         read: impl Fn(&Answer) -> Result<T, Failure> + Send + Sync,
     ) -> Result<T> {
-        self.ask(request, on_behalf, &|tried| read(&tried?)).await
+        let read_or_give_up = |tried: Result<Answer, Failure>| match tried {
+            Ok(answer) => read(&answer),
+            Err(failure) => {
+                if failure.is_of_all {
+                    // The others need not find out by themselves.
+                    let error = failure.error.clone().with("host", self.base.authority());
+                    self.reach.give_up(self.config.clock.monotonic(), &error);
+                }
+                Err(failure)
+            }
+        };
+        self.ask(request, on_behalf, &read_or_give_up).await
     }
 
     /// The time of the server by the date of its answer at the address itself, which may say anything else, a
@@ -493,7 +504,8 @@ fn refused(status: StatusCode, headers: &HeaderMap, has_served: bool) -> Option<
     }
     let failure = match reason {
         Some(reason) => Failure::passing(reason, error).with_pause(pause),
-        None => Failure::lasting(error.retryable(false)),
+        // A redirection is of one path.
+        None => Failure { is_of_all: !leads_elsewhere(status), ..Failure::lasting(error.retryable(false)) },
     };
     Some(Failure { date: date(headers), ..failure })
 }

@@ -62,19 +62,21 @@ pub struct Failure {
     pub pause: Duration,
     /// What time it was at the server when it refused.
     pub(crate) date: Option<Timestamp>,
+    /// Whether it is said of this machine, whatever it asks for.
+    pub(crate) is_of_all: bool,
 }
 
 impl Failure {
     /// A failure that may pass.
     #[must_use]
     pub fn passing(reason: Reason, error: Error) -> Self {
-        Self { error, reason: Some(reason), pause: Duration::ZERO, date: None }
+        Self { error, reason: Some(reason), pause: Duration::ZERO, date: None, is_of_all: false }
     }
 
     /// A failure that stays: the request is not made again.
     #[must_use]
     pub fn lasting(error: Error) -> Self {
-        Self { error, reason: None, pause: Duration::ZERO, date: None }
+        Self { error, reason: None, pause: Duration::ZERO, date: None, is_of_all: false }
     }
 
     /// Says how long to wait at least before the next try.

@@ -114,10 +114,18 @@ async fn what_will_not_change_is_asked_for_once_and_names_the_way_on() {
         (401, "check its address, or the proxy"),
         (302, "use that address if you trust it"),
     ] {
-        let network = Network::new(Some(TransportAnswer::new(status, "")));
-        let error = ask(&fetcher(&network, &clock()), 0).await;
-        assert_eq!(network.tries(), 1, "{status}: {error}");
-        assert!(error.message().contains(way_on) && !error.is_retryable(), "{status}: {error}");
+        let (network, clock) = (Network::new(Some(TransportAnswer::new(status, ""))), clock());
+        let fetcher = fetcher(&network, &clock);
+        let others = u32::from(status == 302);
+        for (window, asked) in [(0, 1), (1, others), (2, others)] {
+            let error = ask(&fetcher, window).await;
+            assert_eq!(network.tries(), asked, "{status}: {error}");
+            assert!(error.message().contains(way_on) && !error.is_retryable(), "{status}: {error}");
+        }
+        // Who follows a series looks again later.
+        clock.advance(Duration::from_secs(60));
+        let error = ask(&fetcher, 3).await;
+        assert!(network.tries() == 1 && error.message().contains(way_on), "{status}: {error}");
     }
 }
 
