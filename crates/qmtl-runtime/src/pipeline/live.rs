@@ -112,7 +112,7 @@ impl Pipeline {
     /// closes with it, to the nodes and theirs.
     ///
     /// `NotFound` for an unknown input, `Schema` for a row that contradicts the cache, the node's
-    /// error when one panicked and [`OnPanic::Stop`] was chosen, else what a recorder answers.
+    /// error when one panicked and [`OnPanic::Stop`](crate::OnPanic::Stop) was chosen, else what a recorder answers.
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
         let mut records = Vec::new();
         let now = self.now();
