@@ -18,8 +18,8 @@ use crate::range::RangeArgs;
     version,
     about = "Find the holes in your market history, fill them once, and use the bars.",
     long_about = "Finds the holes in your market history, fills them once, and serves the bars.\n\n\
-        A store is a folder of plain Parquet files. A series is a node id and an interval. What a source \
-        proved not to exist is remembered, so that nothing is asked for twice.",
+        A store is a folder of plain Parquet files. A series is a node id and an interval. Bars that \
+        a source proved not to exist are remembered, so that nothing is requested twice.",
     after_help = "Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.",
     after_long_help = EXIT_CODES,
     max_term_width = 110,
@@ -56,16 +56,16 @@ pub struct Global {
     /// Print one JSON object on stdout: times as epoch seconds, ranges as inclusive [first, last]
     #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
-    /// No progress and no notes; results and errors are printed
+    /// Print results and errors only: no progress, no notes
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
-    /// Log to stderr what is done; -vv says more (RUST_LOG is heeded too)
+    /// Log to stderr; -vv logs more (RUST_LOG works too)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     pub verbose: u8,
-    /// When to colour; auto looks at the terminal, NO_COLOR and TERM
+    /// When to use colours: auto (by terminal, NO_COLOR and TERM), always or never
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true, help_heading = GLOBAL)]
     pub color: ColorWhen,
-    /// The form of log lines on stderr: human, event (`EVENT {json}`) or json
+    /// The format of log lines on stderr: human, event (`EVENT {json}`) or json
     #[arg(long, global = true, value_name = "FORM", default_value = "human", help_heading = GLOBAL)]
     pub log_format: LogFormat,
 }
@@ -87,7 +87,7 @@ pub enum ColorWhen {
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
-    /// Show the holes and what a backfill would ask for; writes nothing
+    /// Show the holes and what a backfill would request; writes nothing
     #[command(after_help = "\
 Examples:
   qmtl-history plan --store ./history --source binance --node BTCUSDT --interval 1m --last 30d
@@ -104,10 +104,10 @@ Examples:
   qmtl-history coverage --store ./history
   qmtl-history coverage --store ./history --node BTCUSDT --interval 1m --last 90d")]
     Coverage(CoverageArgs),
-    /// Print the exact current data files, for polars, DuckDB or pandas
+    /// Print the exact list of current data files, for polars, DuckDB or pandas
     #[command(after_help = "\
-Older files may lie beside the current ones, so a glob over the folder can count rows twice; this
-list cannot.
+A store may hold older files next to the current ones, so a glob over the folder can count rows twice;
+this list cannot.
 
 Examples:
   qmtl-history files --store ./history --node BTCUSDT --interval 1m
@@ -118,26 +118,26 @@ Examples:
     Files(ReadArgs),
     /// Write the bars of a series as CSV, Parquet or Arrow
     #[command(after_help = "\
-Numbers are written in the shortest form that reads back as the same double, so that a CSV which
-is imported again gives the same bits.
+Numbers are written in the shortest form that reads back as the same double, so importing the CSV
+again gives the same bits.
 
 Examples:
   qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet
   qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close --last 7d")]
     Export(ExportArgs),
-    /// Read every bar and check it: coverage, order, grid, NaN, high and low, proofs; exits 1 with the findings
+    /// Read every bar and check coverage, order, grid, NaN, high and low, proofs; exits 1 if it finds anything
     #[command(after_help = "\
 Examples:
   qmtl-history verify --store ./history
   qmtl-history verify --store ./history --node BTCUSDT --interval 1m --json")]
     Verify(VerifyArgs),
-    /// Prime a moving average as a strategy's start does, and say when each node was ready
+    /// Warm up a moving average as a starting strategy does, and report when each node became ready
     #[command(after_help = WARMUP_HELP)]
     Warmup(WarmupArgs),
-    /// Remove files that newer ones have replaced for an hour, and what killed writers left
+    /// Remove files that were replaced at least an hour ago, and what killed writers left
     #[command(after_help = "\
-Writers collect now and then by themselves; this is for stores that nobody writes any longer, and after
-a crash. What readers of the last hour may hold stays.
+Writers do this by themselves now and then; the command is for stores that nobody writes to any more,
+and for use after a crash. Files that a reader of the last hour may still use stay.
 
 Examples:
   qmtl-history gc --store ./history --dry-run
@@ -155,10 +155,10 @@ Examples:
   qmtl-history forget-empty --store ./history --node BTCUSDT --interval 1m --last 7d --dry-run
   qmtl-history forget-empty --store ./history --all --from binance")]
     ForgetEmpty(ForgetArgs),
-    /// Rebuild names of series and lists of columns that are lost or wrong
+    /// Rebuild series names and column lists that are lost or wrong
     #[command(after_help = "\
-What names a folder's series (_series.json) and what lists its columns (_schema) is rebuilt from the
-files that hold the rows, which are not changed. Whatever cannot be rebuilt is reported, with exit code 1.
+The files that name a folder's series (_series.json) and list its columns (_schema) are rebuilt from the
+files that hold the rows, which are not changed. What cannot be rebuilt is reported, with exit code 1.
 
 Examples:
   qmtl-history repair --store ./history --dry-run
@@ -166,7 +166,7 @@ Examples:
     Repair(RepairArgs),
     /// Fill a temporary store from real candles and show every step
     Demo(DemoArgs),
-    /// Print the completion script of a shell
+    /// Print the completion script for a shell
     #[command(after_help = "\
 Examples:
   qmtl-history completions bash > ~/.local/share/bash-completion/completions/qmtl-history
@@ -179,10 +179,10 @@ Examples:
 }
 
 const BACKFILL_HELP: &str = "\
-Ends are exclusive: --end 2024-06-01 leaves the bar that opens on June 1st out. Bars that have
-not closed are never written. A stored row is replaced only with --replace, which asks for every bar
-of the range again; stored rows that the source has not stay. Ctrl-C keeps what is stored; the same
-command goes on from there.
+Ends are exclusive: --end 2024-06-01 leaves out the bar that opens on June 1st. Bars that have
+not closed are never written. A stored row is replaced only with --replace, which requests every bar
+of the range again; stored rows that the source does not have stay. Ctrl-C keeps what is stored; run
+the same command again to continue.
 
 Examples:
   qmtl-history backfill --store ./history --source binance --node BTCUSDT --interval 1m --last 30d
@@ -194,7 +194,7 @@ Examples:
       --interval 1m --timerange 20240101-20240201
   qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
 
-series.toml (what stands at the top holds for every series; paths are relative to the file):
+series.toml (top-level keys are defaults, a series can override them; paths are relative to the file):
   interval = \"1m\"
   source = [\"binance-archive\", \"binance\"]
 
@@ -210,7 +210,7 @@ series.toml (what stands at the top holds for every series; paths are relative t
 const WARMUP_HELP: &str = "\
 The last --period closed bars of each series are completed from the source, loaded into a cache and
 replayed through a moving average, exactly as a strategy does before it goes live. Without a source
-the store alone serves. Exits 3 when a node did not become ready, 1 when no series has a bar for it.
+only the store is used. Exits 3 if a node did not become ready, 1 if no series has a bar for it.
 
 Examples:
   qmtl-history warmup --store ./history --node BTCUSDT --interval 1m --period 200
@@ -225,7 +225,7 @@ pub struct SeriesArgs {
     /// A node id, any text up to 1 KB; may be repeated
     #[arg(long, value_name = "ID", requires = "interval")]
     pub node: Vec<String>,
-    /// The distance between bars: 1s, 5m, 1h, 1d, 1w; for bars that open later than on the hour, at midnight UTC or on Monday, add by how much: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
+    /// The distance between bars: 1s, 5m, 1h, 1d, 1w; if bars open later than on the hour, at midnight UTC or on Monday, append the offset: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
     #[arg(long, value_name = "INTERVAL", requires = "node")]
     pub interval: Option<String>,
     /// A TOML file that lists series, or - for stdin (see `backfill --help`)
@@ -238,29 +238,29 @@ pub struct SeriesArgs {
 #[command(next_help_heading = "Source")]
 #[non_exhaustive]
 pub struct SourceArgs {
-    /// Where missing bars come from: binance, binance-archive, coinbase, one of them elsewhere such as
+    /// Where missing bars come from: binance, binance-archive, coinbase, one of them at another address such as
     /// binance+http://host:port, file:PATH, or file:- for stdin; may be repeated, in order of preference
     #[arg(long, value_name = "SOURCE")]
     pub source: Vec<String>,
-    /// The file's format, when its extension does not tell
+    /// The file's format, if its extension does not show it
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
-    /// The column that holds the opening time, when it is not called ts, timestamp, time, date or open_time
+    /// The column that holds the opening time, if it is not called ts, timestamp, time, date or open_time
     #[arg(long, value_name = "COLUMN")]
     pub ts_column: Option<String>,
     /// The unit of an integer time column: s, ms, us, ns
     #[arg(long, value_name = "UNIT", value_parser = parse_unit)]
     pub ts_unit: Option<TsUnit>,
-    /// The column that tells the series of a file apart
+    /// The column that distinguishes the series in a file
     #[arg(long, value_name = "COLUMN")]
     pub symbol_column: Option<String>,
-    /// The symbol of a node on the exchange or in that column, when it is not the node id; may be repeated
+    /// The symbol of a node on the exchange or in --symbol-column, if it is not the node id; may be repeated
     #[arg(long, value_name = "NODE=SYMBOL")]
     pub symbol: Vec<String>,
-    /// The product of a node on Coinbase, when it is not its symbol; may be repeated
+    /// The product of a node on Coinbase, if it is not its symbol; may be repeated
     #[arg(long, value_name = "NODE=PRODUCT")]
     pub product: Vec<String>,
-    /// How long after its close a bar may be published; until then its absence means nothing [default: 2m]
+    /// How long after its close a bar may still be published; until then its absence proves nothing [default: 2m]
     #[arg(long, value_name = "SPAN", value_parser = parse_span)]
     pub publish_lag: Option<Duration>,
     /// How long to wait for a source that has never answered [default: 1m]
@@ -272,7 +272,7 @@ pub struct SourceArgs {
     /// The type of a CSV column: float64, int64 or text; may be repeated
     #[arg(long, value_name = "COLUMN=TYPE", value_parser = parse_column_type)]
     pub column_type: Vec<(String, ColumnType)>,
-    /// How much a compressed file may unpack to [default: 4GB]
+    /// The largest size a compressed file may unpack to [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_unpacked: Option<u64>,
     /// Vouch that the file's bars are one interval apart, though most of its rows lie further apart
@@ -347,16 +347,16 @@ pub struct FillArgs {
     /// Where from.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Bars in a window, the unit that is fetched, stored and reported [default: by source]
+    /// Bars in a window, the unit that is fetched, stored and reported [default: depends on the source]
     #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
     pub window_bars: Option<u64>,
     /// Windows in flight at once, all series together; each makes one request at a time [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]
     pub concurrency: Option<u32>,
-    /// Requests a second to one host at most, all series together [default: what the exchange grants]
+    /// The most requests a second to one host, all series together [default: what the exchange allows]
     #[arg(long, value_name = "N", value_parser = parse_rate, help_heading = LIMITS)]
     pub rate: Option<f64>,
-    /// Agree to more than 10,000 windows
+    /// Allow more than 10,000 windows
     #[arg(short, long, help_heading = LIMITS)]
     pub yes: bool,
 }
@@ -370,25 +370,25 @@ pub struct BackfillArgs {
     /// What and where from.
     #[command(flatten)]
     pub fill: FillArgs,
-    /// Stay current: fill, then go on as each bar closes, through outages, until interrupted
+    /// Stay current: fill, then fetch each bar as it closes, through outages, until interrupted
     #[arg(long)]
     pub follow: bool,
-    /// How often a request is repeated at most, once the source has answered (until then see --retry-for) [default: 8]
+    /// The most retries of a request, once the source has answered (until then see --retry-for) [default: 8]
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub retries: Option<usize>,
-    /// Stop asking after this time, such as 30m or 8h; what was fetched is stored
+    /// Stop fetching after this time, such as 30m or 8h; what was fetched is stored
     #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = LIMITS)]
     pub deadline: Option<Duration>,
     /// Memory for rows in flight, all series together: 64MB, 1GB [default: 128MB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, help_heading = LIMITS)]
     pub memory: Option<u64>,
-    /// Ask for all bars of the range and let them take the place of stored ones; needs --reason
+    /// Request all bars of the range and replace stored ones with them; needs --reason
     #[arg(long, requires = "reason", conflicts_with = "follow", help_heading = REPLACING)]
     pub replace: bool,
     /// Why stored bars are replaced, for the log and the report
     #[arg(long, value_name = "TEXT", requires = "replace", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = REPLACING)]
     pub reason: Option<String>,
-    /// Show what would be asked for, like `plan`; write nothing
+    /// Show what would be requested, like `plan`; write nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -439,10 +439,10 @@ pub struct CoverageArgs {
     /// What to look at.
     #[command(flatten)]
     pub read: ReadArgs,
-    /// Draw a strip of days for each month, although stdout is no terminal
+    /// Draw a strip of days for each month even if stdout is not a terminal
     #[arg(long)]
     pub strip: bool,
-    /// How many months the strip shows, the newest
+    /// How many months the strip shows, ending with the newest
     #[arg(long, value_name = "N", default_value_t = 24)]
     pub months: usize,
 }
@@ -457,10 +457,10 @@ pub struct ExportArgs {
     /// Where to write; - is stdout
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub out: PathBuf,
-    /// The form of the file [default: by the extension of --out, else csv]
+    /// The file's format [default: by the extension of --out, else csv]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<ExportFormat>,
-    /// The form of times in CSV
+    /// The format of times in CSV
     #[arg(long, value_name = "FORM", default_value = "iso")]
     pub ts_format: TsFormat,
     /// Only these columns, after ts, in this order
@@ -499,7 +499,7 @@ pub struct VerifyArgs {
     /// What to check.
     #[command(flatten)]
     pub read: ReadArgs,
-    /// How many findings to list for a series; all are counted
+    /// How many findings to list per series; all are counted
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub max_findings: usize,
 }
@@ -514,19 +514,19 @@ pub struct WarmupArgs {
     /// Where from.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// How many closed bars the average looks back on
+    /// How many closed bars the average covers
     #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..=10_000_000), help_heading = WARMUP)]
     pub period: u64,
-    /// The time at which to start: only bars that had closed by then [default: now]
+    /// Warm up as of this time, with only the bars that had closed by then [default: now]
     #[arg(long, value_name = "TIME", help_heading = WARMUP)]
     pub as_of: Option<Timestamp>,
     /// How long to wait for missing bars [default: 3m]
     #[arg(long, value_name = "SPAN", value_parser = parse_length, help_heading = WARMUP)]
     pub deadline: Option<Duration>,
-    /// Look back over at most this many points of the grid for stored bars [default: ten times the period]
+    /// Search at most this many grid points back for stored bars [default: ten times the period]
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = WARMUP)]
     pub max_lookback: Option<u64>,
-    /// Count as ready even if a bar is missing among them
+    /// Count a series as ready even if a bar is missing
     #[arg(long, help_heading = WARMUP)]
     pub allow_holes: bool,
     /// The column to average
@@ -543,10 +543,10 @@ pub struct GcArgs {
     /// Which series; every one of the store when none is named.
     #[command(flatten)]
     pub series: SeriesArgs,
-    /// How long replaced files stay for readers that hold a list of them [default: 1h]
+    /// How long replaced files stay for readers that may still use them [default: 1h]
     #[arg(long, value_name = "SPAN", value_parser = parse_length)]
     pub grace: Option<Duration>,
-    /// Say what would be removed; remove nothing
+    /// Show what would be removed; remove nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -555,7 +555,7 @@ pub struct GcArgs {
 #[derive(Args, Clone, Debug)]
 #[non_exhaustive]
 pub struct RepairArgs {
-    /// Say what would be rebuilt; change nothing
+    /// Show what would be rebuilt; change nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -570,7 +570,7 @@ pub struct RemoveArgs {
     /// Every series of the store
     #[arg(long, conflicts_with_all = ["node", "nodes"])]
     pub all: bool,
-    /// Say what would be removed; remove nothing
+    /// Show what would be removed; remove nothing
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -582,7 +582,7 @@ pub struct PruneArgs {
     /// Which series.
     #[command(flatten)]
     pub remove: RemoveArgs,
-    /// Remove what opens before this time: ISO 8601, a date such as 20240101, a year, or epoch seconds
+    /// Remove the bars that open before this time: ISO 8601, a date such as 20240101, a year, or epoch seconds
     #[arg(long, value_name = "TIME")]
     pub before: Timestamp,
 }
@@ -597,7 +597,7 @@ pub struct ForgetArgs {
     /// Which bars; the whole series when none are named.
     #[command(flatten)]
     pub range: RangeArgs,
-    /// Only what this source proved, in all its versions: binance, file:candles.csv
+    /// Only what this source proved, in any version: binance, file:candles.csv
     #[arg(long, value_name = "SOURCE")]
     pub from: Option<String>,
 }

@@ -24,7 +24,7 @@ pub struct RangeArgs {
     /// The time before now: 36h, 30d, 4w
     #[arg(long, value_name = "SPAN", value_parser = parse_length, conflicts_with_all = ["bars", "range"])]
     pub last: Option<Duration>,
-    /// The newest closed bars
+    /// The last N closed bars before now
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "range")]
     pub bars: Option<u64>,
     /// A range as this program prints it, both ends included: FIRST..=LAST
