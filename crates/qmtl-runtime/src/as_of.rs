@@ -6,11 +6,11 @@ use std::time::Duration;
 use qmtl_history_api::{Clock, Timestamp, async_trait};
 use qmtl_observe::TokioClock;
 
-/// A clock whose wall stands still, so that the same bars have closed at every look: a strategy
-/// starts as it would have started then. Its monotonic side goes on.
+/// A clock whose wall time stands still, so that the set of closed bars does not change: a strategy starts as it
+/// would have started then. Its monotonic time goes on. Not to be confused with
+/// [`Alignment::AsOf`](crate::Alignment::AsOf), which turns off waiting.
 ///
-/// Give it to inputs, not to what fills a store: proofs are of the time at which a source was
-/// really asked.
+/// Give it to inputs, not to what fills a store: proofs must carry the time at which a source was really asked.
 #[derive(Clone, Debug)]
 pub struct AsOf {
     now: Timestamp,
@@ -18,13 +18,13 @@ pub struct AsOf {
 }
 
 impl AsOf {
-    /// It is `now` for ever.
+    /// A clock that always shows `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self { now, clock: Arc::new(TokioClock::new()) }
     }
 
-    /// Takes its monotonic side, and the real time by which answers are believed, from `clock` instead of the system.
+    /// Takes its monotonic time, and the real time by which proofs are judged, from `clock` instead of the system.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);

@@ -23,7 +23,7 @@ const MOMENT: &str = "moment";
 /// How a strategy is run over history: the same graph, and the same order of moments, as live.
 ///
 /// [`range`](Self::range) streams each input from its provider, and only the columns that nodes read. It fills
-/// nothing: [`BacktestRun::missing`] tells what is not stored. Orders are returned, never sent: the sinks of
+/// nothing: [`BacktestRun::missing`] reports what is not stored. Orders are returned, never sent: the sinks of
 /// [`ComputeNode::orders_to`](crate::ComputeNode::orders_to) are not called, nothing is recorded.
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -46,7 +46,7 @@ impl Backtest {
         self
     }
 
-    /// Chooses what a node stops that fails.
+    /// Chooses what a failing node stops.
     pub fn with_on_panic(mut self, on_panic: OnPanic) -> Self {
         self.on_panic = on_panic;
         self
@@ -103,7 +103,8 @@ impl Backtest {
     }
 }
 
-/// The rows of an input from its period before the range on, and what of the range is neither stored nor proven absent.
+/// The rows of an input from its period before the range on, and what of the range is neither stored nor proven
+/// absent.
 async fn opened(
     input: &StreamInput,
     columns: BTreeSet<String>,
@@ -170,7 +171,7 @@ pub struct BacktestBatch {
     pub orders: RecordBatch,
 }
 
-/// All that a backtest brought.
+/// All results of a backtest.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BacktestResults {
@@ -182,7 +183,7 @@ pub struct BacktestResults {
     pub bars: u64,
     /// For every input the bars of the range that are neither stored nor proven not to exist.
     pub missing: Vec<(SeriesKey, RangeSet)>,
-    /// Why nodes stood still.
+    /// Why nodes failed.
     pub failures: Vec<Error>,
 }
 

@@ -21,25 +21,27 @@ pub trait StatefulNode: Send {
         &[VALUE]
     }
 
-    /// Names the code and its parameters, such as `ema/20`. A state that was saved under another version is not
-    /// restored: change it whenever the same bars would give other results, or the saved bytes mean something else.
+    /// Names the code and includes every parameter, such as `ema/20`. A state that was saved under another version is
+    /// not restored: change the version whenever the same bars would give other results, or the saved bytes have
+    /// another meaning.
     fn version(&self) -> String;
 
-    /// Takes in a moment, and writes one value for each output. `out` is NaN before.
+    /// Processes a moment, and writes one value for each output to `out`, which is NaN at first.
     ///
-    /// An error fails the node as a panic does: it and those that read it stand still.
+    /// An error fails the node as a panic does: it stops, together with the nodes that read it.
     fn update(&mut self, windows: &Windows<'_>, out: &mut [f64]) -> Result<()>;
 
-    /// Whether the last update gave a result, as by default. Without one the node is silent at that moment: it does not
-    /// fire its readers, whose windows hold the results that there are. So a node of minutes may give a bar an hour.
+    /// Whether the last update gave a result; true by default. If not, the node is silent at that moment: its readers
+    /// do not run, and their windows hold only results that exist. This is how a node of one-minute bars gives one
+    /// result an hour.
     fn has_result(&self) -> bool {
         true
     }
 
-    /// Goes back to the state before the first update.
+    /// Returns to the state before the first update.
     fn reset(&mut self);
 
-    /// The state, from which [`restore`](Self::restore) makes a node that goes on exactly as this one would.
+    /// The state, from which [`restore`](Self::restore) makes a node that continues exactly as this one would.
     fn save(&self) -> Result<Vec<u8>>;
 
     /// Takes over a saved state. After an error the node is [reset](Self::reset).
@@ -60,10 +62,10 @@ pub(crate) enum Compute {
 
 /// A node that computes from the newest rows of what it reads.
 ///
-/// It runs once for every moment at which a source that it reads has a new row, once each of them has `window` rows
-/// and no bar between these is missing; of a source that has none at that moment it sees the last ones. What it
-/// returns must follow from its windows and its own state alone: when history is replayed, a node may be run over
-/// many bars before the next node is.
+/// It runs once at every moment at which a source that it reads has a new row, provided that each source has `window`
+/// rows and no bar between them is missing. Of a source without a new row at that moment it sees the last rows. A
+/// result must depend only on the node's windows and its own state: when history is replayed, a node may run over
+/// many bars before the next node does.
 pub struct ComputeNode {
     pub(crate) id: NodeId,
     pub(crate) reads: Vec<(Source, String)>,
@@ -100,8 +102,8 @@ impl ComputeNode {
         Self::new(id, window, Compute::Batch(Box::new(compute)))
     }
 
-    /// A node called `id` with several outputs, such as a middle, an upper and a lower band: the closure writes one
-    /// value for each. They are NaN before.
+    /// A node called `id` with several named outputs, such as a middle, an upper and a lower band: the closure writes
+    /// one value for each to its slice, which is NaN at first.
     #[must_use]
     pub fn outputs(
         id: NodeId,
@@ -157,8 +159,8 @@ impl ComputeNode {
         self
     }
 
-    /// Names the code of a closure and its parameters, and says that it has no state: its strategy can be
-    /// [saved](crate::Pipeline::snapshot) then. A [`StatefulNode`] has a version of its own.
+    /// Names the code of a closure and its parameters, such as `mean/20`, and declares that it has no state, so that
+    /// its strategy can be [saved](crate::Pipeline::snapshot). A [`StatefulNode`] has a version of its own.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -172,9 +174,10 @@ impl ComputeNode {
         self
     }
 
-    /// Takes the results of live bars as signals, of several outputs the first: one above zero is an order of the long
-    /// side, one below zero of the short side. `sink` gets those that the world allows: none offline, none in
-    /// replay, none while nobody vouches for the world.
+    /// Makes orders of the node's results, or of its first output if it has several: at every live moment, a result
+    /// above zero is an order for the long side, one below zero for the short side; zero and NaN give none. `sink`
+    /// gets the orders that the world allows: none offline, none in replay, and none without a fresh
+    /// [activation](crate::Activation).
     #[must_use]
     pub fn orders_to(mut self, sink: impl FnMut(&Order) + Send + 'static) -> Self {
         self.orders = Some(Box::new(sink));

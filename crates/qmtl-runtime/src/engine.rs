@@ -23,9 +23,9 @@ const MAX_DELAY: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EngineConfig {
-    /// How often a job is repeated after its first try, where the error may pass.
+    /// How often a job is retried after its first try, if the error is transient.
     pub max_retries: u32,
-    /// The pause before the first repetition; each further one is twice as long, up to 30 s.
+    /// The pause before the first retry; each further pause is twice as long, up to 30 s.
     pub retry_delay: Duration,
     /// How many jobs load at once; the others wait.
     pub max_concurrent: usize,
@@ -170,7 +170,7 @@ impl BackfillEngine {
         self
     }
 
-    /// Tells the progress of every job.
+    /// Reports the progress of every job.
     #[must_use]
     pub fn with_progress(mut self, progress: impl ProgressSink + 'static) -> Self {
         self.progress = Arc::new(progress);
@@ -213,7 +213,7 @@ impl BackfillEngine {
     }
 
     /// Returns when every job has ended, with the outcomes of all that ended since the last call,
-    /// in the order in which they ended. One that failed hides no other.
+    /// in the order in which they ended. A failed job does not hide the others.
     ///
     /// Dropping the future cancels nothing; jobs submitted meanwhile are waited for as well.
     pub async fn wait(&self) -> Vec<JobOutcome> {

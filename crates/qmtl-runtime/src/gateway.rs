@@ -19,11 +19,11 @@ mod client;
 mod link;
 mod wire;
 
-/// A world, and the gateway that speaks for it.
+/// A deployment environment (paper, live), and the gateway server that controls it: it states which sides may trade.
 ///
-/// The gateway is asked again and again. What it decides holds for as long as it says, what it
-/// activates for [`stale_after`](Self::with_stale_after): when it is away or its answers are
-/// old, no side may act, and the strategy goes on computing.
+/// The gateway is polled. Its decision (the mode) is valid for as long as it says, its activation (the sides) for
+/// [`stale_after`](Self::with_stale_after). When it is unreachable or its answers are stale, no side may trade, and
+/// the strategy goes on computing.
 #[derive(Clone)]
 pub struct World {
     id: String,
@@ -74,8 +74,8 @@ impl World {
         self
     }
 
-    /// Sets the bearer token that goes with every request; it is in no error and no log. `InvalidInput` for an empty one
-    /// and for characters that no header can hold.
+    /// Sets the bearer token that goes with every request; it is in no error and no log. `InvalidInput` for an empty
+    /// one and for characters that no header can hold.
     pub fn with_token(mut self, token: impl Into<String>) -> Result<Self> {
         let token = token.into();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -135,11 +135,11 @@ impl Runner {
     /// Runs `strategy` in a world until its live source ends: the same warm-up and replay as
     /// [`Runner::prime`], then live bars, whose signals become orders where the world allows it.
     ///
-    /// Meanwhile the strategy's graph is submitted to the gateway with a hash of it, which changes with the version of any
-    /// node ([`ComputeNode::version`](crate::ComputeNode::version)), the world's decision and
-    /// activation are asked for again and again, and what the warm-up found is published. A
-    /// gateway that is away does not stop the strategy: it computes, no side acts, and the gateway
-    /// is tried until it is back; one that has forgotten the strategy is told of it again.
+    /// Meanwhile the strategy's graph is submitted to the gateway with a hash of it, which changes with the version
+    /// of any node ([`ComputeNode::version`](crate::ComputeNode::version)), the world's decision and activation are
+    /// asked for again and again, and what the warm-up found is published. A gateway that is away does not stop the
+    /// strategy: it computes, no side acts, and the gateway is tried until it is back; one that has forgotten the
+    /// strategy is told of it again.
     ///
     /// Fails as [`Runner::follow`] does, and when the gateway refuses the strategy. Dropping the
     /// future cancels.

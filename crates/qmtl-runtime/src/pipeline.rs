@@ -30,11 +30,11 @@ mod saved;
 const CHUNK: usize = 16_384;
 const THREADED_CHUNK: usize = 65_536;
 
-/// What happens to the other nodes when one panics.
+/// What happens to the other nodes when one panics or returns an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnPanic {
-    /// The node and those that read it stand still; the others go on.
+    /// The node stops, together with the nodes that read it; the others go on.
     #[default]
     Isolate,
     /// The pipeline stops: this call and all later ones fail with the node named.
@@ -81,9 +81,8 @@ impl Replayed {
 /// The nodes of a strategy at work.
 ///
 /// A bar exists when it closes. All bars that close at one *moment* are delivered together, in the order of moments,
-/// and then each node runs once that reads one of them, directly or through others. A bar that comes to close at or
-/// before the newest moment that was delivered is late: it only lies in the cache, and is seen from the next moment
-/// on.
+/// and then each node runs once that reads one of them, directly or through others. A bar that closes at or before
+/// the newest moment that was delivered is late: it is only put into the cache, and seen from the next moment on.
 ///
 /// Live, a moment [waits](Alignment) for the inputs that may have a bar which closes then, and for no other.
 pub struct Pipeline {
@@ -172,7 +171,7 @@ impl Pipeline {
         self
     }
 
-    /// Says which orders the world allows; without, none. A node's orders also need every input
+    /// States which orders the world allows; by default, none. A node's orders also need every input
     /// that it reads, directly or through others, to be ready and without a missing bar.
     #[must_use]
     pub fn with_activation(mut self, activation: Activation) -> Self {
@@ -180,8 +179,9 @@ impl Pipeline {
         self
     }
 
-    /// Hands over every live moment and what nodes made of it, once it has been delivered. History has none. The
-    /// pipeline stands between two moments then. An error is that of the call that delivered the moment.
+    /// Passes every live moment, with the results of its nodes, to `on_moment` once it has been delivered; history
+    /// has no live moments. The pipeline is between two moments then, so it can be saved. An error is returned by the
+    /// call that delivered the moment.
     #[must_use]
     pub fn with_on_moment(
         mut self,
@@ -191,8 +191,8 @@ impl Pipeline {
         self
     }
 
-    /// Lets nodes run, and orders come, though a bar is missing in a window: the rows around it are neighbours then.
-    /// Without, a node is silent at such a moment.
+    /// Lets nodes run and emit orders even if a bar is missing in a window: the rows around it are then neighbours.
+    /// By default, a node is silent at such a moment.
     #[must_use]
     pub fn with_holes_allowed(mut self, allowed: bool) -> Self {
         self.holes_allowed = allowed;
@@ -219,8 +219,8 @@ impl Pipeline {
     }
 
     /// The newest results of a node, at least as many as it keeps once it had them, oldest first, with the opening of
-    /// the bar that each one is: a result stands at the moment one [interval](Self::interval) later. Of several outputs
-    /// it is the first. `NotFound` for an unknown node.
+    /// the bar that each one is: a result stands at the moment one [interval](Self::interval) later. Of several
+    /// outputs it is the first. `NotFound` for an unknown node.
     pub fn results(&self, node: &NodeId) -> Result<(&[Timestamp], &[f64])> {
         let Results { ts, columns, .. } = &self.results[self.node(node)?];
         Ok((ts, &columns[0]))
@@ -251,7 +251,7 @@ impl Pipeline {
         Ok(self.results[self.node(node)?].silenced)
     }
 
-    /// How many values of a node were NaN while a window held one. `NotFound` for an unknown node.
+    /// How many values of a node were NaN while its window held NaN. `NotFound` for an unknown node.
     pub fn not_numbers(&self, node: &NodeId) -> Result<u64> {
         Ok(self.results[self.node(node)?].not_numbers)
     }
@@ -262,14 +262,15 @@ impl Pipeline {
         Some(self.released).filter(|moment| *moment > Timestamp::MIN)
     }
 
-    /// For whose bars live moments have waited in vain, in the order of moments and then of inputs.
+    /// The inputs for whose bars live moments have waited in vain, ordered by moment and then by input.
     #[must_use]
     pub fn given_up(&self) -> &[GivenUp] {
         &self.given_up
     }
 
-    /// The bars that came late, in the order in which they came: nodes see them as far as their windows reach back. With
-    /// [`given_up`](Self::given_up) they say all that live moments have seen otherwise than a replay of the same bars.
+    /// The bars that came late, in the order in which they came; nodes see them as far as their windows reach back.
+    /// Together with [`given_up`](Self::given_up) they are everything in which live moments differ from a replay of
+    /// the same bars.
     #[must_use]
     pub fn came_late(&self) -> &[LateBar] {
         &self.came_late
@@ -291,7 +292,7 @@ impl Pipeline {
         self.results(node).is_ok_and(|(ts, _)| !ts.is_empty())
     }
 
-    /// Why nodes stand still: one error, which names the node, for each that panicked, returned an error or cannot read
+    /// Why nodes failed: one error, which names the node, for each that panicked, returned an error or cannot read
     /// its columns.
     pub fn failures(&self) -> impl Iterator<Item = &Error> {
         self.nodes.iter().filter_map(|node| node.failed.as_ref())
@@ -302,8 +303,8 @@ impl Pipeline {
         self.nodes.iter().map(|node| &node.spec)
     }
 
-    /// Compares what nodes read with the columns of each input, where these are known. `NotFound` for one that it lacks,
-    /// `Schema` for one that is not of doubles.
+    /// Compares what nodes read with the columns of each input, where these are known. `NotFound` for one that it
+    /// lacks, `Schema` for one that is not of doubles.
     pub(crate) fn check_columns(&self, columns: &[Option<SchemaRef>]) -> Result<()> {
         let known =
             self.inputs.iter().zip(columns).filter_map(|(input, columns)| Some((input, columns.as_ref()?)));

@@ -62,15 +62,15 @@ pub struct Session {
     pub warmup: WarmupReport,
     /// What the replay of history delivered.
     pub replayed: Replayed,
-    /// Bars between history and the first live bar that could not be had in time.
+    /// Bars between history and the first live bar that could not be obtained in time.
     pub gaps: Vec<(SeriesKey, RangeSet)>,
-    /// The moment of the saved state from which the strategy went on, or why it was warmed up anew; `None` when there
-    /// was none.
+    /// The moment of the saved state from which the strategy resumed, or why it was warmed up from history instead;
+    /// `None` when there was no saved state.
     pub restored: Option<Result<Timestamp>>,
 }
 
 impl Session {
-    /// Why nodes stand still, as [`Pipeline::failures`]; nothing when all is well.
+    /// Why nodes failed, as [`Pipeline::failures`]; empty when all is well.
     pub fn failures(&self) -> impl Iterator<Item = &Error> {
         self.pipeline.failures()
     }
@@ -111,24 +111,24 @@ impl Runner {
         self
     }
 
-    /// Says which orders may come of live moments where no gateway does; without, none.
+    /// States which orders are allowed when there is no gateway; by default, none.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = Some(activation);
         self
     }
 
-    /// Goes on from a saved state: warm-up reaches back far enough for it, and only bars that close after its moment are
-    /// replayed. A state that does not fit is refused, which the log and [`Session::restored`] tell, and the strategy
-    /// is warmed up as without: one of another graph or version, one that its node does not take, one of the future,
-    /// and one that is more than a million bars old.
+    /// Resumes from a saved state: warm-up reaches back far enough for it, and only bars that close after its moment
+    /// are replayed. A state that does not fit is refused: one of another graph or version, one that a node rejects,
+    /// one from the future, and one more than a million bars old. The log and [`Session::restored`] say why, and the
+    /// strategy is warmed up as if there were none.
     pub fn with_snapshot(mut self, snapshot: Snapshot) -> Self {
         self.snapshot = Some(snapshot);
         self
     }
 
-    /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has the
-    /// results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood. Its error ends
-    /// the run.
+    /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has
+    /// the results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood. Its
+    /// error ends the run.
     pub fn with_on_ready(
         mut self,
         on_ready: impl Fn(&Pipeline, &WarmupReport) -> Result<()> + Send + Sync + 'static,
@@ -137,8 +137,8 @@ impl Runner {
         self
     }
 
-    /// Ends well when this signal is given: no further live bar is taken, moments that wait are delivered, and the
-    /// session is told.
+    /// Ends the run cleanly when this signal is given: no further live bar is accepted, waiting moments are
+    /// delivered, and the session is returned.
     pub fn with_stop(mut self, signal: StopSignal) -> Self {
         self.stop = signal;
         self
@@ -155,22 +155,22 @@ impl Runner {
         self.follow(strategy, &mut NoLive).await
     }
 
-    /// Primes and replays `strategy` and goes over to `live` until it ends, so that every bar is
-    /// delivered once and in order.
+    /// Warms up and replays `strategy`, and then follows `live` until it ends, so that every bar is delivered once
+    /// and in order.
     ///
-    /// Live bars are taken from the start. Those that come before the replay are merged into the
-    /// caches first, where they win over history. Bars between the end of history and an input's
-    /// first live bar are asked for until the deadline, then told as a gap.
+    /// Live bars are received from the start. Those that arrive before the replay are merged into the caches first,
+    /// where they take precedence over history. Bars between the end of history and an input's first live bar are
+    /// requested until the deadline, and then reported as a gap.
     ///
-    /// `NotFound` or `Schema` when a node reads a column that its input lacks or that is not of doubles: before warm-up
-    /// where the store says which it has, else before replay. In strict mode a node that fails ends the run with its
-    /// error. Otherwise fails as [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
+    /// `NotFound` or `Schema` when a node reads a column that its input does not have or that does not hold doubles:
+    /// before warm-up if the store can list its columns, else before replay. In strict mode a node that fails ends
+    /// the run with its error. Otherwise fails as [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
         self.session(strategy, (live, None), None).await
     }
 
-    /// The same, and hands every live moment with the results of its nodes and the orders that came of them to
-    /// `on_moment`, with the pipeline as it stands then. Its error ends the run.
+    /// The same, and passes every live moment, with the results of its nodes and their orders, to `on_moment`,
+    /// together with the pipeline as it is then. An error that it returns ends the run.
     pub async fn follow_with(
         &self,
         strategy: Strategy,

@@ -12,8 +12,8 @@ const CHECKSUM: usize = 8;
 /// [`StatefulNode`](crate::StatefulNode), with the graph that they belong to. Bars are not in it: they are loaded
 /// again.
 ///
-/// [`Pipeline::snapshot`](crate::Pipeline::snapshot) takes one, [`Runner::with_snapshot`](crate::Runner::with_snapshot)
-/// goes on from it.
+/// [`Pipeline::snapshot`](crate::Pipeline::snapshot) takes one,
+/// [`Runner::with_snapshot`](crate::Runner::with_snapshot) goes on from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     format: u32,
@@ -60,8 +60,8 @@ impl Snapshot {
         self.watermarks.iter().map(|micros| micros.and_then(|micros| Timestamp::from_micros(micros).ok()))
     }
 
-    /// As bytes, for a file: JSON and a checksum. Write them under another name first and rename, so that a kill
-    /// leaves the snapshot before.
+    /// As bytes, for a file: JSON and a checksum. Write them to a temporary file, then rename it, so that a kill
+    /// leaves the previous snapshot intact.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec(self)
             .map_err(|e| Error::unexpected("cannot write a snapshot as JSON").caused_by(e))?;

@@ -17,8 +17,8 @@ use crate::{
 
 /// One series that a strategy reads.
 ///
-/// What it is made of is fixed when it is built: provider and recorder are bound to the stream
-/// then, and there is no way to change them afterwards. Clones share one cache.
+/// Its provider and recorder are bound to the stream when it is built, and cannot be changed afterwards. Clones share
+/// one cache.
 #[derive(Clone, Debug)]
 pub struct StreamInput {
     binding: StreamBinding,
@@ -84,7 +84,7 @@ impl StreamInput {
     }
 
     /// Loads the closed bars of `[start, end)` into the cache; what is loaded already is not asked
-    /// for again. It fills nothing: a hole of the store stays one.
+    /// for again. It does not fill holes of the store.
     ///
     /// `InvalidInput` unless `start < end`, `Unsupported` without a history provider, else the
     /// provider's last error. Dropping the future cancels.
@@ -150,13 +150,14 @@ impl StreamInputBuilder {
         self
     }
 
-    /// How many bars the cache holds, and warm-up primes; 1 by default.
+    /// How many bars the cache holds and warm-up loads; 1 by default. At least the window of every node that reads
+    /// the input.
     pub fn period(mut self, bars: usize) -> Self {
         self.period = bars;
         self
     }
 
-    /// Events that are no bars: they are recorded in a table of their own.
+    /// Declares that the events are not bars: they are recorded in a table of their own.
     pub fn plain_events(mut self) -> Self {
         self.kind = StreamKind::Events;
         self

@@ -27,14 +27,14 @@ const LOAD_ENDS_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeriodCounts {
-    /// Rows, as the window of a node does: where bars are proven not to exist it is looked further back. Hourly bars of
-    /// a stock are seven a day.
+    /// Rows, as the window of a node does: where bars are proved not to exist, warm-up looks further back. A stock
+    /// has seven hourly bars a day, for example.
     Rows {
-        /// How many closed points of the grid are looked at at most; ten times the period when it is `None`.
+        /// The most closed grid points to look at; ten times the period if `None`.
         max_lookback: Option<usize>,
     },
-    /// The last `period` closed points of the grid, each stored or proven not to exist. A node whose window is as long
-    /// is silent until it has as many rows.
+    /// The last `period` closed points of the grid, each stored or proven not to exist. A node whose window is as
+    /// long is silent until it has as many rows.
     Grid,
 }
 
@@ -52,8 +52,8 @@ const LOOKBACK: usize = 10;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WarmupConfig {
-    /// How long one input may take to wait for missing bars and to load what there is, by the monotonic clock. What
-    /// is under way by then is ended within a second: a fill stores what has come, and what is stored is loaded.
+    /// How long one input may take to wait for missing bars and to load what there is, by the monotonic clock. After
+    /// that, what is under way ends within a second: a fill stores what has arrived, and what is stored is loaded.
     pub deadline: Duration,
     /// Whether an input that is not ready is an error.
     pub strict: bool,
@@ -63,7 +63,7 @@ pub struct WarmupConfig {
     pub holes_allowed: bool,
     /// The world in the labels of metrics and in the requests to providers, if there is one.
     pub world: Option<String>,
-    /// What the engine may do that loads all inputs: how many at once, and how often again.
+    /// Settings of the engine that loads all inputs: how many at once, and how many retries.
     pub engine: EngineConfig,
 }
 
@@ -135,7 +135,7 @@ impl WarmupConfig {
     }
 }
 
-/// How one input stands after warm-up.
+/// The state of one input after warm-up.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct InputReport {
@@ -159,11 +159,11 @@ pub struct InputReport {
     pub ready: bool,
     /// How long it took.
     pub elapsed: Duration,
-    /// What stood in the way last, if anything did.
+    /// The last error, if there was one.
     pub error: Option<Error>,
 }
 
-/// How the inputs stand after warm-up, in their order.
+/// The state of the inputs after warm-up, in their order.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct WarmupReport {
@@ -179,12 +179,12 @@ impl WarmupReport {
     }
 }
 
-/// Primes inputs, all at once: completes the last `period` closed bars of each through its
-/// provider, then loads them into its cache.
+/// Warms up inputs, all at once: completes the last `period` closed bars of each through its provider, then loads
+/// them into its cache.
 ///
-/// What is missing is asked for with `ensure_range` where the provider has it, else with
-/// `coverage` and `fill_missing`; again after a growing pause, until nothing is missing or the
-/// deadline has passed. Then what there is gets loaded. Dropping the future cancels.
+/// What is missing is requested with `ensure_range` if the provider's capabilities include it, else with `coverage`
+/// and `fill_missing`; again after growing pauses, until nothing is missing or the deadline has passed. Then what
+/// there is gets loaded. Dropping the future cancels.
 ///
 /// In strict mode an input that is not ready fails the whole: `Unavailable`, naming the required
 /// points, the interval, the bounds of what is there and the first gap.

@@ -43,8 +43,9 @@ impl Bars<'_> {
 impl<'a> Windows<'a> {
     /// The values of a read by its number; a null reads as NaN. Panics when the node declared no such read.
     ///
-    /// A closure over slices sees exactly the node's window. A batch function sees the window of its first
-    /// result, followed by one row for each further result.
+    /// Reads are numbered from 0, in the order of [`ComputeNode::reads`](crate::ComputeNode::reads). A closure over
+    /// slices sees exactly the node's window. A batch function sees the window of its first result, followed by one
+    /// row for each further result.
     #[must_use]
     pub fn f64(&self, read: usize) -> &'a [f64] {
         &self.columns[read][self.rows[self.source_of[read]].clone()]
@@ -53,7 +54,7 @@ impl<'a> Windows<'a> {
     /// The values of a read by its name: the id of an input or node, and its column. An input that the node reads at
     /// several intervals is named with its interval, as `BTC@1h`. Otherwise as [`f64`](Self::f64).
     ///
-    /// Panics, naming what there is, when the node declared no such read, or several that the name fits.
+    /// Panics, naming the declared reads, when the node declared no such read, or several that match.
     #[must_use]
     pub fn get(&self, source: &str, column: &str) -> &'a [f64] {
         let is_meant = |(of, name): &(Source, String)| name == column && of.is_called(source);
@@ -74,7 +75,7 @@ impl<'a> Windows<'a> {
         Bars { open, high, low, close, volume }
     }
 
-    /// When the bars close at which the (last) result stands.
+    /// The moment of the (last) result: when its bars close.
     #[must_use]
     pub fn moment(&self) -> Timestamp {
         self.moment

@@ -47,7 +47,7 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// It is looked at whether they are any good; no orders.
+    /// They are evaluated; no orders.
     Validate,
     /// They compute; no orders.
     ComputeOnly,
@@ -55,7 +55,7 @@ pub enum Mode {
     Paper,
     /// Orders go to the market.
     Live,
-    /// They run beside another one; no orders.
+    /// They run next to another strategy; no orders.
     Shadow,
 }
 
@@ -91,7 +91,7 @@ impl FromStr for Mode {
 pub struct SideState {
     /// Whether the side is active.
     pub active: bool,
-    /// The share of its size that an order should have, 0 to 1.
+    /// The share of its full size that an order should have, 0 to 1.
     pub weight: f64,
     /// Everything stands still.
     pub freeze: bool,
@@ -130,8 +130,8 @@ pub struct Order {
     pub allowed: Allowed,
 }
 
-/// The sides that may act now. Nothing may until a world has said so, and never for longer than
-/// its answer holds: whoever keeps it up to date says until when, on the monotonic clock.
+/// The sides that may trade now. None may until a world has said so, and never for longer than its answer is valid:
+/// whoever keeps the activation up to date sets the end of validity, on the monotonic clock.
 ///
 /// Clones share one state.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ impl Activation {
         Self(Arc::new(Shared { clock, state: watch::Sender::default() }))
     }
 
-    /// Both sides may act, with full weight and for good, in this mode: for whoever acts without a gateway.
+    /// Both sides may trade, with full weight and without an end, in this mode: for use without a gateway.
     #[must_use]
     pub fn always(mode: Mode, clock: impl Clock) -> Self {
         let activation = Self::new(clock);

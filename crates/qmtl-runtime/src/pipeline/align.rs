@@ -9,13 +9,14 @@ use qmtl_history_api::{Interval, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alignment {
-    /// Until each input has its bar, is known not to have one, or so much time has passed since the first
-    /// bar of the moment came.
+    /// Until each input has its bar or is known not to have one, or until `grace` has passed since the first bar of
+    /// the moment came.
     Wait {
         /// That time, on the monotonic clock.
         grace: Duration,
     },
-    /// Not at all: the first bar of a moment makes it, and of the other inputs the last bar that came is seen.
+    /// No waiting: the first bar of a moment triggers it, and nodes see the last bar of every other input. Not to be
+    /// confused with the clock [`AsOf`](crate::AsOf).
     AsOf,
 }
 
@@ -39,8 +40,8 @@ impl Alignment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ripe {
     pub(super) at: Timestamp,
-    /// The inputs that have not said whether they have a bar that closes by then, each with the close up to which they
-    /// had.
+    /// The inputs that have not said whether they have a bar that closes by then, each with the close up to which
+    /// they had.
     pub(super) given_up: Vec<(usize, Timestamp)>,
 }
 
