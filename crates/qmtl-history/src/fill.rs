@@ -43,7 +43,9 @@ pub(crate) struct Job {
     pub(crate) range: TimeRange,
     /// Bars of the wish that have not closed and are left out.
     pub(crate) left_out: u64,
-    /// Where the files have bars, when all sources are files.
+    /// Whether all sources are files.
+    pub(crate) is_from_files: bool,
+    /// Where they have bars, when they have some of the series.
     pub(crate) holds: Option<TimeRange>,
     pub(crate) strategy: FetcherBackfillStrategy,
 }
@@ -160,6 +162,11 @@ pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock)
 }
 
 impl Order {
+    /// Whether all of its sources are files, which are one source where they are named next to each other.
+    pub(crate) fn is_from_files(&self) -> bool {
+        matches!(self.sources.as_slice(), [Source::Files(_)])
+    }
+
     /// Bars of a window unless the user says otherwise: by the first source that is asked.
     fn window_bars(&self) -> u64 {
         match self.asked_first() {
@@ -233,11 +240,12 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
         .map(|order| Job {
             range: order.closed.range,
             left_out: order.closed.left_out,
-            // Files that are named next to each other are one source.
-            holds: match order.sources.as_slice() {
-                [files @ Source::Files(_)] => open(files).holds(&order.key),
-                _ => None,
-            },
+            is_from_files: order.is_from_files(),
+            holds: order
+                .sources
+                .first()
+                .filter(|_| order.is_from_files())
+                .and_then(|files| open(files).holds(&order.key)),
             strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
             key: order.key,
         })
@@ -258,7 +266,31 @@ impl Job {
     pub(crate) fn beyond_files(&self, missing: &RangeSet) -> Option<String> {
         let holds = self.holds.filter(|holds| !missing.difference(&(*holds).into()).is_empty())?;
         let holds = text::range(holds, self.key.interval);
-        Some(format!("{}: the file holds {holds}; bars outside that range need another source", self.key))
+        Some(format!("the file holds {holds}; bars outside that range need another source"))
+    }
+
+    /// Why asking the files again brings nothing of what a fill from them left missing; `None` where it may.
+    pub(crate) fn never_comes(&self, report: &BackfillReport) -> Option<Error> {
+        let holds = self.holds.map(RangeSet::from).unwrap_or_default();
+        // Inside the files' range the absence of a bar is proof as soon as its publish lag has passed.
+        let wanting = report.missing.difference(&report.too_young.intersection(&holds));
+        if !self.is_from_files || !report.failed.is_empty() || report.stopped || wanting.is_empty() {
+            return None;
+        }
+        let message = match self.beyond_files(&wanting) {
+            Some(beyond) => beyond + &self.other_start(&wanting),
+            None => "the file has not all of these bars, and does not prove them absent".to_owned(),
+        };
+        Some(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// What else can be asked for where the files end before the bars that are wanted of a warm-up.
+    fn other_start(&self, wanting: &RangeSet) -> String {
+        let end = self.holds.map(TimeRange::end);
+        match end.filter(|end| wanting.span().is_some_and(|wanting| wanting.end() > *end)) {
+            Some(end) => format!(", or start where the file ends: --as-of {end}"),
+            None => ", or ask for fewer of them, or start later: --period, --as-of".to_owned(),
+        }
     }
 
     /// What would be asked for.

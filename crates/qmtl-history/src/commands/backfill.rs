@@ -183,7 +183,9 @@ pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
 
 fn print(run: &Run, console: &Console) -> Result<()> {
     for done in &run.done {
-        done.job.beyond_files(&done.report.wanting()).into_iter().for_each(|told| console.note(told));
+        if let Some(told) = done.job.beyond_files(&done.report.wanting()) {
+            console.note(format!("{}: {told}", done.job.key));
+        }
     }
     if console.is_json() {
         console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), run.one))
@@ -335,7 +337,7 @@ impl Done {
             report.failed.push((job.range, error));
             report
         });
-        if job.holds.is_some() {
+        if job.is_from_files {
             // A file publishes nothing.
             report.too_young = RangeSet::new();
         }

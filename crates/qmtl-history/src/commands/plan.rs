@@ -85,7 +85,9 @@ pub(crate) async fn dry_run(args: &FillArgs, context: &Context, replace: bool) -
 
 fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), context: &Context) -> Result<Outcome> {
     for (job, plan) in planned {
-        job.beyond_files(plan.gaps()).into_iter().for_each(|told| context.console.note(told));
+        if let Some(told) = job.beyond_files(plan.gaps()) {
+            context.console.note(format!("{}: {told}", job.key));
+        }
     }
     if context.console.is_json() {
         let one = planned.len() == 1;

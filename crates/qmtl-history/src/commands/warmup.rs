@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use qmtl_backfill::AugmentedHistoryProvider;
+use qmtl_backfill::{AugmentedHistoryProvider, FetcherBackfillStrategy};
 use qmtl_history_api::{
-    Clock, Error, ErrorKind, HistoryBackend, ProgressEvent, ProgressSink, SeriesKey, TimeRange,
+    AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, Error, ErrorKind, HistoryBackend,
+    ProgressEvent, ProgressSink, SeriesKey, SourceId, TimeRange, async_trait,
 };
 use qmtl_runtime::{
     AsOf, ComputeNode, InputReport, PeriodCounts, Runner, Session, Strategy, StreamInput, WarmupConfig,
@@ -214,7 +215,8 @@ impl Shared<'_> {
         let mut provider = AugmentedHistoryProvider::new(Arc::clone(&self.backend))
             .with_progress(Told(Arc::clone(&self.progress)));
         if let Some((job, limits)) = fill {
-            provider = provider.with_auto_backfill(limits.in_time(&job.strategy));
+            let strategy = limits.in_time(&job.strategy);
+            provider = provider.with_auto_backfill(Final { job: job.clone(), strategy });
         }
         let input = StreamInput::builder(key.node_id.as_str())
             .interval(key.interval)
@@ -232,6 +234,37 @@ impl Shared<'_> {
         };
         let strategy = column.map(average).into_iter().fold(Strategy::builder(), |all, node| all.node(node));
         Ok(strategy.input(input).build()?)
+    }
+}
+
+/// Fills by a strategy, and ends the warm-up where only files are asked and the rest is in none of them: what they hold
+/// does not change, so that asking again would only take time.
+#[derive(Debug)]
+struct Final {
+    job: Job,
+    strategy: FetcherBackfillStrategy,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl AutoBackfillStrategy for Final {
+    fn name(&self) -> &'static str {
+        self.strategy.name()
+    }
+
+    fn sources(&self) -> Vec<SourceId> {
+        self.strategy.sources()
+    }
+
+    async fn ensure_range(
+        &self,
+        request: &BackfillRequest,
+        backend: &dyn HistoryBackend,
+        progress: &dyn ProgressSink,
+    ) -> Result<BackfillReport, Error> {
+        let mut report = self.strategy.ensure_range(request, backend, progress).await?;
+        report.last_error = self.job.never_comes(&report).or(report.last_error);
+        Ok(report)
     }
 }
 

@@ -76,10 +76,8 @@ fn what_is_missing_is_said_and_exits_3() {
     let scene = Scene::new();
     let source = scene.file("few.csv", &minutes(50));
     let few = ["warmup", "--node", "few", "--interval", "1m", "--period", "60", "--source", &source];
-    let run =
-        scene.run(&[&few[..], &["--as-of", "2024-01-01T00:50:00Z", "--json", "--deadline", "1s"]].concat());
+    let run = scene.run(&[&few[..], &["--as-of", "2024-01-01T00:50:00Z", "--json"]].concat());
     assert_eq!(run.code, Some(3), "{run:?}");
-    // It is asked for in several rounds, and told once.
     let told: Vec<_> = run.stderr.lines().collect();
     assert_eq!(told, ["few@1m: 60 bars missing in 1 window", "few@1m:  80%  50 of 60 bars"]);
     let primed = run.object();
@@ -101,6 +99,31 @@ fn what_is_missing_is_said_and_exits_3() {
     ]);
     assert_eq!(alone.code, Some(3), "{alone:?}");
     assert!(alone.stdout.contains("not ready") && alone.stdout.contains("10 bars in 1 range"), "{alone:?}");
+}
+
+#[test]
+fn a_file_that_can_never_have_the_bars_ends_a_warm_up_at_once() {
+    let scene = Scene::new();
+    let source = scene.file("few.csv", &minutes(50));
+    // Whoever waits here waits longer than the test may last.
+    let few = ["warmup", "--node", "few", "--interval", "1m", "--deadline", "1h", "--source", &source];
+    let warm_up = |more: &[&str]| scene.run(&[&few[..], more].concat());
+    let holds = "the file holds 2024-01-01T00:00:00Z..=2024-01-01T00:49:00Z; bars outside that range need another \
+                 source, or ";
+    let ends = format!("{holds}start where the file ends: --as-of 2024-01-01T00:50:00Z");
+    let run = warm_up(&["--period", "10"]);
+    assert!(run.code == Some(1) && run.stdout.contains(&ends), "{run:?}");
+    // A part of the window is stored all the same.
+    let run = warm_up(&["--period", "10", "--as-of", "2024-01-01T00:55:00Z", "--json"]);
+    let primed = run.object();
+    assert_eq!((run.code, &primed["bars"]), (Some(3), &json!(5)), "{run:?}");
+    assert!(primed["error"].as_str().unwrap().contains(&ends), "{primed}");
+    assert_eq!(scene.json(&["coverage", "--node", "few", "--interval", "1m"])["rows"], 5);
+    // What it says helps; and the other end is told apart.
+    assert_eq!(warm_up(&["--period", "10", "--as-of", "2024-01-01T00:50:00Z"]).code, Some(0));
+    let run = warm_up(&["--period", "60", "--as-of", "2024-01-01T00:50:00Z"]);
+    let begins = format!("{holds}ask for fewer of them, or start later: --period, --as-of");
+    assert!(run.code == Some(3) && run.stdout.contains(&begins), "{run:?}");
 }
 
 #[test]
