@@ -139,8 +139,8 @@ impl fmt::Debug for Timestamp {
 }
 
 /// Reads epoch seconds (`1515560100`), a year (`2024`), a compact date (`20240101`), an ISO 8601 date
-/// (`2024-01-01`) or date and time (`2024-01-01T00:00:00Z`, an offset or none, which is UTC;
-/// a blank instead of the `T`).
+/// (`2024-01-01`) or date and time (`2024-01-01T00:00:00Z`, with or without seconds; a blank instead of the `T`;
+/// `+01:00`, `+0100`, `+01` or no offset, which is UTC; compact, with its `T`: `20240101T000000Z`).
 ///
 /// Four digits are a year and eight a date: as seconds they would lie in 1970. Other numbers of fewer than nine
 /// digits are refused, except for `0`, which is the epoch; and so are numbers that are milliseconds,
@@ -181,17 +181,54 @@ impl FromStr for Timestamp {
         if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
             return midnight(date);
         }
-        let with_t = text.replacen(' ', "T", 1);
-        if let Ok(time) = DateTime::parse_from_rfc3339(&with_t) {
-            return Self::from_micros(time.timestamp_micros());
-        }
-        for format in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"] {
-            if let Ok(time) = NaiveDateTime::parse_from_str(&with_t, format) {
-                return Self::from_micros(time.and_utc().timestamp_micros());
-            }
-        }
-        Err(bad())
+        date_and_time(text).ok_or_else(bad).and_then(Self::from_micros)
     }
+}
+
+/// Microseconds of an ISO 8601 date and time, in the extended form with a `T` or a blank, or in the compact one with a
+/// `T`; UTC where no offset follows. `None` for anything else.
+fn date_and_time(text: &str) -> Option<i64> {
+    let with_t = text.replacen(' ', "T", 1);
+    if let Ok(time) = DateTime::parse_from_rfc3339(&with_t) {
+        return Some(time.timestamp_micros());
+    }
+    let (local, offset_secs) = without_offset(&with_t)?;
+    let (date, time) = local.split_once('T')?;
+    let is_compact = date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit());
+    let formats = match time.split('.').next()?.len() {
+        // A blank between two numbers may separate anything.
+        _ if is_compact && text.contains(' ') => return None,
+        4 if is_compact => ["%Y%m%dT%H%M"].as_slice(),
+        6 if is_compact => &["%Y%m%dT%H%M%S%.f"],
+        _ if is_compact => return None,
+        _ => &["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"],
+    };
+    let local = formats.iter().find_map(|format| NaiveDateTime::parse_from_str(local, format).ok())?;
+    Some(local.and_utc().timestamp_micros() - offset_secs * MICROS)
+}
+
+/// Cuts off `Z`, `+01:00`, `+0100` or `+01` behind a time of day: what is before it, and the offset in seconds, 0 where
+/// none follows. `None` for an offset that cannot be.
+fn without_offset(text: &str) -> Option<(&str, i64)> {
+    if let Some(utc) = text.strip_suffix(['Z', 'z']) {
+        return Some((utc, 0));
+    }
+    let time = text.find('T')?;
+    let Some(sign) = text[time..].find(['+', '-']).map(|at| time + at) else { return Some((text, 0)) };
+    let offset = &text.as_bytes()[sign + 1..];
+    let (hours, minutes) = match offset {
+        [_, _] => (offset, b"00".as_slice()),
+        [hours @ .., b':', _, _] if hours.len() == 2 => (hours, &offset[3..]),
+        [_, _, minutes @ ..] if minutes.len() == 2 => (&offset[..2], minutes),
+        _ => return None,
+    };
+    let below = |digits: &[u8], bound: i64| {
+        let digits =
+            std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+        digits.parse().ok().filter(|number: &i64| *number < bound)
+    };
+    let secs = below(hours, 24)? * 3_600 + below(minutes, 60)? * 60;
+    Some((&text[..sign], if text.as_bytes()[sign] == b'-' { -secs } else { secs }))
 }
 
 /// The refusal of a number that is neither a year nor a date, and too small for epoch seconds.

@@ -44,6 +44,64 @@ fn timestamps_print_and_parse() {
 }
 
 #[test]
+fn every_form_of_iso_8601_that_is_written_names_the_same_moment() {
+    for text in [
+        "2018-01-10T04:55Z",
+        "2018-01-10 04:55Z",
+        "2018-01-10T05:55+01:00",
+        "2018-01-10T05:55+0100",
+        "2018-01-10 05:55+01",
+        "2018-01-10 04:55:00+00",
+        "2018-01-09T23:55:00-0500",
+        "2018-01-10T10:25:00.000+0530",
+        "2018-01-10T04:55-00:00",
+        "20180110T045500Z",
+        "20180110T0455Z",
+        "20180110T045500",
+        "20180110T0455",
+        "20180110T055500+0100",
+        "20180110T055500.000000+01:00",
+    ] {
+        assert_eq!(at(text), at("2018-01-10T04:55:00Z"), "{text}");
+    }
+    assert_eq!(at("20180110T045500.5Z"), at("2018-01-10T04:55:00.500Z"));
+}
+
+#[test]
+fn times_that_may_mean_several_moments_are_refused() {
+    for text in [
+        // A day and a month in any order.
+        "01/02/2024 00:00",
+        "01-02-2024T00:00Z",
+        // Cut off, or two numbers.
+        "2024-01-01T",
+        "2024-01-01T00",
+        "2024-01-01T00Z",
+        "20240101T00",
+        "20240101T00000",
+        "20240101 000000",
+        "20240101 0000Z",
+        "20240101000000",
+        "20240101Z",
+        // No offsets.
+        "2024-01-01T00:00+1",
+        "2024-01-01T00:00+100",
+        "2024-01-01T00:00+01:0",
+        "2024-01-01T00:00+24:00",
+        "2024-01-01T00:00+0160",
+        "2024-01-01T00:00+01:00Z",
+        "2024-01-01T00:00+é",
+        "2024-01-01T00:00+0:100",
+        "2024-01-01T00:00 UTC",
+        "2024-01-01T24:00Z",
+        "20240101T240000Z",
+        "20241301T000000Z",
+    ] {
+        assert!(text.parse::<Timestamp>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn bad_timestamps_are_refused_by_value() {
     for text in [
         "",
@@ -257,6 +315,22 @@ proptest! {
         prop_assert_eq!(interval.is_on_grid(ts), interval.floor(ts) == Some(ts));
         prop_assert_eq!(interval.to_string().parse::<Interval>().unwrap(), interval);
         prop_assert_eq!(ts.to_string().parse::<Timestamp>().unwrap(), ts);
+    }
+
+    #[test]
+    fn all_forms_of_a_moment_are_read_alike(
+        micros in Timestamp::MIN.as_micros() + 86_400_000_000..Timestamp::MAX.as_micros() - 86_400_000_000,
+        minutes_east in -1_439_i32..1_440,
+    ) {
+        let ts = Timestamp::from_micros(micros).unwrap();
+        let offset = chrono::FixedOffset::east_opt(minutes_east * 60).unwrap();
+        let local = DateTime::from_timestamp_micros(micros).unwrap().with_timezone(&offset);
+        for date in ["%Y-%m-%dT%H:%M:%S%.6f", "%Y-%m-%d %H:%M:%S%.6f", "%Y%m%dT%H%M%S%.6f"] {
+            for zone in ["%z", "%:z"] {
+                let text = local.format(&format!("{date}{zone}")).to_string();
+                prop_assert_eq!(text.parse::<Timestamp>().unwrap(), ts, "{}", text);
+            }
+        }
     }
 
     #[test]
