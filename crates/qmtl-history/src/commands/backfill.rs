@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Context, follow, in_time, plan, warn_of_damage};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
-use crate::fill::{self, Job, Limits};
+use crate::fill::{self, Job, Limits, Order};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
 use crate::shapes::{NanColumn, OneOrMany, Pair, Seconds, Series, pair, pairs};
@@ -215,6 +215,9 @@ impl Open {
                 return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
             }
         };
+        if args.follow && orders.iter().all(Order::is_from_files) {
+            return Err(follow::nothing_to_follow());
+        }
         let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
         // A server may not answer, and a large file takes a while to open.
         let named = context.global.store.as_deref();

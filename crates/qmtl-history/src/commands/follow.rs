@@ -10,7 +10,7 @@ use super::Context;
 use super::backfill::{self, Done, Open};
 use crate::console::Console;
 use crate::fill::Job;
-use crate::outcome::{self, Outcome, Result};
+use crate::outcome::{self, Failure, Outcome, Result};
 use crate::text;
 use crate::waits::{Waits, why};
 
@@ -115,6 +115,14 @@ fn is_final(error: &Error, was_served: bool) -> bool {
     }
 }
 
+/// The refusal to follow files alone: one that is open is not read again, whatever was written to it.
+pub(super) fn nothing_to_follow() -> Failure {
+    let message = "a file does not grow while it is read, so there is nothing to follow; leave --follow out, or name an \
+                   exchange as a source too, such as --source binance";
+    Failure::from(Error::invalid(message))
+        .hint("a file that was written anew is filled from by the same command again")
+}
+
 /// Fills, then goes round until an interruption or the deadline.
 pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let clock = &context.clock;
@@ -132,9 +140,13 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let mut follower =
         Follower::new(config).with_clock(Arc::clone(clock)).with_progress(progress).with_stop(stop.clone());
     for job in &open.jobs {
+        if job.is_from_files {
+            context.console.note(format!("{}: its file does not grow, so it is not followed", job.key));
+            continue;
+        }
         follower.follow(job.key.clone(), job.range.start(), job.strategy.clone());
     }
-    for done in &first.done {
+    for done in first.done.iter().filter(|done| !done.job.is_from_files) {
         follower.take_in(&done.report, &*open.store).await;
         let is_alive = outages.take_in(&done.job.key, Ok(&done.report), false);
         if !is_alive && !follower.unfollow(&done.job.key) {

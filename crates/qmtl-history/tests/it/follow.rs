@@ -124,3 +124,42 @@ fn a_source_that_does_not_serve_this_machine_ends_it_as_it_ends_a_fill() {
     assert!(followed.stderr.contains("that will not change, so it is not tried again"), "{followed:?}");
     assert!(!followed.stderr.contains("; it is tried again") && !followed.stderr.contains("following"));
 }
+
+#[test]
+fn a_file_is_not_followed() {
+    let scene = Scene::new();
+    let source = scene.file("m.csv", &super::minutes(50));
+    let words =
+        ["backfill", "--node", "m", "--interval", "1m", "--start", "2024-01-01", "--follow", "--source"];
+    let refused = scene.run(&[&words[..], &[&source]].concat());
+    refused.fails_with(
+        2,
+        "a file does not grow while it is read, so there is nothing to follow; leave --follow out",
+    );
+    assert!(!scene.path("store").exists(), "nothing may be written");
+}
+
+#[test]
+fn of_a_list_only_what_an_exchange_has_is_followed() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let now = TokioClock::new().now().as_secs();
+    let bars = Candle::random_walk((now - 60) * 1_000, Interval::parse("1s").unwrap(), 3_600, 9);
+    let market = Market::new("ADABTC", "1s", bars).unwrap();
+    let sim = runtime.block_on(SimExchange::start(SimConfig::new([market]))).unwrap();
+    let (scene, base_url) = (Scene::new(), sim.base_url());
+    let file: String = (now - 30..now - 20).map(|ts| format!("{ts},1\n")).collect();
+    scene.file("s.csv", &format!("ts,close\n{file}"));
+    let list = format!(
+        "interval = \"1s\"\n[[series]]\nnode = \"ADABTC\"\nsource = \"binance+{base_url}\"\n\
+         [[series]]\nnode = \"s\"\nsource = \"file:s.csv\"\n"
+    );
+    scene.file("list.toml", &list);
+    let start = (now - 30).to_string();
+    let words = ["backfill", "--follow", "--nodes", "list.toml", "--start", &start, "--deadline", "5m"];
+    let mut child = scene.command(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(notes.any(|note| note.contains("s@1s: its file does not grow, so it is not followed")));
+    assert!(notes.any(|note| note.contains("following; Ctrl-C ends it")));
+    assert_eq!(interrupt(child).code, Some(130));
+    runtime.block_on(sim.stop());
+}
