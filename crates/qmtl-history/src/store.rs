@@ -66,10 +66,7 @@ impl Store {
                 let waits = waits.with_answers_within(is_bucket.then_some(BUCKET_ANSWERS_WITHIN));
                 let folder = (!is_bucket).then(|| root.clone());
                 let files = waits.on(&shown, Box::pin(Self::files_at(root, create, grace))).await?;
-                if let Some(inner) = folder.as_deref().and_then(stores_in) {
-                    let message = format!("{shown} is no store, but holds some; name one of them: {inner}");
-                    waits.console().warn(message);
-                }
+                folder.as_deref().map_or(Ok(()), must_be_no_shelf)?;
                 let backend = Arc::new(Patient { backend: Arc::clone(&files) as _, shown, waits });
                 Ok(Self { typed, backend, files: Some(files), folder })
             }
@@ -177,9 +174,25 @@ impl Deref for Store {
     }
 }
 
-/// The stores that a folder holds which is none itself, as they can be named, the first ones.
-fn stores_in(folder: &Path) -> Option<String> {
+/// Refuses a folder that holds stores and no series of its own: to a store these would be series that were moved, and a
+/// fill would begin another store beside them.
+fn must_be_no_shelf(folder: &Path) -> Result<()> {
+    let stores = stores_in(folder);
+    let Some(first) = stores.first() else { return Ok(()) };
     const SHOWN: usize = 5;
+    let more = if stores.len() > SHOWN { ", …" } else { "" };
+    let name = |store: &PathBuf| store.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<_> = stores.iter().take(SHOWN).map(name).collect();
+    let message = "there is no store in this folder, but its subfolders hold series: name one of them, or if series were \
+                   moved into them, move those back";
+    let error = Error::invalid(message)
+        .with("folder", folder.display())
+        .with("subfolders", format_args!("{}{more}", names.join(", ")));
+    Err(Failure::from(error).hint(format!("use {}", typed(&first.display().to_string()))))
+}
+
+/// The stores that a folder holds which is none itself, sorted.
+fn stores_in(folder: &Path) -> Vec<PathBuf> {
     let folders = |folder: &Path| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).filter(|path| path.is_dir())
@@ -187,13 +200,11 @@ fn stores_in(folder: &Path) -> Option<String> {
     let is_series = |folder: &Path| folder.join("_series.json").exists();
     let is_store = |folder: &Path| folders(folder).any(|inner| is_series(&inner));
     if is_series(folder) || is_store(folder) {
-        return None;
+        return Vec::new();
     }
     let mut stores: Vec<_> = folders(folder).filter(|inner| is_store(inner)).collect();
     stores.sort();
-    let more = if stores.len() > SHOWN { ", …" } else { "" };
-    let named: Vec<_> = stores.iter().take(SHOWN).map(|store| typed(&store.display().to_string())).collect();
-    (!named.is_empty()).then(|| named.join(", ") + more)
+    stores
 }
 
 /// What a folder is, whatever it is called.

@@ -57,11 +57,6 @@ impl Waits {
         self
     }
 
-    /// Where it is told.
-    pub(crate) fn console(&self) -> &Console {
-        &self.console
-    }
-
     /// What is left of the time for which something is waited for.
     fn left(&self, at_most: Option<Duration>) -> Option<Duration> {
         let ends = self.ends.map(|ends| ends.saturating_duration_since(Instant::now()));

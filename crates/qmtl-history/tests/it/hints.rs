@@ -16,12 +16,50 @@ fn filled(store: &str) -> Scene {
 }
 
 #[test]
-fn a_folder_of_stores_names_them() {
+fn a_folder_of_stores_names_them_in_one_error_of_every_command() {
     let scene = filled("all/first one");
-    let mut command = program();
-    command.args(["ls", "--store", "all"]).current_dir(scene.path(""));
-    let run = super::Run::of(command.output().unwrap());
-    run.fails_with(1, "all is no store, but holds some; name one of them: --store 'all/first one'");
+    let source = format!("file:{}", scene.path("m.csv").display());
+    let fill = [&["--source", &source], &SERIES[..], &RANGE].concat();
+    let all = |words: &[&str], store: &str| {
+        let mut command = program();
+        super::Run::of(
+            command.args(words).args(["--store", store]).current_dir(scene.path("")).output().unwrap(),
+        )
+    };
+    let commands: [&[&str]; 9] = [
+        &["ls"],
+        &["coverage"],
+        &["verify"],
+        &["gc"],
+        &["repair"],
+        &["export", "--node", "m", "--interval", "1m"],
+        &["prune", "--all", "--before", "2024"],
+        &[&["plan"], &fill[..]].concat(),
+        &[&["backfill"], &fill[..]].concat(),
+    ];
+    let told = "there is no store in this folder, but its subfolders hold series: name one of them, or if series were \
+                moved into them, move those back (folder: all, subfolders: first one)\n  hint: use --store 'all/first one'";
+    for words in commands {
+        let run = all(words, "all");
+        run.fails_with(2, told);
+        assert_eq!((run.stderr.matches("error:").count(), run.stdout.as_str()), (1, ""), "{run:?}");
+    }
+    let inside: Vec<_> = std::fs::read_dir(scene.path("all")).unwrap().collect();
+    assert_eq!(inside.len(), 1, "nothing may be begun beside the store: {inside:?}");
+    assert_eq!(all(&["ls"], "all/first one").code, Some(0));
+}
+
+#[test]
+fn a_store_may_hold_a_folder_of_something_else() {
+    let scene = filled("store");
+    std::fs::create_dir(scene.path("store/notes")).unwrap();
+    assert_eq!(scene.run(&["ls"]).code, Some(0));
+    // Nor is a folder refused that is about to become a store.
+    std::fs::create_dir_all(scene.path("new/notes/old")).unwrap();
+    let run = super::Run::of(
+        program().args(["ls", "--store", "new"]).current_dir(scene.path("")).output().unwrap(),
+    );
+    assert_eq!(run.code, Some(0), "{run:?}");
 }
 
 #[test]
