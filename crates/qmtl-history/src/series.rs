@@ -37,12 +37,7 @@ pub(crate) async fn select(
 ) -> Result<Option<Vec<Wanted>>> {
     let wanted = match (&series.nodes, &series.interval) {
         (Some(file), _) => {
-            if !source.source.is_empty() {
-                return Err(Error::invalid(
-                    "with --nodes, sources are named in the file: write source = \"binance\" there",
-                )
-                .with("nodes", file.display()));
-            }
+            told_by_list(source).map_err(|e| e.with("nodes", file.display()))?;
             // Nobody may ever write to a pipe.
             let what = format!("the list {} has not been read to its end yet", file.display());
             let path = file.clone();
@@ -59,6 +54,28 @@ pub(crate) async fn select(
     match keys.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(Error::invalid("a series is named twice").with("series", pair[0])),
         None => Ok(Some(wanted)),
+    }
+}
+
+/// Refuses flags beside a list of series that says the same of each: they would go unheard.
+fn told_by_list(args: &SourceArgs) -> Result<()> {
+    let flags = [
+        (!args.source.is_empty(), "--source", "source = \"binance\""),
+        (!args.symbol.is_empty(), "--symbol", "symbol = \"BTCUSDT\""),
+        (!args.product.is_empty(), "--product", "product = \"BTC-USD\""),
+        (args.source_format.is_some(), "--source-format", "source_format = \"csv\""),
+        (args.ts_column.is_some(), "--ts-column", "ts_column = \"time\""),
+        (args.ts_unit.is_some(), "--ts-unit", "ts_unit = \"ms\""),
+        (args.symbol_column.is_some(), "--symbol-column", "symbol_column = \"symbol\""),
+        (!args.column_type.is_empty(), "--column-type", "column_types = { trades = \"int64\" }"),
+        (args.max_unpacked.is_some(), "--max-unpacked", "max_unpacked = \"8GB\""),
+        (args.sparse, "--sparse", "sparse = true"),
+    ];
+    match flags.into_iter().find(|(is_given, ..)| *is_given) {
+        Some((_, flag, entry)) => Err(Error::invalid(format!(
+            "with --nodes, the file takes the place of {flag}: write {entry} there"
+        ))),
+        None => Ok(()),
     }
 }
 

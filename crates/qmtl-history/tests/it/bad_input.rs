@@ -153,6 +153,34 @@ fn sources() {
 }
 
 #[test]
+#[test]
+fn flags_that_a_list_of_series_takes_the_place_of() {
+    let scene = Scene::new();
+    let list = "interval = \"1m\"\nsource = \"file:m.csv\"\n[[series]]\nnode = \"x\"\n";
+    scene.file("list.toml", list);
+    scene.file("m.csv", &super::minutes(5));
+    let plan = |words: &[&str]| {
+        let range = ["--timerange", "1704067200-1704067500"];
+        scene.run(&[&["plan", "--nodes", "list.toml"], &range[..], words].concat())
+    };
+    assert_eq!(plan(&[]).code, Some(0));
+    for (words, told) in [
+        (&["--symbol", "UNKNOWN=X"][..], "--symbol: write symbol = \"BTCUSDT\" there (nodes: list.toml)"),
+        (&["--symbol", "x=X"], "--symbol: write symbol ="),
+        (&["--product", "x=X"], "--product: write product ="),
+        (&["--source", "binance"], "--source: write source = \"binance\""),
+        (&["--source-format", "csv"], "--source-format: write source_format ="),
+        (&["--ts-column", "ts"], "--ts-column: write ts_column ="),
+        (&["--ts-unit", "s"], "--ts-unit: write ts_unit ="),
+        (&["--symbol-column", "s"], "--symbol-column: write symbol_column ="),
+        (&["--column-type", "volume=int64"], "--column-type: write column_types ="),
+        (&["--max-unpacked", "1GB"], "--max-unpacked: write max_unpacked ="),
+        (&["--sparse"], "--sparse: write sparse = true there"),
+    ] {
+        plan(words).fails_with(2, &format!("with --nodes, the file takes the place of {told}"));
+    }
+}
+
 fn what_is_lacking_is_named_to_machines_too() {
     let run = Scene::new().run(&["backfill", "--node", "x", "--json"]);
     assert_eq!(
