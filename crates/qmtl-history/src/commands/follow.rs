@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qmtl_backfill::{FollowConfig, Follower, Round};
-use qmtl_history_api::{BackfillReport, Error, ErrorKind, ProgressEvent, ProgressSink, SeriesKey};
+use qmtl_history_api::{
+    BackfillReport, Error, ErrorKind, Interval, ProgressEvent, ProgressSink, RangeSet, SeriesKey, TimeRange,
+    Timestamp,
+};
 
 use super::Context;
 use super::backfill::{self, Done, Open};
@@ -244,8 +247,10 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
         0 => String::new(),
         count => format!(", {} revised", text::counted(count as u64, "bar")),
     };
-    let newest = done.job.range.bounds(interval).map_or(done.job.range.end(), |(_, last)| last);
-    let line = format!("{}  {rows}{empty}{revised}, up to {newest}", done.job.key);
+    let newest_revised = done.revised.iter().map(|row| row.ts).max();
+    let newest = newest_settled(done.job.range, &report.missing, interval).or(newest_revised);
+    let up_to = newest.map(|newest| format!(", up to {newest}")).unwrap_or_default();
+    let line = format!("{}  {rows}{empty}{revised}{up_to}", done.job.key);
     outcome::read_or_not(console.line(line))?;
     for row in &done.revised {
         let line =
@@ -255,9 +260,29 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// The newest bar of a round that has a row or a proof.
+fn newest_settled(range: TimeRange, missing: &RangeSet, interval: Interval) -> Option<Timestamp> {
+    let settled = RangeSet::from(range).difference(missing).on_grid(interval);
+    settled.span()?.bounds(interval).map(|(_, last)| last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_reaches_as_far_as_what_it_settled() {
+        let range =
+            |from: &str, to: &str| TimeRange::new(from.parse().unwrap(), to.parse().unwrap()).unwrap();
+        let (round, minute) = (range("2024-01-01T17:38Z", "2024-01-01T17:41Z"), Interval::MINUTE);
+        let up_to = |missing: RangeSet| newest_settled(round, &missing, minute).map(|ts| ts.to_string());
+        assert_eq!(up_to(RangeSet::new()).as_deref(), Some("2024-01-01T17:40:00Z"));
+        let newest = range("2024-01-01T17:40Z", "2024-01-01T17:41Z");
+        assert_eq!(up_to(newest.into()).as_deref(), Some("2024-01-01T17:39:00Z"));
+        let hole = range("2024-01-01T17:39Z", "2024-01-01T17:40Z");
+        assert_eq!(up_to(hole.into()).as_deref(), Some("2024-01-01T17:40:00Z"));
+        assert_eq!(up_to(round.into()), None);
+    }
 
     #[test]
     fn what_will_not_change_is_told_from_an_outage() {
