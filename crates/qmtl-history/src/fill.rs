@@ -45,6 +45,8 @@ pub(crate) struct Job {
     pub(crate) left_out: u64,
     /// Whether all sources are files.
     pub(crate) is_from_files: bool,
+    /// Why they serve no bar of the series, when they are the wrong ones.
+    pub(crate) refused: Option<Error>,
     /// Where they have bars, when they have some of the series.
     pub(crate) holds: Option<TimeRange>,
     pub(crate) strategy: FetcherBackfillStrategy,
@@ -237,17 +239,18 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
     };
     Ok(orders
         .into_iter()
-        .map(|order| Job {
-            range: order.closed.range,
-            left_out: order.closed.left_out,
-            is_from_files: order.is_from_files(),
-            holds: order
-                .sources
-                .first()
-                .filter(|_| order.is_from_files())
-                .and_then(|files| open(files).holds(&order.key)),
-            strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
-            key: order.key,
+        .map(|order| {
+            let files = order.sources.first().filter(|_| order.is_from_files());
+            let holds = files.map(|files| open(files).holds(&order.key)).transpose();
+            Job {
+                range: order.closed.range,
+                left_out: order.closed.left_out,
+                is_from_files: files.is_some(),
+                refused: holds.as_ref().err().cloned(),
+                holds: holds.ok().flatten().flatten(),
+                strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
+                key: order.key,
+            }
         })
         .collect())
 }

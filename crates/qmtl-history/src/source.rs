@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange};
+use qmtl_history_api::{
+    Clock, DataFetcher, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange,
+};
 use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
 
 use crate::outcome::not_built;
@@ -197,10 +199,23 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// From the first to the last bar of a series in files; `None` where that has no end, or no beginning.
-    pub(crate) fn holds(&self, key: &SeriesKey) -> Option<TimeRange> {
-        let ranges = self.files.iter().filter_map(|file| file.range(key).ok());
-        ranges.collect::<RangeSet>().span()
+    /// From the first to the last bar of a series in files; `None` where there are none.
+    ///
+    /// Fails as a fetch from them does: `NotFound` where no file has the series, `InvalidInput` where one says that it
+    /// holds another interval or symbol.
+    pub(crate) fn holds(&self, key: &SeriesKey) -> Result<Option<TimeRange>> {
+        let (mut ranges, mut lacking) = (RangeSet::new(), None);
+        for file in &self.files {
+            match file.range(key) {
+                Ok(range) => ranges.insert(range),
+                Err(e) if e.kind() == ErrorKind::NotFound => lacking = lacking.or(Some(e)),
+                Err(e) => return Err(e),
+            }
+        }
+        match (ranges.span(), lacking) {
+            (None, Some(error)) => Err(error),
+            (span, _) => Ok(span),
+        }
     }
 }
 

@@ -70,14 +70,15 @@ pub fn conform(batch: &RecordBatch, columns: &SchemaRef) -> Result<RecordBatch> 
 /// What is read of a series that has `columns` when `names` are asked for: `ts`, which comes first whether it
 /// is named or not, and the named ones in their order; all where no names are given.
 ///
-/// `NotFound` for a column that the series lacks, `InvalidInput` for one that is named twice, each naming it.
+/// `NotFound` for a column that the series lacks, naming those it has; `InvalidInput` for one that is named twice.
 pub fn project(key: &SeriesKey, columns: &SchemaRef, names: Option<&[String]>) -> Result<SchemaRef> {
     let Some(names) = names else { return Ok(Arc::clone(columns)) };
     let mut payload: Vec<(&str, _)> = Vec::with_capacity(names.len());
     for name in names.iter().filter(|name| *name != TS) {
         let field = columns.field_with_name(name).map_err(|_| {
             let error = Error::new(ErrorKind::NotFound, "the series has no such column");
-            error.with("series", key).with("column", name)
+            let known: Vec<_> = columns.fields().iter().map(|field| field.name().as_str()).collect();
+            error.with("series", key).with("column", name).with("columns", known.join(", "))
         })?;
         if payload.iter().any(|(known, _)| known == name) {
             return Err(Error::invalid("a column is named twice").with("series", key).with("column", name));

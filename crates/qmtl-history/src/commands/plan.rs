@@ -116,6 +116,10 @@ pub(crate) async fn plans(
     for job in jobs {
         let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
         planned.push((job, plan));
+        // What would be asked is refused by the files already.
+        if let Some(error) = job.refused.clone().filter(|_| !plan.gaps().is_empty()) {
+            return Err(error.into());
+        }
     }
     Ok((planned, limits))
 }

@@ -97,6 +97,26 @@ fn a_file_that_does_not_reach_the_range_says_what_it_holds() {
 }
 
 #[test]
+fn a_plan_refuses_the_file_that_a_fill_would_refuse() {
+    let scene = Scene::new();
+    let source = scene.file("m.csv", &minutes(50));
+    let words = ["--source", &source, "--node", "m", "--interval", "5m"];
+    for command in ["plan", "backfill"] {
+        let run = scene.run(&[&[command], &words[..], &RANGE].concat());
+        let told = format!("{}{}", run.stdout, run.stderr);
+        assert!(told.contains("so it holds bars of a shorter interval than 5m"), "{run:?}");
+        assert!(run.code == Some(if command == "plan" { 2 } else { 1 }), "{run:?}");
+    }
+}
+
+#[test]
+fn a_column_that_the_series_lacks_names_those_it_has() {
+    let scene = filled("store");
+    let run = scene.run(&[&["export", "--columns", "cloze"], &SERIES[..]].concat());
+    run.fails_with(1, "(series: m@1m, column: cloze, columns: ts, open, high, low, close, volume)");
+}
+
+#[test]
 fn a_file_without_commas_says_what_separates_its_columns() {
     let scene = Scene::new();
     let plan = |text: &str| {
