@@ -295,6 +295,15 @@ pub(crate) fn parse_length(text: &str) -> Result<Duration, String> {
     plain.map(Interval::duration).ok_or_else(|| use_unit.to_owned())
 }
 
+/// Reads a number of bars that is not none.
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("use a whole number, such as 500".to_owned()),
+    }
+}
+
 /// Reads the format of a file by the name of its usual extension.
 pub(crate) fn parse_format(text: &str) -> Result<FileFormat, String> {
     Ok(match text {
@@ -348,7 +357,7 @@ pub struct FillArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// Bars in a window, the unit that is fetched, stored and reported [default: depends on the source]
-    #[arg(long, value_name = "BARS", value_parser = clap::value_parser!(u64).range(1..), help_heading = LIMITS)]
+    #[arg(long, value_name = "BARS", value_parser = parse_count, help_heading = LIMITS)]
     pub window_bars: Option<u64>,
     /// Windows in flight at once, all series together; each makes one request at a time [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = LIMITS)]

@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     console: Console,
     lines: Mutex<BTreeMap<SeriesKey, Line>>,
     waits: Waits,
+    /// Whether bars are asked for that may be stored already.
+    replaces: bool,
 }
 
 /// Where one series stands.
@@ -40,7 +42,18 @@ struct Line {
 
 impl Progress {
     pub(crate) fn new(console: &Console) -> Self {
-        Self { console: console.clone(), lines: Mutex::default(), waits: Waits::new(console) }
+        Self {
+            console: console.clone(),
+            lines: Mutex::default(),
+            waits: Waits::new(console),
+            replaces: false,
+        }
+    }
+
+    /// For a fill that asks for stored bars too.
+    pub(crate) fn with_replaces(mut self, replaces: bool) -> Self {
+        self.replaces = replaces;
+        self
     }
 
     /// For work that is given up after so much time from now, whatever it waits for.
@@ -79,8 +92,9 @@ impl ProgressSink for Progress {
                 }
                 if line.bar.is_none() {
                     self.console.note(format!(
-                        "{key}: {} missing in {}",
+                        "{key}: {} {} in {}",
                         text::counted(*bars, "bar"),
+                        if self.replaces { "to ask for again" } else { "missing" },
                         text::counted(*windows, "window")
                     ));
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 
-use crate::cli::parse_length;
+use crate::cli::{parse_count, parse_length};
 
 /// The ways to name a range of bars; one of them at a time.
 #[derive(Args, Clone, Debug, Default)]
@@ -25,7 +25,7 @@ pub struct RangeArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse_length, conflicts_with_all = ["bars", "range"])]
     pub last: Option<Duration>,
     /// The last N closed bars before now
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "range")]
+    #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "range")]
     pub bars: Option<u64>,
     /// A range as this program prints it, both ends included: FIRST..=LAST
     #[arg(long, value_name = "FIRST..=LAST", value_parser = parse_inclusive)]

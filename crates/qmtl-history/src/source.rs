@@ -182,12 +182,27 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
         .with("source", format_args!("{text:?}"))),
         Some(path) => Ok(base.join(path)),
         None if base.join(text).is_file() => Ok(base.join(text)),
+        None if looks_like_file(text) => {
+            let path = base.join(text);
+            Err(Error::invalid("there is no such file; check its path").with("source", path.display()))
+        }
         None => Err(Error::invalid(
             "no such source: use binance, binance-archive, coinbase, one of them at another address \
              (binance+http://host:port), or file:PATH (CSV, its gzip or zip, Parquet, Arrow)",
         )
         .with("source", format_args!("{text:?}"))),
     }
+}
+
+/// Whether a source without a scheme is more likely the name of a file than that of an exchange.
+fn looks_like_file(text: &str) -> bool {
+    const EXTENSIONS: [&str; 10] =
+        ["csv", "txt", "gz", "gzip", "zip", "parquet", "pq", "arrow", "feather", "ipc"];
+    let extension =
+        Path::new(text).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    let is_path = [".", "/", "~"].iter().any(|start| text.starts_with(start));
+    let is_address = text.contains("://") || text.contains('@');
+    !is_address && (is_path || extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())))
 }
 
 /// A source that is open.
@@ -328,7 +343,12 @@ mod tests {
 
     #[test]
     fn another_source_is_refused_with_what_there_is() {
-        for text in ["kraken", "https://x/y.csv", "missing.csv", "", "binances"] {
+        for text in ["okk.csv", "data/x.CSV.gz", "./data", "/data/x", "~/x"] {
+            let error = place(text, Path::new("/nowhere")).unwrap_err().to_string();
+            let path = Path::new("/nowhere").join(text);
+            assert_eq!(error, format!("there is no such file; check its path (source: {})", path.display()));
+        }
+        for text in ["kraken", "https://x/y.csv", "", "binances"] {
             let error = place(text, Path::new("/nowhere")).unwrap_err().to_string();
             assert_eq!(
                 error,

@@ -262,7 +262,7 @@ fn interrupted(why: Error) -> Failure {
 
 async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run> {
     let Open { limits, store, reason, .. } = open;
-    let progress = Progress::new(&context.console);
+    let progress = Progress::new(&context.console).with_replaces(reason.is_some());
     let replacing = reason.as_ref().map(|reason| {
         for job in &jobs {
             tracing::info!(series = %job.key, range = %job.range, reason, "stored rows are replaced");

@@ -75,15 +75,16 @@ fn time_of(plan: &Plan, limits: &Limits) -> Duration {
 const GAPS_SHOWN: usize = 12;
 
 pub(crate) async fn run(args: &FillArgs, context: &Context) -> Result<Outcome> {
-    print(&plans(args, context, false).await?, context)
+    print(&plans(args, context, false).await?, "missing", context)
 }
 
 /// Prints what a fill would ask for, also one that replaces.
 pub(crate) async fn dry_run(args: &FillArgs, context: &Context, replace: bool) -> Result<Outcome> {
-    print(&plans(args, context, replace).await?, context)
+    print(&plans(args, context, replace).await?, if replace { "again" } else { "missing" }, context)
 }
 
-fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), context: &Context) -> Result<Outcome> {
+/// Prints plans, in which `why` says why bars are asked for.
+fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), why: &str, context: &Context) -> Result<Outcome> {
     for (job, plan) in planned {
         if let Some(told) = job.beyond_files(plan.gaps()) {
             context.console.note(format!("{}: {told}", job.key));
@@ -95,7 +96,7 @@ fn print((planned, limits): &(Vec<(Job, Plan)>, Limits), context: &Context) -> R
         context.console.json(&OneOrMany::new(results, one))?;
     } else {
         for (job, plan) in planned {
-            show(job, plan, limits, context)?;
+            show(job, plan, (limits, why), context)?;
         }
     }
     Ok(Outcome::Done)
@@ -115,16 +116,16 @@ pub(crate) async fn plans(
     super::warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console).await?;
     for job in jobs {
         let plan = if replace { job.plan(&store.replacing()).await? } else { job.plan(&*store).await? };
-        planned.push((job, plan));
         // What would be asked is refused by the files already.
         if let Some(error) = job.refused.clone().filter(|_| !plan.gaps().is_empty()) {
             return Err(error.into());
         }
+        planned.push((job, plan));
     }
     Ok((planned, limits))
 }
 
-fn show(job: &Job, plan: &Plan, limits: &Limits, context: &Context) -> Result<()> {
+fn show(job: &Job, plan: &Plan, (limits, why): (&Limits, &str), context: &Context) -> Result<()> {
     let (console, interval) = (&context.console, job.key.interval);
     console.line(format!(
         "{}  {}",
@@ -137,7 +138,7 @@ fn show(job: &Job, plan: &Plan, limits: &Limits, context: &Context) -> Result<()
     if plan.gaps().is_empty() && plan.out_of_reach().is_empty() {
         console.line(format!("  {}: nothing is missing", console.paint(Style::Green, "complete")))?;
     } else if !plan.gaps().is_empty() {
-        console.line(format!("  missing   {}", text::set(plan.gaps(), interval)))?;
+        console.line(format!("  {why:<9} {}", text::set(plan.gaps(), interval)))?;
         for gap in plan.gaps().iter().take(GAPS_SHOWN) {
             let bars = text::counted(gap.count(interval), "bar");
             console.line(format!("    {}  {bars}", text::range(gap, interval)))?;

@@ -181,15 +181,13 @@ fn named_or_all(args: &RemoveArgs) -> Result<()> {
 
 fn told(key: &SeriesKey, removed: Removed, dry_run: bool) -> (String, Gone) {
     let verb = if dry_run { "would remove" } else { "removed" };
-    let line = format!(
-        "{verb} {} and proofs that {} empty",
-        text::counted(removed.rows, "row"),
-        if removed.empty_bars == 1 {
-            "1 bar is".to_owned()
-        } else {
-            format!("{} bars are", text::count(removed.empty_bars))
-        }
-    );
+    let are = if removed.empty_bars == 1 { "is" } else { "are" };
+    let rows = (removed.rows > 0).then(|| text::counted(removed.rows, "row"));
+    let proofs = (removed.empty_bars > 0)
+        .then(|| format!("proofs that {} {are} empty", text::counted(removed.empty_bars, "bar")));
+    let gone: Vec<_> = rows.into_iter().chain(proofs).collect();
+    let line =
+        if gone.is_empty() { format!("{verb} nothing") } else { format!("{verb} {}", gone.join(" and ")) };
     let Removed { rows, empty_bars, partitions, .. } = removed;
     (line, Gone { series: Series::from(key), rows, empty_bars, partitions, dry_run })
 }

@@ -63,7 +63,7 @@ fn ranges() {
         "timestamp is outside the years 1678 to 9999 (seconds: 253402300800)",
     );
     refused(&fill(&["--start", "9998-01-01", "--end", "9999-01-01"]), "no bar of the range has closed yet");
-    refused(&fill(&["--bars", "0"]), "0 is not in 1..");
+    refused(&fill(&["--bars", "0"]), "must be at least 1");
 }
 
 #[test]
@@ -138,6 +138,7 @@ fn sources() {
         &["backfill", "--node", "x", "--interval", "1m", "--last", "1d"],
         "no source is named: use --source binance or --source file:PATH (series: x@1m)",
     );
+    refused(&with("okk.csv"), "there is no such file; check its path (source: okk.csv)");
     let scene = Scene::new();
     scene.file("list.toml", "interval = \"1m\"\n[[series]]\nnode = \"x\"\n");
     scene
@@ -152,7 +153,6 @@ fn sources() {
     Scene::new().run(&fill(&["--last", "1d"])).fails_with(2, "x.csv");
 }
 
-#[test]
 #[test]
 fn flags_that_a_list_of_series_takes_the_place_of() {
     let scene = Scene::new();
@@ -181,6 +181,7 @@ fn flags_that_a_list_of_series_takes_the_place_of() {
     }
 }
 
+#[test]
 fn what_is_lacking_is_named_to_machines_too() {
     let run = Scene::new().run(&["backfill", "--node", "x", "--json"]);
     assert_eq!(

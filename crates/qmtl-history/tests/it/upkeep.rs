@@ -47,6 +47,8 @@ fn stored_bars_are_replaced_only_by_name_and_with_a_reason() {
     let before = export(&scene);
     let planned = scene.json(&with(&["--dry-run", "--replace", "--reason", "revised"]));
     assert_eq!(planned["estimated_rows"], 3_005);
+    let planned = scene.run(&with(&["--dry-run", "--replace", "--reason", "revised"]));
+    assert!(planned.stdout.contains("  again     3,005 bars"), "{planned:?}");
     assert_eq!(scene.json(&with(&["--dry-run"]))["estimated_rows"], 5);
     assert_eq!(export(&scene), before, "a dry run writes nothing");
 
@@ -54,6 +56,7 @@ fn stored_bars_are_replaced_only_by_name_and_with_a_reason() {
     assert!(
         log.stderr.contains("stored rows are replaced") && log.stderr.contains("revised by the exchange")
     );
+    assert!(log.stderr.contains("x@1m: 3,005 bars to ask for again in 1 window"), "{log:?}");
     let done = log.object();
     assert_eq!((&done["rows_written"], &done["rows_replaced"]), (&json!(2_995), &json!(2_990)), "{done}");
     assert_eq!(done["reason"], "revised by the exchange");
@@ -91,6 +94,10 @@ fn pruning_and_forgetting_say_first_what_they_would_do() {
     scene.run(&["forget-empty"]).fails_with(2, "no series is named");
     let told = run(&with("forget-empty", &["--dry-run"]));
     assert_eq!((&told["rows"], &told["empty_bars"], &told["dry_run"]), (&json!(0), &json!(40), &json!(true)));
+    let told = scene.run(&["forget-empty", "--all", "--dry-run"]).stdout;
+    assert_eq!(told, "ADABTC@5m  would remove proofs that 40 bars are empty\n");
+    let told = scene.run(&["forget-empty", "--all", "--dry-run", "--last", "1d"]).stdout;
+    assert_eq!(told, "ADABTC@5m  would remove nothing\n");
     let wrong = scene.run(&["forget-empty", "--node", "ADABTC", "--interval", "5m", "--from", "binance"]);
     wrong.fails_with(1, "use --from with one that has (from: binance, sources: file:ADABTC-5m.csv)");
     assert_eq!(run(&fill)["fetch_requests"], 0, "nothing was forgotten yet");
