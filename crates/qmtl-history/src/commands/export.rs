@@ -70,7 +70,12 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         Destination::Stream => {
             let what = format!("nobody reads {} yet", args.out.display());
             let out = Waits::new(&context.console).during(&what, open(args.out.clone())).await?;
-            copy(args, &store, target, (Box::new(BufWriter::new(out)), true)).await?
+            let copied = copy(args, &store, target, (Box::new(BufWriter::new(out)), true)).await;
+            copied.map_err(|failure| match failure {
+                // Whoever reads our stdout may have seen enough; what was named is to hold all of it.
+                Failure::ClosedPipe => cannot_write(&args.out, io::ErrorKind::BrokenPipe.into()).into(),
+                failure => failure,
+            })?
         }
     };
     if context.console.is_json() {
@@ -116,7 +121,7 @@ impl Destination {
             Ok(there) if !there.is_file() => Ok(Self::Stream),
             // A file that somebody has open, such as a shell that redirects our output.
             Ok(_) if is_open_file(out) => Ok(Self::Stream),
-            _ => Ok(Self::File(behind_links(out.to_owned()))),
+            _ => Ok(Self::File(behind_links(out).map_err(|e| cannot_write(out, e))?)),
         }
     }
 }
@@ -131,16 +136,17 @@ fn is_open_file(path: &Path) -> bool {
         || (path.file_name().is_some_and(is_number) && (folder == Path::new("/dev/fd") || of_process))
 }
 
-/// What the path leads to, whether it is there or not.
-fn behind_links(mut path: PathBuf) -> PathBuf {
+/// What the path leads to, whether it is there or not; an error where its links lead in a circle.
+fn behind_links(out: &Path) -> io::Result<PathBuf> {
     /// As many links in a row as Linux follows.
     const LINKS: usize = 40;
-    for _ in 0..LINKS {
-        let Ok(target) = fs::read_link(&path) else { break };
+    let mut path = out.to_owned();
+    for _ in 0..=LINKS {
+        let Ok(target) = fs::read_link(&path) else { return Ok(path) };
         // A relative one starts from where the link is.
         path = path.parent().map_or_else(|| target.clone(), |folder| folder.join(&target));
     }
-    path
+    Err(io::Error::other("too many levels of symbolic links"))
 }
 
 fn cannot_write(out: &Path, cause: io::Error) -> Error {

@@ -302,6 +302,53 @@ fn an_export_goes_through_what_is_no_regular_file_and_follows_links() {
 
 #[cfg(unix)]
 #[test]
+fn an_export_whose_named_reader_leaves_early_has_failed() {
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    let fifo = scene.path("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for format in ["csv", "parquet", "arrow"] {
+        // More than a pipe holds, of which nothing is read.
+        let reader = std::thread::spawn({
+            let fifo = fifo.clone();
+            move || drop(std::fs::File::open(fifo).unwrap())
+        });
+        let export = ["export", "--node", "ADABTC", "--interval", "5m", "--out", "fifo", "--json"];
+        let run = scene.run(&[&export[..], &["--format", format]].concat());
+        reader.join().unwrap();
+        run.fails_with(1, "cannot write the export (out: fifo)");
+        assert_eq!(run.object()["error"]["exit_code"], 1, "{run:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_export_to_links_without_an_end_is_an_error_and_leaves_them() {
+    use std::os::unix::fs::symlink;
+
+    let scene = Scene::new();
+    fill(&scene, &[]);
+    let mut links =
+        vec![("la".to_owned(), "lb".to_owned()), ("lb".into(), "la".into()), ("own".into(), "own".into())];
+    links.extend((0..50).map(|at| (format!("chain{at}"), format!("chain{}", at + 1))));
+    for (link, target) in &links {
+        symlink(target, scene.path(link)).unwrap();
+    }
+    for out in ["la", "own", "chain0"] {
+        let run = scene.run(&[&EXPORT[..], &["--out", out]].concat());
+        run.fails_with(1, "too many levels of symbolic links");
+    }
+    for (link, target) in &links {
+        assert_eq!(std::fs::read_link(scene.path(link)).unwrap(), std::path::Path::new(target));
+    }
+    assert!(!scene.path("chain50").exists());
+    // As many as the system follows.
+    assert_eq!(scene.run(&[&EXPORT[..], &["--out", "chain10"]].concat()).code, Some(0));
+    assert_eq!(super::read(scene.path("chain50")).lines().count(), 5_721);
+}
+
+#[cfg(unix)]
+#[test]
 fn a_result_without_a_stdout_is_an_error() {
     let scene = Scene::new();
     fill(&scene, &[]);
