@@ -35,6 +35,12 @@ pub(crate) async fn select(
     source: &SourceArgs,
     console: &Console,
 ) -> Result<Option<Vec<Wanted>>> {
+    if let Some(folder) = &source.archive_folder {
+        text::must_be_path(
+            folder,
+            "archives are kept in a folder, and not at an address: use --archive-folder DIR",
+        )?;
+    }
     let wanted = match (&series.nodes, &series.interval) {
         (Some(file), _) => {
             told_by_list(source).map_err(|e| e.with("nodes", file.display()))?;

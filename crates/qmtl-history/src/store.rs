@@ -242,7 +242,12 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
     let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
         Failure::from(Error::invalid("no store is named")).hint("use --store DIR, or set QMTL_HISTORY_STORE")
     })?;
-    let Some((scheme, rest)) = name.split_once("://") else {
+    if name == "-" {
+        let error = Error::invalid("a store is a folder or on a server, and not read from stdin");
+        return Err(Failure::from(error).hint("use --store DIR, or ./- for a folder of that name"));
+    }
+    let is_word = |word: &str| word.chars().all(|c| c.is_ascii_alphanumeric());
+    let Some((scheme, rest)) = name.split_once("://").filter(|(scheme, _)| is_word(scheme)) else {
         // What follows a scheme may hold a password and is not repeated.
         let own = ["file:", "memory:"]
             .into_iter()
@@ -255,15 +260,10 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
             };
             return Err(Failure::from(error).hint(hint));
         }
-        if lacks_scheme(name) {
-            let error = Error::invalid("this looks like an address without its scheme");
-            let hint = "write questdb://…, or begin with ./ for a folder of that name";
-            return Err(Failure::from(error).hint(hint));
-        }
-        return Ok(Place::Files(PathBuf::from(name)));
+        return folder(name);
     };
     match scheme {
-        "file" if rest.starts_with('/') => Ok(Place::Files(PathBuf::from(rest))),
+        "file" if rest.starts_with('/') => folder(rest),
         "s3" | "s3a" if cfg!(feature = "s3") => Ok(Place::Files(PathBuf::from(name))),
         "s3" | "s3a" => Err(crate::outcome::not_built("store in a bucket", "s3").into()),
         "questdb" => Ok(Place::QuestDb(name.to_owned())),
@@ -280,12 +280,14 @@ pub(crate) fn place(name: Option<&str>) -> Result<Place> {
     }
 }
 
-/// Whether a name has a user and a password or a query in it, as no folder has: `admin:quest@host:8812/qdb`.
-fn lacks_scheme(name: &str) -> bool {
-    let is_path = ["/", "./", "../"].iter().any(|start| name.starts_with(start));
-    let has_user = name.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
-    let has_query = name.split_once('?').is_some_and(|(_, query)| query.contains('='));
-    (!is_path || name.starts_with("//")) && (has_user || has_query)
+/// A folder of this machine: `admin:quest@host:8812/qdb` and `host=h password=x` are none.
+fn folder(name: &str) -> Result<Place> {
+    if text::is_address(name) {
+        let error = Error::invalid("this looks like an address without its scheme");
+        let hint = "write questdb://user:password@host:port, or begin with ./ for a folder whose name holds no password";
+        return Err(Failure::from(error).hint(hint));
+    }
+    Ok(Place::Files(PathBuf::from(name)))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Numbers, ranges and tables for people.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use qmtl_history_api::frame::{NotNumbers, OffGrid};
-use qmtl_history_api::{Interval, RangeSet, TimeRange};
+use qmtl_history_api::{Error, Interval, RangeSet, TimeRange};
 use unicode_width::UnicodeWidthStr;
 
 /// A text that may have come from elsewhere, as a terminal can be given it: what would move its cursor or colour it is
@@ -179,10 +180,15 @@ pub(crate) fn without_secrets(text: &str) -> String {
             text = Cow::Owned(text.replace(quoted, shown));
         }
     }
-    let narrow = narrow(&text);
+    redacted(&text)
+}
+
+/// The same of what shows by itself that it is a secret, whatever the command line holds.
+fn redacted(text: &str) -> String {
+    let narrow = narrow(text);
     let hidden = without_parts(&clean(&narrow, end_of_address));
     // What is no secret stays as it is spelled.
-    if hidden == *narrow { text.into_owned() } else { hidden }
+    if hidden == *narrow { text.to_owned() } else { hidden }
 }
 
 /// Names of values that are secrets, in connection strings and settings; also as the end of longer ones.
@@ -286,11 +292,47 @@ pub(crate) fn scheme(name: &str) -> Option<&'static str> {
     (rest.starts_with(':') || rest.starts_with("//")).then_some(known)
 }
 
-/// Whether a name is an address, with or without its slashes, and no folder of this machine.
-#[cfg(feature = "demo")]
+/// Whether a name is an address or a connection string, however it was mistyped, and no path of this machine. What is
+/// hidden wherever it is told is none either; for the rest, `./` before it says that it is one.
 pub(crate) fn is_address(name: &str) -> bool {
-    name.contains("://") || scheme(name).is_some()
+    let typed = unescaped(&narrow(name));
+    let is_path = ["/", "./", "../"].iter().any(|start| typed.starts_with(start)) && !typed.starts_with("//");
+    let has_user = typed.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+    let has_query = typed.split_once('?').is_some_and(|(_, query)| query.contains('='));
+    let is_hidden = |text: &str| redacted(text) != text;
+    typed.contains("://")
+        || scheme(&typed).is_some()
+        || is_hidden(name)
+        || is_hidden(&typed)
+        || (!is_path && (has_user || has_query || is_settings(&typed)))
 }
+
+/// Whether a name is a list of settings: `host=h port=8812`, `Server=h;Port=8812`, `tcp::addr=h`.
+fn is_settings(name: &str) -> bool {
+    let are_pairs = |parts: Vec<&str>| parts.len() > 1 && parts.iter().all(|part| part.contains('='));
+    let parts = name.split(';').filter(|part| !part.trim().is_empty());
+    name.split_once("::").is_some_and(|(_, rest)| rest.contains('='))
+        || are_pairs(parts.collect())
+        || are_pairs(name.split_whitespace().collect())
+}
+
+/// The text with the signs of addresses that are written as `%3A`.
+fn unescaped(text: &str) -> String {
+    const ESCAPED: [(&str, &str); 7] =
+        [("%3a", ":"), ("%40", "@"), ("%2f", "/"), ("%3f", "?"), ("%3d", "="), ("%3b", ";"), ("%20", " ")];
+    ESCAPED.iter().fold(text.to_owned(), |text, (escaped, sign)| {
+        text.replace(escaped, sign).replace(&escaped.to_ascii_uppercase(), sign)
+    })
+}
+
+/// Refuses an address where an option takes a path: it would become the name of a file, with its password.
+pub(crate) fn must_be_path(path: &Path, remedy: &str) -> Result<(), Error> {
+    // What the address holds is not repeated.
+    if is_address(&path.to_string_lossy()) { Err(Error::invalid(remedy.to_owned())) } else { Ok(()) }
+}
+
+/// What stands for a user and a password in our own texts.
+const EXAMPLE: &str = "user:password";
 
 /// What follows the scheme of an address, without user, password and query.
 fn without_secret(address: &str) -> String {
@@ -298,6 +340,7 @@ fn without_secret(address: &str) -> String {
     let (hidden, place) = match place.rsplit_once('@') {
         // A password with a question mark, or a query with an @: either may be on either side.
         Some((before, _)) if before.contains(['?', '#', ';']) => return format!("{slashes}***"),
+        Some((EXAMPLE, place)) => ("user:password@", place),
         Some((_, place)) => ("***@", place),
         // What stands where a port does and is no number is a password whose host was forgotten.
         None if has_odd_port(place) => return format!("{slashes}***"),
@@ -488,6 +531,7 @@ mod tests {
             ("(server: questdb://admin:PW@host/qdb)", "(server: questdb://***@host/qdb)"),
             ("questdb://admin:12/PW?P#W@PW@host:1/x y", "questdb://*** y"),
             ("questdb:admin:PW@host", "questdb:***@host"),
+            ("write questdb://user:password@host:port", "write questdb://user:password@host:port"),
             ("QuestDB:admin:PW@host", "QuestDB:***@host"),
             ("'https://api.example.com/x?key=PW'", "'https://api.example.com/x?***'"),
             ("questdb://h/q?http=u:PW@h:9000&table=t", "questdb://***"),
@@ -562,6 +606,38 @@ mod tests {
         assert_eq!(line("\u{1b}[1ma\u{202e}b\u{9b}c\u{1b}[0m"), "\u{1b}[1ma\\u{202e}b\\u{9b}c\u{1b}[0m");
         assert_eq!(json("{\"a\":\"\u{7f}\u{85}\u{2066}ä\"}\n"), "{\"a\":\"\\u007f\\u0085\\u2066ä\"}\n");
         assert_eq!(in_line("a\nb\u{7}"), "a\\nb\\u{7}");
+    }
+
+    #[test]
+    fn an_address_is_no_path_however_it_was_mistyped() {
+        for name in [
+            "tcp::addr=h;username=a;password=PW;",
+            "tcps::addr=h:9009;token=PW",
+            "tcp::addr=h",
+            "host=h user=a password=PW",
+            "host=h user=a",
+            "password=PW host=h port=8812",
+            "user=a;password=PW;host=h",
+            "Server=h;Port=8812;User Id=a;Password=PW;",
+            "./a;Password=PW",
+            "/data/pwd=PW",
+            "user%3APW%40h",
+            "host%3Dh%20password%3dPW",
+            "user：PW＠h",
+            "questdb:admin:PW@h",
+            "s3://AK:PW@b/x",
+            "//admin:PW@h",
+            "admin@h/qdb?tls=1",
+        ] {
+            assert!(is_address(name), "{name}");
+            let error = must_be_path(Path::new(name), "use DIR").unwrap_err();
+            assert!(!error.chain().contains("PW"));
+        }
+        for name in
+            ["history", "./s3:x", "/x/a:b@c", "a@b", "a:b", "symbol=BTC/year=2024", "a; b", "../x y", "C:\\x"]
+        {
+            assert!(!is_address(name), "{name}");
+        }
     }
 
     #[test]

@@ -72,11 +72,7 @@ impl Stage {
         };
         let (folder, temporary) = match &args.keep {
             Some(folder) => {
-                // What follows a scheme may be a password, and is not repeated.
-                let name = folder.to_string_lossy();
-                if text::is_address(&name) || text::without_secrets(&name) != name {
-                    return Err(Error::invalid("the demo keeps its store in a folder: use --keep DIR").into());
-                }
+                text::must_be_path(folder, "the demo keeps its store in a folder: use --keep DIR")?;
                 if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
                     return Err(Error::invalid("the folder is not empty; --keep needs a new one")
                         .with("folder", folder.display())

@@ -33,6 +33,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     if to_stdout && context.console.is_json() {
         return Err(Error::invalid("--json and bars cannot share stdout: use --out FILE").into());
     }
+    text::must_be_path(&args.out, "an export is written to a file, and not to an address: use --out FILE")?;
     // An address is cut at its commas, and nobody can tell what of the parts is a password.
     let columns = args.columns.as_deref().unwrap_or_default().join(",");
     if text::without_secrets(&columns) != columns {

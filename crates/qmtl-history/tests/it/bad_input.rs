@@ -220,6 +220,60 @@ fn stores() {
 }
 
 #[test]
+fn an_address_becomes_no_path_and_shows_no_password() {
+    let hint = "hint: write questdb://user:password@host:port";
+    let fill: &[&str] = &[
+        "plan",
+        "--source",
+        "binance-archive",
+        "--node",
+        "x",
+        "--interval",
+        "1m",
+        "--last",
+        "1d",
+        "--store",
+        "s",
+    ];
+    let backfill = [&["backfill"], &fill[1..fill.len() - 2]].concat();
+    let mut cases: Vec<(Vec<&str>, &str)> = [
+        "tcp::addr=h;username=a;password=sekret;",
+        "tcps::addr=h:9009;token=sekret",
+        "host=h user=a password=sekret",
+        "password=sekret host=h port=8812",
+        "user=a;password=sekret;host=h",
+        "Server=h;Port=8812;User Id=a;Password=sekret;",
+        "user%3Asekret%40h",
+        "file:///x;password=sekret",
+        "host=h password=sekret url=http://x",
+    ]
+    .into_iter()
+    .map(|store| ([&backfill[..], &["--store", store]].concat(), hint))
+    .collect();
+    cases.push(([&backfill[..], &["--store", "-"]].concat(), "hint: use --store DIR, or ./- for"));
+    for folder in ["s3://AK:sekret@b/x", "questdb://u:sekret@h", "host=h password=sekret"] {
+        cases.push(([fill, &["--archive-folder", folder]].concat(), "use --archive-folder DIR"));
+        cases.push((vec!["demo", "--keep", folder], "use --keep DIR"));
+    }
+    for out in ["questdb:admin:sekret@h", "user%3Asekret%40h", "user=a;password=sekret"] {
+        cases.push((
+            vec!["export", "--node", "x", "--interval", "1m", "--store", "s", "--out", out],
+            "use --out FILE",
+        ));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (words, told) in cases {
+        for json in [&[][..], &["--json"]] {
+            let run = Run::of(program().args(&words).args(json).current_dir(folder.path()).output().unwrap());
+            run.fails_with(2, told);
+            assert!(!format!("{run:?}").contains("sekret"), "{words:?}: {run:?}");
+            assert_eq!(json.is_empty(), run.stdout.is_empty(), "{run:?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing may be made");
+}
+
+#[test]
 fn an_open_start_is_no_flag() {
     let scene = Scene::new();
     std::fs::create_dir(scene.path("store")).unwrap();
