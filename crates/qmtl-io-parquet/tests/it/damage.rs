@@ -536,7 +536,7 @@ async fn a_renamed_commit_is_damage_whether_another_one_is_there_or_not() {
             assert!(told.contains(name), "{told}");
         }
         assert_eq!(findings.len(), 1, "{findings:?}");
-        assert_eq!(store.list_series().await.unwrap(), [key.clone()]);
+        assert_eq!(store.list_series().await.unwrap(), std::slice::from_ref(&key));
     }
 }
 
