@@ -123,7 +123,7 @@ pub(super) fn nothing_to_follow() -> Failure {
     let message = "a file does not grow while it is read, so there is nothing to follow; leave --follow out, or name an \
                    exchange as a source too, such as --source binance";
     Failure::from(Error::invalid(message))
-        .hint("a file that was written anew is filled from by the same command again")
+        .hint("to read a file that was written anew, run the command again without it")
 }
 
 /// Fills, then goes round until an interruption or the deadline.
