@@ -303,7 +303,9 @@ fn a_series_that_was_renamed_or_edited_is_told_by_every_command_and_rebuilt_by_o
     let renamed = node.with_file_name("x-backup");
     fs::rename(&node, &renamed).unwrap();
     told(&format!("expected: {}", node.file_name().unwrap().to_str().unwrap()));
-    scene.run(&words("export", &[])).fails_with(1, "`qmtl-history ls` names the damaged folders");
+    for command in ["export", "coverage"] {
+        scene.run(&words(command, &[])).fails_with(1, "`qmtl-history ls` names the damaged folders");
+    }
     scene.run(&["repair"]).fails_with(1, "the folder's name does not fit the series that it holds");
     fs::rename(&renamed, &node).unwrap();
     assert_eq!((scene.run(&["repair"]).code, export(&scene)), (Some(0), before));
