@@ -401,7 +401,7 @@ fn span(length: Duration) -> String {
 
 /// `3 rows with no number (NaN or null) in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {
-    let column = for_terminal(&nan.column);
+    let column = in_line(&nan.column);
     format!(
         "{} with no number (NaN or null) in {column}, the first at {}",
         counted(nan.rows, "row"),
@@ -481,6 +481,9 @@ pub(crate) fn set(set: &RangeSet, interval: Interval) -> String {
 
 /// Rows of cells with their columns aligned: text to the left, columns named in `right` to the right.
 pub(crate) fn table(rows: &[Vec<String>], right: &[usize]) -> Vec<String> {
+    // Whatever a cell holds, it stays one.
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| in_line(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -659,5 +662,6 @@ mod tests {
     fn columns_align_by_their_width_on_the_screen() {
         let rows = [vec!["🦀".into(), "1".into()], vec!["abc".into(), "100".into()]];
         assert_eq!(table(&rows, &[1]), ["🦀     1", "abc  100"]);
+        assert_eq!(table(&[vec!["a\nb\u{1b}\tc".into(), "d".into()]], &[]), ["a\\nb\\u{1b} c  d"]);
     }
 }

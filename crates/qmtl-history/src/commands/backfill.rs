@@ -476,7 +476,9 @@ impl Done {
         }
         more(console, report.off_grid.len())?;
         for Conflict { ts, column, kept, other, .. } in report.conflicts.iter().take(SHOWN) {
-            console.line(format!("    conflict   {ts} {column}: {kept} is kept, {other} is left out"))?;
+            // Names and values are as their file has them.
+            let told = text::in_line(&format!("{column}: {kept} is kept, {other} is left out"));
+            console.line(format!("    conflict   {ts} {told}"))?;
         }
         more(console, report.conflicts.len())?;
         for nan in &report.not_numbers {

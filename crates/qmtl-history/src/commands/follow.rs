@@ -253,9 +253,8 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
     let line = format!("{}  {rows}{empty}{revised}{up_to}", done.job.key);
     outcome::read_or_not(console.line(line))?;
     for row in &done.revised {
-        let line =
-            format!("    revised    {} {}: {} was stored, now {}", row.ts, row.column, row.kept, row.other);
-        outcome::read_or_not(console.line(line))?;
+        let told = text::in_line(&format!("{}: {} was stored, now {}", row.column, row.kept, row.other));
+        outcome::read_or_not(console.line(format!("    revised    {} {told}", row.ts)))?;
     }
     Ok(())
 }

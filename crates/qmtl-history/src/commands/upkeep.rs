@@ -151,7 +151,7 @@ pub(crate) async fn repair(args: &RepairArgs, context: &Context) -> Result<Outco
     let printed = match repaired.as_slice() {
         [] if damaged_count > 0 => console.line("nothing can be rebuilt"),
         [] => console.line("nothing to rebuild"),
-        all => all.iter().try_for_each(|one| console.line(format!("{verb} {one}"))),
+        all => all.iter().try_for_each(|one| console.line(text::in_line(&format!("{verb} {one}")))),
     };
     outcome::read_or_not(printed)?;
     Ok(outcome)

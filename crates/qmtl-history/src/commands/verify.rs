@@ -108,7 +108,7 @@ fn show(target: &Target, verdict: &Verdict, console: &Console) -> Result<()> {
     }
     verdict.notes.iter().try_for_each(|note| {
         let label = console.paint(Style::Yellow, "note");
-        console.line(format!("  {label}  {}", note.message))
+        console.line(format!("  {label}  {}", text::in_line(&note.message)))
     })
 }
 

@@ -331,7 +331,7 @@ impl Done {
             None => console.line(format!("  in the cache  {bars}"))?,
         }
         if let Some(average) = self.average {
-            console.line(format!("  average       {average} ({})", args.column))?;
+            console.line(format!("  average       {average} ({})", text::in_line(&args.column)))?;
         }
         console.line(format!("  known empty   {}", text::set(&report.known_empty, interval)))?;
         console.line(format!("  missing       {}", text::set(&report.missing, interval)))?;

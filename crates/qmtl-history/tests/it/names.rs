@@ -147,6 +147,37 @@ fn no_line_of_a_list_is_quoted() {
 
 /// Whatever a file, its columns or a list of series are called, no line of ours is forged and no cursor moved.
 #[test]
+fn names_and_values_of_columns_stay_in_their_line() {
+    let fill =
+        ["backfill", "--node", "x", "--interval", "1m", "--start", "1704067200", "--end", "1704067380"];
+    let odd = "clo\u{1b}[2Jse\u{202e}\t\nok  FAKE@1m  9 rows";
+    let nan = format!("ts,\"{odd}\",x\n1704067200,NaN,1\n1704067260,2,2\n1704067320,inf,2\n");
+    let conflict = format!("ts,\"{odd}\"\n1704067200,1\n1704067200,2\n1704067260,3\n");
+    let values = format!("ts,s\n1704067200,\"a{odd}\"\n1704067200,\"b{odd}\"\n1704067260,\"c\"\n");
+    let mut runs = Vec::new();
+    let text: &[&str] = &["--column-type", "s=text"];
+    for (content, more) in [(nan, &[][..]), (conflict, &[]), (values, text)] {
+        let scene = Scene::new();
+        let source = scene.file("odd.csv", &content);
+        let filled = scene.run(&[&fill[..], &["--source", &source, "--quiet"], more].concat());
+        assert!(filled.stdout.contains("FAKE"), "{filled:?}");
+        runs.push(filled);
+        let x = ["--node", "x", "--interval", "1m"];
+        for command in ["verify", "coverage", "files"] {
+            runs.push(scene.run(&[&[command], &x[..]].concat()));
+        }
+        let warmup = ["warmup", "--period", "2", "--as-of", "1704067380", "--column", odd];
+        runs.push(scene.run(&[&warmup[..], &x].concat()));
+        runs.push(scene.run(&[&["export", "--columns", "absent", "--out", "x.csv"], &x[..]].concat()));
+    }
+    for run in runs {
+        let all = format!("{}{}", run.stdout, run.stderr);
+        assert!(!all.contains(['\u{1b}', '\u{202e}', '\t']) && !all.is_empty(), "{all:?}");
+        assert!(!all.lines().any(|line| line.trim_start().starts_with("ok  FAKE")), "{all}");
+    }
+}
+
+#[test]
 fn foreign_text_is_escaped() {
     let scene = Scene::new();
     let name = "\u{1b}[2Jcandles\nerror: forged.csv";
