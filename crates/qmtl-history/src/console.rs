@@ -74,8 +74,12 @@ fn print(bytes: &[u8]) -> Result<()> {
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
 }
 
-/// Tells why arguments do not parse, on stderr.
-pub(crate) fn refused(error: &clap::Error) {
+/// Tells why arguments do not parse, on stderr; as a log line where those are JSON.
+pub(crate) fn refused(error: &clap::Error, report: &ErrorReport, log_is_json: bool) {
+    if log_is_json {
+        let _ = io::stderr().write_all(log_line("ERROR", report.message(), Some(report)).as_bytes());
+        return;
+    }
     let text = error.render();
     let text = if has_color(io::stderr().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
     // Nobody is left to be told when stderr is gone.
@@ -129,6 +133,24 @@ fn has_color(is_terminal: bool) -> bool {
 /// Whether the terminal can do nothing but take lines.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// A log line of JSON, with its end.
+fn log_line(level: &'static str, message: &str, report: Option<&ErrorReport>) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: String,
+        level: &'static str,
+        message: &'a str,
+        target: &'static str,
+        #[serde(flatten)]
+        report: Option<&'a ErrorReport>,
+    }
+    let timestamp = TokioClock::new().now().to_string();
+    let line = Line { timestamp, level, message, target: "qmtl_history", report };
+    // A text and what an error report holds are JSON always.
+    let line = serde_json::to_string(&line).unwrap_or_default();
+    format!("{}\n", text::json(&line))
 }
 
 fn paint(color: bool, style: Style, text: &str) -> String {
@@ -263,20 +285,8 @@ impl Console {
 
     /// Says something as a log line of JSON, among which no other text must stand; whatever is logged is no note.
     fn log(&self, level: &'static str, message: &str, report: Option<&ErrorReport>) {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            timestamp: String,
-            level: &'static str,
-            message: &'a str,
-            target: &'static str,
-            #[serde(flatten)]
-            report: Option<&'a ErrorReport>,
-        }
-        let timestamp = TokioClock::new().now().to_string();
-        let line = Line { timestamp, level, message, target: "qmtl_history", report };
-        // A text and what an error report holds are JSON always.
-        let line = serde_json::to_string(&line).unwrap_or_default();
-        let _ = self.progress.suspend(|| writeln!(io::stderr(), "{}", text::json(&line)));
+        let line = log_line(level, message, report);
+        let _ = self.progress.suspend(|| io::stderr().write_all(line.as_bytes()));
     }
 
     /// Sends log lines to stderr, above the progress bars. Only the first call of a process counts.

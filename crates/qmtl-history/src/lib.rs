@@ -152,24 +152,28 @@ fn plain(arg: &OsString) -> String {
 
 /// Answers arguments that do not parse, or that ask for help or the version.
 fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
-    match error.kind() {
+    let (is_json, log_is_json) = (args.iter().any(|arg| arg == "--json"), logs_json(args));
+    let text = match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return console::answered(error),
         ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
             return Outcome::Usage;
         }
-        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => return console::answered(error),
-        _ => console::refused(error),
-    }
-    match error.kind() {
-        _ if args.iter().any(|arg| arg == "--json") => {
-            let text = text::without_secrets(&error.render().to_string());
-            // What is wrong stands before the first empty line, on several lines where it is a list.
-            let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
-            let message = told.split_whitespace().collect::<Vec<_>>().join(" ");
-            let report = ErrorReport::new(&Error::invalid(message), None, Outcome::Usage);
-            let _ = console::print_json(&report);
-        }
-        _ => {}
+        _ => text::without_secrets(&error.render().to_string()),
+    };
+    // What is wrong stands before the first empty line, on several lines where it is a list.
+    let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+    let message = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    let report = ErrorReport::new(&Error::invalid(message), None, Outcome::Usage);
+    console::refused(error, &report, log_is_json);
+    if is_json {
+        let _ = console::print_json(&report);
     }
     Outcome::Usage
+}
+
+/// Whether log lines were to be JSON, as far as can be told of arguments that do not parse.
+fn logs_json(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg == "--log-format=json")
+        || args.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json")
 }

@@ -191,6 +191,37 @@ fn what_is_lacking_is_named_to_machines_too() {
 }
 
 #[test]
+fn usage_errors_are_log_lines_where_those_are_json() {
+    let odd = "x\u{1b}[31m\nerror: forged";
+    let cases: [(&[&str], &str); 5] = [
+        (&["--log-format", "json", "plan", "--bogus"], "unexpected argument '--bogus' found"),
+        (&["plan", "--last", "1d", "--bogus", "--log-format=json"], "unexpected argument '--bogus' found"),
+        (&["--log-format", "json", "coverage", "--node", "x"], "--interval <INTERVAL>"),
+        (&["--log-format", "json", odd], "unrecognized subcommand"),
+        (&["--log-format", "json"], "requires a subcommand"),
+    ];
+    for (words, told) in cases {
+        for json in [&[][..], &["--json"]] {
+            let run = Run::of(program().args(json).args(words).output().unwrap());
+            run.fails_with(2, told);
+            let lines: Vec<serde_json::Value> =
+                run.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let [line] = &lines[..] else { panic!("{run:?}") };
+            assert_eq!((&line["level"], &line["target"]), (&json!("ERROR"), &json!("qmtl_history")));
+            assert_eq!(
+                (&line["error"]["kind"], &line["error"]["exit_code"]),
+                (&json!("invalid_input"), &json!(2))
+            );
+            assert_eq!(line["message"], line["error"]["message"]);
+            match json {
+                [] => assert_eq!(run.stdout, ""),
+                _ => assert_eq!(run.object()["error"], line["error"]),
+            }
+        }
+    }
+}
+
+#[test]
 fn stores() {
     let run = |store: &str| Run::of(program().args(["ls", "--store", store]).output().unwrap());
     let unreachable = "questdb://admin:canary@127.0.0.1:1/qdb?http=1";
