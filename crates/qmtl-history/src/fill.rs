@@ -1,5 +1,6 @@
 //! Fills: from arguments to jobs, from jobs to reports. `plan`, `backfill` and `demo` share it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,6 +162,12 @@ pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock)
             .hint("confirm with --yes, use a longer --window-bars, or ask for a shorter range"));
     }
     Ok(orders)
+}
+
+/// The sources that take a while to open, as they are told of.
+pub(crate) fn opened(orders: &[Order]) -> String {
+    let names = orders.iter().flat_map(|order| &order.sources).filter_map(Source::opened);
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
 }
 
 impl Order {

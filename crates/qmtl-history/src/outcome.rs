@@ -82,6 +82,17 @@ impl Failure {
         Self::Error { error, hint: None, outcome: Outcome::Unreachable }
     }
 
+    /// The same where a source was waited for, and not the store, which has an exit code of its own.
+    #[must_use]
+    pub(crate) fn of_source(self) -> Self {
+        match self {
+            Self::Error { error, hint, outcome: Outcome::Unreachable } => {
+                Self::Error { error, hint, outcome: Outcome::Failed }
+            }
+            other => other,
+        }
+    }
+
     /// A failed write of output; a reader that has gone is no failure.
     #[must_use]
     pub(crate) fn output(what: &'static str, error: io::Error) -> Self {

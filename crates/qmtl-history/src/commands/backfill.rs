@@ -224,12 +224,17 @@ impl Open {
         let shown = text::without_secrets(named.unwrap_or_default());
         let opening = Box::pin(Store::open_or_new(named, limits.left(), &context.console));
         let waits = Waits::new(&context.console).with_deadline(limits.left());
+        let sources = fill::opened(&orders);
+        let pending = Mutex::new(format!("the store {shown} was not open yet"));
+        let await_now = |what| *pending.lock().unwrap_or_else(PoisonError::into_inner) = what;
         let opening = async {
             let what = format!("the store {shown} was open");
             let store = in_time(&what, limits.left(), &*context.clock, opening).await?;
             let opening = Box::pin(fill::jobs(orders, &limits, &waits));
-            let what = "the sources were open";
-            let jobs = in_time(what, limits.left(), &*context.clock, opening).await?;
+            await_now(format!("a source was not open yet: {sources}"));
+            let jobs = in_time("the sources were open", limits.left(), &*context.clock, opening).await;
+            let jobs = jobs.map_err(Failure::of_source)?;
+            await_now(format!("the store {shown} had not listed its series yet"));
             let looking = warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console);
             let what = format!("the store {shown} had listed its series");
             in_time(&what, limits.left(), &*context.clock, looking).await?;
@@ -238,7 +243,7 @@ impl Open {
         let (store, jobs) = tokio::select! {
             opened = opening => opened?,
             () = context.signals.asked() => {
-                let why = format!("the store {shown} or a source was not open yet");
+                let why = pending.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 return Err(interrupted(Error::new(ErrorKind::Cancelled, why)));
             }
         };

@@ -2,6 +2,7 @@
 //! was ready.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -131,6 +132,7 @@ async fn prime_all(
 ) -> Result<Vec<Done>> {
     let begun = context.clock.monotonic();
     let name = context.global.store.as_deref();
+    let is_store_open = AtomicBool::new(false);
     let opening = Box::pin(async {
         let Some(fills) = &orders.fills else {
             return Ok((Store::open(name, &context.console).await?, None));
@@ -140,12 +142,17 @@ async fn prime_all(
         let ends = args.deadline.map(|deadline| deadline.saturating_add(FILL_ENDS_LATER_BY));
         let limits = Limits::new(fills, None, wishes.len(), &context.clock).with_deadline(ends);
         let store = Store::open_or_new(name, args.deadline, &context.console).await?;
+        is_store_open.store(true, Ordering::Relaxed);
         let waits = Waits::new(&context.console).with_deadline(args.deadline);
         let jobs = fill::jobs(wishes, &limits, &waits).await?;
         Ok((store, Some((jobs, limits))))
     });
+    let opened =
+        in_time("the store and the sources were open", args.deadline, &*context.clock, opening).await;
     let (store, fills) =
-        in_time("the store and the sources were open", args.deadline, &*context.clock, opening).await?;
+        opened.map_err(
+            |failure| if is_store_open.load(Ordering::Relaxed) { failure.of_source() } else { failure },
+        )?;
     let shared =
         Shared { args, clock: orders.clock, begun, backend: store.backend(), progress: Arc::clone(progress) };
     let shared = &shared;

@@ -173,6 +173,37 @@ fn a_deadline_and_an_interruption_end_the_wait_for_a_store_and_say_so() {
     assert!(cause.starts_with("the store questdb://***@") && !cause.contains("S3cret"), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_source_that_is_not_read_to_its_end_is_no_store_that_cannot_be_reached() {
+    use std::io::{BufRead, BufReader};
+
+    let scene = Scene::new();
+    assert!(Command::new("mkfifo").arg(scene.path("fifo")).status().unwrap().success());
+    let warmup = ["warmup", "--source", "file:fifo", "--node", "m", "--interval", "1m", "--period", "20"];
+    for mut command in [
+        fill(&scene, "file:fifo", &["--deadline", "2s", "--json"]),
+        scene.command(&[&warmup[..], &["--deadline", "2s", "--json"]].concat()),
+    ] {
+        let run = Run::of(command.output().unwrap());
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let error = &run.object()["error"];
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("passed before the ") && message.ends_with("sources were open"), "{error}");
+        assert_eq!((&error["kind"], &error["exit_code"]), (&"unavailable".into(), &1.into()));
+    }
+
+    let mut command = fill(&scene, "file:fifo", &["--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("waiting: fifo has not been read"));
+    let rest = std::thread::spawn(move || lines.count());
+    let run = interrupt(child);
+    rest.join().unwrap();
+    assert_eq!(run.code, Some(130), "{run:?}");
+    assert_eq!(run.object()["error"]["causes"][0], "a source was not open yet: fifo");
+}
+
 #[test]
 fn a_deadline_is_one_for_all_series() {
     let (scene, source) = (Scene::new(), closed());
