@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use qmtl_history_api::{Error, ErrorKind, Interval, NodeId, Result, SeriesKey};
 
 use crate::disk::Entries;
+use crate::error::stray;
 use crate::file::StoredFile;
 use crate::layout::{self, Partition};
 use crate::store::Store;
@@ -256,24 +257,4 @@ fn in_the_way(path: &Path) -> Error {
                    nowhere; mount what it leads to, or move it out of the store, and restore the folder from a copy or \
                    run the backfill again";
     Error::new(ErrorKind::Corrupt, message).with("path", path.display())
-}
-
-/// The error of a folder with commits, of a commit, or of a file that looks like one, where no series has such.
-pub(crate) fn stray(path: &Path) -> Error {
-    let is_commit = |path: &Path| path.file_name()?.to_str().and_then(layout::parse_commit);
-    let message = if is_commit(path).is_some() {
-        "a commit stands where no partition has any; move it back into the folder of its partition, or out of the store and \
-         run the backfill again"
-    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
-        "the file's name is not that of a commit; give the file its name back, or move it out of the store and run the \
-         backfill again"
-    } else {
-        "the folder holds commits, but has the name of no series, interval or partition where it stands; give the folder \
-         its name and its place back, or move it out of the store and run the backfill again"
-    };
-    let error = Error::new(ErrorKind::Corrupt, message);
-    match path.to_str() {
-        Some(path) => error.with("path", path),
-        None => error.with("path", path.as_os_str().as_encoded_bytes().escape_ascii()),
-    }
 }

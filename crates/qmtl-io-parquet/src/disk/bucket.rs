@@ -30,11 +30,10 @@ use self::fault::Faults;
 pub(crate) use self::url::prefix;
 use super::{Content, Disk, Entries, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
-use crate::error::corrupt;
+use crate::error::{corrupt, stray};
 use crate::failpoints::{Step, reach};
 use crate::file::GUESS;
 use crate::layout::{commit_file, is_odd_commit, parse_commit};
-use crate::tree::stray;
 
 /// How often a put is sent whose answer does not come.
 const PUTS: u32 = 4;

@@ -12,10 +12,9 @@ use qmtl_history_api::Result;
 
 use super::{Content, Disk, Entries, LONGEST_NAME, Listed, Put, no_store};
 use crate::cache::Stamp;
-use crate::error::{corrupt, storage};
+use crate::error::{corrupt, storage, stray};
 use crate::failpoints::{Step, reach};
 use crate::layout::{self, TEMP_PREFIX};
-use crate::tree::stray;
 
 /// A store's folder.
 #[derive(Debug)]
