@@ -268,7 +268,11 @@ impl Store {
         let Some(file) = StoredFile::open(&*self.disk, path)? else { return Ok(None) };
         let footer = file.footer();
         if (&footer.key, footer.partition, footer.seq) != (&series.key, partition, seq) {
-            return Err(error::corrupt(path, "the file belongs to another place of a store")
+            // Nothing can be rebuilt in its place while it stands there.
+            let message = "the file belongs to another place of a store; move it back there, or out of the store and run \
+                           the backfill again";
+            return Err(Error::new(ErrorKind::Corrupt, message)
+                .with("path", path.display())
                 .with("series", &series.key)
                 .with("owner", &footer.key)
                 .with("seq", footer.seq));
