@@ -200,7 +200,14 @@ impl fmt::Display for Error {
         f.write_str(&self.0.message)?;
         for (index, (name, value)) in self.0.context.iter().enumerate() {
             let lead = if index == 0 { " (" } else { ", " };
-            write!(f, "{lead}{name}: {value}")?;
+            write!(f, "{lead}{name}: ")?;
+            // A value may be foreign text, which must not look like a line of ours.
+            for part in value.split_inclusive(['\n', '\r']) {
+                match part.strip_suffix(['\n', '\r']) {
+                    Some(line) => write!(f, "{line}{}", part[line.len()..].escape_default())?,
+                    None => f.write_str(part)?,
+                }
+            }
         }
         if self.0.context.is_empty() { Ok(()) } else { f.write_str(")") }
     }
@@ -227,6 +234,12 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_stays_in_its_line() {
+        let error = Error::invalid("no such column").with("columns", "a, b\nerror: forged\r").with("row", 1);
+        assert_eq!(error.to_string(), "no such column (columns: a, b\\nerror: forged\\r, row: 1)");
+    }
 
     #[test]
     fn display_has_context_but_not_the_cause() {
