@@ -73,6 +73,26 @@ pub(crate) fn newer(path: &Path, found: u64, known: u64) -> Error {
     .with("path", path.display())
 }
 
+/// The error of a folder with commits, of a commit, or of a file that looks like one, where no series has such.
+pub(crate) fn stray(path: &Path) -> Error {
+    let is_commit = |path: &Path| path.file_name()?.to_str().and_then(layout::parse_commit);
+    let message = if is_commit(path).is_some() {
+        "a commit stands where no partition has any; move it back into the folder of its partition, or out of the store and \
+         run the backfill again"
+    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        "the file's name is not that of a commit; give the file its name back, or move it out of the store and run the \
+         backfill again"
+    } else {
+        "the folder holds commits, but has the name of no series, interval or partition where it stands; give the folder \
+         its name and its place back, or move it out of the store and run the backfill again"
+    };
+    let error = Error::new(ErrorKind::Corrupt, message);
+    match path.to_str() {
+        Some(path) => error.with("path", path),
+        None => error.with("path", path.as_os_str().as_encoded_bytes().escape_ascii()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,25 +131,5 @@ mod tests {
             assert_eq!(error.to_string(), format!("cannot write a file of the store; {remedy} (path: a/b)"));
             assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Storage, false));
         }
-    }
-}
-
-/// The error of a folder with commits, of a commit, or of a file that looks like one, where no series has such.
-pub(crate) fn stray(path: &Path) -> Error {
-    let is_commit = |path: &Path| path.file_name()?.to_str().and_then(layout::parse_commit);
-    let message = if is_commit(path).is_some() {
-        "a commit stands where no partition has any; move it back into the folder of its partition, or out of the store and \
-         run the backfill again"
-    } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
-        "the file's name is not that of a commit; give the file its name back, or move it out of the store and run the \
-         backfill again"
-    } else {
-        "the folder holds commits, but has the name of no series, interval or partition where it stands; give the folder \
-         its name and its place back, or move it out of the store and run the backfill again"
-    };
-    let error = Error::new(ErrorKind::Corrupt, message);
-    match path.to_str() {
-        Some(path) => error.with("path", path),
-        None => error.with("path", path.as_os_str().as_encoded_bytes().escape_ascii()),
     }
 }
