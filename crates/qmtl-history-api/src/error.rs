@@ -200,14 +200,9 @@ impl fmt::Display for Error {
         f.write_str(&self.0.message)?;
         for (index, (name, value)) in self.0.context.iter().enumerate() {
             let lead = if index == 0 { " (" } else { ", " };
-            write!(f, "{lead}{name}: ")?;
             // A value may be foreign text, which must not look like a line of ours.
-            for part in value.split_inclusive(['\n', '\r']) {
-                match part.strip_suffix(['\n', '\r']) {
-                    Some(line) => write!(f, "{line}{}", part[line.len()..].escape_default())?,
-                    None => f.write_str(part)?,
-                }
-            }
+            let value = value.replace('\n', "\\n").replace('\r', "\\r");
+            write!(f, "{lead}{name}: {value}")?;
         }
         if self.0.context.is_empty() { Ok(()) } else { f.write_str(")") }
     }
