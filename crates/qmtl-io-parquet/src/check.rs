@@ -1,14 +1,17 @@
 //! Reading everything that counts, to find damage before a strategy does.
 
+use std::path::{Path, PathBuf};
+
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{Finding, Problem, RangeSet, Result, SeriesKey, TimeRange, frame};
 
 use crate::columns::check_listed;
-use crate::error;
-use crate::layout::{Partition, SeriesFolder, TEMP_PREFIX};
+use crate::disk::Entries;
+use crate::error::{self, stray};
+use crate::layout::{self, Partition, SeriesFolder, TEMP_PREFIX};
 use crate::state::Snapshot;
 use crate::store::Store;
-use crate::tree::odd_commits;
+use crate::tree::Unfit;
 
 impl Store {
     /// Reads every byte of the newest commits of a series, and looks for unfinished files.
@@ -93,4 +96,13 @@ fn unfit(store: &Store, series: &SeriesFolder) -> Result<Vec<Finding>> {
     }
     findings.extend(unfit.into_iter().map(|(path, error)| Finding::new(path, Problem::Damaged(error))));
     Ok(findings)
+}
+
+/// The files in a folder that look like commits and are not called as those are.
+fn odd_commits(folder: &Path, entries: &Entries) -> Unfit {
+    let named = entries.files.iter().map(|name| folder.join(name));
+    let is_odd =
+        |path: &PathBuf| path.file_name().is_some_and(|name| layout::is_odd_commit(&name.to_string_lossy()));
+    let odd = named.chain(entries.unnamed_files.iter().cloned()).filter(is_odd);
+    odd.map(|path| (path.clone(), stray(&path))).collect()
 }

@@ -111,10 +111,7 @@ impl Store {
                 found.intervals.push(interval);
                 continue;
             }
-            let (_, mut unfit) = self.partitions_of(interval, &folder)?;
-            for partition in self.partitions_in(interval, &folder)? {
-                unfit.extend(odd_commits(&partition, &self.disk.entries(&partition)?));
-            }
+            let (_, unfit) = self.partitions_of(interval, &folder)?;
             // A writer that was killed at the beginning leaves the same as whoever removes every commit.
             found.empty.extend(unfit.is_empty().then_some(interval));
             found.unfit.extend(unfit);
@@ -217,15 +214,6 @@ pub(crate) fn first(unfit: Unfit) -> Result<()> {
 fn loose(folder: &Path, entries: &Entries) -> Unfit {
     let commits = entries.files.iter().filter(|name| layout::parse_commit(name).is_some());
     commits.map(|name| folder.join(name)).map(|path| (path.clone(), stray(&path))).collect()
-}
-
-/// The files in a folder that look like commits and are not called as those are.
-pub(crate) fn odd_commits(folder: &Path, entries: &Entries) -> Unfit {
-    let named = entries.files.iter().map(|name| folder.join(name));
-    let is_odd =
-        |path: &PathBuf| path.file_name().is_some_and(|name| layout::is_odd_commit(&name.to_string_lossy()));
-    let odd = named.chain(entries.unnamed_files.iter().cloned()).filter(is_odd);
-    odd.map(|path| (path.clone(), stray(&path))).collect()
 }
 
 /// The error of a folder whose series nobody can name.
