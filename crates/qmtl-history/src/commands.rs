@@ -236,13 +236,26 @@ async fn warn_of_damage(
 /// Fails when the store has no such series, not even one with nothing stored. What cannot be told is left to the read
 /// that follows.
 async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()> {
+    unknown(backend, key).await?.map_or(Ok(()), |unknown| Err(unknown.failure))
+}
+
+/// A series that the store does not list.
+struct Unknown {
+    /// With a hint.
+    failure: Failure,
+    /// The store has damaged folders, of which it may be one.
+    may_be_damaged: bool,
+}
+
+/// Whether the store has no such series.
+async fn unknown(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<Option<Unknown>> {
     if !matches!(backend.revision(key).await, Ok(None)) {
-        return Ok(());
+        return Ok(None);
     }
     let (known, damaged) = listed(backend).await?;
     // Nothing is stored any more, or not yet.
     if known.contains(key) {
-        return Ok(());
+        return Ok(None);
     }
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let hint = match known.as_slice() {
@@ -254,5 +267,6 @@ async fn must_exist(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<()>
         _ => "`qmtl-history ls` lists what it has".to_owned(),
     };
     let error = Error::new(ErrorKind::NotFound, "the store has no such series").with("series", key);
-    Err(Failure::from(error).hint(hint))
+    let failure = Failure::from(error).hint(hint);
+    Ok(Some(Unknown { failure, may_be_damaged: !damaged.is_empty() }))
 }

@@ -289,7 +289,7 @@ impl Job {
         }
         let message = match self.beyond_files(&wanting) {
             Some(beyond) => beyond + &self.other_start(&wanting),
-            None => "the file has not all of these bars, and does not prove them absent".to_owned(),
+            None => "the file lacks some of these bars and does not prove that they do not exist".to_owned(),
         };
         Some(Error::new(ErrorKind::NotFound, message))
     }

@@ -3,7 +3,7 @@
 use qmtl_history_api::{Coverage, EmptyProof, RangeSet, TimeRange, Timestamp};
 use serde::Serialize;
 
-use super::{Asked, Context, Target, entry, listed, must_exist, tell_damaged, warn_of_damage};
+use super::{Asked, Context, Target, Unknown, entry, tell_damaged, unknown, warn_of_damage};
 use crate::cli::CoverageArgs;
 use crate::console::{Console, Style};
 use crate::outcome::{self, Failure, Outcome, Result};
@@ -71,13 +71,14 @@ pub(crate) async fn views(args: &CoverageArgs, context: &Context) -> Result<(Vec
     if targets.one {
         warn_of_damage(&store, targets.list.iter().map(|target| &target.key), &context.console).await?;
         for Target { key, .. } in &targets.list {
-            let Err(failure) = must_exist(&*store, key).await else { continue };
-            if !listed(&*store).await?.1.is_empty() {
-                // It may be what is damaged, and not a series without bars.
-                return Err(failure);
-            }
-            if let Failure::Error { hint: Some(hint), .. } = failure {
-                context.console.note(format!("the store has no series {key}; {hint}"));
+            if let Some(Unknown { failure, may_be_damaged }) = unknown(&*store, key).await? {
+                if may_be_damaged {
+                    // And not a series without bars.
+                    return Err(failure);
+                }
+                if let Failure::Error { hint: Some(hint), .. } = failure {
+                    context.console.note(format!("the store has no series {key}; {hint}"));
+                }
             }
         }
     }

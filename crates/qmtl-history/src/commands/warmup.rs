@@ -2,7 +2,6 @@
 //! was ready.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -132,27 +131,33 @@ async fn prime_all(
 ) -> Result<Vec<Done>> {
     let begun = context.clock.monotonic();
     let name = context.global.store.as_deref();
-    let is_store_open = AtomicBool::new(false);
-    let opening = Box::pin(async {
-        let Some(fills) = &orders.fills else {
-            return Ok((Store::open(name, &context.console).await?, None));
-        };
+    let left = || {
+        args.deadline.map(|deadline| begun.saturating_add(deadline).saturating_sub(context.clock.monotonic()))
+    };
+    let wished = orders.fills.as_ref().map(|fills| {
         let wishes = fill::orders_of(orders.wanted.clone(), fills, &*orders.clock)?;
         // Proofs carry the time at which the source was really asked.
         let ends = args.deadline.map(|deadline| deadline.saturating_add(FILL_ENDS_LATER_BY));
         let limits = Limits::new(fills, None, wishes.len(), &context.clock).with_deadline(ends);
-        let store = Store::open_or_new(name, args.deadline, &context.console).await?;
-        is_store_open.store(true, Ordering::Relaxed);
-        let waits = Waits::new(&context.console).with_deadline(args.deadline);
-        let jobs = fill::jobs(wishes, &limits, &waits).await?;
-        Ok((store, Some((jobs, limits))))
+        Ok::<_, Failure>((wishes, limits))
     });
-    let opened =
-        in_time("the store and the sources were open", args.deadline, &*context.clock, opening).await;
-    let (store, fills) =
-        opened.map_err(
-            |failure| if is_store_open.load(Ordering::Relaxed) { failure.of_source() } else { failure },
-        )?;
+    let wished = wished.transpose()?;
+    let opening = Box::pin(async {
+        match wished {
+            Some(_) => Store::open_or_new(name, args.deadline, &context.console).await,
+            None => Store::open(name, &context.console).await,
+        }
+    });
+    let store = in_time("the store was open", left(), &*context.clock, opening).await?;
+    let fills = match wished {
+        Some((wishes, limits)) => {
+            let waits = Waits::new(&context.console).with_deadline(args.deadline);
+            let opening = Box::pin(fill::jobs(wishes, &limits, &waits));
+            let jobs = in_time("the sources were open", left(), &*context.clock, opening).await;
+            Some((jobs.map_err(Failure::of_source)?, limits))
+        }
+        None => None,
+    };
     let shared =
         Shared { args, clock: orders.clock, begun, backend: store.backend(), progress: Arc::clone(progress) };
     let shared = &shared;
