@@ -7,16 +7,14 @@ use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch, StringA
 use qmtl_history_api::arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::arrow_select::concat::concat_batches;
 use qmtl_history_api::{
-    BatchStream, Error, Interval, NodeId, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp,
-    frame,
+    BatchStream, Error, NodeId, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, frame,
 };
 
 use crate::pipeline::{Delivered, NodeRows};
 use crate::runner::stored_columns;
+use crate::warmup::LOOKBACK;
 use crate::{Activation, Mode, NodeCache, OnPanic, Order, Parallelism, Pipeline, Strategy, StreamInput};
 
-/// How many points of the grid are looked at for each row of an input's period before the range.
-const LOOKBACK: i64 = 10;
 /// The moment of a result or an order: when its bars close.
 const MOMENT: &str = "moment";
 
@@ -94,7 +92,6 @@ impl Backtest {
             open: pipeline.opened(streams)?,
             pipeline,
             start,
-            holes_allowed: self.holes_allowed,
             activation,
             missing,
             waiting: VecDeque::new(),
@@ -113,18 +110,18 @@ async fn opened(
     let (key, provider) = (input.key(), input.require_history()?);
     let interval = key.interval;
     let period = input.cache().read(NodeCache::period);
-    // Bars that close after `start`, and up to `end`, open in between.
-    let first = opening_of(interval, start).and_then(|seen| interval.next(seen)).unwrap_or(Timestamp::MIN);
+    // Closes lie on the grid of openings: the bar that is open at a time is the first to close after it.
+    let first = interval.floor(start).unwrap_or(Timestamp::MIN);
     let past_end = interval.floor(end).unwrap_or(Timestamp::MIN);
     let before = |points: i64| {
         let micros = interval.as_micros().checked_mul(points);
         micros.and_then(|micros| first.checked_add_micros(-micros)).unwrap_or(Timestamp::MIN)
     };
-    let points = i64::try_from(period).unwrap_or(i64::MAX);
-    let (mut from, mut missing) = (before(points), RangeSet::new());
+    let points = |bars: usize| i64::try_from(bars).unwrap_or(i64::MAX);
+    let (mut from, mut missing) = (before(points(period)), RangeSet::new());
     if provider.capabilities().coverage {
         let coverage = provider.coverage(key).await?;
-        let farthest = before(points.saturating_mul(LOOKBACK));
+        let farthest = before(points(period.saturating_mul(LOOKBACK)));
         if let Some(past) = TimeRange::checked(farthest, first) {
             let rows = coverage.present().within(past);
             let skipped = rows.count(interval).saturating_sub(period as u64);
@@ -141,18 +138,12 @@ async fn opened(
     Ok((Some(provider.fetch(&request).await?), missing))
 }
 
-/// When the newest bar opens that has closed at `moment`.
-fn opening_of(interval: Interval, moment: Timestamp) -> Option<Timestamp> {
-    moment.checked_add_micros(-interval.as_micros()).and_then(|opening| interval.floor(opening))
-}
-
 /// A backtest under way.
 #[derive(Debug)]
 pub struct BacktestRun {
     pipeline: Pipeline,
     open: Vec<Option<BatchStream>>,
     start: Timestamp,
-    holes_allowed: bool,
     activation: Option<Activation>,
     missing: Vec<(SeriesKey, RangeSet)>,
     waiting: VecDeque<Result<BacktestBatch, ArrowError>>,
@@ -197,10 +188,10 @@ impl BacktestRun {
             if let Some(batch) = self.waiting.pop_front() {
                 return batch.map(Some).map_err(assembled);
             }
-            let Self { pipeline, open, start, holes_allowed, activation, waiting, bars, .. } = self;
+            let Self { pipeline, open, start, activation, waiting, bars, .. } = self;
             let mut hear = |delivered: &Delivered<'_>| {
                 *bars += delivered.bars_after(*start);
-                waiting.push_back(batch_of(delivered, *start, activation.as_ref(), *holes_allowed));
+                waiting.push_back(batch_of(delivered, *start, activation.as_ref()));
             };
             if pipeline.replay_next(open, &mut hear).await?.is_none() && self.waiting.is_empty() {
                 return Ok(None);
@@ -255,12 +246,11 @@ fn batch_of(
     delivered: &Delivered<'_>,
     start: Timestamp,
     activation: Option<&Activation>,
-    holes_allowed: bool,
 ) -> Result<BacktestBatch, ArrowError> {
     let (mut results, mut orders) = (Vec::new(), Vec::new());
     for rows in delivered.results_after(start) {
         results.push((rows.node().id.clone(), record_of(&rows)?));
-        orders.extend(activation.into_iter().flat_map(|activation| rows.orders(activation, holes_allowed)));
+        orders.extend(activation.into_iter().flat_map(|activation| rows.orders(activation)));
     }
     orders.sort_by_key(|(moment, _)| *moment);
     Ok(BacktestBatch { results, orders: orders_of(&orders)? })

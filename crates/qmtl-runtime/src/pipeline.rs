@@ -451,7 +451,7 @@ impl Pipeline {
                 let round = Round { chunk, inputs: &views, done, holes_allowed: *holes_allowed };
                 run_level(&mut nodes[level.clone()], &mut rest[..level.len()], &round, *parallelism);
             }
-            hear(&Delivered { chunk, inputs: &views, nodes, results });
+            hear(&Delivered { chunk, inputs: &views, nodes, results, holes_allowed: *holes_allowed });
         }
         total.bars += chunk.rows() as u64;
         for (node, results) in nodes.iter().zip(results) {

@@ -335,9 +335,9 @@ fn missed_bars(inputs: &[StreamInput], moment: Timestamp) -> Result<Vec<usize>> 
         if moment > now {
             return Err(fault("the saved state is of the future"));
         }
-        let seen = moment.checked_add_micros(-interval.as_micros()).and_then(|seen| interval.floor(seen));
-        let since = seen.and_then(|seen| interval.next(seen)).zip(interval.floor(now));
-        let bars = since.and_then(|(next, end)| TimeRange::checked(next, end));
+        // The bar that is open at a time is the first to close after it.
+        let since = interval.floor(moment).zip(interval.floor(now));
+        let bars = since.and_then(|(open, end)| TimeRange::checked(open, end));
         let bars = bars.map_or(0, |bars| bars.count(interval));
         if bars > LONGEST_AWAY {
             return Err(fault("the saved state is too old").with("bars", bars).with("most", LONGEST_AWAY));

@@ -46,7 +46,7 @@ impl Default for PeriodCounts {
 }
 
 /// How many points are looked at for each row of the period, unless that is said.
-const LOOKBACK: usize = 10;
+pub(crate) const LOOKBACK: usize = 10;
 
 /// How inputs are primed.
 #[derive(Clone, Debug)]

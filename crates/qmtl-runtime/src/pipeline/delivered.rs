@@ -13,16 +13,13 @@ pub(crate) struct Delivered<'a> {
     pub(super) inputs: &'a [CacheView<'a>],
     pub(super) nodes: &'a [Node],
     pub(super) results: &'a [Results],
+    /// Whether nodes run, and orders come, though a bar is missing.
+    pub(super) holes_allowed: bool,
 }
 
 impl Delivered<'_> {
     /// The results that somebody hears of: all, or those of nodes that are recorded or have orders.
-    pub(super) fn signals(
-        &self,
-        told_all: bool,
-        has_orders: bool,
-        holes_allowed: bool,
-    ) -> impl Iterator<Item = Signal> {
+    pub(super) fn signals(&self, told_all: bool, has_orders: bool) -> impl Iterator<Item = Signal> {
         let nodes = self.nodes.iter().zip(self.results).enumerate();
         let heard = nodes.filter(move |(_, (node, _))| {
             told_all || node.spec.recorder.is_some() || node.spec.orders.is_some()
@@ -32,7 +29,7 @@ impl Delivered<'_> {
                 node: at,
                 ts: results.ts[row],
                 values: results.columns.iter().map(|column| column[row]).collect(),
-                acts: has_orders && self.may_act(node, *moment, holes_allowed),
+                acts: has_orders && self.may_act(node, *moment),
             })
         })
     }
@@ -57,7 +54,7 @@ impl Delivered<'_> {
 
     /// Whether orders may come of a node at a moment: it has some, and of each input that it reads the period is there,
     /// with no bar missing in it.
-    fn may_act(&self, node: &Node, moment: u32, holes_allowed: bool) -> bool {
+    fn may_act(&self, node: &Node, moment: u32) -> bool {
         let is_clean = |input: &usize| {
             let rows = self.chunk.rows_at(*input, moment);
             let has_hole = || {
@@ -66,7 +63,7 @@ impl Delivered<'_> {
                 runs.zip(rows.checked_sub(1)).is_some_and(|(runs, last)| runs[last] > period)
             };
             let until = self.chunk.moments[moment as usize];
-            self.inputs[*input].is_ready_at(rows, until) && (holes_allowed || !has_hole())
+            self.inputs[*input].is_ready_at(rows, until) && (self.holes_allowed || !has_hole())
         };
         node.spec.orders.is_some() && node.inputs.iter().all(is_clean)
     }
@@ -103,15 +100,11 @@ impl NodeRows<'_> {
     }
 
     /// The orders that come of them, each with its moment.
-    pub(crate) fn orders(
-        &self,
-        activation: &Activation,
-        holes_allowed: bool,
-    ) -> impl Iterator<Item = (Timestamp, Order)> {
+    pub(crate) fn orders(&self, activation: &Activation) -> impl Iterator<Item = (Timestamp, Order)> {
         let signals = self.rows.clone().zip(self.fired).filter(|_| self.node.spec.orders.is_some());
         signals.filter_map(move |(row, at)| {
             let order = self.node.order(self.results.ts[row], self.results.columns[0][row], activation)?;
-            let acts = self.delivered.may_act(self.node, *at, holes_allowed);
+            let acts = self.delivered.may_act(self.node, *at);
             acts.then(|| (self.delivered.chunk.moments[*at as usize], order))
         })
     }

@@ -212,9 +212,8 @@ impl Pipeline {
             }
             let mut signals = Vec::new();
             let (told_all, has_orders) = (self.on_moment.is_some(), self.activation.is_some());
-            let holes_allowed = self.holes_allowed;
             total.add(self.deliver(&[], at, &mut |delivered| {
-                signals.extend(delivered.signals(told_all, has_orders, holes_allowed));
+                signals.extend(delivered.signals(told_all, has_orders));
             })?);
             self.aligner.delivered(at);
             let orders = self.signal(&signals, records)?;

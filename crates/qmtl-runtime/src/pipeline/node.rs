@@ -284,8 +284,11 @@ impl Node {
         if self.column_of.is_empty() {
             self.column_of = self.find_columns(inputs)?;
         }
-        let owned = self.columns_with_nulls(inputs)?;
-        let columns = self.columns(inputs, done, &owned);
+        let plain = self.columns(inputs, done);
+        let copies = self.copies(&plain, inputs)?;
+        let mut copies = copies.iter().map(Vec::as_slice);
+        let of_read = |values: Option<_>| values.unwrap_or_else(|| copies.next().unwrap_or_default());
+        let columns: Few<&[f64]> = plain.into_iter().map(of_read).collect();
         let mut walk = Walk {
             reads: &self.spec.reads,
             columns: &columns,
@@ -337,35 +340,25 @@ impl Node {
             .collect()
     }
 
-    /// Copies of the columns of inputs that have a null, which becomes NaN; each with the number of its read.
-    fn columns_with_nulls(&self, inputs: &[CacheView<'_>]) -> Result<Vec<(usize, Vec<f64>)>> {
-        let mut owned = Vec::new();
-        for (read, (column, source)) in self.column_of.iter().zip(&self.source_of).enumerate() {
-            if let Place::Input(input) = self.sources[*source]
-                && let Cow::Owned(copy) =
-                    inputs[input].f64_or_nan(*column).map_err(|e| e.with("reader", &self.spec.id))?
-            {
-                owned.push((read, copy));
-            }
-        }
-        Ok(owned)
-    }
-
-    /// For every read its values.
-    fn columns<'a>(
-        &self,
-        inputs: &[CacheView<'a>],
-        done: &'a [Results],
-        owned: &'a [(usize, Vec<f64>)],
-    ) -> Few<&'a [f64]> {
-        let reads = self.column_of.iter().zip(&self.source_of).enumerate();
-        let values = reads.map(|(read, (column, source))| match self.sources[*source] {
-            Place::Input(input) => inputs[input].doubles(*column).unwrap_or_else(|| {
-                owned.iter().find(|(of, _)| *of == read).map_or(&[][..], |(_, copy)| copy)
-            }),
-            Place::Node(node) => done[node].columns[*column].as_slice(),
+    /// For every read its values; `None` where a column of an input is not one of doubles without nulls.
+    fn columns<'a>(&self, inputs: &[CacheView<'a>], done: &'a [Results]) -> Few<Option<&'a [f64]>> {
+        let reads = self.column_of.iter().zip(&self.source_of);
+        let values = reads.map(|(column, source)| match self.sources[*source] {
+            Place::Input(input) => inputs[input].doubles(*column),
+            Place::Node(node) => Some(done[node].columns[*column].as_slice()),
         });
         values.collect()
+    }
+
+    /// Copies of the columns of inputs that `plain` lacks, in which a null is NaN.
+    fn copies(&self, plain: &[Option<&[f64]>], inputs: &[CacheView<'_>]) -> Result<Vec<Vec<f64>>> {
+        let reads =
+            self.column_of.iter().zip(&self.source_of).zip(plain).filter(|(_, plain)| plain.is_none());
+        let copied = reads.filter_map(|((column, source), _)| match self.sources[*source] {
+            Place::Input(input) => Some(inputs[input].f64_or_nan(*column)),
+            Place::Node(_) => None,
+        });
+        copied.map(|copy| copy.map(Cow::into_owned).map_err(|e| e.with("reader", &self.spec.id))).collect()
     }
 }
 

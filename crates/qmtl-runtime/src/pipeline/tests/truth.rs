@@ -357,7 +357,7 @@ impl Case {
         let mut hear = |delivered: &Delivered<'_>| {
             let mut more: Vec<_> = delivered
                 .results_after(since)
-                .flat_map(|rows| rows.orders(&activation, self.holes_allowed).collect::<Vec<_>>())
+                .flat_map(|rows| rows.orders(&activation).collect::<Vec<_>>())
                 .collect();
             more.sort_by_key(|(moment, _)| *moment);
             orders.extend(more);
