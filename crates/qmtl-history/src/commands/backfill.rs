@@ -433,7 +433,7 @@ impl Done {
         if let Some((rows, reason)) = &self.replaced {
             let rows = text::counted(*rows, "row");
             let reason = text::for_terminal(reason);
-            console.line(format!("  replaced     {rows} of them took the place of stored ones: {reason}"))?;
+            console.line(format!("  replaced     {rows} (reason: {reason})"))?;
         }
         console.line(format!("  present      {}", text::set(report.coverage.present(), interval)))?;
         console.line(format!("  known empty  {}", text::set(&self.known_empty(), interval)))?;
