@@ -9,7 +9,6 @@ use arrow_array::{Array, ArrayRef, Float64Array, new_empty_array};
 use arrow_schema::{DataType, Schema};
 use arrow_select::concat::concat;
 use qmtl_history_api::{Timestamp, arrow_array, arrow_schema, arrow_select};
-use smallvec::SmallVec;
 
 use super::merge::{Plan, Run};
 
@@ -164,16 +163,21 @@ impl Rows {
 
     /// Puts one live row behind all others, if every column holds doubles and none of its values is null; false, and
     /// nothing changed, otherwise.
-    pub(super) fn push<'a>(&mut self, bar: Timestamp, values: impl Iterator<Item = &'a ArrayRef>) -> bool {
-        let plain = |(column, array): (&Column, &'a ArrayRef)| {
-            let array = array.as_primitive_opt::<Float64Type>().filter(|array| array.null_count() == 0)?;
-            matches!(column, Column::F64(_)).then(|| array.value(0))
+    pub(super) fn push<'a>(
+        &mut self,
+        bar: Timestamp,
+        values: impl Iterator<Item = &'a ArrayRef> + Clone,
+    ) -> bool {
+        let plain = |array: &'a ArrayRef| array.as_primitive_opt::<Float64Type>();
+        let is_plain = |(column, array): (&Column, &'a ArrayRef)| {
+            matches!(column, Column::F64(_)) && plain(array).is_some_and(|array| array.null_count() == 0)
         };
-        let values: Option<SmallVec<[f64; 8]>> = self.columns.iter().zip(values).map(plain).collect();
-        let Some(values) = values else { return false };
-        for (column, value) in self.columns.iter_mut().zip(values) {
-            if let Column::F64(column) = column {
-                column.push(value);
+        if !self.columns.iter().zip(values.clone()).all(is_plain) {
+            return false;
+        }
+        for (column, array) in self.columns.iter_mut().zip(values) {
+            if let (Column::F64(column), Some(array)) = (column, plain(array)) {
+                column.push(array.value(0));
             }
         }
         self.ts.push(bar);

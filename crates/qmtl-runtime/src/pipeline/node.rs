@@ -253,10 +253,10 @@ impl Node {
 
     fn walk(&mut self, own: &mut Results, round: &Round<'_>) -> Result<()> {
         let Round { chunk, inputs, done, holes_allowed } = *round;
-        let feeds: Few<Feed<'_>> = self
-            .sources
-            .iter()
-            .map(|source| match *source {
+        // At live bars each of these lists is short, and pushing costs a third of collecting.
+        let mut feeds = Few::<Feed<'_>>::new();
+        for source in &self.sources {
+            feeds.push(match *source {
                 Place::Input(input) => Feed {
                     emits: &chunk.emits[input],
                     before: chunk.before[input],
@@ -274,8 +274,8 @@ impl Node {
                         Holes::Breaks(&done[node].breaks)
                     },
                 },
-            })
-            .collect();
+            });
+        }
         let is_cold = |feed: &Feed<'_>| feed.before + feed.emits.len() < self.spec.window;
         if feeds.iter().all(|feed| feed.emits.is_empty()) || feeds.iter().any(is_cold) {
             // An input of which no row has come yet has no columns either.
@@ -285,10 +285,13 @@ impl Node {
             self.column_of = self.find_columns(inputs)?;
         }
         let plain = self.columns(inputs, done);
-        let copies = self.copies(&plain, inputs)?;
+        let copies =
+            if plain.iter().all(Option::is_some) { Vec::new() } else { self.copies(&plain, inputs)? };
         let mut copies = copies.iter().map(Vec::as_slice);
-        let of_read = |values: Option<_>| values.unwrap_or_else(|| copies.next().unwrap_or_default());
-        let columns: Few<&[f64]> = plain.into_iter().map(of_read).collect();
+        let mut columns = Few::<&[f64]>::new();
+        for values in plain {
+            columns.push(values.unwrap_or_else(|| copies.next().unwrap_or_default()));
+        }
         let mut walk = Walk {
             reads: &self.spec.reads,
             columns: &columns,
@@ -343,11 +346,14 @@ impl Node {
     /// For every read its values; `None` where a column of an input is not one of doubles without nulls.
     fn columns<'a>(&self, inputs: &[CacheView<'a>], done: &'a [Results]) -> Few<Option<&'a [f64]>> {
         let reads = self.column_of.iter().zip(&self.source_of);
-        let values = reads.map(|(column, source)| match self.sources[*source] {
-            Place::Input(input) => inputs[input].doubles(*column),
-            Place::Node(node) => Some(done[node].columns[*column].as_slice()),
-        });
-        values.collect()
+        let mut values = Few::new();
+        for (column, source) in reads {
+            values.push(match self.sources[*source] {
+                Place::Input(input) => inputs[input].doubles(*column),
+                Place::Node(node) => Some(done[node].columns[*column].as_slice()),
+            });
+        }
+        values
     }
 
     /// Copies of the columns of inputs that `plain` lacks, in which a null is NaN.
