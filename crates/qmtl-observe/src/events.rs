@@ -4,7 +4,7 @@
 //! `interval`, `start` and `end` are integers: seconds, and epoch seconds with `end` exclusive. An interval with
 //! a phase is text, such as `86400+57600`.
 
-use qmtl_history_api::{Error, Interval, NodeId, SeriesKey, SourceId, TimeRange, Timestamp};
+use qmtl_history_api::{Error, Interval, NodeId, RangeSet, SeriesKey, SourceId, TimeRange, Timestamp};
 use tracing::Value;
 
 use crate::metrics::interval_label;
@@ -72,6 +72,36 @@ pub fn gateway_found(world: &str, strategy_id: &str) {
 /// so do those that read it.
 pub fn node_failed(node_id: &NodeId, error: &Error) {
     tracing::error!(target: TARGET, node_id = node_id.as_str(), error = error.chain(), "strategy.node_failed");
+}
+
+/// `strategy.not_ready`: warm-up has ended, and an input has no full period without a missing bar.
+pub fn strategy_not_ready(key: &SeriesKey, bars: usize, period: usize, missing: u64) {
+    tracing::warn!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.to_string(),
+        bars,
+        period,
+        missing,
+        "strategy.not_ready"
+    );
+}
+
+/// `strategy.gap`: bars between history and the first live bar could not be obtained.
+pub fn strategy_gap(key: &SeriesKey, missing: &RangeSet) {
+    tracing::warn!(
+        target: TARGET,
+        node_id = key.node_id.as_str(),
+        interval = key.interval.to_string(),
+        bars = missing.count(key.interval),
+        first = missing.span().map(|span| span.start().to_string()),
+        "strategy.gap"
+    );
+}
+
+/// `strategy.no_activation`: nodes have orders, and nothing allows any.
+pub fn strategy_no_activation(node_id: &NodeId) {
+    tracing::warn!(target: TARGET, node_id = node_id.as_str(), "strategy.no_activation");
 }
 
 /// `strategy.state_refused`: a saved state does not fit the strategy, which is warmed up anew.

@@ -3,11 +3,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use futures::StreamExt;
+use qmtl_history_api::arrow_array::cast::AsArray;
+use qmtl_history_api::arrow_array::types::Float64Type;
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use qmtl_history_api::arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::arrow_select::concat::concat_batches;
 use qmtl_history_api::{
-    BatchStream, Error, NodeId, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp, frame,
+    BatchStream, Error, ErrorKind, NodeId, RangeSet, ReadRequest, Result, SeriesKey, TimeRange, Timestamp,
+    frame,
 };
 
 use crate::pipeline::{Delivered, NodeRows};
@@ -50,13 +54,13 @@ impl Backtest {
         self
     }
 
-    /// Lets nodes run, and orders come, though a bar is missing in a window.
+    /// Lets nodes run and emit orders even if a bar is missing in a window.
     pub fn with_holes_allowed(mut self, allowed: bool) -> Self {
         self.holes_allowed = allowed;
         self
     }
 
-    /// Says which orders may come; both sides, on paper, without.
+    /// States which orders are allowed. By default both sides may trade, on paper.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = Some(activation);
         self
@@ -65,12 +69,20 @@ impl Backtest {
     /// Runs `strategy` over the bars that close after `start` and up to `end`.
     ///
     /// Each input is read from `period` rows before `start` on, ten times as many points of the grid back at most:
-    /// these prime the nodes and are not counted, and nothing that comes of them is returned.
+    /// these prime the nodes and are not counted, and nothing that comes of them is returned. The caches of the inputs are
+    /// not used, so that one input may be in many strategies.
     ///
     /// `InvalidInput` unless `start < end`, `Unsupported` for an input without history, `NotFound` or `Schema` when a
     /// node reads a column that its input lacks or that is not of doubles, else the error of a provider.
-    pub async fn range(&self, strategy: Strategy, start: Timestamp, end: Timestamp) -> Result<BacktestRun> {
+    pub async fn range(
+        &self,
+        mut strategy: Strategy,
+        start: Timestamp,
+        end: Timestamp,
+    ) -> Result<BacktestRun> {
         TimeRange::new(start, end)?;
+        // What else goes through the caches of these inputs is none of it.
+        strategy.inputs = strategy.inputs.iter().map(StreamInput::detached).collect::<Result<_>>()?;
         let pipeline = Pipeline::new(strategy)
             .with_parallelism(self.parallelism)
             .with_on_panic(self.on_panic)
@@ -96,6 +108,7 @@ impl Backtest {
             missing,
             waiting: VecDeque::new(),
             bars: 0,
+            failed: None,
         })
     }
 }
@@ -135,7 +148,32 @@ async fn opened(
     }
     let Some(range) = TimeRange::checked(from, past_end) else { return Ok((None, missing)) };
     let request = ReadRequest::new(key.clone(), range).with_columns(columns);
-    Ok((Some(provider.fetch(&request).await?), missing))
+    Ok((Some(checked(provider.fetch(&request).await?, key.clone(), range)), missing))
+}
+
+/// Fails with `Schema` where a provider gives rows that are not ascending, or outside of what was asked for.
+fn checked(rows: BatchStream, key: SeriesKey, range: TimeRange) -> BatchStream {
+    let (schema, mut newest) = (rows.schema(), None);
+    let check = move |batch: RecordBatch| {
+        let ts = frame::timestamps(&batch)?.values();
+        let is_inside = |micros: &i64| (range.start().as_micros()..range.end().as_micros()).contains(micros);
+        if !ts.iter().all(is_inside) {
+            return Err(Error::schema(
+                "the history provider gives rows outside of the range that it was asked for",
+            )
+            .with("series", &key)
+            .with("range", range));
+        }
+        if ts.first().is_some_and(|first| newest >= Some(*first)) || !ts.is_sorted() {
+            return Err(Error::schema("the history provider gives rows that are not ascending in time")
+                .with("series", &key)
+                .with("range", range));
+        }
+        newest = ts.last().copied().or(newest);
+        Ok(batch)
+    };
+    let mut check = check;
+    BatchStream::new(schema, rows.map(move |batch| batch.and_then(&mut check)).boxed())
 }
 
 /// A backtest under way.
@@ -148,14 +186,15 @@ pub struct BacktestRun {
     missing: Vec<(SeriesKey, RangeSet)>,
     waiting: VecDeque<Result<BacktestBatch, ArrowError>>,
     bars: u64,
+    failed: Option<Error>,
 }
 
 /// What nodes computed at neighbouring moments.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BacktestBatch {
-    /// For every node its results: `ts`, when the bar opens that it is; `moment`, when it closes; then one column of
-    /// doubles for each output. Ascending; no row where the node had no result.
+    /// For every node its results: `ts`, the opening time of the bar that a result represents; `moment`, its close; then
+    /// one column of doubles for each output. Ascending; no row where the node had no result.
     pub results: Vec<(NodeId, RecordBatch)>,
     /// The orders, in the order of moments: `node_id`, `ts`, `moment`, `side` (`long` or `short`), `value`,
     /// `weight`.
@@ -178,11 +217,45 @@ pub struct BacktestResults {
     pub failures: Vec<Error>,
 }
 
+impl BacktestResults {
+    /// The values of one output of a node, one for each row of its results. `NotFound` for an unknown node or output.
+    pub fn output(&self, node: &str, output: &str) -> Result<&[f64]> {
+        let rows = self.results.iter().find(|(id, _)| id.as_str() == node).map(|(_, rows)| rows);
+        let column = rows.and_then(|rows| rows.column_by_name(output));
+        let values = column.and_then(|column| column.as_primitive_opt::<Float64Type>());
+        values.map(|values| &values.values()[..]).ok_or_else(|| {
+            let known = self.results.iter().map(|(id, rows)| {
+                let outputs = rows.schema_ref().fields().iter().skip(2).map(|field| field.name().as_str());
+                format!("{id} ({})", outputs.collect::<Vec<_>>().join(", "))
+            });
+            Error::new(ErrorKind::NotFound, "the backtest has no such node, or the node no such output")
+                .with("node_id", node)
+                .with("output", output)
+                .with("nodes", known.collect::<Vec<_>>().join(", "))
+        })
+    }
+
+    /// Whether no bar of the range was missing and no node failed.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing.iter().all(|(_, missing)| missing.is_empty()) && self.failures.is_empty()
+    }
+}
+
 impl BacktestRun {
     /// The next results; `None` at the end. What is in memory at once is a batch of each input, besides the windows.
     ///
-    /// Fails with a provider's error, and as [`Pipeline::replay`] does.
+    /// Fails with a provider's error, and as [`Pipeline::replay`] does, and from then on with the same error.
     pub async fn next(&mut self) -> Result<Option<BacktestBatch>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let next = self.advance().await;
+        self.failed = next.as_ref().err().cloned();
+        next
+    }
+
+    async fn advance(&mut self) -> Result<Option<BacktestBatch>> {
         let assembled = |e| Error::unexpected("cannot assemble results").caused_by(e);
         loop {
             if let Some(batch) = self.waiting.pop_front() {

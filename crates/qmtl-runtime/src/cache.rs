@@ -132,6 +132,11 @@ impl NodeCache {
         self.extra = bars;
     }
 
+    /// Holds so many more.
+    pub(crate) fn add_extra(&mut self, bars: usize) {
+        self.extra = self.extra.saturating_add(bars);
+    }
+
     /// How many bars are held beyond the period.
     pub(crate) fn extra(&self) -> usize {
         self.extra
@@ -184,7 +189,7 @@ impl NodeCache {
     /// `Schema`, naming node and column, for a payload of another shape or type, and for a time
     /// whose bar would open before 1678. A cache that failed is unchanged.
     pub fn append(&mut self, ts: Timestamp, payload: &RecordBatch) -> Result<Appended> {
-        self.append_within(ts, payload, self.period + self.extra)
+        self.append_within(ts, payload, self.period.saturating_add(self.extra))
     }
 
     /// As [`NodeCache::append`], but the newest `keep` bars stay.
@@ -246,7 +251,7 @@ impl NodeCache {
     /// `Schema`, naming node, column and row, for rows that are not ascending, have no time, or
     /// contradict the cache's columns. A cache that failed is unchanged.
     pub fn backfill_bulk(&mut self, batch: &RecordBatch) -> Result<Merged> {
-        self.merge(batch, self.period + self.extra)
+        self.merge(batch, self.period.saturating_add(self.extra))
     }
 
     /// As [`NodeCache::backfill_bulk`], but the newest `keep` bars stay.
@@ -341,6 +346,14 @@ impl NodeCache {
         })
     }
 
+    /// The close of the last bar that could have closed by `moment`, if all behind the one at `newest` are proven not to
+    /// exist.
+    pub(crate) fn settled_until(&self, newest: Timestamp, moment: Timestamp) -> Option<Timestamp> {
+        // Closes lie on the grid of openings.
+        let close = self.key.interval.floor(moment)?;
+        (!self.lacks_between(newest, close)).then_some(close)
+    }
+
     /// True when `period` bars are there, or each of the last `period` bars up to the newest that
     /// is there or proven not to exist.
     #[must_use]
@@ -396,7 +409,7 @@ impl NodeCache {
     #[must_use]
     pub fn unfinished(&self, range: TimeRange) -> Option<TimeRange> {
         let room = match self.oldest() {
-            Some(oldest) if self.len() >= self.period + self.extra => {
+            Some(oldest) if self.len() >= self.period.saturating_add(self.extra) => {
                 range.intersect(TimeRange::checked(oldest, Timestamp::MAX)?)?
             }
             _ => range,

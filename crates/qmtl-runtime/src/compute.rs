@@ -63,8 +63,8 @@ pub(crate) enum Compute {
 /// A node that computes from the newest rows of what it reads.
 ///
 /// It runs once at every moment at which a source that it reads has a new row, provided that each source has `window`
-/// rows and no bar between them is missing. Of a source without a new row at that moment it sees the last rows. A
-/// result must depend only on the node's windows and its own state: when history is replayed, a node may run over
+/// rows and no bar is missing between them or behind the last. Of a source that has no bar at that moment it sees the
+/// last rows. A result must depend only on the node's windows and its own state: when history is replayed, a node may run over
 /// many bars before the next node does.
 pub struct ComputeNode {
     pub(crate) id: NodeId,
@@ -152,10 +152,10 @@ impl ComputeNode {
         Bars::COLUMNS.into_iter().fold(self, |node, column| node.reads(source.clone(), column))
     }
 
-    /// Keeps at least the newest `results`; 1 by default, and as many as its readers need.
+    /// Keeps at least the newest `results`; 1 by default and at least, and as many as its readers need.
     #[must_use]
     pub fn keeps(mut self, results: usize) -> Self {
-        self.keeps = results;
+        self.keeps = results.max(1);
         self
     }
 

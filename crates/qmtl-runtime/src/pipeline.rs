@@ -1,6 +1,6 @@
 //! Delivers bars to a strategy's nodes in the order in which they close, as they come or many when history is replayed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use qmtl_history_api::arrow_schema::SchemaRef;
@@ -8,9 +8,10 @@ use qmtl_history_api::{BatchStream, Error, ErrorKind, Interval, NodeId, Result, 
 use qmtl_observe::{events, metrics};
 
 use crate::graph::{Place, Source, check_columns};
+use crate::shared::Claim;
 use crate::{Activation, CacheView, ComputeNode, NodeCache, Strategy, StreamInput};
 use align::Aligner;
-use live::MomentFn;
+use live::{MomentFn, Record};
 use merge::{lock, next_chunk, rows_up_to, run_level, spread};
 use node::{Chunk, Few, Node, Results, Round};
 
@@ -112,6 +113,10 @@ pub struct Pipeline {
     /// Whether nodes run and orders come though a window has bars missing.
     holes_allowed: bool,
     stopped: Option<Error>,
+    /// What is still to be recorded.
+    records: VecDeque<Record>,
+    /// Whether the inputs' caches are this pipeline's.
+    claim: Option<Claim>,
 }
 
 impl Pipeline {
@@ -154,6 +159,8 @@ impl Pipeline {
             on_moment: None,
             holes_allowed: false,
             stopped: None,
+            records: VecDeque::new(),
+            claim: None,
         }
     }
 
@@ -218,15 +225,15 @@ impl Pipeline {
         self.late
     }
 
-    /// The newest results of a node, at least as many as it keeps once it had them, oldest first, with the opening of
-    /// the bar that each one is: a result stands at the moment one [interval](Self::interval) later. Of several
+    /// The newest results of a node, at least as many as it keeps once it had them, oldest first, each with the opening
+    /// time of its bar: a result stands at the moment one [interval](Self::interval) later. Of several
     /// outputs it is the first. `NotFound` for an unknown node.
     pub fn results(&self, node: &NodeId) -> Result<(&[Timestamp], &[f64])> {
         let Results { ts, columns, .. } = &self.results[self.node(node)?];
         Ok((ts, &columns[0]))
     }
 
-    /// The same of one of a node's outputs. `NotFound` for an unknown node or output.
+    /// The newest results of one of a node's outputs, as [`results`](Self::results) gives those of its first. `NotFound` for an unknown node or output.
     pub fn output(&self, node: &NodeId, output: &str) -> Result<(&[Timestamp], &[f64])> {
         let at = self.node(node)?;
         let outputs = &self.nodes[at].spec.outputs;
@@ -323,10 +330,15 @@ impl Pipeline {
 
     /// Delivers every row of the caches that closes after the newest moment that was delivered.
     ///
-    /// Fails with the node's error when one panics and [`OnPanic::Stop`] was chosen.
+    /// Fails with the node's error when one panics and [`OnPanic::Stop`] was chosen, and with `Conflict` while another
+    /// pipeline delivers the bars of an input.
     pub fn replay(&mut self) -> Result<Replayed> {
         let replayed = self.deliver(&[], Timestamp::MAX, &mut |_| {})?;
         self.aligner.delivered(self.released);
+        if self.moment().is_some() {
+            // What closes by then and comes now is late.
+            (0..self.inputs.len()).for_each(|input| self.aligner.settle(input, self.released));
+        }
         Ok(replayed)
     }
 
@@ -421,6 +433,7 @@ impl Pipeline {
         hear: &mut (dyn FnMut(&Delivered<'_>) + Send),
     ) -> Result<Replayed> {
         let mut total = Replayed::default();
+        self.claim()?;
         loop {
             self.check_running()?;
             let Some(newest) = self.deliver_chunk(open, until, hear, &mut total) else { return Ok(total) };
@@ -439,10 +452,11 @@ impl Pipeline {
         hear: &mut (dyn FnMut(&Delivered<'_>) + Send),
         total: &mut Replayed,
     ) -> Option<Timestamp> {
+        let shows_stale = self.aligner.waits() && !self.holes_allowed;
         let Self { inputs, nodes, results, levels, released, parallelism, holes_allowed, chunk, .. } = self;
         let mut caches = lock(inputs, &self.lock_order);
         let size = if *parallelism == Parallelism::Serial { CHUNK } else { THREADED_CHUNK };
-        next_chunk(&caches, (*released, until), open, size, chunk);
+        next_chunk(&caches, (*released, until), open, (size, shows_stale), chunk);
         let newest = *chunk.moments.last()?;
         {
             let views: Few<CacheView<'_>> = caches.iter().map(|cache| cache.view()).collect();
@@ -462,7 +476,7 @@ impl Pipeline {
         // A guard stays in its thread, what it guards need not.
         let unlocked = caches.iter_mut().map(|cache| &mut **cache).zip(&chunk.next);
         let trim = |(cache, delivered): (&mut NodeCache, &usize)| {
-            cache.trim(cache.period() + cache.len() - delivered)
+            cache.trim(cache.period().saturating_add(cache.len() - delivered))
         };
         if chunk.is_small() {
             unlocked.for_each(trim);
@@ -471,6 +485,14 @@ impl Pipeline {
             spread(parallelism.threads(), unlocked.into_iter(), trim);
         }
         Some(newest)
+    }
+
+    /// Sees to it that no other pipeline delivers the rows of these caches: each would take bars from the other.
+    fn claim(&mut self) -> Result<()> {
+        if self.claim.is_none() {
+            self.claim = Some(Claim::of(&self.inputs)?);
+        }
+        Ok(())
     }
 
     /// Tells of nodes that have failed, each once.

@@ -1,6 +1,6 @@
 //! Runs a strategy: warm-up, replay, and then whatever comes.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::join_all;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::{Error, RangeSet, Result, SeriesKey, StopSignal, TimeRange, Timestamp, async_trait};
+use qmtl_history_api::{
+    Error, ErrorKind, RangeSet, Result, SeriesKey, StopSignal, TimeRange, Timestamp, async_trait,
+};
 use qmtl_observe::events;
 use tokio::sync::mpsc;
 
@@ -23,8 +25,10 @@ use crate::{
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// How long a store may take to say which columns it has. They are compared again when its rows are there.
 const COLUMNS_WITHIN: Duration = Duration::from_secs(5);
-/// The most bars of one input that are made up for from a saved state.
+/// The most bars of one input that are made up for from a saved state, or before its first live bar.
 const LONGEST_AWAY: u64 = 1_000_000;
+/// How long what lies before an input's first bar is looked for while other inputs are followed already.
+const SEAM_WITHIN: Duration = Duration::from_secs(10);
 
 /// How strategies are run. Every way of running executes the same warm-up and replay.
 #[derive(Clone, Debug, Default)]
@@ -126,8 +130,8 @@ impl Runner {
         self
     }
 
-    /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has
-    /// the results of what was missed since a [saved state](Self::with_snapshot), and with how the inputs stood. Its
+    /// Calls `on_ready` once history has been replayed, before the first live moment: with the pipeline, which has the
+    /// newest results, as many as each node [keeps](crate::ComputeNode::keeps), and with how the inputs stood. Its
     /// error ends the run.
     pub fn with_on_ready(
         mut self,
@@ -138,7 +142,7 @@ impl Runner {
     }
 
     /// Ends the run cleanly when this signal is given: no further live bar is accepted, waiting moments are
-    /// delivered, and the session is returned.
+    /// delivered, and the session is returned. Before the strategy is ready, the run ends with `Cancelled`.
     pub fn with_stop(mut self, signal: StopSignal) -> Self {
         self.stop = signal;
         self
@@ -152,7 +156,7 @@ impl Runner {
     /// Primes and replays `strategy`, without live data. Fails as [`warm_up`] and
     /// [`Pipeline::replay`] do.
     pub async fn prime(&self, strategy: Strategy) -> Result<Session> {
-        self.follow(strategy, &mut NoLive).await
+        self.session(strategy, (&mut NoLive, None), None).await
     }
 
     /// Warms up and replays `strategy`, and then follows `live` until it ends, so that every bar is delivered once
@@ -162,21 +166,24 @@ impl Runner {
     /// where they take precedence over history. Bars between the end of history and an input's first live bar are
     /// requested until the deadline, and then reported as a gap.
     ///
-    /// `NotFound` or `Schema` when a node reads a column that its input does not have or that does not hold doubles:
+    /// `InvalidInput` for a strategy with a [live source](crate::StrategyBuilder::live) of its own, which is that of
+    /// [`Runner::run`]. `NotFound` or `Schema` when a node reads a column that its input does not have or that does not hold doubles:
     /// before warm-up if the store can list its columns, else before replay. In strict mode a node that fails ends
     /// the run with its error. Otherwise fails as [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
+        has_no_live(&strategy)?;
         self.session(strategy, (live, None), None).await
     }
 
-    /// The same, and passes every live moment, with the results of its nodes and their orders, to `on_moment`,
-    /// together with the pipeline as it is then. An error that it returns ends the run.
+    /// As [`follow`](Self::follow), but also passes every live moment, with the results of its nodes and their orders, to
+    /// `on_moment`, together with the pipeline as it is then. An error that it returns ends the run.
     pub async fn follow_with(
         &self,
         strategy: Strategy,
         live: &mut dyn LiveSource,
         on_moment: impl FnMut(&Pipeline, &LiveMoment) -> Result<()> + Send + 'static,
     ) -> Result<Session> {
+        has_no_live(&strategy)?;
         self.session(strategy, (live, Some(Box::new(on_moment))), None).await
     }
 
@@ -187,29 +194,18 @@ impl Runner {
         (live, on_moment): (&mut dyn LiveSource, Option<OnMoment>),
         world: Option<(Activation, &mpsc::Sender<WarmupReport>)>,
     ) -> Result<Session> {
-        let mut waiting = Waiting { live, bars: Vec::new(), is_open: true };
+        let mut waiting = Waiting { live, bars: VecDeque::new(), is_open: true };
         let mut pipeline = self.pipeline(strategy);
-        let columns = waiting.during(stored_columns(pipeline.inputs())).await;
-        pipeline.check_columns(&columns)?;
-        let restored = self.snapshot.as_ref().map(|snapshot| restore(&mut pipeline, snapshot));
-        let warmup = waiting.during(warm_up(pipeline.inputs(), &self.warmup)).await?;
-        pipeline.check_columns(&loaded_columns(pipeline.inputs()))?;
-        let activation = match world {
-            // Whoever does not take the report any more has no use for it.
-            Some((activation, told)) => told.send(warmup.clone()).await.map_or(None, |()| Some(activation)),
-            None => self.activation.clone(),
-        };
-        waiting.take_what_came().await;
         let mut gaps = Gaps::default();
-        // Closing one seam takes time, in which another input's first bar may come.
-        loop {
-            let first = gaps.first_bars(&waiting.bars);
-            if first.is_empty() {
-                break;
-            }
-            waiting.during(gaps.close(pipeline.inputs(), &first, &self.warmup)).await;
-            waiting.take_what_came().await;
-        }
+        let ready = tokio::select! {
+            biased;
+            () = self.stop.stopped() => Err(Error::new(
+                ErrorKind::Cancelled,
+                "the run was stopped before the strategy was ready",
+            )),
+            ready = self.get_ready(&mut pipeline, &mut waiting, &mut gaps, world) => ready,
+        };
+        let (warmup, restored, activation) = ready?;
         for bar in std::mem::take(&mut waiting.bars) {
             pipeline.merge_live(&bar.input, bar.ts, &bar.payload).await?;
         }
@@ -233,14 +229,26 @@ impl Runner {
             pipeline = pipeline.with_on_moment(on_moment);
         }
         loop {
-            match self.next_live(&mut waiting, pipeline.inputs(), pipeline.due()).await {
+            let next = match waiting.bars.pop_front() {
+                Some(bar) => Next::Bar(bar),
+                None => self.next_live(&mut waiting, pipeline.inputs(), pipeline.due()).await,
+            };
+            match next {
                 Next::Bar(bar) => {
-                    let first = gaps.first_bars(std::slice::from_ref(&bar));
+                    let first = gaps.first_bars(pipeline.inputs(), std::iter::once(&bar));
                     if !first.is_empty() {
                         // What it loads lies before the bar, and is delivered before it.
-                        gaps.close(pipeline.inputs(), &first, &self.warmup).await;
+                        let deadline = self.warmup.deadline.min(SEAM_WITHIN);
+                        let config = self.warmup.clone().with_deadline(deadline);
+                        waiting.during(gaps.close(pipeline.inputs(), &first, &config)).await;
                     }
                     pipeline.feed(&bar.input, bar.ts, &bar.payload).await?;
+                    if !first.is_empty() {
+                        pipeline
+                            .inputs()
+                            .iter()
+                            .for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
+                    }
                 }
                 Next::Due => drop(pipeline.give_up().await?),
                 Next::End => break,
@@ -248,6 +256,48 @@ impl Runner {
         }
         pipeline.finish().await?;
         Ok(Session { pipeline, warmup, replayed, gaps: gaps.left, restored })
+    }
+
+    /// Warms up, and sees to it that everything up to the live bars that wait is in the caches, which have room for these.
+    async fn get_ready(
+        &self,
+        pipeline: &mut Pipeline,
+        waiting: &mut Waiting<'_>,
+        gaps: &mut Gaps,
+        world: Option<(Activation, &mpsc::Sender<WarmupReport>)>,
+    ) -> Result<(WarmupReport, Option<Result<Timestamp>>, Option<Activation>)> {
+        let columns = waiting.during(stored_columns(pipeline.inputs())).await;
+        pipeline.check_columns(&columns)?;
+        let restored = self.snapshot.as_ref().map(|snapshot| restore(pipeline, snapshot));
+        let warmup = waiting.during(warm_up(pipeline.inputs(), &self.warmup)).await?;
+        pipeline.check_columns(&loaded_columns(pipeline.inputs()))?;
+        let activation = match world {
+            // Whoever does not take the report any more has no use for it.
+            Some((activation, told)) => told.send(warmup.clone()).await.map_or(None, |()| Some(activation)),
+            None => {
+                let has_orders = pipeline.nodes().find(|node| node.orders.is_some());
+                if let Some(node) = has_orders.filter(|_| self.activation.is_none() && waiting.is_open) {
+                    events::strategy_no_activation(&node.id);
+                }
+                self.activation.clone()
+            }
+        };
+        waiting.take_what_came().await;
+        // Closing one seam takes time, in which another input's first bar may come.
+        loop {
+            let first = gaps.first_bars(pipeline.inputs(), waiting.bars.iter());
+            if first.is_empty() {
+                break;
+            }
+            waiting.during(gaps.close(pipeline.inputs(), &first, &self.warmup)).await;
+            waiting.take_what_came().await;
+        }
+        // None of them may take the place of one that is still to be delivered.
+        for input in pipeline.inputs() {
+            let bars = waiting.bars.iter().filter(|bar| bar.input == *input.key()).count();
+            input.cache().write(|cache| cache.add_extra(bars));
+        }
+        Ok((warmup, restored, activation))
     }
 
     fn pipeline(&self, strategy: Strategy) -> Pipeline {
@@ -347,6 +397,17 @@ fn missed_bars(inputs: &[StreamInput], moment: Timestamp) -> Result<Vec<usize>> 
     missed.collect()
 }
 
+/// `InvalidInput` for a strategy whose own live source would be passed over.
+fn has_no_live(strategy: &Strategy) -> Result<()> {
+    if strategy.live.is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "the strategy has a live source of its own, which is followed by `Runner::run` and `Runner::run_in`; build it \
+         without one, or run it so",
+    ))
+}
+
 /// What is told of live moments.
 type OnMoment = Box<dyn FnMut(&Pipeline, &LiveMoment) -> Result<()> + Send>;
 
@@ -372,7 +433,7 @@ impl LiveSource for NoLive {
 /// Live bars that wait while something else is done.
 struct Waiting<'a> {
     live: &'a mut dyn LiveSource,
-    bars: Vec<LiveBar>,
+    bars: VecDeque<LiveBar>,
     is_open: bool,
 }
 
@@ -385,7 +446,7 @@ impl Waiting<'_> {
                 biased;
                 done = &mut work => return done,
                 bar = self.live.next(), if self.is_open => match bar {
-                    Some(bar) => self.bars.push(bar),
+                    Some(bar) => self.bars.push_back(bar),
                     None => self.is_open = false,
                 },
             }
@@ -396,7 +457,7 @@ impl Waiting<'_> {
     async fn take_what_came(&mut self) {
         let taken = tokio::task::unconstrained(async {
             while let Some(Some(bar)) = self.live.next().now_or_never() {
-                self.bars.push(bar);
+                self.bars.push_back(bar);
             }
         });
         taken.await;
@@ -413,10 +474,19 @@ struct Gaps {
 }
 
 impl Gaps {
-    /// The oldest of `bars` for each input of which none had come before.
-    fn first_bars(&mut self, bars: &[LiveBar]) -> Vec<(SeriesKey, Timestamp)> {
+    /// The oldest of `bars` for each input of which none had come before. One that history has too is not the first.
+    fn first_bars<'a>(
+        &mut self,
+        inputs: &[StreamInput],
+        bars: impl Iterator<Item = &'a LiveBar>,
+    ) -> Vec<(SeriesKey, Timestamp)> {
         let mut first: Vec<(SeriesKey, Timestamp)> = Vec::new();
-        for bar in bars.iter().filter(|bar| !self.live.contains(&bar.input)) {
+        let is_new = |bar: &&LiveBar| {
+            let stream = inputs.iter().find(|stream| *stream.key() == bar.input);
+            let newest = stream.and_then(|stream| stream.cache().read(NodeCache::watermark));
+            newest.is_none_or(|newest| bar.ts > newest)
+        };
+        for bar in bars.filter(|bar| !self.live.contains(&bar.input)).filter(is_new) {
             match first.iter_mut().find(|(input, _)| *input == bar.input) {
                 Some((_, ts)) => *ts = bar.ts.min(*ts),
                 None => first.push((bar.input.clone(), bar.ts)),
@@ -443,7 +513,10 @@ impl Gaps {
             Some(async move { (stream.key().clone(), close_seam(stream, seam, config, engine).await) })
         });
         let left = join_all(seams.collect::<Vec<_>>()).await;
-        self.left.extend(left.into_iter().filter(|(_, missing)| !missing.is_empty()));
+        for (key, missing) in left.into_iter().filter(|(_, missing)| !missing.is_empty()) {
+            events::strategy_gap(&key, &missing);
+            self.left.push((key, missing));
+        }
     }
 }
 
@@ -456,6 +529,9 @@ async fn close_seam(
 ) -> RangeSet {
     let begun = stream.clock().monotonic();
     let filled = complete(stream, seam, config).await;
+    // All of it is to be delivered, however short the period is.
+    let bars = usize::try_from(seam.count(stream.key().interval).min(LONGEST_AWAY)).unwrap_or(usize::MAX);
+    stream.cache().write(|cache| cache.add_extra(bars));
     // What cannot be loaded is missing below.
     let _ = load(stream, seam, (begun, config.deadline), engine).await;
     stream.cache().write(|cache| {

@@ -4,7 +4,7 @@ use qmtl_history_api::{Error, ErrorKind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Of the bytes; another one is refused.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The checksum behind the JSON: eight hexadecimal digits.
 const CHECKSUM: usize = 8;
 
@@ -35,6 +35,8 @@ pub(crate) struct NodeState {
     pub(crate) columns: Vec<Vec<u64>>,
     /// The results before which the node was silent although it was warm.
     pub(crate) breaks: Vec<usize>,
+    /// It was silent so at its last moment.
+    pub(crate) is_stale: bool,
     pub(crate) state: Option<Vec<u8>>,
 }
 

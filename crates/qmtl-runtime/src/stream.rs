@@ -27,6 +27,8 @@ pub struct StreamInput {
     events: Option<Arc<EventRecorderService>>,
     clock: Arc<dyn Clock>,
     engine: EngineConfig,
+    /// The cache's columns were fixed when it was built.
+    is_schema_fixed: bool,
 }
 
 impl StreamInput {
@@ -63,6 +65,17 @@ impl StreamInput {
     #[must_use]
     pub fn cache(&self) -> &SharedCache {
         &self.cache
+    }
+
+    /// The same input with an empty cache of its own.
+    pub(crate) fn detached(&self) -> Result<Self> {
+        let (period, schema) = self.cache.read(|cache| (cache.period(), cache.schema().cloned()));
+        let cache = NodeCache::new(self.key().clone(), period)?;
+        let cache = match schema.filter(|_| self.is_schema_fixed) {
+            Some(schema) => cache.with_schema(&schema)?,
+            None => cache,
+        };
+        Ok(Self { cache: SharedCache::new(cache), ..self.clone() })
     }
 
     /// Where history comes from.
@@ -181,7 +194,7 @@ impl StreamInputBuilder {
         self
     }
 
-    /// Fills the backend; without one, history is asked of the fetcher itself and stored nowhere.
+    /// Fills the backend; without one, history is requested from the fetcher directly and stored nowhere.
     pub fn fetcher(mut self, fetcher: impl DataFetcher) -> Self {
         self.fetcher = Some(Arc::new(fetcher));
         self
@@ -237,8 +250,9 @@ impl StreamInputBuilder {
             events.bind_stream(&binding)?;
         }
         let cache = SharedCache::new(cache);
-        let Self { events, clock, engine, .. } = self;
-        Ok(StreamInput { binding, cache, history, events, clock, engine })
+        let Self { events, clock, engine, schema, .. } = self;
+        let is_schema_fixed = schema.is_some();
+        Ok(StreamInput { binding, cache, history, events, clock, engine, is_schema_fixed })
     }
 
     fn history(&self, key: &SeriesKey) -> Result<Option<Arc<dyn HistoryProvider>>> {

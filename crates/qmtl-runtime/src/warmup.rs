@@ -10,7 +10,7 @@ use qmtl_history_api::{
     BackfillReport, BackfillRequest, Clock, Coverage, Error, ErrorKind, HistoryProvider, Interval, RangeSet,
     Result, SeriesKey, StopSignal, TimeRange, Timestamp,
 };
-use qmtl_observe::metrics;
+use qmtl_observe::{events, metrics};
 
 use crate::{BackfillEngine, EngineConfig, NodeCache, StreamInput};
 
@@ -155,7 +155,7 @@ pub struct InputReport {
     pub missing: RangeSet,
     /// Columns in which a bar of the cache has NaN.
     pub not_numbers: Vec<NotNumbers>,
-    /// Whether the period is there.
+    /// Whether all bars of the period are present, with none missing between them unless that is allowed.
     pub ready: bool,
     /// How long it took.
     pub elapsed: Duration,
@@ -229,6 +229,22 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
             filled = complete(stream, window, &config.clone().with_deadline(left)).await;
         }
     }
+    if let PeriodCounts::Rows { max_lookback } = config.period_counts {
+        // What has not come by now is not waited for: the newest rows that there are take its place.
+        let max_lookback =
+            max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK)).saturating_add(extra);
+        let farthest = closed_window(interval, now, max_lookback);
+        if filled.present.within(window).count(interval) < (period.saturating_add(extra)) as u64
+            && let Some(coverage) = stored(stream).await
+        {
+            let rows = coverage.present().within(farthest);
+            let skipped = rows.count(interval).saturating_sub(period.saturating_add(extra) as u64);
+            let start = rows.nth(skipped, interval).unwrap_or(window.start()).min(window.start());
+            window = TimeRange::checked(start, window.end()).unwrap_or(window);
+            let known_empty = coverage.empty_by_any(clock.real_now()).within(window);
+            filled.known_empty = filled.known_empty.union(&known_empty);
+        }
+    }
     let loaded = load(stream, window, (begun, config.deadline), engine).await;
     let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
     let known_empty = filled.known_empty;
@@ -264,9 +280,21 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
     metrics::coverage_ratio(stream.key(), config.world.as_deref(), settled, wanted);
     if report.ready {
         metrics::warmup_ready(&stream.key().node_id, report.elapsed);
+    } else {
+        events::strategy_not_ready(stream.key(), report.bars, period, report.missing.count(interval));
     }
     stream.report_memory();
     report
+}
+
+/// What the store has, if it says so in time.
+async fn stored(stream: &StreamInput) -> Option<Coverage> {
+    let provider = stream.history_provider().filter(|provider| provider.capabilities().coverage)?;
+    tokio::select! {
+        biased;
+        coverage = provider.coverage(stream.key()) => coverage.ok(),
+        () = stream.clock().sleep(LOAD_ENDS_WITHIN) => None,
+    }
 }
 
 /// The last `points` bars that have closed at `now`; never before 1678.

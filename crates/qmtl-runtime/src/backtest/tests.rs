@@ -126,3 +126,56 @@ async fn what_cannot_be_run_is_refused_by_name() {
     let error = Backtest::new().range(strategy, minute(5), minute(6)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
+
+#[tokio::test]
+async fn backtests_of_clones_of_one_input_know_nothing_of_each_other() {
+    let store = store(|_| true).await;
+    let input = StreamInput::builder("a").interval("1m").period(20).backend(store).build().unwrap();
+    let strategy = || {
+        let sum = ComputeNode::slices("sum".parse().unwrap(), 20, |windows| windows.f64(0).iter().sum());
+        Strategy::builder().node(sum.reads(&input, "close")).input(input.clone()).build().unwrap()
+    };
+    let run = async |start: u32, end: u32| {
+        let run = Backtest::new().range(strategy(), minute(start), minute(end)).await.unwrap();
+        run.collect().await.unwrap()
+    };
+    let first = run(100, 400).await;
+    for (start, end) in [(100, 400), (100, 200), (300, 400)] {
+        let again = run(start, end).await;
+        let rows = usize::try_from(end - start).unwrap();
+        assert_eq!((again.bars, again.is_complete()), (u64::from(end - start), true));
+        let skipped = usize::try_from(start - 100).unwrap();
+        assert_eq!(
+            again.output("sum", "value").unwrap(),
+            &first.output("sum", "value").unwrap()[skipped..][..rows]
+        );
+    }
+    assert!(input.cache().read(NodeCache::is_empty));
+    let error = first.output("sum", "middle").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "the backtest has no such node, or the node no such output (node_id: sum, output: middle, nodes: sum (value))"
+    );
+}
+
+#[tokio::test]
+async fn rows_of_a_provider_that_nobody_asked_for_are_refused_and_stay_so() {
+    for (rows, message) in [
+        (vec![101, 100], "the history provider gives rows that are not ascending in time"),
+        (vec![100, 500], "the history provider gives rows outside of the range that it was asked for"),
+    ] {
+        let provider = qmtl_history_api::provider_fn(move |_: ReadRequest| {
+            let points: Vec<_> = rows.iter().map(|index| minute(*index)).collect();
+            let closes: ArrayRef = Arc::new(Float64Array::from(vec![1.0; points.len()]));
+            let rows = batch(&points, [("close", closes)]);
+            async move { Ok(BatchStream::from_batches(rows.schema(), vec![rows])) }
+        });
+        let input =
+            StreamInput::builder("a").interval("1m").period(1).history_provider(provider).build().unwrap();
+        let strategy = Strategy::builder().input(input).build().unwrap();
+        let mut run = Backtest::new().range(strategy, minute(100), minute(200)).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(run.next().await.unwrap_err().message(), message);
+        }
+    }
+}

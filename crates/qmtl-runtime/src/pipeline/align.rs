@@ -15,8 +15,8 @@ pub enum Alignment {
         /// That time, on the monotonic clock.
         grace: Duration,
     },
-    /// No waiting: the first bar of a moment triggers it, and nodes see the last bar of every other input. Not to be
-    /// confused with the clock [`AsOf`](crate::AsOf).
+    /// No waiting: the first bar of a moment triggers it, and nodes see the last bar of every other input, however old
+    /// it is. Not to be confused with the clock [`AsOf`](crate::AsOf).
     AsOf,
 }
 
@@ -64,6 +64,11 @@ impl Aligner {
 
     pub(super) fn set_alignment(&mut self, alignment: Alignment) {
         self.alignment = alignment;
+    }
+
+    /// Whether the bar that an input lacks at a moment is missing, and not only on its way.
+    pub(super) fn waits(&self) -> bool {
+        self.alignment != Alignment::AsOf
     }
 
     /// Takes in that an input has a bar that closes at `close`, and so none before it that is still to come.

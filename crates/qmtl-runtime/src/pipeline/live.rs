@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qmtl_history_api::arrow_array::{ArrayRef, Float64Array, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema};
-use qmtl_history_api::{Error, NodeId, Result, SeriesKey, StreamKind, Timestamp, frame};
+use qmtl_history_api::{Error, NodeId, RangeSet, Result, SeriesKey, StreamKind, TimeRange, Timestamp, frame};
 
 use super::align::Ripe;
 use super::delivered::Signal;
@@ -43,7 +43,7 @@ pub struct LiveMoment {
 pub struct NodeResult {
     /// The node.
     pub node: NodeId,
-    /// When the bar opens that it is.
+    /// The opening time of the bar that this result represents.
     pub ts: Timestamp,
     /// One value for each of the node's outputs.
     pub values: Vec<f64>,
@@ -86,7 +86,7 @@ pub struct LateBars {
     pub duplicate: u64,
 }
 
-type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
+pub(super) type Record = (Arc<EventRecorderService>, SeriesKey, Timestamp, RecordBatch);
 
 impl Pipeline {
     /// Takes a live bar that came before history was replayed: into its cache, where it wins, and
@@ -97,61 +97,90 @@ impl Pipeline {
         ts: Timestamp,
         payload: &RecordBatch,
     ) -> Result<Appended> {
-        let stream = &self.inputs[self.input(input)?];
-        let appended = stream.cache().write(|cache| cache.append(ts, payload))?;
+        self.claim()?;
+        let at = self.input(input)?;
+        check(&self.inputs[at], ts, payload)?;
+        let appended = self.inputs[at].cache().write(|cache| cache.append(ts, payload))?;
         if appended == Appended::Duplicate {
             self.late.duplicate += 1;
         }
-        if let Some(recorder) = recorder_for(stream, appended) {
-            recorder.record(stream.key(), ts, without_ts(payload)?).await?;
-        }
+        self.note_record(at, ts, payload, appended)?;
+        self.record().await?;
         Ok(appended)
     }
 
     /// Takes a live bar of an input: into its cache and its recorder, and once nothing is waited for any more that
     /// closes with it, to the nodes and theirs.
     ///
-    /// `NotFound` for an unknown input, `Schema` for a row that contradicts the cache, the node's
-    /// error when one panicked and [`OnPanic::Stop`](crate::OnPanic::Stop) was chosen, else what a recorder answers.
+    /// `NotFound` for an unknown input; `InvalidInput` for a bar that opens off the grid of its input or whose payload has
+    /// another `ts`; `Schema` for a row that contradicts the cache; `Conflict` while another pipeline delivers the bars of
+    /// an input; the node's error when one failed and [`OnPanic::Stop`](crate::OnPanic::Stop) was chosen; else what a hook
+    /// or a recorder answers. What is to be recorded is kept until its recorder has taken it.
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
-        let mut records = Vec::new();
         let now = self.now();
-        let appended = self.take(input, ts, payload, now, &mut records)?;
-        let Replayed { bars, results } = self.deliver_live(false, now, records).await?;
+        let appended = self.take(input, ts, payload, now)?;
+        let Replayed { bars, results } = self.deliver_live(false, now).await?;
         Ok(Fed { appended, bars, results })
     }
 
-    /// Takes in that an input has no bar that is not there by now and closes at `close` or before: its source has
-    /// said so. Fails as [`feed`](Self::feed) does.
+    /// Records that every bar of an input which closes at `close` or before, and exists, has come: its source has proved
+    /// it. Bars that are not there do not exist then, and are skipped. Fails as [`feed`](Self::feed) does.
     pub async fn settle(&mut self, input: &SeriesKey, close: Timestamp) -> Result<Replayed> {
         let at = self.input(input)?;
+        let interval = self.inputs[at].key().interval;
+        self.inputs[at].cache().write(|cache| {
+            let proven = cache.oldest().zip(interval.floor(close));
+            if let Some(proven) = proven.and_then(|(first, end)| TimeRange::checked(first, end)) {
+                cache.note_known_empty(&RangeSet::from(proven));
+            }
+        });
         self.aligner.settle(at, close);
-        self.deliver_live(false, self.now(), Vec::new()).await
+        self.deliver_live(false, self.now()).await
     }
 
     /// Delivers the moments that have waited long enough; [`due`](Self::due) says when there are any. Fails as
     /// [`feed`](Self::feed) does.
     pub async fn give_up(&mut self) -> Result<Replayed> {
-        self.deliver_live(false, self.now(), Vec::new()).await
+        self.deliver_live(false, self.now()).await
     }
 
     /// Delivers all moments that wait: no further bar will come. Fails as [`feed`](Self::feed) does.
     pub async fn finish(&mut self) -> Result<Replayed> {
-        self.deliver_live(true, self.now(), Vec::new()).await
+        self.deliver_live(true, self.now()).await
     }
 
-    /// Delivers the moments that are ripe, and has recorded what came of them, behind what is to be recorded already.
-    async fn deliver_live(
-        &mut self,
-        at_end: bool,
-        now: Duration,
-        mut records: Vec<Record>,
-    ) -> Result<Replayed> {
-        let released = self.release(at_end, now, &mut records)?;
-        for (recorder, key, ts, payload) in records {
-            recorder.record(&key, ts, payload).await?;
+    /// Delivers the moments that are ripe, and has recorded what came of them, whatever else went wrong.
+    async fn deliver_live(&mut self, at_end: bool, now: Duration) -> Result<Replayed> {
+        let released = self.release(at_end, now);
+        self.record().await?;
+        let released = released?;
+        self.check_running().map(|()| released)
+    }
+
+    /// Has recorded what is to be; what a recorder does not take stays.
+    async fn record(&mut self) -> Result<()> {
+        while let Some((recorder, key, ts, payload)) = self.records.front() {
+            recorder.record(key, *ts, payload.clone()).await?;
+            self.records.pop_front();
         }
-        Ok(released)
+        Ok(())
+    }
+
+    /// Notes that a live row is to be recorded: a bar once, a plain event always, since several may come in one bar.
+    fn note_record(
+        &mut self,
+        at: usize,
+        ts: Timestamp,
+        payload: &RecordBatch,
+        appended: Appended,
+    ) -> Result<()> {
+        let stream = &self.inputs[at];
+        let is_new = appended != Appended::Duplicate || stream.binding().kind == StreamKind::Events;
+        if let Some(recorder) = stream.event_service().filter(|_| is_new) {
+            let payload = without_ts(payload)?;
+            self.records.push_back((Arc::clone(recorder), stream.key().clone(), ts, payload));
+        }
+        Ok(())
     }
 
     /// When the oldest moment that waits has waited long enough, on the monotonic clock of the inputs; `None` when
@@ -173,35 +202,33 @@ impl Pipeline {
         ts: Timestamp,
         payload: &RecordBatch,
         now: Duration,
-        records: &mut Vec<Record>,
     ) -> Result<Appended> {
         self.check_running()?;
+        self.claim()?;
         let at = self.input(input)?;
         let (stream, released) = (&self.inputs[at], self.released);
+        check(stream, ts, payload)?;
         let close = stream.key().interval.next(ts).unwrap_or(Timestamp::MAX);
         let appended = stream.cache().write(|cache| {
             // Those that wait take no room from those that nodes see.
             let waiting = cache.len() - rows_up_to(cache, released) + usize::from(close > released);
-            cache.append_within(ts, payload, cache.period() + waiting)
+            cache.append_within(ts, payload, cache.period().saturating_add(waiting))
         })?;
         match appended {
             Appended::Duplicate => self.late.duplicate += 1,
-            Appended::New | Appended::Late | Appended::TooOld if close <= released => {
+            _ if close <= released => {
                 self.late.late += 1;
                 let (input, ts) = (stream.key().clone(), stream.key().interval.floor(ts).unwrap_or(ts));
                 self.came_late.push(LateBar { input, ts, after: released });
             }
-            Appended::Replaced if close <= released => self.late.late += 1,
             _ => self.aligner.came(at, close, now),
         }
-        if let Some(recorder) = recorder_for(stream, appended) {
-            records.push((Arc::clone(recorder), stream.key().clone(), ts, without_ts(payload)?));
-        }
+        self.note_record(at, ts, payload, appended)?;
         Ok(appended)
     }
 
     /// Delivers the moments that are ripe, with what is to be recorded of them and the orders that come of them.
-    fn release(&mut self, at_end: bool, now: Duration, records: &mut Vec<Record>) -> Result<Replayed> {
+    fn release(&mut self, at_end: bool, now: Duration) -> Result<Replayed> {
         let mut total = Replayed::default();
         while let Some(Ripe { at, given_up }) = self.aligner.ripe(now, at_end) {
             for (input, told_up_to) in given_up {
@@ -216,7 +243,7 @@ impl Pipeline {
                 signals.extend(delivered.signals(told_all, has_orders));
             })?);
             self.aligner.delivered(at);
-            let orders = self.signal(&signals, records)?;
+            let orders = self.signal(&signals)?;
             self.note_failures();
             if let Some(mut on_moment) = self.on_moment.take() {
                 let nodes = &self.nodes;
@@ -235,13 +262,14 @@ impl Pipeline {
     }
 
     /// Has results recorded, and hands those of the moment to the nodes' orders; the orders that came of it.
-    fn signal(&mut self, signals: &[Signal], records: &mut Vec<Record>) -> Result<Vec<Order>> {
+    fn signal(&mut self, signals: &[Signal]) -> Result<Vec<Order>> {
         let mut orders = Vec::new();
         for Signal { node, ts, values, acts } in signals {
             let node = &mut self.nodes[*node];
             if let Some(recorder) = &node.spec.recorder {
                 let key = SeriesKey { node_id: node.spec.id.clone(), interval: node.interval };
-                records.push((Arc::clone(recorder), key, *ts, payload_of(&node.spec.outputs, values)?));
+                let payload = payload_of(&node.spec.outputs, values)?;
+                self.records.push_back((Arc::clone(recorder), key, *ts, payload));
             }
             let activation = self.activation.as_ref().filter(|_| *acts);
             if let Some(order) = activation.and_then(|activation| node.order(*ts, values[0], activation)) {
@@ -253,10 +281,24 @@ impl Pipeline {
     }
 }
 
-/// Who records a live row: a bar once, a plain event always, since several may come in one bar.
-fn recorder_for(stream: &StreamInput, appended: Appended) -> Option<&Arc<EventRecorderService>> {
-    let is_new = appended != Appended::Duplicate || stream.binding().kind == StreamKind::Events;
-    stream.event_service().filter(|_| is_new)
+/// `InvalidInput` for a live bar whose time is not that of a bar, or not that of its payload. Events that are no bars come
+/// at any time.
+fn check(stream: &StreamInput, ts: Timestamp, payload: &RecordBatch) -> Result<()> {
+    let interval = stream.key().interval;
+    let refuse = |message: &str| Err(Error::invalid(message).with("series", stream.key()).with("ts", ts));
+    if stream.binding().kind != StreamKind::Bars {
+        return Ok(());
+    }
+    if !interval.is_on_grid(ts) || interval.next(ts).is_none() {
+        return refuse("a live bar must open on the grid of its input");
+    }
+    let own = payload.column_by_name(frame::TS).and_then(|_| frame::timestamps(payload).ok());
+    match own.filter(|own| own.len() == 1) {
+        Some(own) if own.value(0) != ts.as_micros() => {
+            refuse("a live bar's payload has another ts than the bar")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The values of a moment as an event's payload.

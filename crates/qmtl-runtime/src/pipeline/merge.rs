@@ -27,16 +27,17 @@ pub(super) fn rows_up_to(cache: &NodeCache, moment: Timestamp) -> usize {
 }
 
 /// Merges what closes after `released` and up to `until`, moment by moment, into at most about `size` moments. The
-/// inputs that are `open` have more to come: nothing is merged beyond the last row of any of these.
+/// inputs that are `open` have more to come: nothing is merged beyond the last row of any of these. With `shows_stale` it is
+/// told where an input lacks the bar that would be its newest.
 pub(super) fn next_chunk(
     caches: &[MutexGuard<'_, NodeCache>],
     (released, until): (Timestamp, Timestamp),
     open: &[bool],
-    size: usize,
+    (size, shows_stale): (usize, bool),
     chunk: &mut Chunk,
 ) {
     chunk.clear(caches.len());
-    let Chunk { moments, emits, before, runs, next, heads } = chunk;
+    let Chunk { moments, emits, before, runs, stale, next, heads, due } = chunk;
     let rows = |input: usize| caches[input].view().timestamps();
     let close = |input: usize, row: usize| {
         // Nothing is later than the end of time, where an input has no row left.
@@ -46,6 +47,13 @@ pub(super) fn next_chunk(
     before.extend(caches.iter().map(|cache| rows_up_to(cache, released)));
     next.extend_from_slice(before);
     heads.extend(next.iter().enumerate().map(|(input, row)| close(input, *row)));
+    let due_after = |input: usize, close: Timestamp| {
+        close.checked_add_micros(caches[input].key().interval.as_micros()).unwrap_or(Timestamp::MAX)
+    };
+    due.extend(next.iter().enumerate().map(|(input, row)| match row.checked_sub(1) {
+        Some(last) if shows_stale => (due_after(input, close(input, last)), false),
+        _ => (Timestamp::MAX, false),
+    }));
     let starved = |input: usize, at: usize| open.get(input) == Some(&true) && at == rows(input).len();
     let mut is_starved = (0..caches.len()).any(|input| starved(input, next[input]));
     while moments.len() < size && !is_starved {
@@ -60,6 +68,21 @@ pub(super) fn next_chunk(
                 next[input] += 1;
                 is_starved |= starved(input, next[input]);
                 *head = close(input, next[input]);
+                if shows_stale {
+                    due[input] = (due_after(input, moment), false);
+                }
+            } else if moment >= due[input].0 {
+                let (from, is_stale) = &mut due[input];
+                if !*is_stale {
+                    let newest = rows(input)[next[input] - 1];
+                    match caches[input].settled_until(newest, moment) {
+                        Some(close) => *from = due_after(input, close),
+                        None => *is_stale = true,
+                    }
+                }
+                if *is_stale {
+                    stale[input].push(number);
+                }
             }
         }
         moments.push(moment);

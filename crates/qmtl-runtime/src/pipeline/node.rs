@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use qmtl_history_api::{Error, Interval, Result, Timestamp};
+use qmtl_history_api::{Error, Interval, NodeId, Result, Timestamp};
 use smallvec::SmallVec;
 
 use crate::compute::{Compute, ComputeNode};
 use crate::graph::{Place, Source};
+use crate::shared::in_node;
 use crate::windows::Windows;
 use crate::{Activation, CacheView, Order, Side};
 
@@ -28,9 +29,13 @@ pub(super) struct Chunk {
     pub(super) before: Vec<usize>,
     /// For every input with a bar missing, and each of its rows, the oldest row from which on none is.
     pub(super) runs: Vec<Option<Vec<usize>>>,
+    /// For every input the numbers of the moments by which a bar of its is missing that would be its newest.
+    pub(super) stale: Vec<Vec<u32>>,
     /// While it is made: for every input the next row, and when it closes.
     pub(super) next: Vec<usize>,
     pub(super) heads: Vec<Timestamp>,
+    /// For every input the first moment at which it would be stale without another row, and whether it is.
+    pub(super) due: Vec<(Timestamp, bool)>,
 }
 
 impl Chunk {
@@ -39,10 +44,13 @@ impl Chunk {
         self.moments.clear();
         self.emits.resize_with(inputs, Vec::new);
         self.emits.iter_mut().for_each(Vec::clear);
+        self.stale.resize_with(inputs, Vec::new);
+        self.stale.iter_mut().for_each(Vec::clear);
         self.before.clear();
         self.runs.clear();
         self.next.clear();
         self.heads.clear();
+        self.due.clear();
     }
 
     /// A handful of moments costs less than a thread.
@@ -78,6 +86,38 @@ struct Feed<'a> {
     /// How many of its rows were there before.
     before: usize,
     holes: Holes<'a>,
+    stale: Stale<'a>,
+}
+
+/// At which moments the newest row of a source is not the one that it should be.
+#[derive(Clone, Copy)]
+enum Stale<'a> {
+    /// Never, or it does not matter.
+    Never,
+    /// At these.
+    At(&'a [u32]),
+    /// From each of these on until its next result; also from the start on, if it was so before.
+    Since(&'a [u32], bool),
+}
+
+impl Stale<'_> {
+    /// Whether it is so at a moment, up to which the source has given these results.
+    fn is_at(self, moment: u32, emitted: &[u32]) -> bool {
+        match self {
+            Self::Never => false,
+            Self::At(moments) => moments.binary_search(&moment).is_ok(),
+            Self::Since(silences, was) => {
+                let silence =
+                    silences.partition_point(|at| *at <= moment).checked_sub(1).map(|at| silences[at]);
+                match (silence, emitted.last()) {
+                    (Some(silence), Some(result)) => silence > *result,
+                    (Some(_), None) => true,
+                    (None, Some(_)) => false,
+                    (None, None) => was,
+                }
+            }
+        }
+    }
 }
 
 /// Where rows do not follow one another.
@@ -140,6 +180,13 @@ pub(super) struct Results {
     pub(super) silenced: u64,
     /// How many values are NaN at moments when a window held one.
     pub(super) not_numbers: u64,
+    /// The moments of the chunk at which it was so silent, and whether it was at its last moment before the chunk.
+    silences: Vec<u32>,
+    pub(super) is_stale: bool,
+    /// The moment that is computed.
+    at: u32,
+    /// The moment of the chunk from which on there are no results, because the node has failed.
+    stopped: Option<u32>,
 }
 
 impl Results {
@@ -151,6 +198,10 @@ impl Results {
             breaks: Vec::new(),
             silenced: 0,
             not_numbers: 0,
+            silences: Vec::new(),
+            is_stale: false,
+            at: 0,
+            stopped: None,
         }
     }
 
@@ -167,7 +218,11 @@ impl Results {
 
     /// Ends the chunk, and forgets all but the newest `keeps` results once that pays.
     pub(super) fn trim(&mut self, keeps: usize) {
+        self.is_stale = Stale::Since(&self.silences, self.is_stale).is_at(u32::MAX, &self.fired);
+        self.silences.clear();
         self.fired.clear();
+        self.at = 0;
+        self.stopped = self.stopped.map(|_| 0);
         let excess = self.ts.len().saturating_sub(keeps);
         if excess >= keeps.max(self.ts.len() / 2) {
             self.columns.iter_mut().for_each(|column| drop(column.drain(..excess)));
@@ -178,8 +233,9 @@ impl Results {
     }
 
     /// Notes that there is no result where there would be one.
-    fn silence(&mut self) {
+    fn silence(&mut self, moment: u32) {
         self.silenced += 1;
+        self.silences.push(moment);
         if self.breaks.last() != Some(&self.ts.len()) {
             self.breaks.push(self.ts.len());
         }
@@ -218,14 +274,36 @@ impl Node {
         }
     }
 
-    /// Runs over a chunk, unless the node has failed. A panic fails the node; its results up to
-    /// there stay.
+    /// Runs over a chunk, unless the node has failed. A panic or an error fails the node, as does the failure of one that
+    /// it reads; its results up to that moment stay.
     pub(super) fn run(&mut self, own: &mut Results, round: &Round<'_>) {
         if self.failed.is_some() {
             return;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.walk(own, round)));
-        self.failed = outcome.unwrap_or_else(|panic| Err(self.panicked(&*panic))).err();
+        let stopped = |(at, source): (usize, &Place)| match *source {
+            Place::Node(node) => round.done[node].stopped.map(|moment| (moment, at)),
+            Place::Input(_) => None,
+        };
+        let stopped = self.sources.iter().enumerate().filter_map(stopped).min();
+        let until = stopped.map_or(u32::MAX, |(moment, _)| moment);
+        let outcome = catch_unwind(AssertUnwindSafe(|| in_node(|| self.walk(own, round, until))));
+        match (outcome, stopped) {
+            (Ok(Ok(())), None) => {}
+            (Ok(Ok(())), Some((moment, source))) => {
+                let read = self.spec.reads.iter().zip(&self.source_of).find(|(_, at)| **at == source);
+                let source = read.map_or_else(String::new, |((source, _), _)| source.to_string());
+                own.stopped = Some(moment);
+                self.failed = Some(
+                    Error::unexpected("a compute node reads one that has failed")
+                        .with("node_id", &self.spec.id)
+                        .with("source", source),
+                );
+            }
+            (failed, _) => {
+                own.stopped = Some(own.at);
+                self.failed = failed.unwrap_or_else(|panic| Err(panicked(&self.spec.id, &*panic))).err();
+            }
+        }
     }
 
     /// The order that comes of a result, when the world allows its side to act.
@@ -239,26 +317,26 @@ impl Node {
     pub(super) fn send(&mut self, order: &Order) {
         let Some(sink) = &mut self.spec.orders else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| sink(order))) {
-            self.failed = Some(self.panicked(&*panic));
+            self.failed = Some(panicked(&self.spec.id, &*panic));
         }
     }
 
-    fn panicked(&self, panic: &(dyn Any + Send)) -> Error {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Error::unexpected("a compute node panicked")
-            .with("node_id", &self.spec.id)
-            .with("panic", text.unwrap_or_else(|| "no message".into()))
-    }
-
-    fn walk(&mut self, own: &mut Results, round: &Round<'_>) -> Result<()> {
+    /// Walks the moments before `until`.
+    fn walk(&mut self, own: &mut Results, round: &Round<'_>, until: u32) -> Result<()> {
         let Round { chunk, inputs, done, holes_allowed } = *round;
+        let before = |emits: &'_ [u32]| {
+            if until == u32::MAX { emits.len() } else { emits.partition_point(|at| *at < until) }
+        };
         // At live bars each of these lists is short, and pushing costs a third of collecting.
         let mut feeds = Few::<Feed<'_>>::new();
         for source in &self.sources {
             feeds.push(match *source {
                 Place::Input(input) => Feed {
-                    emits: &chunk.emits[input],
+                    emits: &chunk.emits[input][..before(&chunk.emits[input])],
+                    stale: match chunk.stale[input].as_slice() {
+                        [] => Stale::Never,
+                        stale => Stale::At(stale),
+                    },
                     before: chunk.before[input],
                     holes: match &chunk.runs[input] {
                         Some(runs) if !holes_allowed => Holes::Runs(runs),
@@ -266,7 +344,12 @@ impl Node {
                     },
                 },
                 Place::Node(node) => Feed {
-                    emits: &done[node].fired,
+                    emits: &done[node].fired[..before(&done[node].fired)],
+                    stale: match (done[node].silences.as_slice(), done[node].is_stale) {
+                        _ if holes_allowed => Stale::Never,
+                        ([], false) => Stale::Never,
+                        (silences, was) => Stale::Since(silences, was),
+                    },
                     before: done[node].before(),
                     holes: if done[node].breaks.is_empty() {
                         Holes::None
@@ -309,8 +392,16 @@ impl Node {
                 walk.by_moment(&feeds, &mut |windows, columns| Ok(Some(one(compute(windows), columns))))
             }
             (Compute::Batch(compute), [feed]) if matches!(feed.holes, Holes::None) => {
-                walk.at_once(feed, compute);
-                Ok(())
+                // Row by row it comes as far as live.
+                match catch_unwind(AssertUnwindSafe(|| walk.at_once(feed, compute))) {
+                    Ok(()) => Ok(()),
+                    Err(_) => walk.by_row(feed, &mut |windows, columns| {
+                        several(columns, |out| {
+                            compute(windows, out);
+                            Ok(true)
+                        })
+                    }),
+                }
             }
             (Compute::Batch(compute) | Compute::Outputs(compute), _) => {
                 walk.by_moment(&feeds, &mut |windows, columns| {
@@ -368,6 +459,15 @@ impl Node {
     }
 }
 
+/// That a node's own code has panicked.
+pub(super) fn panicked(id: &NodeId, panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::unexpected("a compute node panicked")
+        .with("node_id", id)
+        .with("panic", text.unwrap_or_else(|| "no message".into()))
+}
+
 /// Appends a value to the only column; how many of it are NaN.
 fn one(value: f64, columns: &mut [Vec<f64>]) -> u64 {
     columns[0].push(value);
@@ -417,8 +517,11 @@ impl<'a> Walk<'a> {
                 }
             }
             if rows.iter().all(|rows| rows.len() == self.window) {
-                if feeds.iter().zip(&rows).any(|(feed, rows)| feed.holes.are_in(rows)) {
-                    self.results.silence();
+                let lacks = |((feed, rows), at): ((&Feed<'_>, &Range<usize>), &usize)| {
+                    feed.holes.are_in(rows) || feed.stale.is_at(*moment, &feed.emits[..*at])
+                };
+                if feeds.iter().zip(&rows).zip(&next).any(lacks) {
+                    self.results.silence(*moment);
                 } else {
                     self.at(*moment, &rows, compute)?;
                 }
@@ -440,7 +543,7 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if feed.holes.are_in(&rows) {
-                self.results.silence();
+                self.results.silence(*moment);
             } else {
                 self.at(*moment, std::slice::from_ref(&rows), compute)?;
             }
@@ -456,6 +559,7 @@ impl<'a> Walk<'a> {
         rows: &[Range<usize>],
         compute: &mut impl FnMut(&Windows<'_>, &mut [Vec<f64>]) -> Result<Option<u64>>,
     ) -> Result<()> {
+        self.results.at = moment;
         let windows = self.windows(moment, rows);
         let Some(not_numbers) = compute(&windows, &mut self.results.columns)? else { return Ok(()) };
         if not_numbers > 0 && self.has_nan(rows) {

@@ -1,10 +1,12 @@
 //! The state of a pipeline between two moments, saved and taken over.
 
-use qmtl_history_api::{Error, ErrorKind, Result, Timestamp};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use qmtl_history_api::{Error, ErrorKind, NodeId, Result, Timestamp};
 
 use super::Pipeline;
 use super::merge::rows_up_to;
-use super::node::{Node, Results};
+use super::node::{Node, Results, panicked};
 use crate::NodeCache;
 use crate::compute::Compute;
 use crate::snapshot::{NodeState, Snapshot};
@@ -19,7 +21,7 @@ impl Pipeline {
             return Err(failure.clone());
         }
         let save = |(node, results): (&Node, &Results)| {
-            let Results { ts, columns, breaks, .. } = results;
+            let Results { ts, columns, breaks, is_stale, .. } = results;
             let skipped = ts.len().saturating_sub(node.spec.keeps);
             if node.spec.version.is_none() {
                 return Err(Error::new(
@@ -29,7 +31,10 @@ impl Pipeline {
                 .with("node_id", &node.spec.id));
             }
             let state = match &node.spec.compute {
-                Compute::Stateful(state) => Some(state.save().map_err(|e| e.with("node_id", &node.spec.id))?),
+                Compute::Stateful(state) => {
+                    let saved = guarded(&node.spec.id, || state.save());
+                    Some(saved.map_err(|e| e.with("node_id", &node.spec.id))?)
+                }
                 _ => None,
             };
             let bits = |column: &Vec<f64>| column[skipped..].iter().map(|value| value.to_bits()).collect();
@@ -41,6 +46,7 @@ impl Pipeline {
                     .filter_map(|row| row.checked_sub(skipped))
                     .filter(|row| *row > 0)
                     .collect(),
+                is_stale: *is_stale,
                 state,
             })
         };
@@ -88,7 +94,8 @@ impl Pipeline {
             match (&mut node.spec.compute, &saved.state) {
                 _ if !is_whole => return Err(corrupt(node)),
                 (Compute::Stateful(state), Some(bytes)) => {
-                    state.restore(bytes).map_err(|e| e.with("node_id", &node.spec.id))?;
+                    let id = &node.spec.id;
+                    guarded(id, || state.restore(bytes)).map_err(|e| e.with("node_id", id))?;
                 }
                 (Compute::Stateful(_), None) => return Err(corrupt(node)),
                 _ => {}
@@ -99,6 +106,7 @@ impl Pipeline {
                 *column = bits.iter().map(|bits| f64::from_bits(*bits)).collect();
             }
             results.breaks.clone_from(&saved.breaks);
+            results.is_stale = saved.is_stale;
         }
         Ok(())
     }
@@ -116,6 +124,12 @@ impl Pipeline {
     /// What the results depend on besides bars.
     fn fingerprint(&self) -> Vec<String> {
         let holes = format!("holes allowed {}", self.holes_allowed);
-        self.graph.iter().cloned().chain([holes]).collect()
+        let stale = format!("waits for inputs {}", self.aligner.waits());
+        self.graph.iter().cloned().chain([holes, stale]).collect()
     }
+}
+
+/// What a node's own code answers; its panic is an error.
+fn guarded<T>(id: &NodeId, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(id, &*panic)))
 }

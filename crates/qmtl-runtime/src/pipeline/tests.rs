@@ -143,12 +143,22 @@ fn seen_of(one: StreamInput, two: StreamInput) -> Vec<(Timestamp, f64, f64)> {
 
 #[test]
 fn bars_that_close_together_are_seen_together() {
-    let (one, two) = (input("z", 5), input("a", 5));
-    load(&one, &[1, 2, 4]);
-    load(&two, &[1, 3, 4]);
-    let expected = [(1, 1, 1), (2, 2, 1), (3, 2, 3), (4, 4, 3 + 1)];
-    let expected = expected.map(|(ts, a, b)| (minute(ts + 1), f64::from(a), f64::from(b)));
-    assert_eq!(seen_of(one, two), expected);
+    let of_two = |are_absent: bool| {
+        let (one, two) = (input("z", 5), input("a", 5));
+        for (stream, absent) in [(&one, 3), (&two, 2)] {
+            let bars: Vec<_> = (1..5).filter(|bar| *bar != absent).collect();
+            load(stream, &bars);
+            let absent = TimeRange::new(minute(absent), minute(absent + 1)).unwrap();
+            let absent = if are_absent { RangeSet::from(absent) } else { RangeSet::new() };
+            stream.cache().write(|cache| cache.note_known_empty(&absent));
+        }
+        seen_of(one, two)
+    };
+    let expected =
+        |of: &[(u32, f64, f64)]| of.iter().map(|(ts, a, b)| (minute(ts + 1), *a, *b)).collect::<Vec<_>>();
+    assert_eq!(of_two(true), expected(&[(1, 1.0, 1.0), (2, 2.0, 1.0), (3, 2.0, 3.0), (4, 4.0, 4.0)]));
+    // A bar that is missing may say anything.
+    assert_eq!(of_two(false), expected(&[(1, 1.0, 1.0), (4, 4.0, 4.0)]));
 }
 
 #[test]
@@ -311,9 +321,223 @@ async fn a_panicking_node_is_named_and_the_others_go_on() {
     pipeline.replay().unwrap();
     pipeline.feed(&key("a", "1m"), minute(5), &closes(&[5])).await.unwrap();
     let failures: Vec<_> = pipeline.failures().map(Error::to_string).collect();
-    assert_eq!(failures, ["a compute node panicked (node_id: bad, panic: three is too much)"]);
+    assert_eq!(
+        failures,
+        [
+            "a compute node panicked (node_id: bad, panic: three is too much)",
+            "a compute node reads one that has failed (node_id: of-bad, source: bad)"
+        ]
+    );
     assert_eq!(pipeline.results(&id("good")).unwrap().1, [1.0, 2.0, 3.0, 4.0, 5.0]);
     assert_eq!(pipeline.results(&id("of-bad")).unwrap().1, [1.0, 2.0]);
+}
+
+/// The values of a node that reads a column of its input beside the results of one that fails at the third bar, live or
+/// replayed, and what its orders were.
+async fn beside_one_that_fails(is_live: bool, bad: ComputeNode) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let orders: Arc<Mutex<Vec<f64>>> = Arc::default();
+    let told = Arc::clone(&orders);
+    let reader = ComputeNode::slices(id("reader"), 1, |w| w.get("bad", VALUE)[0] + w.get("a", "close")[0]);
+    let reader = reader.reads(key("a", "1m"), "close").reads(id("bad"), VALUE).keeps(9);
+    let stream = input("a", 1);
+    let strategy = Strategy::builder()
+        .input(stream.clone())
+        .node(bad.reads(key("a", "1m"), "close").keeps(9))
+        .node(reader.orders_to(move |order| told.lock().unwrap().push(order.value)));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap())
+        .with_activation(Activation::always(Mode::Paper, ManualClock::new(minute(9))));
+    if is_live {
+        for bar in 1..6 {
+            pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
+        }
+    } else {
+        stream.cache().write(|cache| cache.set_extra(9));
+        load(&stream, &[1, 2, 3, 4, 5]);
+        pipeline.replay().unwrap();
+    }
+    let values = |node: &str| pipeline.results(&id(node)).unwrap().1.to_vec();
+    let failures: Vec<_> = pipeline.failures().map(Error::message).collect();
+    assert_eq!(failures, ["a compute node panicked", "a compute node reads one that has failed"]);
+    (values("bad"), values("reader"), std::mem::take(&mut *orders.lock().unwrap()))
+}
+
+#[tokio::test]
+async fn a_failed_node_takes_its_readers_with_it_at_the_same_moment_live_and_replayed() {
+    let slices = || {
+        ComputeNode::slices(id("bad"), 1, |w| {
+            assert!(w.f64(0)[0] < 3.0, "three is too much");
+            w.f64(0)[0]
+        })
+    };
+    let batch = || {
+        ComputeNode::batch(id("bad"), 1, |w, out| {
+            for (out, value) in out.iter_mut().zip(w.f64(0)) {
+                assert!(*value < 3.0, "three is too much");
+                *out = *value;
+            }
+        })
+    };
+    let expected = (vec![1.0, 2.0], vec![2.0, 4.0]);
+    for is_live in [true, false] {
+        for bad in [slices(), batch()] {
+            let (own, reader, orders) = beside_one_that_fails(is_live, bad).await;
+            assert_eq!((own, reader), expected, "live {is_live}");
+            assert_eq!(orders, if is_live { vec![2.0, 4.0] } else { vec![] });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_looks_at_a_cache_fails_and_does_not_wait_for_itself() {
+    let stream = input("a", 3);
+    let looked_at = stream.clone();
+    let node =
+        ComputeNode::slices(id("looks"), 1, move |_| looked_at.cache().read(|cache| cache.len() as f64));
+    let strategy = Strategy::builder().input(stream.clone()).node(node.reads(&stream, "close"));
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    pipeline.feed(&key("a", "1m"), minute(1), &closes(&[1])).await.unwrap();
+    let failure = pipeline.failures().next().unwrap().to_string();
+    assert_eq!(
+        failure,
+        "a compute node panicked (node_id: looks, panic: a compute node looked at a cache, which is locked while nodes \
+         run; it must read its windows)"
+    );
+    assert_eq!(stream.cache().read(NodeCache::len), 1, "the cache is as it was");
+}
+
+#[tokio::test]
+async fn no_node_acts_on_the_last_bar_of_an_input_that_has_died_or_on_a_silent_node() {
+    let (a, b) = (input("a", 5), input("b", 5));
+    let spread = ComputeNode::slices(id("spread"), 1, |w| w.f64(0)[0] - w.f64(1)[0]);
+    let spread = spread.reads(&a, "close").reads(&b, "close").keeps(9);
+    let reader = ComputeNode::slices(id("reader"), 1, |w| w.f64(0)[0] + w.f64(1)[0]);
+    let reader = reader.reads(&a, "close").reads(id("spread"), VALUE).keeps(9);
+    let strategy = Strategy::builder().input(a).input(b).node(spread).node(reader);
+    let mut pipeline = Pipeline::new(strategy.build().unwrap());
+    for bar in 1..6 {
+        if bar < 3 || bar == 5 {
+            let tenfold: ArrayRef = Arc::new(Float64Array::from(vec![f64::from(10 * bar)]));
+            let row = batch(&[minute(bar)], [("close", tenfold)]);
+            pipeline.feed(&key("b", "1m"), minute(bar), &row).await.unwrap();
+        }
+        pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
+    }
+    pipeline.finish().await.unwrap();
+    // The bars 3 and 4 of b are missing.
+    let expected = [(1, -9.0), (2, -18.0), (5, -45.0)];
+    let expected: (Vec<_>, Vec<_>) = expected.iter().map(|(bar, value)| (minute(*bar), *value)).unzip();
+    assert_eq!(pipeline.results(&id("spread")).unwrap(), (&expected.0[..], &expected.1[..]));
+    assert_eq!(pipeline.results(&id("reader")).unwrap().1, [-8.0, -16.0, -40.0]);
+    assert_eq!(
+        (pipeline.silenced(&id("spread")).unwrap(), pipeline.silenced(&id("reader")).unwrap()),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn what_a_source_has_settled_is_not_missing() {
+    let a = input("a", 5);
+    let node = ComputeNode::slices(id("sum"), 2, |w| w.f64(0).iter().sum()).reads(&a, "close").keeps(9);
+    let mut pipeline = Pipeline::new(Strategy::builder().input(a).node(node).build().unwrap());
+    for bar in [0, 1] {
+        pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
+    }
+    pipeline.settle(&key("a", "1m"), minute(3)).await.unwrap();
+    pipeline.feed(&key("a", "1m"), minute(3), &closes(&[3])).await.unwrap();
+    assert_eq!(pipeline.results(&id("sum")).unwrap().1, [1.0, 4.0]);
+    assert_eq!(pipeline.silenced(&id("sum")).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_live_bar_is_refused_that_is_none_of_its_input() {
+    let a = input("a", 5);
+    let mut pipeline = Pipeline::new(Strategy::builder().input(a).build().unwrap());
+    let half_past = minute(1).checked_add_micros(30_000_000).unwrap();
+    let mut refused = Vec::new();
+    for (ts, payload) in
+        [(half_past, closes(&[1])), (minute(1), closes(&[2])), (Timestamp::MAX, closes(&[1]))]
+    {
+        refused.push(pipeline.feed(&key("a", "1m"), ts, &payload).await.unwrap_err().to_string());
+        assert!(pipeline.merge_live(&key("a", "1m"), ts, &payload).await.is_err());
+    }
+    assert_eq!(
+        refused[..2],
+        [
+            "a live bar must open on the grid of its input (series: a@1m, ts: 2024-01-01T00:01:30Z)",
+            "a live bar's payload has another ts than the bar (series: a@1m, ts: 2024-01-01T00:01:00Z)"
+        ]
+    );
+    assert!(refused[2].starts_with("a live bar must open on the grid"), "{}", refused[2]);
+    assert_eq!(pipeline.feed(&key("a", "1m"), minute(1), &closes(&[1])).await.unwrap().bars, 1);
+}
+
+#[tokio::test]
+async fn two_pipelines_do_not_take_bars_from_each_other() {
+    let a = input("a", 5);
+    let strategy = || Strategy::builder().input(a.clone()).build().unwrap();
+    let (mut one, mut two) = (Pipeline::new(strategy()), Pipeline::new(strategy()));
+    one.feed(&key("a", "1m"), minute(1), &closes(&[1])).await.unwrap();
+    for refused in [
+        two.feed(&key("a", "1m"), minute(2), &closes(&[2])).await.map(drop),
+        two.merge_live(&key("a", "1m"), minute(2), &closes(&[2])).await.map(drop),
+        two.replay().map(drop),
+    ] {
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "another pipeline delivers the bars of this input; build an input for each, since clones share one cache \
+             (series: a@1m)"
+        );
+    }
+    drop(one);
+    assert_eq!(two.feed(&key("a", "1m"), minute(2), &closes(&[2])).await.unwrap().bars, 2);
+}
+
+#[tokio::test]
+async fn nothing_is_waited_for_that_has_been_replayed() {
+    let hours = StreamInput::builder("h").interval("1h").period(5).build().unwrap();
+    let values: ArrayRef = Arc::new(Float64Array::from(vec![100.0]));
+    let of_hours = batch(&[bar(&key("h", "1h"), 0)], [("close", values)]);
+    hours.cache().write(|cache| cache.backfill_bulk(&of_hours)).unwrap();
+    let minutes = input("m", 5);
+    load(&minutes, &(0..60).collect::<Vec<_>>());
+    let mut pipeline = Pipeline::new(Strategy::builder().input(hours).input(minutes).build().unwrap());
+    pipeline.replay().unwrap();
+    assert_eq!(pipeline.feed(&key("m", "1m"), minute(60), &closes(&[60])).await.unwrap().bars, 1);
+    assert_eq!((pipeline.due(), pipeline.given_up()), (None, &[][..]));
+}
+
+#[tokio::test]
+async fn an_error_of_a_hook_or_a_sink_loses_no_record_and_is_told_at_once() {
+    let taken = Taken::default();
+    let service = Arc::new(EventRecorderService::new(taken.clone()));
+    let stream =
+        StreamInput::builder("a").interval("1m").event_service(Arc::clone(&service)).build().unwrap();
+    let node = moving_average("ma", 1, &stream, "close").recorded_by(Arc::clone(&service));
+    let strategy = Strategy::builder().input(stream).node(node).build().unwrap();
+    let mut pipeline = Pipeline::new(strategy).with_on_moment(|_, moment| {
+        if moment.at == minute(3) { Err(Error::invalid("no more")) } else { Ok(()) }
+    });
+    let mut outcomes = Vec::new();
+    for bar in 1..4 {
+        let fed = pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await;
+        outcomes.push(fed.map_err(|e| e.message().to_owned()).map(|fed| fed.bars));
+    }
+    assert_eq!(outcomes, [Ok(1), Err("no more".to_owned()), Ok(1)]);
+    service.shutdown().await.unwrap();
+    let recorded = taken.0.lock().unwrap().len();
+    assert_eq!(recorded, 6, "three bars and three results");
+
+    let mut pipeline = ordering(|_| panic!("no order")).with_on_panic(OnPanic::Stop);
+    let mut errors = Vec::new();
+    for bar in 1..9 {
+        if let Err(error) = pipeline.feed(&key("in", "1m"), minute(bar), &closes(&[bar])).await {
+            errors.push((bar, error.message().to_owned()));
+            break;
+        }
+    }
+    let (bar, error) = &errors[0];
+    assert_eq!(error, "a compute node panicked");
+    assert_eq!(pipeline.finish().await.unwrap_err().message(), "a compute node panicked", "after bar {bar}");
 }
 
 #[tokio::test]

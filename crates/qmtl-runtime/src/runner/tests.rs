@@ -110,25 +110,22 @@ async fn follow(first: Vec<u32>, then: Vec<u32>, fetcher: FakeFetcher) -> (Sessi
     (session, delivered)
 }
 
-/// What must be delivered: history and the first live bars merged, the newest period of them;
-/// then what is newer. A seam before the first live bar is closed from history.
+/// What must be delivered: history and the first live bars merged, none of them lost; then what is newer. A seam before
+/// the first live bar that history lacks is closed from history.
 fn expected(first: &[u32], then: &[u32]) -> Vec<(u32, f64)> {
     let period = u32::try_from(PERIOD).unwrap();
     let mut cache: BTreeMap<u32, f64> = (CLOSED - period..CLOSED).map(|i| (i, f64::from(i))).collect();
-    let seam_to = first.iter().min().copied().unwrap_or(0);
+    let seam_to = first.iter().filter(|bar| **bar >= CLOSED).min().copied().unwrap_or(0);
     cache.extend((CLOSED..seam_to).map(|i| (i, f64::from(i))));
     cache.extend(first.iter().map(|i| (*i, f64::from(*i) + 0.5)));
-    while cache.len() > PERIOD {
-        cache.pop_first();
-    }
     let mut delivered: Vec<_> = cache.into_iter().collect();
-    let mut seam_open = first.is_empty();
+    let mut seam_open = seam_to == 0;
     for bar in then {
         let newest = delivered[delivered.len() - 1].0;
-        if std::mem::take(&mut seam_open) {
-            delivered.extend((newest + 1..*bar).map(|i| (i, f64::from(i))));
-        }
         if *bar > newest {
+            if std::mem::take(&mut seam_open) {
+                delivered.extend((newest + 1..*bar).map(|i| (i, f64::from(i))));
+            }
             delivered.push((*bar, f64::from(*bar) + 0.5));
         }
     }
@@ -438,4 +435,101 @@ async fn a_strategy_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
         refused(minute(CLOSED).checked_add(Duration::from_secs(60 * 1_000_001)).unwrap(), totals(input()))
             .await;
     assert!(error.starts_with("the saved state is too old"), "{error}");
+}
+
+#[tokio::test]
+async fn live_bars_that_come_during_warm_up_take_no_place_from_each_other() {
+    let clock = closed();
+    let (store, _) = stored(&clock, 0..CLOSED).await;
+    let stream = StreamInput::builder("btc").interval("1m").period(1).backend(store).clock(clock.clone());
+    let stream = stream.build().unwrap();
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
+        log.lock().unwrap().push(index_of(windows.ts()));
+        0.0
+    });
+    let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+    let (sender, mut receiver) = live_channel(20);
+    for index in CLOSED..CLOSED + 4 {
+        sender.send(live(index)).await.unwrap();
+    }
+    drop(sender);
+    let session = passing_time(&clock, Runner::new().follow(strategy, &mut receiver)).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [99, 100, 101, 102, 103]);
+    assert!(session.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn a_bar_that_is_sent_again_does_not_hide_a_seam() {
+    let clock = closed();
+    let (strategy, delivered) = strategy(&clock, fetcher());
+    let (sender, mut receiver) = live_channel(4);
+    for index in [99, 103] {
+        sender.send(live(index)).await.unwrap();
+    }
+    drop(sender);
+    clock.set(minute(104));
+    let runner = Runner::new().with_warmup(WarmupConfig::default().with_deadline(Duration::from_secs(5)));
+    let session = passing_time(&clock, runner.follow(strategy, &mut receiver)).await.unwrap();
+    let tail: Vec<_> =
+        delivered.lock().unwrap().iter().map(|(index, _)| *index).skip_while(|i| *i < 98).collect();
+    assert_eq!(tail, [98, 99, 100, 101, 102, 103]);
+    assert!(session.gaps.is_empty());
+}
+
+#[tokio::test]
+async fn a_seam_that_is_longer_than_the_period_is_delivered_whole() {
+    let clock = closed();
+    let stream = StreamInput::builder("btc").interval("1m").period(1).backend(MemoryBackend::new());
+    let stream = stream.fetcher(fetcher()).clock(clock.clone()).build().unwrap();
+    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
+        log.lock().unwrap().push(index_of(windows.ts()));
+        0.0
+    });
+    let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+    let mut source = Scheduled {
+        clock: clock.clone(),
+        first: vec![106].into_iter(),
+        replayed: Delivered::default(),
+        then: vec![].into_iter(),
+    };
+    let stop = StopSignal::new();
+    let runner = Runner::new().with_warmup(WarmupConfig::default().with_deadline(Duration::from_secs(5)));
+    let runner = runner.with_stop(stop.clone());
+    let ends = async {
+        while seen.lock().unwrap().last() != Some(&106) {
+            tokio::task::yield_now().await;
+        }
+        stop.stop();
+    };
+    let (session, ()) = tokio::join!(passing_time(&clock, runner.follow(strategy, &mut source)), ends);
+    assert_eq!(*seen.lock().unwrap(), [99, 100, 101, 102, 103, 104, 105, 106]);
+    assert!(session.unwrap().gaps.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_before_it_is_ready_says_so() {
+    let clock = closed();
+    let never = FakeFetcher::new("empty").with_rows(|_| rows(&[], 0.0)).with_proven(|_| RangeSet::new());
+    let (strategy, _) = strategy(&clock, never);
+    let stop = StopSignal::new();
+    stop.stop();
+    let error = Runner::new().with_stop(stop).prime(strategy).await.unwrap_err();
+    assert_eq!(error.to_string(), "the run was stopped before the strategy was ready");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[tokio::test]
+async fn a_live_source_that_would_be_passed_over_is_refused() {
+    let clock = closed();
+    let (_, stream) = stored(&clock, 0..CLOSED).await;
+    let (_sender, own) = live_channel(1);
+    let strategy = || Strategy::builder().input(stream.clone());
+    let (_other, mut receiver) = live_channel(1);
+    let with_own = strategy().live(own).build().unwrap();
+    let error = Runner::new().follow(with_own, &mut receiver).await.unwrap_err();
+    assert!(error.to_string().starts_with("the strategy has a live source of its own"), "{error}");
 }

@@ -404,6 +404,8 @@ enum Mutation {
     IgnoresLate,
     /// Who takes over does not know what nodes remember.
     ForgetsState,
+    /// A bar is missed only once there is a later one.
+    IgnoresEnds,
 }
 
 /// What the nodes give, by definition: at each moment each of them looks at all rows that are there.
@@ -428,6 +430,8 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
     let mut results: Vec<Vec<(Timestamp, f64)>> = vec![Vec::new(); case.nodes.len()];
     let mut breaks: Vec<Vec<usize>> = vec![Vec::new(); case.nodes.len()];
     let mut memory = vec![0.0; case.nodes.len()];
+    // Nodes whose newest result is not the one that it should be.
+    let mut stale = vec![false; case.nodes.len()];
     let roots = |at: usize| roots_of(case, at);
     let mut is_saved = false;
     for (moment, rows) in seen_at {
@@ -455,12 +459,16 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
                             let newest: Vec<_> =
                                 there[*read].iter().rev().take(node.window).copied().collect();
                             has_hole |= lacks(case, *read, &newest);
+                            has_hole |= mutation != Mutation::IgnoresEnds
+                                && case.grace > 0
+                                && lacks_newest(case, *read, newest.first(), moment);
                             windows.push(newest.iter().rev().map(|ts| value_of(*read, *ts)).collect());
                         }
                         Some(other) => {
                             let all = &results[other];
                             let from = all.len().saturating_sub(node.window);
                             has_hole |= breaks[other].iter().any(|at| *at > from && *at < all.len());
+                            has_hole |= stale[other];
                             windows.push(all[from..].iter().map(|(_, value)| *value).collect());
                         }
                     }
@@ -469,6 +477,7 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
                 let is_silent = has_hole && !case.holes_allowed;
                 if fires && is_warm && is_silent {
                     breaks[at].push(results[at].len());
+                    stale[at] = true;
                 }
                 let mut gives = fires && is_warm && !is_silent;
                 if gives {
@@ -479,6 +488,7 @@ fn model(case: &Case, late: &[LateBar], mutation: Mutation) -> Vec<(String, Vec<
                     let ts = moment.checked_add_micros(-grid.as_micros()).unwrap();
                     if gives {
                         results[at].push((ts, value));
+                        stale[at] = false;
                     }
                 }
                 has_new.push(gives);
@@ -509,6 +519,16 @@ fn lacks(case: &Case, input: usize, newest_first: &[Timestamp]) -> bool {
             && !matches!(bar, BarCase::Absent { proven: true })
     };
     case.bars_of(input).any(is_missing)
+}
+
+/// Whether a bar behind the newest one, which would have closed by `moment`, is neither there nor proven to be absent.
+fn lacks_newest(case: &Case, input: usize, newest: Option<&Timestamp>, moment: Timestamp) -> bool {
+    let proven = case.bars_of(input).filter(|(_, bar)| matches!(bar, BarCase::Absent { proven: true }));
+    let proven: BTreeSet<_> = proven.map(|(ts, _)| ts).collect();
+    let next = |ts: &Timestamp| case.interval(input).next(*ts);
+    let behind = std::iter::successors(newest.and_then(next), next);
+    let mut closed = behind.take_while(|ts| case.closes(input, *ts) <= moment);
+    closed.any(|ts| !proven.contains(&ts))
 }
 
 /// Compares live, replay and the model.
@@ -594,8 +614,13 @@ fn replay_live_and_the_model_give_the_same() {
 
 #[test]
 fn a_model_that_is_wrong_is_found_out() {
-    for mutation in [Mutation::FiresTwice, Mutation::ByOpening, Mutation::IgnoresLate, Mutation::ForgetsState]
-    {
+    for mutation in [
+        Mutation::FiresTwice,
+        Mutation::ByOpening,
+        Mutation::IgnoresLate,
+        Mutation::ForgetsState,
+        Mutation::IgnoresEnds,
+    ] {
         let config = Config { failure_persistence: None, max_shrink_iters: 0, ..Config::with_cases(200) };
         let found = TestRunner::new(config).run(&case(), |case| check(&case, mutation, &Figures::default()));
         assert!(found.is_err(), "{mutation:?} looks right");
