@@ -52,6 +52,21 @@ pub(super) fn runtime(peers: &Peers) -> Result<Vec<Row>> {
             64.0,
             1.0,
         ),
+        Row {
+            name: "live bars fed into two nodes".to_owned(),
+            ours: Amount(number(&text, "feed million bars/s ")?, "M bars/s"),
+            other: (3.0, "goal".to_owned()),
+            better: Better::More,
+            gate: None,
+        },
+        Row {
+            name: "backtest of 2 x 10M bars from Parquet".to_owned(),
+            ours: Amount(number(&text, "backtest 1 million bars/s ")?, "M bars/s"),
+            other: (15.0, "limit".to_owned()),
+            better: Better::More,
+            gate: Some(1.0),
+        },
+        gated("memory of that backtest", (number(&text, "backtest 1 memory ")?, "MB"), 300.0, 1.0),
         warm_up()?,
     ];
     if let Err(error) = peers.add(&["nautilus_trader"]).and_then(|()| peers.add_original()) {

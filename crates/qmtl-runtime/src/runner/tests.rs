@@ -438,6 +438,28 @@ async fn a_strategy_goes_on_from_a_saved_state_as_if_it_had_not_stopped() {
 }
 
 #[tokio::test]
+async fn live_bars_that_come_during_warm_up_take_no_place_from_those_that_were_missed() {
+    let clock = closed();
+    let later = CLOSED + 5 * u32::try_from(PERIOD).unwrap();
+    let (_, stream) = stored(&clock, 0..later).await;
+    let input = stream.detached().unwrap();
+    let session = passing_time(&clock, Runner::offline(totals(stream))).await.unwrap();
+    let total: NodeId = "total".parse().unwrap();
+    let before = *session.pipeline.results(&total).unwrap().1.last().unwrap();
+    clock.set(minute(later));
+    let (sender, mut receiver) = live_channel(20);
+    for index in later..later + 7 {
+        sender.send(live(index)).await.unwrap();
+    }
+    drop(sender);
+    let runner = Runner::new().with_snapshot(session.snapshot().unwrap());
+    let session = passing_time(&clock, runner.follow(totals(input), &mut receiver)).await.unwrap();
+    let missed: f64 = (CLOSED..later).map(f64::from).sum();
+    let live: f64 = (later..later + 7).map(|index| f64::from(index) + 0.5).sum();
+    assert_eq!(session.pipeline.results(&total).unwrap().1.last(), Some(&(before + missed + live)));
+}
+
+#[tokio::test]
 async fn live_bars_that_come_during_warm_up_take_no_place_from_each_other() {
     let clock = closed();
     let (store, _) = stored(&clock, 0..CLOSED).await;
