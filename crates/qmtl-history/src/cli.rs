@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use qmtl_history_api::{Interval, Timestamp};
-use qmtl_io_exchange::{ColumnType, FileFormat, TsUnit};
+use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, FileFormat, TimeFormat, TsUnit};
 use qmtl_observe::format::LogFormat;
 
 use crate::range::RangeArgs;
@@ -245,7 +245,7 @@ pub struct SourceArgs {
     /// The file's format, if its extension does not show it
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
-    /// The column that holds the opening time, if it is not called ts, timestamp, time, date or open_time
+    /// The column that holds the opening time, if its name does not show it, as ts, timestamp, time or date do
     #[arg(long, value_name = "COLUMN")]
     pub ts_column: Option<String>,
     /// The unit of an integer time column: s, ms, us, ns
@@ -272,6 +272,27 @@ pub struct SourceArgs {
     /// The type of a CSV column: float64, int64 or text; may be repeated
     #[arg(long, value_name = "COLUMN=TYPE", value_parser = parse_column_type)]
     pub column_type: Vec<(String, ColumnType)>,
+    /// What separates the columns of a text file, if it cannot be detected: one character, or tab
+    #[arg(long, value_name = "CHAR", value_parser = parse_delimiter)]
+    pub delimiter: Option<char>,
+    /// What stands before the fraction of numbers in a text file, if it cannot be detected: point or comma
+    #[arg(long, value_name = "MARK", value_parser = parse_decimal)]
+    pub decimal: Option<Decimal>,
+    /// The text file has no header, though its first line looks like one
+    #[arg(long)]
+    pub no_header: bool,
+    /// The names of a text file's columns in their order, in place of its header; an empty name leaves a column out
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', allow_hyphen_values = true)]
+    pub columns: Vec<String>,
+    /// Lines at the start of a text file that are no part of its table
+    #[arg(long, value_name = "N")]
+    pub skip_lines: Option<u64>,
+    /// The form of times in text, if it is ambiguous, in the specifiers of strftime: "%d.%m.%Y %H:%M"
+    #[arg(long, value_name = "FORM", value_parser = parse_time_format)]
+    pub time_format: Option<TimeFormat>,
+    /// Other names for columns of the file, each with its own one.
+    #[arg(skip)]
+    pub rename: Vec<(String, String)>,
     /// The largest size a compressed file may unpack to [default: 4GB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub max_unpacked: Option<u64>,
@@ -333,6 +354,40 @@ fn parse_column_type(text: &str) -> Result<(String, ColumnType), String> {
     Ok((column.to_owned(), column_type(name)?))
 }
 
+/// Reads the sign between columns.
+pub(crate) fn parse_delimiter(text: &str) -> Result<char, String> {
+    let mut signs = text.chars();
+    let sign = match (text, signs.next(), signs.next()) {
+        ("tab" | "\\t", ..) => '\t',
+        (_, Some(sign), None) => sign,
+        _ => return Err("use one character such as ; or |, or tab".into()),
+    };
+    FileConfig::new("").with_delimiter(sign).map_err(|e| e.message().to_owned())?;
+    Ok(sign)
+}
+
+/// Reads what stands before a fraction.
+pub(crate) fn parse_decimal(text: &str) -> Result<Decimal, String> {
+    Ok(match text {
+        "point" => Decimal::Point,
+        "comma" => Decimal::Comma,
+        _ => return Err("use point or comma".into()),
+    })
+}
+
+/// Reads a form of times.
+pub(crate) fn parse_time_format(text: &str) -> Result<TimeFormat, String> {
+    TimeFormat::new(text).map_err(|e| e.message().to_owned())
+}
+
+/// Reads the name that a column is to have, and its own; either may be empty.
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, own)) => Ok((name.to_owned(), own.to_owned())),
+        None => Err("use NEW=OLD, such as close=Schluss".into()),
+    }
+}
+
 /// The type of a CSV column by its name.
 pub(crate) fn column_type(name: &str) -> Result<ColumnType, String> {
     Ok(match name {
@@ -356,6 +411,9 @@ pub struct FillArgs {
     /// Where from.
     #[command(flatten)]
     pub source: SourceArgs,
+    /// Take the column that a file calls OLD as if it were called NEW, or leave it out if NEW is empty; may be repeated
+    #[arg(long, value_name = "NEW=OLD", value_parser = parse_rename, help_heading = "Source")]
+    pub column: Vec<(String, String)>,
     /// Bars in a window, the unit that is fetched, stored and reported [default: depends on the source]
     #[arg(long, value_name = "BARS", value_parser = parse_count, help_heading = LIMITS)]
     pub window_bars: Option<u64>,

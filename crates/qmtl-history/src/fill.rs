@@ -12,7 +12,7 @@ use qmtl_history_api::{
     HistoryBackend, ProgressSink, RangeSet, SeriesKey, StopSignal, TimeRange,
 };
 
-use crate::cli::{BackfillArgs, FillArgs};
+use crate::cli::{BackfillArgs, FillArgs, SourceArgs};
 use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::range::ClosedRange;
@@ -127,7 +127,8 @@ impl Limits {
 
 /// Reads the arguments into orders; everything that can be refused without I/O is refused here.
 pub(crate) async fn orders(args: &FillArgs, clock: &dyn Clock, console: &Console) -> Result<Vec<Order>> {
-    let wanted = series::select(&args.series, &args.source, console).await?.ok_or_else(|| {
+    let source = SourceArgs { rename: args.column.clone(), ..args.source.clone() };
+    let wanted = series::select(&args.series, &source, console).await?.ok_or_else(|| {
         Failure::from(Error::invalid("no series is named: use --node ID --interval 5m, or --nodes FILE"))
     })?;
     orders_of(wanted, args, clock)
@@ -198,7 +199,7 @@ impl Order {
     /// What `source` is to call the node: a file without a symbol column has no names, which is a
     /// mistake only where no exchange is named that has.
     fn names_on(&self, source: &Source) -> Names {
-        let has_names = |files: &[FileSource]| files.iter().any(|file| file.symbol_column.is_some());
+        let has_names = |files: &[FileSource]| files.iter().any(|file| file.has_symbol_column);
         let is_nameless = matches!(source, Source::Files(files) if !has_names(files))
             && self.sources.iter().any(|source| matches!(source, Source::Exchange(_)));
         let symbol = self.symbol.clone().filter(|_| !is_nameless);
@@ -237,7 +238,9 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
                 }
                 None => opening.await,
             };
-            opened.push((source.clone(), open.map_err(refused)?));
+            let open = open.map_err(refused)?;
+            open.notes.iter().for_each(|note| waits.note(note));
+            opened.push((source.clone(), open));
         }
     }
     let open = |source: &Source| {

@@ -139,8 +139,15 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 13] = [
+const FLAGS: [(&str, &str); 20] = [
     ("with_column_type", "--column-type"),
+    ("with_columns", "--columns"),
+    ("with_column", "--column"),
+    ("with_delimiter", "--delimiter"),
+    ("with_decimal", "--decimal"),
+    ("with_header", "--no-header"),
+    ("with_skipped_lines", "--skip-lines"),
+    ("with_time_format", "--time-format"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
     ("with_format", "--source-format"),

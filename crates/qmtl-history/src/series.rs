@@ -9,7 +9,10 @@ use qmtl_history_api::{Error, Interval, NodeId, Result, SeriesKey};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::cli::{SeriesArgs, SourceArgs, column_type, parse_bytes, parse_format, parse_unit};
+use crate::cli::{
+    SeriesArgs, SourceArgs, column_type, parse_bytes, parse_decimal, parse_delimiter, parse_format,
+    parse_time_format, parse_unit,
+};
 use crate::console::Console;
 use crate::source::{self, FileSource, Place, Source, join};
 use crate::text;
@@ -75,6 +78,13 @@ fn told_by_list(args: &SourceArgs) -> Result<()> {
         (args.symbol_column.is_some(), "--symbol-column", "symbol_column = \"symbol\""),
         (!args.column_type.is_empty(), "--column-type", "column_types = { trades = \"int64\" }"),
         (args.max_unpacked.is_some(), "--max-unpacked", "max_unpacked = \"8GB\""),
+        (args.delimiter.is_some(), "--delimiter", "delimiter = \";\""),
+        (args.decimal.is_some(), "--decimal", "decimal = \"comma\""),
+        (args.no_header, "--no-header", "header = false"),
+        (!args.columns.is_empty(), "--columns", "columns = [\"ts\", \"close\"]"),
+        (!args.rename.is_empty(), "--column", "rename = { close = \"Schluss\" }"),
+        (args.skip_lines.is_some(), "--skip-lines", "skip_lines = 2"),
+        (args.time_format.is_some(), "--time-format", "time_format = \"%d.%m.%Y %H:%M\""),
         (args.sparse, "--sparse", "sparse = true"),
     ];
     match flags.into_iter().find(|(is_given, ..)| *is_given) {
@@ -94,7 +104,7 @@ pub(crate) fn told_apart(wanted: &[Wanted]) -> Result<()> {
             Source::Files(files) => Some(files),
             Source::Exchange(_) => None,
         });
-        for file in files.flatten().filter(|file| file.symbol_column.is_none()) {
+        for file in files.flatten().filter(|file| !file.has_symbol_column) {
             // A file that is not there is refused when it is opened.
             let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
             let owner = *owners.entry(path).or_insert(&key.node_id);
@@ -150,16 +160,7 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
     let source = |text: &String| -> Result<Source> {
         Ok(match source::place(text, Path::new(""))? {
             Place::Exchange(exchange) => Source::Exchange(exchange),
-            Place::File(path) => Source::Files(vec![FileSource {
-                path,
-                format: args.source_format,
-                ts_column: args.ts_column.clone(),
-                ts_unit: args.ts_unit,
-                symbol_column: args.symbol_column.clone(),
-                vouched: args.sparse.then_some(interval),
-                column_types: args.column_type.clone(),
-                max_unpacked: args.max_unpacked,
-            }]),
+            Place::File(path) => Source::Files(vec![FileSource::new(path, args, interval)?]),
         })
     };
     let sources = join(args.source.iter().map(source).collect::<Result<Vec<_>>>()?);
@@ -217,6 +218,15 @@ struct Entry {
     #[serde(default)]
     column_types: BTreeMap<String, String>,
     max_unpacked: Option<String>,
+    delimiter: Option<String>,
+    decimal: Option<String>,
+    header: Option<bool>,
+    #[serde(default)]
+    columns: Vec<String>,
+    #[serde(default)]
+    rename: BTreeMap<String, String>,
+    skip_lines: Option<u64>,
+    time_format: Option<String>,
 }
 
 /// One text or several.
@@ -312,16 +322,28 @@ impl Entry {
             let named = word("column_types", Some(name), column_type).transpose()?;
             Some(named.map(|column_type| (column.clone(), column_type)))
         });
-        Ok(Source::Files(vec![FileSource {
-            path,
-            format: word("source_format", self.source_format.as_deref(), parse_format)?,
+        let args = SourceArgs {
+            source_format: word("source_format", self.source_format.as_deref(), parse_format)?,
             ts_column: self.ts_column.clone(),
             ts_unit: word("ts_unit", self.ts_unit.as_deref(), parse_unit)?,
             symbol_column: self.symbol_column.clone(),
-            vouched: self.sparse.then_some(interval),
-            column_types: column_types.collect::<Result<_>>()?,
+            sparse: self.sparse,
+            column_type: column_types.collect::<Result<_>>()?,
             max_unpacked: word("max_unpacked", self.max_unpacked.as_deref(), parse_bytes)?,
-        }]))
+            delimiter: word("delimiter", self.delimiter.as_deref(), parse_delimiter)?,
+            decimal: word("decimal", self.decimal.as_deref(), parse_decimal)?,
+            no_header: self.header == Some(false),
+            columns: self.columns.clone(),
+            rename: self.rename.iter().map(|(name, own)| (name.clone(), own.clone())).collect(),
+            skip_lines: self.skip_lines,
+            time_format: word("time_format", self.time_format.as_deref(), parse_time_format)?,
+            ..SourceArgs::default()
+        };
+        let mut file = FileSource::new(path, &args, interval)?;
+        if self.header == Some(true) {
+            file.config = file.config.with_header(true);
+        }
+        Ok(Source::Files(vec![file]))
     }
 }
 
@@ -332,7 +354,7 @@ fn word<T>(key: &'static str, text: Option<&str>, read: fn(&str) -> Result<T, St
 
 #[cfg(test)]
 mod tests {
-    use qmtl_io_exchange::ColumnType;
+    use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, TimeFormat, TsUnit};
 
     use super::*;
 
@@ -363,17 +385,70 @@ mod tests {
             [Source::Files(files)] if files.len() == 1 => files[0].clone(),
             other => panic!("one file is named: {other:?}"),
         };
+        let of = |path: &str| FileConfig::new(path).with_symbol_column("symbol");
         let source = file(first);
-        assert_eq!((source.path.as_path(), source.vouched), (Path::new("/lists/all.csv"), None));
+        assert_eq!(
+            (source.path.as_path(), source.config),
+            (Path::new("/lists/all.csv"), of("/lists/all.csv"))
+        );
         let source = file(second);
         assert_eq!(second.key.to_string(), "c@5m");
-        assert_eq!(
-            (source.path.as_path(), source.vouched),
-            (Path::new("/data/c.parquet"), Some(second.key.interval))
-        );
-        assert_eq!(source.symbol_column.as_deref(), Some("symbol"));
-        assert_eq!(source.column_types, [("trades".to_owned(), ColumnType::Int64)]);
-        assert_eq!(source.max_unpacked, Some(8 << 30));
+        let config = of("/data/c.parquet")
+            .with_ts_unit(TsUnit::Millisecond)
+            .with_interval(second.key.interval)
+            .with_column_type("trades", ColumnType::Int64)
+            .with_max_unpacked_bytes(8 << 30);
+        assert_eq!((source.path.as_path(), source.config), (Path::new("/data/c.parquet"), config));
+    }
+
+    #[test]
+    fn a_list_says_how_a_text_file_is_written() {
+        let list = r#"
+            interval = "1m"
+            [[series]]
+            node = "a"
+            source = "file:/a.csv"
+            delimiter = "tab"
+            decimal = "comma"
+            header = true
+            columns = ["ts", "", "close"]
+            rename = { close = "Schluss", volume = "Menge" }
+            skip_lines = 3
+            time_format = "%d.%m.%Y %H:%M"
+        "#;
+        let wanted = parse(list, Path::new("")).unwrap();
+        let config = FileConfig::new("/a.csv")
+            .with_delimiter('\t')
+            .unwrap()
+            .with_decimal(Decimal::Comma)
+            .with_header(true)
+            .with_columns(["ts", "", "close"])
+            .with_column("close", "Schluss")
+            .with_column("volume", "Menge")
+            .with_skipped_lines(3)
+            .with_time_format(TimeFormat::new("%d.%m.%Y %H:%M").unwrap());
+        let file = FileSource { path: "/a.csv".into(), has_symbol_column: false, config };
+        assert_eq!(wanted[0].sources, [Source::Files(vec![file])]);
+        let bad = |line: &str| {
+            let list =
+                format!("interval = \"1m\"\n[[series]]\nnode = \"a\"\nsource = \"file:/a.csv\"\n{line}");
+            parse(&list, Path::new("")).unwrap_err().to_string()
+        };
+        for (line, message) in [
+            ("delimiter = \";;\"", "use one character such as ; or |, or tab (key: delimiter, entry: 1)"),
+            (
+                "delimiter = \"a\"",
+                "not a sign between columns; use one such as , or ; or | or a tab (key: delimiter, entry: 1)",
+            ),
+            ("decimal = \".\"", "use point or comma (key: decimal, entry: 1)"),
+            (
+                "time_format = \"date\"",
+                "not a form of times: it has no specifier; use those of strftime, such as %d.%m.%Y %H:%M:%S (key: \
+                 time_format, entry: 1)",
+            ),
+        ] {
+            assert_eq!(bad(line), message);
+        }
     }
 
     #[test]

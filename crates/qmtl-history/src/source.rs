@@ -10,8 +10,9 @@ use std::time::Duration;
 use qmtl_history_api::{
     Clock, DataFetcher, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange,
 };
-use qmtl_io_exchange::{ColumnType, FileConfig, FileFetcher, FileFormat, FileSet, TsUnit};
+use qmtl_io_exchange::{FileConfig, FileFetcher, FileSet};
 
+use crate::cli::SourceArgs;
 use crate::outcome::not_built;
 
 /// Where missing bars come from.
@@ -97,7 +98,7 @@ pub(crate) enum Place {
 }
 
 /// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
-/// when one follows a plus), `file:candles.csv`, `file:-` for stdin, or the path of a file that is there. `Unsupported`, with
+/// when one follows a plus), `file:candles.csv`, `file:-` or `-` for stdin, or the path of a file that is there. `Unsupported`, with
 /// the feature to turn on, for an exchange that this build lacks.
 pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
     for venue in Venue::ALL {
@@ -153,15 +154,63 @@ pub(crate) struct Asking {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileSource {
     pub(crate) path: PathBuf,
-    pub(crate) format: Option<FileFormat>,
-    pub(crate) ts_column: Option<String>,
-    pub(crate) ts_unit: Option<TsUnit>,
-    pub(crate) symbol_column: Option<String>,
-    /// The interval that the user vouches for, when the file is sparse.
-    pub(crate) vouched: Option<Interval>,
-    pub(crate) column_types: Vec<(String, ColumnType)>,
-    /// How many bytes a compressed file may unpack to.
-    pub(crate) max_unpacked: Option<u64>,
+    /// A column tells the series in it apart.
+    pub(crate) has_symbol_column: bool,
+    /// All but the symbols of nodes.
+    pub(crate) config: FileConfig,
+}
+
+impl FileSource {
+    /// A file as the options say. `interval` is vouched for where the file is said to be sparse.
+    ///
+    /// `InvalidInput` for a delimiter that cannot be.
+    pub(crate) fn new(path: PathBuf, args: &SourceArgs, interval: Interval) -> Result<Self> {
+        let is_stdin = path.as_os_str() == "-";
+        let mut config = if is_stdin { FileConfig::stdin() } else { FileConfig::new(&path) };
+        if let Some(format) = args.source_format {
+            config = config.with_format(format);
+        }
+        if let Some(column) = &args.ts_column {
+            config = config.with_ts_column(column);
+        }
+        if let Some(unit) = args.ts_unit {
+            config = config.with_ts_unit(unit);
+        }
+        if let Some(column) = &args.symbol_column {
+            config = config.with_symbol_column(column);
+        }
+        if args.sparse {
+            config = config.with_interval(interval);
+        }
+        for (column, column_type) in &args.column_type {
+            config = config.with_column_type(column, *column_type);
+        }
+        if let Some(bytes) = args.max_unpacked {
+            config = config.with_max_unpacked_bytes(bytes);
+        }
+        if let Some(delimiter) = args.delimiter {
+            config = config.with_delimiter(delimiter)?;
+        }
+        if let Some(decimal) = args.decimal {
+            config = config.with_decimal(decimal);
+        }
+        if args.no_header {
+            config = config.with_header(false);
+        }
+        if !args.columns.is_empty() {
+            config = config.with_columns(&args.columns);
+        }
+        for (name, own) in &args.rename {
+            config = config.with_column(name, own);
+        }
+        if let Some(lines) = args.skip_lines {
+            config = config.with_skipped_lines(lines);
+        }
+        if let Some(format) = &args.time_format {
+            config = config.with_time_format(format.clone());
+        }
+        Ok(Self { path, has_symbol_column: args.symbol_column.is_some(), config })
+    }
 }
 
 /// The path of a source such as `file:candles.csv`; a path alone will do when the file is there.
@@ -174,6 +223,11 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
     });
     match named {
         Some("-") => Ok(PathBuf::from("-")),
+        None if text == "-" => Ok(PathBuf::from("-")),
+        Some(path) if path.starts_with("~/") && !base.join(path).exists() => Err(Error::invalid(
+            "a shell does not expand ~ behind file:; leave file: out, or write $HOME",
+        )
+        .with("source", format_args!("{text:?}"))),
         Some("") => Err(Error::invalid("a file source needs a path, such as file:candles.csv")),
         Some(path) if path.starts_with("//") => Err(Error::invalid(
             "a path does not begin with two slashes: write file:candles.csv, or file:///data/candles.csv for an \
@@ -211,6 +265,8 @@ pub(crate) struct Opened {
     pub(crate) fetcher: Arc<dyn DataFetcher>,
     /// Its files, where it has some.
     files: Vec<FileFetcher>,
+    /// How files were read that are not plain, each after the file's path.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Opened {
@@ -242,19 +298,23 @@ impl Opened {
 pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Opened> {
     match source {
         Source::Files(files) => {
-            let mut opened = Vec::new();
+            let (mut opened, mut notes) = (Vec::new(), Vec::new());
             for file in files {
-                opened.push(open_file(file, names).await?);
+                let fetcher = open_file(file, names).await?;
+                let path = file.path.display();
+                notes.extend(fetcher.notes().iter().map(|note| format!("{path}: {note}")));
+                opened.push(fetcher);
             }
             let fetcher: Arc<dyn DataFetcher> = match opened.as_slice() {
                 [file] => Arc::new(file.clone()),
                 files => Arc::new(FileSet::new(files.iter().cloned())?),
             };
-            Ok(Opened { fetcher, files: opened })
+            Ok(Opened { fetcher, files: opened, notes })
         }
         #[cfg(any(feature = "binance", feature = "coinbase"))]
         Source::Exchange(exchange) => {
-            Ok(Opened { fetcher: exchange::open(exchange, names, asking)?, files: Vec::new() })
+            let fetcher = exchange::open(exchange, names, asking)?;
+            Ok(Opened { fetcher, files: Vec::new(), notes: Vec::new() })
         }
         #[cfg(not(any(feature = "binance", feature = "coinbase")))]
         Source::Exchange(exchange) => Err(exchange.venue.not_built()),
@@ -262,29 +322,7 @@ pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> R
 }
 
 async fn open_file(source: &FileSource, names: &[Names]) -> Result<FileFetcher> {
-    let is_stdin = source.path.as_os_str() == "-";
-    let mut config = if is_stdin { FileConfig::stdin() } else { FileConfig::new(&source.path) };
-    if let Some(format) = source.format {
-        config = config.with_format(format);
-    }
-    if let Some(column) = &source.ts_column {
-        config = config.with_ts_column(column);
-    }
-    if let Some(unit) = source.ts_unit {
-        config = config.with_ts_unit(unit);
-    }
-    if let Some(column) = &source.symbol_column {
-        config = config.with_symbol_column(column);
-    }
-    if let Some(interval) = source.vouched {
-        config = config.with_interval(interval);
-    }
-    for (column, column_type) in &source.column_types {
-        config = config.with_column_type(column, *column_type);
-    }
-    if let Some(bytes) = source.max_unpacked {
-        config = config.with_max_unpacked_bytes(bytes);
-    }
+    let mut config = source.config.clone();
     for Names { node, symbol, .. } in names {
         if let Some(symbol) = symbol {
             config = config.with_symbol(node.clone(), symbol);
@@ -312,6 +350,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.csv"), "ts\n").unwrap();
         assert_eq!(file_path("a.csv", folder.path()).unwrap(), folder.path().join("a.csv"));
+        assert_eq!(file_path("-", base).unwrap(), Path::new("-"));
+        let error = file_path("file:~/a.csv", base).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "a shell does not expand ~ behind file:; leave file: out, or write $HOME (source: \"file:~/a.csv\")"
+        );
     }
 
     #[test]

@@ -45,6 +45,11 @@ impl Waits {
         Self { console: console.clone(), told: Mutex::default(), ends: None, answers_within: None }
     }
 
+    /// Tells what is worth knowing and no reason to wait.
+    pub(crate) fn note(&self, text: &str) {
+        self.console.note(text);
+    }
+
     /// For a store that gives a request up after this time.
     pub(crate) fn with_answers_within(mut self, longest: Option<Duration>) -> Self {
         self.answers_within = longest;

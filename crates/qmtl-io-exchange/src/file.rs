@@ -16,6 +16,7 @@ mod one_series;
 mod parquet;
 mod set;
 mod table;
+mod text;
 mod time;
 mod unpack;
 
@@ -34,9 +35,9 @@ use qmtl_history_api::{
 };
 use tokio::runtime::Handle;
 
-pub use config::{ColumnType, FileConfig, FileFormat};
+pub use config::{ColumnType, Decimal, FileConfig, FileFormat};
 pub use set::FileSet;
-pub use time::TsUnit;
+pub use time::{TimeFormat, TsUnit};
 
 use bytes::{FileBytes, io_error};
 use gaps::Spacing;
@@ -84,6 +85,13 @@ impl FileFetcher {
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
         self.0.opened.table.schema()
+    }
+
+    /// What was detected that a plain file does not have, such as another delimiter, and what was left out, one sentence
+    /// each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.0.opened.notes
     }
 
     /// From the first row of all symbols to the last one.
@@ -333,14 +341,14 @@ fn scan(config: &FileConfig, file: File, is_stream: bool) -> Result<(Opened, Sou
         return Err(Error::schema("the file is empty"));
     }
     let format = match format_of(config) {
-        // A pipe has no name to tell by.
-        Err(_) if is_stream || config.is_stdin => FileFormat::of_bytes(&bytes)?,
-        format => format?,
+        // A pipe has no name to tell by, and any name may be that of text.
+        Err(e) => FileFormat::of_bytes(&bytes)?.ok_or(e)?,
+        Ok(format) => format,
     };
     format.check(&bytes)?;
     let source = source_id(&config.path, &bytes)?;
     let opened = match format {
-        FileFormat::Csv => csv::open(&bytes, config),
+        FileFormat::Csv => open_text(&bytes, config),
         FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, config),
         FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, config),
         FileFormat::Parquet => parquet::open(&bytes, config),
@@ -424,8 +432,8 @@ fn format_of(config: &FileConfig) -> Result<FileFormat> {
     let extension = config.path.extension().unwrap_or_default().to_string_lossy();
     config.format.or_else(|| FileFormat::of_extension(&extension)).ok_or_else(|| {
         Error::invalid(
-            "the file's extension names no format that is read (csv, csv.gz, zip, parquet, arrow, feather, ipc); \
-             say which one it is (with_format)",
+            "neither the file's extension nor its content is of a format that is read (csv, csv.gz, zip, parquet, arrow, \
+             feather, ipc); say which one it is (with_format)",
         )
     })
 }
@@ -433,7 +441,15 @@ fn format_of(config: &FileConfig) -> Result<FileFormat> {
 /// Opens what was inside a compressed file.
 fn open_unpacked(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     FileFormat::Csv.check(bytes)?;
-    csv::open(bytes, config)
+    open_text(bytes, config)
+}
+
+/// Opens text in any encoding and with any line ends that are known.
+fn open_text(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
+    let (text, mut notes) = text::plain(bytes, config.max_unpacked_bytes)?;
+    let mut opened = csv::open(text.as_ref().unwrap_or(bytes), config)?;
+    notes.append(&mut opened.notes);
+    Ok(Opened { notes, ..opened })
 }
 
 /// `file:<name>#<the first 16 hex digits of the content's BLAKE3 hash>`.

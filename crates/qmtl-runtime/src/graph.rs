@@ -88,7 +88,6 @@ pub struct Strategy {
     /// For every node the length of the longest chain of nodes that it reads.
     pub(crate) levels: Vec<usize>,
     /// Where live bars come from when it is run.
-    #[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "only a run in a world takes it"))]
     pub(crate) live: Option<Box<dyn LiveSource>>,
 }
 

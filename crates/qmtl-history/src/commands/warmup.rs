@@ -117,6 +117,7 @@ impl Orders {
             window_bars: None,
             concurrency: None,
             rate: None,
+            column: Vec::new(),
             yes: true,
         });
         let clock = Arc::new(AsOf::new(as_of).with_clock(Arc::clone(&context.clock)));

@@ -117,16 +117,81 @@ fn a_column_that_the_series_lacks_names_those_it_has() {
 }
 
 #[test]
-fn a_file_without_commas_says_what_separates_its_columns() {
+fn how_a_text_file_was_read_is_noted_once_a_file() {
     let scene = Scene::new();
-    let plan = |text: &str| {
-        let source = scene.file("m.csv", text);
-        scene.run(&[&["plan", "--source", &source], &SERIES[..], &RANGE].concat())
+    let (first, second) = (
+        scene.file("1.csv", "ts;close\n1704067200;1,5\n1704067260;2,5\n"),
+        scene.file("2.csv", "ts\tclose\n1704067320\t3.5\n1704067380\t4.5\n"),
+    );
+    let [first_path, second_path] = ["1.csv", "2.csv"].map(|name| scene.path(name).display().to_string());
+    let notes = [
+        format!("{first_path}: columns are separated by semicolons"),
+        format!("{first_path}: a comma stands before the fraction of numbers"),
+        format!("{second_path}: columns are separated by tabs"),
+    ];
+    let words = ["--source", &first, "--source", &second, "--timerange", "1704067200-1704067440"];
+    let lines = |words: &[&str]| {
+        let run = scene.run(&[words, &SERIES[..]].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.stderr.lines().map(str::to_owned).filter(|line| line.contains(".csv: ")).collect::<Vec<_>>()
     };
-    plan("ts;close\n1704067200;1,5\n")
-        .fails_with(2, "the columns are separated by semicolons; write the file with commas");
-    plan("ts\tclose\n1704067200\t1\n")
-        .fails_with(2, "the columns are separated by tabs; write the file with commas");
+    for command in ["plan", "backfill"] {
+        assert_eq!(lines(&[&[command], &words[..]].concat()), notes);
+        assert_eq!(lines(&[&[command, "-q"], &words[..]].concat()), Vec::<String>::new());
+        let logged = lines(&[&[command, "--log-format", "json"], &words[..]].concat());
+        let logged: Vec<serde_json::Value> =
+            logged.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = logged.iter().map(|event| (&event["level"], &event["message"])).collect();
+        let info = serde_json::json!("INFO");
+        let notes: Vec<_> = notes.iter().map(|note| serde_json::json!(note)).collect();
+        assert_eq!(told, notes.iter().map(|note| (&info, note)).collect::<Vec<_>>());
+    }
+    let csv = scene.run(&[&["export", "--ts-format", "s"], &SERIES[..]].concat()).stdout;
+    assert_eq!(csv, "ts,close\n1704067200,1.5\n1704067260,2.5\n1704067320,3.5\n1704067380,4.5\n");
+}
+
+#[test]
+fn a_text_file_that_is_refused_names_the_flag_that_reads_it() {
+    let plain = "ts,close\n1704067200,1.5\n1704067260,2.5\n";
+    for (text, message, flags) in [
+        (
+            "ts,close\n01/01/2024 00:00,1.5\n01/01/2024 00:01,2.5\n",
+            "say which one is right (--time-format)",
+            &["--time-format", "%d/%m/%Y %H:%M"][..],
+        ),
+        (
+            "ts;close\n1704067200;1,500\n1704067260;2,500\n",
+            "say which one it is (--decimal)",
+            &["--decimal", "comma"],
+        ),
+        (
+            "1704067200,x,1.5\n1704067260,y,2.5\n",
+            "name its columns in order (--columns)",
+            &["--columns", "ts,,close"],
+        ),
+        (
+            "1704067140,9\n1704067200,x,1.5\n1704067260,y,2.5\n",
+            "leave the lines up to it out (--skip-lines)",
+            &["--skip-lines", "1", "--columns", "ts,,close"],
+        ),
+        ("ts~close\n1704067200~1.5\n1704067260~2.5\n", "(--ts-column)", &["--delimiter", "~"]),
+        (
+            "ts,Close,close\n1704067200,1.5,\n1704067260,2.5,\n",
+            "give one of them another name (--column)",
+            &["--column", "=close"],
+        ),
+    ] {
+        let scene = Scene::new();
+        let source = scene.file("m.txt", text);
+        let fill =
+            [&["backfill", "--source", &source], &SERIES[..], &["--timerange", "1704067200-1704067320"]];
+        let run = scene.run(&fill.concat());
+        assert!(run.code != Some(0) && run.stderr.contains(message), "{text}\n{run:?}");
+        let run = scene.run(&[&fill.concat()[..], flags].concat());
+        assert_eq!(run.code, Some(0), "{text}\n{run:?}");
+        let csv = scene.run(&[&["export", "--ts-format", "s"], &SERIES[..]].concat()).stdout;
+        assert_eq!(csv, plain, "{text}");
+    }
 }
 
 #[test]

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use qmtl_history_api::{Error, Interval, NodeId, Result};
 
 use super::bytes::{FileBytes, io_error};
-use super::time::TsUnit;
+use super::text;
+use super::time::{TimeFormat, TsUnit};
 
 /// How a file's bytes are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileFormat {
-    /// Comma-separated text: with a header, or the twelve columns of Binance's klines without one.
+    /// Text with columns that commas, semicolons, tabs or bars separate, with a header or with rows that prove what their
+    /// columns are; UTF-8 or UTF-16.
     Csv,
     /// A zip archive with one CSV file inside.
     Zip,
@@ -50,11 +52,15 @@ impl FileFormat {
         }
     }
 
-    /// The format of content whose name does not tell: CSV unless it begins like another one.
-    pub(super) fn of_bytes(bytes: &FileBytes) -> Result<Self> {
+    /// The format of content whose name does not tell: CSV where it is text. `None` for what is neither text nor of a
+    /// format that is read.
+    pub(super) fn of_bytes(bytes: &FileBytes) -> Result<Option<Self>> {
         let mut head = [0; 8];
         let count = bytes.read_at(&mut head, 0).map_err(io_error)?;
-        Ok(Self::of_content(&head[..count]).unwrap_or(Self::Csv))
+        match Self::of_content(&head[..count]) {
+            None => Ok(text::is_text(bytes)?.then_some(Self::Csv)),
+            found => Ok(found),
+        }
     }
 
     /// Fails with `Schema` when the file's first bytes belong to another format.
@@ -101,8 +107,18 @@ pub enum ColumnType {
     Utf8,
 }
 
+/// What stands before the fraction of a number in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Decimal {
+    /// `1234.5`, with commas between thousands if anything.
+    Point,
+    /// `1234,5`, with points between thousands if anything.
+    Comma,
+}
+
 /// Which file to read, and what of it cannot be told from its content.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileConfig {
     pub(super) path: PathBuf,
@@ -115,6 +131,13 @@ pub struct FileConfig {
     pub(super) interval: Option<Interval>,
     pub(super) column_types: BTreeMap<String, ColumnType>,
     pub(super) max_unpacked_bytes: u64,
+    pub(super) delimiter: Option<u8>,
+    pub(super) decimal: Option<Decimal>,
+    pub(super) has_header: Option<bool>,
+    pub(super) columns: Vec<String>,
+    pub(super) renamed: BTreeMap<String, String>,
+    pub(super) skipped_lines: u64,
+    pub(super) time_format: Option<TimeFormat>,
 }
 
 impl FileConfig {
@@ -142,6 +165,13 @@ impl FileConfig {
             interval: None,
             column_types: BTreeMap::new(),
             max_unpacked_bytes: Self::MAX_UNPACKED_BYTES,
+            delimiter: None,
+            decimal: None,
+            has_header: None,
+            columns: Vec::new(),
+            renamed: BTreeMap::new(),
+            skipped_lines: 0,
+            time_format: None,
         }
     }
 
@@ -152,8 +182,10 @@ impl FileConfig {
         self
     }
 
-    /// The column that holds the opening time of the bars. Without this it must be the only one
-    /// named ts, timestamp, time, date or open_time (case, blanks, underscores and dashes do not matter).
+    /// The column that holds the opening time of the bars. Without this it is the one that is named like a time: ts,
+    /// timestamp, time, date, datetime, open_time, unix and the like (case, blanks, underscores and dashes do not matter).
+    /// Of several such columns it is the most precise one if the others say the same; a date and a time of day are
+    /// taken together, also beside a date that is named here.
     #[must_use]
     pub fn with_ts_column(mut self, name: impl Into<String>) -> Self {
         self.ts_column = Some(name.into());
@@ -205,6 +237,66 @@ impl FileConfig {
     #[must_use]
     pub fn with_max_unpacked_bytes(mut self, bytes: u64) -> Self {
         self.max_unpacked_bytes = bytes;
+        self
+    }
+
+    /// The sign between the columns of a text file. Without this it is the one of comma, semicolon, tab and bar that cuts
+    /// most lines into the same number of fields. `InvalidInput` unless it is one ASCII character that is no quote, letter,
+    /// digit or line end.
+    pub fn with_delimiter(mut self, delimiter: char) -> Result<Self> {
+        let byte = u8::try_from(delimiter)
+            .ok()
+            .filter(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric() && !b"\"\r\n\0".contains(byte));
+        self.delimiter = Some(byte.ok_or_else(|| {
+            Error::invalid("not a sign between columns; use one such as , or ; or | or a tab")
+                .with("delimiter", format_args!("{delimiter:?}"))
+        })?);
+        Ok(self)
+    }
+
+    /// What stands before the fraction of numbers in text. Without this the numbers tell.
+    #[must_use]
+    pub fn with_decimal(mut self, decimal: Decimal) -> Self {
+        self.decimal = Some(decimal);
+        self
+    }
+
+    /// Whether the first line of a text file, behind those that are left out, names its columns. Without this it does when
+    /// most of its fields are words.
+    #[must_use]
+    pub fn with_header(mut self, has_header: bool) -> Self {
+        self.has_header = Some(has_header);
+        self
+    }
+
+    /// The names of a text file's columns in their order, for one without a header or in place of it. A column whose
+    /// name is empty is not read.
+    #[must_use]
+    pub fn with_columns(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Takes the column that the file calls `own` as if it were called `name`. One whose name is empty is not read.
+    #[must_use]
+    pub fn with_column(mut self, name: impl Into<String>, own: impl Into<String>) -> Self {
+        self.renamed.insert(own.into(), name.into());
+        self
+    }
+
+    /// How many lines at the start of a text file are no part of its table. Lines before the header that do not look
+    /// like it are left out without this.
+    #[must_use]
+    pub fn with_skipped_lines(mut self, lines: u64) -> Self {
+        self.skipped_lines = lines;
+        self
+    }
+
+    /// The form of times in text. Without this it is ISO 8601, or the only usual one that fits the first rows. Where a
+    /// date and a time of day stand in two columns, it is that of both with a blank between them.
+    #[must_use]
+    pub fn with_time_format(mut self, format: TimeFormat) -> Self {
+        self.time_format = Some(format);
         self
     }
 }

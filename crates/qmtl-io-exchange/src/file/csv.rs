@@ -1,6 +1,8 @@
 //! CSV files: one scan finds their layout and zone map, then blocks are read on their own.
 
+mod dialect;
 mod layout;
+mod number;
 mod read;
 mod scan;
 mod split;

@@ -19,7 +19,7 @@ use super::index::{Index, IndexBuilder};
 use super::lengths::Lengths;
 use super::one_series::{Holds, OneSeries};
 use super::table::Selection;
-use super::time::{Reading, TsUnit, parse_iso};
+use super::time::{Reading, TimeFormat, TsUnit, parse_iso};
 
 /// How the values of the time column name instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(super) struct Columns {
     time: TimeKind,
     /// How times are read; of text the first row tells.
     reading: Option<Reading>,
+    /// How text is, if that is not ISO 8601.
+    format: Option<TimeFormat>,
 }
 
 /// What a scan of all rows found.
@@ -75,7 +77,9 @@ impl Columns {
                 .with("column", name));
         }
         let named: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let (roles, payload) = columns::find(config, &named)?;
+        let called = columns::named(config, &named)?;
+        let called: Vec<_> = called.iter().map(String::as_str).collect();
+        let (roles, payload) = columns::find(config, &called, |_| None)?;
         let field = schema.field(roles.ts);
         let time = time_kind(field.data_type()).ok_or_else(|| {
             Error::schema("the time column is neither a timestamp, nor a date, an integer or text")
@@ -93,7 +97,8 @@ impl Columns {
             (TimeKind::Integer, _) => Some(Reading::Undecided),
             (TimeKind::Text, _) => None,
         };
-        Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading })
+        let format = config.time_format.clone();
+        Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading, format })
     }
 
     /// Scans all rows, twice where their times must be read one by one. `read` hands over all batches of the
@@ -200,8 +205,18 @@ impl Columns {
         let read = |row: usize| {
             let value = text.value(row).trim_ascii();
             let time = match reading {
-                Reading::Iso => parse_iso(value)
-                    .ok_or_else(|| Error::schema("a time is not an ISO 8601 date or date and time")),
+                Reading::Text => match &self.format {
+                    Some(format) => format.micros(value).ok_or_else(|| {
+                        Error::schema(format!(
+                            "a time is not of the form {format}; correct it, or say which form it has (with_time_format)"
+                        ))
+                    }),
+                    None => parse_iso(value).ok_or_else(|| {
+                        Error::schema(
+                            "a time is not an ISO 8601 date or date and time; say which form it has (with_time_format)",
+                        )
+                    }),
+                },
                 reading => value
                     .parse()
                     .map_err(|_| Error::schema("a time is not an integer, although the first one is"))
@@ -244,7 +259,7 @@ impl Scan {
 
     /// The places of the columns that the scan reads, ascending.
     fn places(&self) -> Vec<usize> {
-        let Roles { ts, symbol, close_time } = self.columns.roles;
+        let Roles { ts, symbol, close_time, .. } = self.columns.roles;
         let mut places: Vec<_> =
             [Some(ts), symbol, close_time].into_iter().flatten().chain(self.one_series.places()).collect();
         places.sort_unstable();
@@ -290,14 +305,16 @@ impl Scan {
         let name = self.columns.name(self.columns.roles.ts);
         let (None, Some(column)) = (self.columns.reading, batch.column_by_name(name)) else { return Ok(()) };
         let first = text(&column.slice(0, 1), name)?;
-        let is_integer = first.is_valid(0) && first.value(0).trim_ascii().parse::<i64>().is_ok();
+        let is_integer = self.columns.format.is_none()
+            && first.is_valid(0)
+            && first.value(0).trim_ascii().parse::<i64>().is_ok();
         match declared {
             Some(declared) if !is_integer => {
                 Err(Error::invalid(format!("the time column is declared in {declared}, but holds text"))
                     .with("column", name))
             }
             _ => {
-                self.columns.reading = Some(if is_integer { Reading::Undecided } else { Reading::Iso });
+                self.columns.reading = Some(if is_integer { Reading::Undecided } else { Reading::Text });
                 Ok(())
             }
         }

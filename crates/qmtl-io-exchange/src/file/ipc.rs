@@ -72,7 +72,14 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     file.batches = blocks;
     let Scanned { columns, index, unit, bar, sole } = scanned;
     let output = columns.output(unit);
-    Ok(Opened { table: Arc::new(IpcTable { file, columns, unit, output }), index, unit, bar, sole })
+    Ok(Opened {
+        table: Arc::new(IpcTable { file, columns, unit, output }),
+        index,
+        unit,
+        bar,
+        sole,
+        notes: Vec::new(),
+    })
 }
 
 /// An IPC stream as a file.

@@ -70,7 +70,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let Scanned { columns, index, unit, bar, sole } = scanned;
     let output = columns.output(unit);
     let table = Arc::new(ParquetTable { file, columns, extents, unit, output });
-    Ok(Opened { table, index, unit, bar, sole })
+    Ok(Opened { table, index, unit, bar, sole, notes: Vec::new() })
 }
 
 impl ParquetFile {

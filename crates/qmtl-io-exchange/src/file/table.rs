@@ -50,4 +50,6 @@ pub(super) struct Opened {
     pub(super) bar: Option<u64>,
     /// The only value of a column that is named as if it told series apart, and that column.
     pub(super) sole: Option<(String, String)>,
+    /// What of it is not as in a plain file, for people.
+    pub(super) notes: Vec<String>,
 }

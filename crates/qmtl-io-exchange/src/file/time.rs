@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use chrono::format::{Fixed, Item, Numeric, Parsed, StrftimeItems};
+use chrono::{NaiveTime, Utc};
 use qmtl_history_api::arrow_array::types::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
@@ -158,8 +160,8 @@ pub(super) enum Reading {
     Each { declared: Option<TsUnit>, unit: TsUnit },
     /// Integers of eight digits that are dates, such as 20240108. They come out in microseconds.
     Dates,
-    /// ISO 8601 text. It comes out in microseconds.
-    Iso,
+    /// Text. It comes out in microseconds.
+    Text,
 }
 
 impl Reading {
@@ -209,7 +211,7 @@ impl Reading {
     pub(super) fn unit(self) -> TsUnit {
         match self {
             Self::Unit(unit) | Self::Each { unit, .. } => unit,
-            Self::Undecided | Self::Dates | Self::Iso => TsUnit::Microsecond,
+            Self::Undecided | Self::Dates | Self::Text => TsUnit::Microsecond,
         }
     }
 
@@ -217,7 +219,7 @@ impl Reading {
     /// adds them to the error.
     pub(super) fn integer(self, value: i64) -> Result<i64> {
         match self {
-            Self::Undecided | Self::Unit(_) | Self::Iso => Ok(value),
+            Self::Undecided | Self::Unit(_) | Self::Text => Ok(value),
             Self::Dates => date(value).ok_or_else(|| {
                 Error::schema(
                     "a time is not a date of eight digits such as 20240108, although others are; correct it, or write \
@@ -255,15 +257,28 @@ impl Reading {
     }
 }
 
-/// Microseconds of a date of eight digits, such as 20240108; `None` for any other number.
+/// Microseconds of a date of eight digits, such as 20240108, or of one with hours and minutes, and perhaps seconds,
+/// behind it: 202401081430, 20240108143000. `None` for any other number.
 fn date(value: i64) -> Option<i64> {
-    // Only eight digits are read as a date.
-    let digits = (10_000_000..100_000_000).contains(&value).then(|| value.to_string())?;
-    digits.parse::<Timestamp>().ok().map(Timestamp::as_micros)
+    let length = match value {
+        10_000_000..100_000_000 => 8,
+        // No unit puts these into the years 1990 to 2100.
+        100_000_000_000..300_000_000_000 => 12,
+        10_000_000_000_000..30_000_000_000_000 => 14,
+        _ => return None,
+    };
+    let digits = value.to_string();
+    let date: Timestamp = digits[..8].parse().ok()?;
+    let number = |at: usize| digits.get(at..at + 2).filter(|_| length > at)?.parse::<i64>().ok();
+    let part = |at: usize, bound: i64| if length > at { number(at).filter(|n| *n < bound) } else { Some(0) };
+    let (hours, minutes, seconds) = (part(8, 24)?, part(10, 60)?, part(12, 60)?);
+    Some(date.as_micros() + ((hours * 60 + minutes) * 60 + seconds) * 1_000_000)
 }
 
 /// Microseconds of an ISO 8601 date or date and time; `None` for anything else, for instants
 /// outside 1678 to 9999, and for those between two microseconds, which nothing here could hold.
+///
+/// Blanks may stand doubled and before an offset, `UTC` or `GMT` in place of one, and 24:00 for the end of a day.
 pub(super) fn parse_iso(text: &str) -> Option<i64> {
     let is_number = text.strip_prefix('-').unwrap_or(text).bytes().all(|b| b.is_ascii_digit());
     let is_finer = text.split_once('.').is_some_and(|(_, fraction)| {
@@ -273,8 +288,192 @@ pub(super) fn parse_iso(text: &str) -> Option<i64> {
     if is_number || is_finer {
         return None;
     }
-    text.parse::<Timestamp>().ok().map(Timestamp::as_micros)
+    let read = |text: &str| text.parse::<Timestamp>().ok().map(Timestamp::as_micros);
+    read(text).or_else(|| {
+        let tidy = tidied(text);
+        match end_of_day(&tidy) {
+            Some(next) => read(&next)?.checked_add(86_400_000_000),
+            None => read(&tidy),
+        }
+    })
 }
+
+/// A time of 24:00 as the beginning of its day.
+fn end_of_day(text: &str) -> Option<String> {
+    const DATE: usize = "2024-01-01".len();
+    let clock = text.get(DATE + 1..)?.strip_prefix("24")?;
+    let zone = clock.find(|c: char| !c.is_ascii_digit() && !":.".contains(c)).unwrap_or(clock.len());
+    let is_zero = clock[..zone].starts_with(":00") && clock[..zone].chars().all(|c| "0:.".contains(c));
+    is_zero.then(|| format!("{}00{clock}", &text[..=DATE]))
+}
+
+/// A time without what people add to it: doubled blanks, one before an offset, the word UTC.
+fn tidied(text: &str) -> String {
+    let text =
+        ["UTC", "GMT", "utc", "gmt"].iter().find_map(|word| text.trim().strip_suffix(word)).unwrap_or(text);
+    let words: Vec<_> = text.split_whitespace().collect();
+    let mut tidy = words.join(" ");
+    for sign in [" +", " -", " Z"] {
+        if let Some(at) = tidy.rfind(sign).filter(|at| *at > 8) {
+            tidy.remove(at);
+        }
+    }
+    tidy
+}
+
+/// A written form of times that ISO 8601 does not cover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeFormat {
+    pattern: String,
+    items: Vec<Item<'static>>,
+    /// How many digits each number has. Where nothing stands between two parts, a lost zero would make other ones of them.
+    digits: Vec<Option<usize>>,
+}
+
+impl TimeFormat {
+    /// A form by the specifiers of `strftime`, such as `%d.%m.%Y %H:%M`. Without an offset (`%z`) times are UTC, without
+    /// a time of day they are midnight. `InvalidInput` for a specifier that there is not.
+    pub fn new(pattern: impl Into<String>) -> Result<Self> {
+        let pattern = pattern.into();
+        let bad = |why: &str| {
+            Err(Error::invalid(format!("not a form of times: {why}"))
+                .with("format", format_args!("{pattern:?}")))
+        };
+        let Ok(items) = StrftimeItems::new(&pattern).parse_to_owned() else {
+            return bad("it has an unknown specifier; use those of strftime, such as %d.%m.%Y %H:%M:%S");
+        };
+        if !items.iter().any(|item| matches!(item, Item::Numeric(..) | Item::Fixed(_))) {
+            return bad("it has no specifier; use those of strftime, such as %d.%m.%Y %H:%M:%S");
+        }
+        if items.contains(&Item::Fixed(Fixed::TimezoneName)) {
+            return bad(
+                "the name of a time zone does not tell an offset; write times with one (%z), or in UTC",
+            );
+        }
+        let digits = digits(&items);
+        Ok(Self { pattern, items, digits })
+    }
+
+    /// Whether a time in this form says how far it is from UTC.
+    pub(super) fn tells_offset(&self) -> bool {
+        let is_zone = |item: &Item<'_>| match item {
+            Item::Literal(text) => text.contains("UTC") || text.contains("GMT"),
+            Item::OwnedLiteral(text) => text.contains("UTC") || text.contains("GMT"),
+            Item::Numeric(Numeric::Timestamp, _) => true,
+            Item::Fixed(Fixed::RFC2822 | Fixed::RFC3339) => true,
+            _ => false,
+        };
+        self.items.iter().any(is_zone) || self.pattern.contains('z')
+    }
+
+    /// Microseconds of a time in this form; `None` for anything else and for instants outside 1678 to 9999.
+    pub(super) fn micros(&self, text: &str) -> Option<i64> {
+        let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+        if numbers
+            .zip(&self.digits)
+            .any(|(number, digits)| digits.is_some_and(|digits| number.len() != digits))
+        {
+            return None;
+        }
+        let mut parsed = Parsed::new();
+        chrono::format::parse(&mut parsed, text, self.items.iter()).ok()?;
+        let micros = match parsed.timestamp() {
+            Some(_) => parsed.to_datetime_with_timezone(&Utc).ok()?.timestamp_micros(),
+            None => {
+                let date = parsed.to_naive_date().ok()?;
+                let has_time = parsed.hour_div_12().is_some() || parsed.hour_mod_12().is_some();
+                let time = if has_time { parsed.to_naive_time().ok()? } else { NaiveTime::MIN };
+                let offset = i64::from(parsed.offset().unwrap_or(0)) * 1_000_000;
+                date.and_time(time).and_utc().timestamp_micros() - offset
+            }
+        };
+        Timestamp::from_micros(micros).ok().map(Timestamp::as_micros)
+    }
+
+    /// The only known form in which all of these times are written. `None` where there is none; the names of several
+    /// forms of which each puts the parts of a date into another order, even if that makes no difference here: behind
+    /// these times there may be others.
+    pub(super) fn of<'a>(
+        times: &(impl Iterator<Item = &'a str> + Clone),
+    ) -> Option<Result<Self, Vec<String>>> {
+        let form = |date: &str, clock: &str| {
+            let format = Self::new(format!("{date}{clock}")).ok()?;
+            times.clone().all(|text| format.micros(text).is_some()).then_some(format)
+        };
+        times.clone().next()?;
+        let mut found: Vec<Self> =
+            DATES.iter().filter_map(|date| CLOCKS.iter().find_map(|clock| form(date, clock))).collect();
+        match found.len() {
+            0 => None,
+            1 => found.pop().map(Ok),
+            _ => Some(Err(found.into_iter().map(|format| format.pattern).collect())),
+        }
+    }
+}
+
+impl fmt::Display for TimeFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.pattern)
+    }
+}
+
+/// The digits of each number of a form, known where it has several parts.
+fn digits(items: &[Item<'_>]) -> Vec<Option<usize>> {
+    let is_numeric = |item: &Item<'_>| matches!(item, Item::Numeric(..));
+    let width = |item: &Item<'_>| match item {
+        Item::Numeric(Numeric::Year | Numeric::IsoYear, _) => Some(4),
+        Item::Numeric(Numeric::Ordinal, _) => Some(3),
+        Item::Numeric(Numeric::Timestamp | Numeric::Nanosecond | Numeric::Internal(_), _) => None,
+        _ => Some(2),
+    };
+    let numbers = items.chunk_by(|a, b| is_numeric(a) && is_numeric(b)).filter(|parts| is_numeric(&parts[0]));
+    numbers
+        .map(|parts| if parts.len() > 1 { parts.iter().map(width).sum::<Option<usize>>() } else { None })
+        .collect()
+}
+
+/// How dates are written, and below how a time of day may follow.
+const DATES: [&str; 22] = [
+    "%Y.%m.%d",
+    "%Y/%m/%d",
+    "%Y%m%d",
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d-%m-%Y",
+    "%m-%d-%Y",
+    "%B %d, %Y",
+    "%B %d %Y",
+    "%d %B %Y",
+    "%d-%B-%Y",
+    "%a, %d %B %Y",
+    "%A, %B %d, %Y",
+    "%d.%m.%y",
+    "%d/%m/%y",
+    "%m/%d/%y",
+    "%y.%m.%d",
+    "%y/%m/%d",
+    "%y-%m-%d",
+    "%d-%B-%y",
+    "%Y-%m-%d",
+];
+
+const CLOCKS: [&str; 14] = [
+    "",
+    " %H:%M",
+    " %H:%M:%S%.f",
+    " %H%M",
+    " %H%M%S",
+    " %I:%M %p",
+    " %I:%M:%S %p",
+    " %H:%M %#z",
+    " %H:%M:%S%.f %#z",
+    " %H:%M UTC",
+    " %H:%M:%S%.f UTC",
+    " %H:%M:%S%.f GMT",
+    "T%H:%M",
+    "T%H:%M:%S%.f",
+];
 
 #[cfg(test)]
 mod tests;

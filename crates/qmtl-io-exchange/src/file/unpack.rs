@@ -51,6 +51,12 @@ pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) ->
     written(cap, too_much, fill)
 }
 
+/// Text that `fill` writes otherwise than its file has it.
+pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
+    let too_much = "as UTF-8 with usual line ends the file is larger than the cap; raise the cap (with_max_unpacked_bytes)";
+    written(cap, too_much, fill)
+}
+
 /// What comes out of a pipe up to its end, which is read more than once.
 pub(super) fn stream(mut from: impl Read, cap: u64) -> Result<FileBytes> {
     let too_much =
@@ -89,6 +95,9 @@ pub(super) fn zip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
         if is_content(&name) {
             names.push((at, name));
         }
+    }
+    if names.iter().any(|(_, name)| name == "xl/workbook.xml") {
+        return Err(Error::schema("the file is an Excel workbook; save its sheet as CSV"));
     }
     let [(at, _)] = names[..] else {
         let first: Vec<_> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();

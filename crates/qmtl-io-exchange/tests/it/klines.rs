@@ -99,7 +99,7 @@ async fn two_names_of_one_column_are_refused() {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "two columns have names that stand for {usual}; remove one from the file, or rename it \
+                    "two columns have names that stand for {usual}; give one of them another name (with_column) \
                      (columns: {first}, {second}, file: {})",
                     written.path.display()
                 )

@@ -13,5 +13,6 @@ mod klines;
 mod one_end;
 mod series;
 mod sets;
+mod shapes;
 mod units;
 mod windows;

@@ -1,15 +1,18 @@
-//! What the columns of a CSV file are: told by its header, or by the shape of a Binance archive.
+//! What the columns of a text file are: told by its header, by names that are given, or by what the rows prove.
+
+use std::sync::Arc;
 
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Error, Result};
 
 use super::MAX_LINE_BYTES;
-use super::split::{Record, SplitFault, Splitter};
+use super::dialect::{self, Dialect, Fields};
+use super::number::{Notation, integer, is_null, number};
 use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns::{self, Payload};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
-use crate::file::time::Reading;
+use crate::file::time::{Reading, TimeFormat, parse_iso};
 use crate::kline;
 
 /// The mark that some editors put before UTF-8 text.
@@ -41,11 +44,17 @@ impl Column {
 /// Where things stand in a line, and where the first row starts.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
+    pub(super) delimiter: u8,
+    pub(super) notation: Notation,
+    /// The header's fields, which may come again where files were joined.
+    pub(super) header: Option<Vec<String>>,
     /// The number of fields of each line.
     pub(super) width: usize,
     /// The place of the time column and its name.
     pub(super) ts: usize,
     pub(super) ts_name: String,
+    /// The place of the time of day, where the time column has only dates.
+    pub(super) clock: Option<usize>,
     /// The place of the symbol column.
     pub(super) symbol: Option<usize>,
     pub(super) payload: Vec<Column>,
@@ -53,6 +62,8 @@ pub(super) struct Layout {
     pub(super) one_series: OneSeries,
     /// How the time column is read.
     pub(super) reading: Reading,
+    /// How text in it is, if that is not ISO 8601.
+    pub(super) format: Option<Arc<TimeFormat>>,
     /// The place of the close time of klines.
     pub(super) close_time: Option<usize>,
     /// Whether the columns are told by their number alone, so that each row must prove to be a kline.
@@ -62,27 +73,31 @@ pub(super) struct Layout {
     pub(super) data_line: u64,
 }
 
-/// Reads the first two lines of a file.
-pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
+/// Reads the first lines of a file.
+pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, Vec<String>)> {
     let mut head = vec![0; BOM.len() + 2 * MAX_LINE_BYTES];
     let filled = bytes.read_at(&mut head, 0).map_err(io_error)?;
     head.truncate(filled);
     let text = head.strip_prefix(BOM).unwrap_or(&head);
-    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
-        return Err(Error::schema("the file is UTF-16 text; save it as UTF-8"));
-    }
-    let bad_line = |e: SplitFault, line: u64| Error::schema(e.message()).with("line", line);
     let at_end = filled as u64 == bytes.len();
-    let (mut splitter, mut row_splitter) = (Splitter::new(), Splitter::new());
-    let mut records = splitter.records(text, 1, at_end);
-    let first = records.next().map_err(|e| bad_line(e, 1))?;
-    let first = first.ok_or_else(|| Error::schema("the file is empty"))?;
-    let is_archive = (0..first.len()).all(|at| number(first.field(at)).is_some());
-    let names = if is_archive { bare_names(&first)? } else { header_names(&first)? };
-    let (start, line) = if is_archive { (0, 1) } else { (records.position, records.line) };
-    let mut rows = row_splitter.records(&text[start..], line, at_end);
-    let row = rows.next().map_err(|e| bad_line(e, line))?;
-    let row = row.ok_or_else(|| Error::schema("the file has a header but no rows"))?;
+    let dialect = dialect::detect(text, at_end, config)?;
+    let mut notes = dialect.notes.clone();
+    let is_bare = dialect.header.is_none() && config.columns.is_empty() && are_klines(&dialect);
+    let own = match &dialect.header {
+        Some(header) if config.columns.is_empty() => header.clone(),
+        _ if !config.columns.is_empty() => given_names(config, &dialect)?,
+        _ if is_bare => kline_names(),
+        _ => {
+            let names = bare_names(&dialect)?;
+            notes.push(format!("there is no header: its columns are read as {}", names.join(", ")));
+            names
+        }
+    };
+    if dialect.sample.is_empty() && at_end && dialect.start == text.len() {
+        return Err(Error::schema("the file has a header but no rows"));
+    }
+    let own: Vec<_> = own.iter().map(String::as_str).collect();
+    let names = distinct(columns::named(config, &own)?, &mut notes);
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let is_called = |wanted: &&String| names.iter().any(|own| columns::is_called(own, wanted));
     if let Some(name) = config.column_types.keys().find(|name| !is_called(name)) {
@@ -90,25 +105,264 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<Layout> {
             Error::invalid("a type is declared for a column that the file lacks").with("column", name)
         );
     }
-    let (roles, payload) = columns::find(config, &names)?;
+    let (roles, payload) = columns::find(config, &names, |places| choose_time(&dialect, places))?;
     let payload: Vec<_> = payload.into_iter().map(|column| typed(config, column)).collect();
+    let has_value = |at: usize| dialect.sample.iter().any(|row| !row[at].trim_ascii().is_empty());
+    let is_unread = |at: &usize| names[*at].is_empty() && *at != roles.ts && has_value(*at);
+    if config.columns.is_empty() {
+        let unread = (0..names.len()).filter(is_unread);
+        notes.extend(unread.map(|at| format!("column {} has no name and is not read", at + 1)));
+    }
     let one_series = match roles.symbol {
         Some(_) => OneSeries::default(),
         None => one_series(&payload),
     };
-    let has_integers = roles.ts < row.len() && integer(row.field(roles.ts)).is_some();
-    Ok(Layout {
-        width: names.len(),
-        ts: roles.ts,
-        ts_name: names[roles.ts].to_owned(),
-        symbol: roles.symbol,
-        payload,
-        one_series,
-        reading: if has_integers { Reading::Undecided } else { Reading::Iso },
-        close_time: roles.close_time,
-        is_bare: is_archive,
-        data_start: (head.len() - text.len() + start) as u64,
-        data_line: line,
+    let times = times(&dialect.sample, roles.ts, roles.clock);
+    let has_integers =
+        roles.clock.is_none() && times.first().is_some_and(|time| epoch(time.as_bytes()).is_some());
+    let format = match &config.time_format {
+        Some(format) => Some(format.clone()),
+        None if has_integers => None,
+        None => written(&times, names[roles.ts])?,
+    };
+    if let Some(format) = &format {
+        let zone = if format.tells_offset() { "" } else { " in UTC" };
+        notes.push(format!("times are read as {format}{zone}"));
+    }
+    let is_text = format.is_some() || !has_integers;
+    Ok((
+        Layout {
+            delimiter: dialect.delimiter,
+            notation: dialect.notation,
+            header: dialect.header,
+            width: dialect.width,
+            ts: roles.ts,
+            ts_name: names[roles.ts].to_owned(),
+            clock: roles.clock,
+            symbol: roles.symbol,
+            payload,
+            one_series,
+            reading: if is_text { Reading::Text } else { Reading::Undecided },
+            format: format.map(Arc::new),
+            close_time: roles.close_time,
+            is_bare,
+            data_start: (head.len() - text.len() + dialect.start) as u64,
+            data_line: dialect.line,
+        },
+        notes,
+    ))
+}
+
+/// The times of rows as text, a date and a time of day as one.
+fn times(sample: &[Fields], ts: usize, clock: Option<usize>) -> Vec<String> {
+    let text = |field: &Vec<u8>| String::from_utf8_lossy(field).trim().to_owned();
+    let time = |row: &Fields| match clock {
+        Some(clock) => format!("{} {}", text(&row[ts]), text(&row[clock])),
+        None => text(&row[ts]),
+    };
+    sample.iter().map(time).collect()
+}
+
+/// The form of times in text where it is not ISO 8601 and the rows tell. `InvalidInput` where several fit.
+fn written(times: &[String], column: &str) -> Result<Option<TimeFormat>> {
+    let is_iso = |time: &String| parse_iso(time).is_some();
+    if times.first().is_none_or(is_iso) {
+        return Ok(None);
+    }
+    match TimeFormat::of(&times.iter().map(String::as_str)) {
+        None => Ok(None),
+        Some(Ok(format)) => Ok(Some(format)),
+        Some(Err(forms)) => Err(Error::invalid(
+            "the times of the file may be read in several ways; say which one is right (with_time_format)",
+        )
+        .with("column", column)
+        .with("value", format_args!("{:?}", times[0]))
+        .with("forms", forms.join(" or "))),
+    }
+}
+
+/// Microseconds of sample times, if all can be read.
+fn instants(times: &[String]) -> Option<Vec<i64>> {
+    let values: Option<Vec<i64>> = times.iter().map(|time| epoch(time.as_bytes())).collect();
+    if let Some(values) = values {
+        let (min, max) = (*values.iter().min()?, *values.iter().max()?);
+        let reading = Reading::of_integers(None, min, max).ok()?;
+        let unit = reading.unit();
+        let micros = |value: &i64| Some(unit.instant(reading.integer(*value).ok()?)?.as_micros());
+        return values.iter().map(micros).collect();
+    }
+    let format = written(times, "").ok()?;
+    times
+        .iter()
+        .map(|time| format.as_ref().map_or_else(|| parse_iso(time), |format| format.micros(time)))
+        .collect()
+}
+
+/// Of columns that may hold the time the one that does: the others say the same or less precisely, or one has the time of
+/// day beside a date.
+fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usize>)> {
+    const DAY: i64 = 86_400_000_000;
+    let sample = dialect.sample.as_slice();
+    if sample.is_empty() {
+        return None;
+    }
+    let read: Vec<_> = places.iter().map(|at| (*at, instants(&times(sample, *at, None)))).collect();
+    for (ts, own) in read.iter().filter_map(|(at, own)| Some((*at, own.as_ref()?))) {
+        let says_less = |other: &Option<Vec<i64>>| {
+            let other = other.as_ref()?;
+            let is_less = |(own, other): (&i64, &i64)| own == other || own.div_euclid(DAY) * DAY == *other;
+            Some(own.iter().zip(other).all(is_less)).filter(|is| *is)
+        };
+        if read.iter().all(|(at, other)| *at == ts || says_less(other).is_some()) {
+            return Some((ts, None));
+        }
+    }
+    let are_days = |own: &Vec<i64>| own.iter().all(|time| time.rem_euclid(DAY) == 0);
+    let (ts, _) = read.iter().find(|(_, own)| own.as_ref().is_some_and(are_days))?;
+    let clock = |at: usize| at != *ts && instants(&times(sample, *ts, Some(at))).is_some();
+    let mut clocks = places.iter().copied().filter(|at| clock(*at));
+    let clock = clocks.next()?;
+    clocks.next().is_none().then_some((*ts, Some(clock)))
+}
+
+/// Names that no two columns have, where they are no names of candles' columns: `Plot`, `Plot_2`.
+fn distinct(mut names: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
+    for at in 1..names.len() {
+        let (before, after) = names.split_at_mut(at);
+        let name = &mut after[0];
+        if name.is_empty() || kline::canonical(name).is_some() || !before.contains(name) {
+            continue;
+        }
+        let is_free = |number: &usize| !before.contains(&format!("{name}_{number}"));
+        let number = (2..=at + 2).find(is_free).unwrap_or(at + 3);
+        let other = format!("{name}_{number}");
+        notes.push(format!("column {} is called {name} like another one and is read as {other}", at + 1));
+        *name = other;
+    }
+    names
+}
+
+/// The names that are given for a file's columns.
+fn given_names(config: &FileConfig, dialect: &Dialect) -> Result<Vec<String>> {
+    if config.columns.len() == dialect.width {
+        return Ok(config.columns.clone());
+    }
+    Err(Error::invalid(
+        "as many names must be given as rows have fields (with_columns); leave one empty for a column \
+                        that is not to be read",
+    )
+    .with("names", config.columns.len())
+    .with("fields", dialect.width))
+}
+
+/// Whether rows without a header may be klines by their number of fields.
+fn are_klines(dialect: &Dialect) -> bool {
+    let is_number = |field: &Vec<u8>| number(field).is_some();
+    dialect.width == kline::FIELDS.len()
+        && dialect.sample.first().is_some_and(|row| row.iter().all(is_number))
+}
+
+fn kline_names() -> Vec<String> {
+    let mut unread = kline::UNREAD.into_iter();
+    kline::FIELDS.iter().filter_map(|name| name.or_else(|| unread.next())).map(str::to_owned).collect()
+}
+
+/// The columns of rows without a header, as far as these prove them: a time, or a date and a time of day, then prices of
+/// which the second is the highest and the third the lowest, then a volume.
+fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
+    let refuse = |why: &str| {
+        let row = dialect.sample.first().into_iter().flatten();
+        let shown: Vec<_> = row.take(8).map(|field| String::from_utf8_lossy(field).into_owned()).collect();
+        Err(Error::schema(format!(
+            "the file has no header, and {why}; name its columns in order (with_columns), such as \
+             ts,open,high,low,close,volume"
+        ))
+        .with("first_row", shown.join(" "))
+        .with("fields", dialect.width))
+    };
+    let sample = dialect.sample.as_slice();
+    let is_time = |clock: Option<usize>| dialect.width > 1 && instants(&times(sample, 0, clock)).is_some();
+    let is_clock = || sample.iter().all(|row| integer(&row[1]).is_some() || row[1].contains(&b':'));
+    let prices = match (is_time(None), dialect.width) {
+        (_, 6..) if is_clock() && !is_price(dialect, 1) && is_time(Some(1)) => 2,
+        (true, _) => 1,
+        _ => return refuse("its first column is no time"),
+    };
+    if dialect.width < prices + 4 {
+        return refuse("it has fewer columns than a time and four prices");
+    }
+    let value = |row: &Fields, at: usize| dialect.notation.number(&row[at]).filter(|value| value.is_finite());
+    let clock = (prices == 2).then_some(1);
+    let instants = instants(&times(sample, 0, clock)).unwrap_or_default();
+    let (mut is_sure, mut are_prices, mut candles) = (false, true, Vec::new());
+    for (row, time) in sample.iter().zip(instants) {
+        let [open, high, low, close] = [0, 1, 2, 3].map(|at| value(row, prices + at));
+        if let (Some(open), Some(high), Some(low), Some(close)) = (open, high, low, close) {
+            are_prices &= high >= open.max(close) && low <= open.min(close);
+            is_sure |= high > low;
+            candles.push((time, open, close));
+        } else {
+            are_prices &= (0..4).all(|at| is_null(&row[prices + at]));
+        }
+    }
+    if !are_prices || !is_sure {
+        return refuse("the columns behind the time are not open, high, low and close");
+    }
+    if !opens_first(candles) {
+        return refuse("the rows do not tell which of the prices is the open and which the close");
+    }
+    let mut names: Vec<String> =
+        if prices == 2 { vec!["date".to_owned(), "time".to_owned()] } else { vec!["ts".to_owned()] };
+    names.extend(["open", "high", "low", "close"].map(str::to_owned));
+    for at in names.len()..dialect.width {
+        let is_volume = at == prices + 4 && is_volume(dialect, prices + 3);
+        names.push(if is_volume { "volume".to_owned() } else { format!("column_{}", at + 1) });
+    }
+    Ok(names)
+}
+
+/// The time of a candle, and the two prices of it that may be its open and its close.
+type Ends = (i64, f64, f64);
+
+/// Whether of two prices the first is the open: where bars follow each other, it is nearer to the close before it than the
+/// second one to the open before that.
+fn opens_first(mut candles: Vec<Ends>) -> bool {
+    candles.sort_by_key(|(time, ..)| *time);
+    let distance = |step: fn(Ends, Ends) -> f64| {
+        candles.windows(2).map(|pair| step(pair[0], pair[1]).abs()).sum::<f64>()
+    };
+    let are_same = candles.iter().all(|(_, open, close)| open == close);
+    are_same || distance(|before, next| next.1 - before.2) < distance(|before, next| next.2 - before.1)
+}
+
+/// Whether the column behind the close is a volume and not another price, such as an adjusted close: its values are whole
+/// where those of the close are not, or do not go with the close.
+fn is_volume(dialect: &Dialect, at: usize) -> bool {
+    let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+    let (mut is_whole, mut has_fractions) = (true, false);
+    for row in &dialect.sample {
+        let [close, volume] = [at, at + 1].map(|at| dialect.notation.number(&row[at]));
+        match (close, volume) {
+            (_, Some(volume)) if volume.is_nan() || volume < 0.0 => return false,
+            (Some(close), Some(volume)) => {
+                let ratio = volume / close;
+                (least, most) = (least.min(ratio), most.max(ratio));
+                is_whole &= volume.fract() == 0.0;
+                has_fractions |= close.fract() != 0.0;
+            }
+            (_, None) if !is_null(&row[at + 1]) => return false,
+            _ => {}
+        }
+    }
+    // No price is 0 or doubles against the close.
+    (is_whole && has_fractions) || most == 0.0 || most > 2.0 * least
+}
+
+/// Whether a column of a headerless file has fractions, which no time of day has.
+fn is_price(dialect: &Dialect, at: usize) -> bool {
+    dialect.sample.iter().any(|row| {
+        !row[at].contains(&b':')
+            && dialect.notation.number(&row[at]).is_some_and(|value| value.fract() != 0.0)
     })
 }
 
@@ -124,43 +378,20 @@ fn one_series(payload: &[Column]) -> OneSeries {
     OneSeries::new("line", suspects)
 }
 
-/// A decimal number, blanks around it ignored: the nearest double.
-pub(super) fn number(field: &[u8]) -> Option<f64> {
-    lexical_core::parse(field.trim_ascii()).ok()
+/// A whole number of a time column, blanks around it and zeros behind a point ignored.
+pub(super) fn epoch(field: &[u8]) -> Option<i64> {
+    integer(field).or_else(|| {
+        let field = field.trim_ascii();
+        let point = memchr::memchr(b'.', field)?;
+        let (whole, zeros) = (&field[..point], &field[point + 1..]);
+        integer(whole).filter(|_| !zeros.is_empty() && zeros.iter().all(|digit| *digit == b'0'))
+    })
 }
 
-/// A whole number, blanks around it ignored.
-pub(super) fn integer(field: &[u8]) -> Option<i64> {
-    lexical_core::parse(field.trim_ascii()).ok()
-}
-
-/// Whether a field of a column of no known type is a number; digits with zeros before them are a name.
-pub(super) fn reads_as_number(field: &[u8]) -> bool {
-    number(field).is_some() && !has_leading_zeros(field.trim_ascii())
-}
-
-fn bare_names(first: &Record<'_>) -> Result<Vec<String>> {
-    if first.len() != kline::FIELDS.len() {
-        return Err(Error::schema(
-            "the first line has numbers alone, so there is no header; only the 12 columns of a Binance archive are \
-             known without one: add a header",
-        )
-        .with("columns", first.len()));
-    }
-    let mut unread = kline::UNREAD.into_iter();
-    Ok(kline::FIELDS.iter().filter_map(|name| name.or_else(|| unread.next())).map(str::to_owned).collect())
-}
-
-fn header_names(first: &Record<'_>) -> Result<Vec<String>> {
-    let bad =
-        |message: &str, at: usize| Error::schema(message).with("line", first.line).with("column", at + 1);
-    (0..first.len())
-        .map(|at| match std::str::from_utf8(first.field(at)).map(str::trim) {
-            Ok("") => Err(bad("a column has no name", at)),
-            Ok(name) => Ok(name.to_owned()),
-            Err(_) => Err(bad("the header is not UTF-8", at)),
-        })
-        .collect()
+/// Whether a field of a column of no known type is a number; digits with zeros before them are a name, and a letter behind
+/// them may be anything.
+pub(super) fn reads_as_number(field: &[u8], notation: Notation) -> bool {
+    (notation.is_number_alone(field) && !has_leading_zeros(field.trim_ascii())) || is_null(field)
 }
 
 /// A column with its type: declared, else that of a column which every candle file has. There, text in place of

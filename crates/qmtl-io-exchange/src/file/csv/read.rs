@@ -7,7 +7,8 @@ use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::{Error, ErrorKind, Result};
 
-use super::layout::{Column, Layout, integer, number};
+use super::layout::{Column, Layout, epoch};
+use super::number::{Notation, is_null, number};
 use super::split::{Record, Splitter};
 use crate::file::bytes::{FileBytes, io_error};
 use crate::file::table::{Selection, Table, symbol_of};
@@ -48,21 +49,27 @@ impl CsvTable {
     fn columns(&self, text: &[u8], line: u64, rows: &Selection) -> Result<Vec<ArrayRef>> {
         let mut times = Vec::new();
         let mut builders: Vec<_> = self.layout.payload.iter().map(ColumnBuilder::new).collect();
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(self.layout.delimiter);
         let mut records = splitter.records(text, line, true);
         while let Some(record) = records.next().map_err(|e| Error::schema(e.message()))? {
-            if record.len() != self.layout.width {
-                return Err(Error::new(ErrorKind::Conflict, "the file changed while it was read"));
-            }
-            let time = self.layout.time(&record)?;
+            let time = match self.layout.row_time(&record) {
+                Ok(time) => time,
+                Err(_) if self.layout.is_header(&record) => continue,
+                Err(_) if record.len() != self.layout.width => {
+                    return Err(Error::new(ErrorKind::Conflict, "the file changed while it was read"));
+                }
+                Err(error) => return Err(error),
+            };
             let is_other =
                 self.layout.symbol.is_some_and(|at| symbol_of(record.field(at)) != rows.symbol.as_bytes());
-            if is_other || !rows.span.contains(&time) {
+            if is_other || !rows.span.contains(&time) || self.layout.is_no_bar(&record) {
                 continue;
             }
             times.push(time);
             for (builder, column) in builders.iter_mut().zip(&self.layout.payload) {
-                builder.push(record.field(column.at)).map_err(|fault| bad_value(&record, column, fault))?;
+                builder
+                    .push(record.field(column.at), self.layout.notation)
+                    .map_err(|fault| bad_value(&record, column, fault))?;
             }
         }
         let payload = builders.into_iter().map(ColumnBuilder::finish);
@@ -88,6 +95,10 @@ impl Table for CsvTable {
 
 fn bad_value(record: &Record<'_>, column: &Column, fault: ValueFault) -> Error {
     let message = match fault {
+        ValueFault::Not(wanted) if wanted != TEXT && record.field(column.at).contains(&b',') => format!(
+            "a value is not {wanted}; correct it, or say whether a point or a comma stands before the fraction \
+             (with_decimal)"
+        ),
         ValueFault::Not(wanted) => {
             format!("a value is not {wanted}; correct it, or declare the column's type (with_column_type)")
         }
@@ -119,17 +130,30 @@ enum ValueFault {
     Inexact,
 }
 
+/// What a value of a text column must be.
+const TEXT: &str = "UTF-8 text";
+
 /// The fewest digits of a whole number that no double equals: 2^53 + 1 has 16.
 const INEXACT_DIGITS: usize = 16;
 
 /// The double of a field: a whole number in plain digits exactly, any other number rounded to the
 /// nearest.
-fn double(field: &[u8]) -> Result<f64, ValueFault> {
-    let value = number(field).ok_or(ValueFault::Not("a number"))?;
+fn double(field: &[u8], notation: Notation) -> Result<f64, ValueFault> {
+    let plain = if notation.is_plain() { number(field) } else { None };
+    let Some(value) = plain else {
+        let spelled = notation.spelled(field).ok_or(ValueFault::Not("a number"))?;
+        return double(&spelled, Notation::PLAIN);
+    };
     if field.len() >= INEXACT_DIGITS || value.is_infinite() {
         check_double(field, value)?;
     }
     Ok(value)
+}
+
+/// A whole number, also with a fraction of zeros alone, as programs write one that has passed through doubles.
+fn whole(field: &[u8], notation: Notation) -> Option<i64> {
+    let plain = if notation.is_plain() { epoch(field) } else { None };
+    plain.or_else(|| epoch(&notation.spelled(field)?))
 }
 
 /// Whether `value` may stand for the number that it was parsed from.
@@ -168,16 +192,24 @@ impl ColumnBuilder {
         }
     }
 
-    /// Adds a value, null when it is empty.
-    fn push(&mut self, field: &[u8]) -> Result<(), ValueFault> {
+    /// Adds a value, null when it is empty or, of a number, says that there is none.
+    fn push(&mut self, field: &[u8], notation: Notation) -> Result<(), ValueFault> {
         match self {
             Self::Float64(values) if field.is_empty() => values.append_null(),
-            Self::Float64(values) => values.append_value(double(field)?),
+            Self::Float64(values) => match double(field, notation) {
+                Ok(value) => values.append_value(value),
+                Err(ValueFault::Not(_)) if is_null(field) => values.append_null(),
+                Err(fault) => return Err(fault),
+            },
             Self::Int64(values) if field.is_empty() => values.append_null(),
-            Self::Int64(values) => values.append_value(integer(field).ok_or(ValueFault::Not("an integer"))?),
+            Self::Int64(values) => match whole(field, notation) {
+                Some(value) => values.append_value(value),
+                None if is_null(field) => values.append_null(),
+                None => return Err(ValueFault::Not("an integer")),
+            },
             Self::Utf8(values) if field.is_empty() => values.append_null(),
             Self::Utf8(values) => {
-                values.append_value(std::str::from_utf8(field).map_err(|_| ValueFault::Not("UTF-8 text"))?)
+                values.append_value(std::str::from_utf8(field).map_err(|_| ValueFault::Not(TEXT))?)
             }
         }
         Ok(())

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Error, Result, frame};
 
+use super::dialect::name_of;
 use super::layout::{self, Layout};
+use super::number::{is_null, number};
 use super::read::{CsvTable, Extent};
 use super::split::{Record, Splitter};
 use super::{BLOCK_BYTES, MAX_LINE_BYTES};
@@ -20,26 +22,27 @@ use crate::file::time::{Reading, parse_iso};
 /// Scans the file, once unless its times must be read one by one; memory is bounded by a block, whatever the
 /// file's size.
 pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    let layout = layout::detect(bytes, config)?;
-    if layout.reading == Reading::Iso
+    let (layout, mut notes) = layout::detect(bytes, config)?;
+    if layout.reading == Reading::Text
         && let Some(unit) = config.ts_unit
     {
         return Err(Error::invalid(format!("the time column is declared in {unit}, but holds no integer"))
             .with("column", &layout.ts_name));
     }
-    let mut found = Scan::new(bytes, layout.clone()).run()?;
+    let mut found = Scan::new(bytes, layout.clone())?.run()?;
     let (min, max) =
         found.index.bounds().ok_or_else(|| Error::schema("the file has a header but no rows"))?;
     if layout.reading == Reading::Undecided {
         let reading =
             Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?;
         if reading.is_by_row() {
-            found = Scan::new(bytes, Layout { reading, ..layout }).run()?;
+            found = Scan::new(bytes, Layout { reading, ..layout })?.run()?;
         } else {
             found.layout.reading = reading;
         }
     }
-    let Found { layout, extents, index, one_series, lengths } = found;
+    let Found { layout, extents, index, one_series, lengths, odd } = found;
+    notes.extend(odd.notes());
     let sole = one_series.finish()?;
     let unit = layout.reading.unit();
     if layout.is_bare {
@@ -47,7 +50,7 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
     }
     let ts = (frame::TS, DataType::Timestamp(unit.arrow(), Some("UTC".into())));
     let table = CsvTable::new(bytes.clone(), layout, extents, unit, ts);
-    Ok(Opened { table: Arc::new(table), index, unit, bar: lengths.usual(), sole })
+    Ok(Opened { table: Arc::new(table), index, unit, bar: lengths.usual(), sole, notes })
 }
 
 /// What a scan found.
@@ -57,6 +60,55 @@ struct Found {
     index: Index,
     one_series: OneSeries,
     lengths: Lengths,
+    odd: OddLines,
+}
+
+/// Lines that are no rows and do no harm.
+#[derive(Debug, Default)]
+struct OddLines {
+    /// How often the header comes again.
+    headers: u64,
+    /// Rows that say in words that there is no bar.
+    nulls: u64,
+    /// The first line of those behind which no row has come, why it is none, and how many there are.
+    tail: Option<(u64, Error, u64)>,
+    /// The last line has no end.
+    is_open: bool,
+}
+
+/// The most lines behind the last row.
+const MAX_TAIL_LINES: u64 = 20;
+
+impl OddLines {
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let counted =
+            |count: u64, of: &str| format!("{count} {of}{}", if count == 1 { " is" } else { "s are" });
+        match self.headers {
+            0 => {}
+            1 => notes.push("the header comes again once".to_owned()),
+            times => notes.push(format!("the header comes again {times} times")),
+        }
+        if self.nulls > 0 {
+            notes.push(format!(
+                "{} left out, with words such as null for all values",
+                counted(self.nulls, "row")
+            ));
+        }
+        match &self.tail {
+            Some((_, _, 1)) if self.is_open => {
+                notes.push("the last line is cut off and left out".to_owned());
+            }
+            Some((_, _, lines)) => {
+                notes.push(format!("{} left out behind the table", counted(*lines, "line")))
+            }
+            None if self.is_open => {
+                notes.push("the last line has no line end, so its last value may be cut off".to_owned());
+            }
+            None => {}
+        }
+        notes
+    }
 }
 
 struct Scan<'a> {
@@ -68,24 +120,29 @@ struct Scan<'a> {
     undecided: Vec<(usize, bool)>,
     one_series: OneSeries,
     lengths: Lengths,
+    odd: OddLines,
     /// The symbol of the last row and its id: neighbouring rows often share it.
     symbol: (Vec<u8>, usize),
 }
 
 impl<'a> Scan<'a> {
-    fn new(bytes: &'a FileBytes, layout: Layout) -> Self {
+    fn new(bytes: &'a FileBytes, layout: Layout) -> Result<Self> {
+        let mut last = [0];
+        bytes.read_at(&mut last, bytes.len().saturating_sub(1)).map_err(io_error)?;
         let untyped =
             |(index, column): (usize, &layout::Column)| column.column_type.is_none().then_some((index, true));
         let undecided = layout.payload.iter().enumerate().filter_map(untyped).collect();
         let (extents, builder, symbol) = (Vec::new(), IndexBuilder::default(), (Vec::new(), 0));
         let one_series = layout.one_series.clone();
-        Self { bytes, layout, extents, builder, undecided, one_series, lengths: Lengths::default(), symbol }
+        let is_open = last != *b"\n";
+        let (lengths, odd) = (Lengths::default(), OddLines { is_open, ..OddLines::default() });
+        Ok(Self { bytes, layout, extents, builder, undecided, one_series, lengths, odd, symbol })
     }
 
     fn run(mut self) -> Result<Found> {
         let mut buffer = vec![0; BLOCK_BYTES + MAX_LINE_BYTES];
         let (mut filled, mut offset, mut line) = (0, self.layout.data_start, self.layout.data_line);
-        let mut splitter = Splitter::new();
+        let mut splitter = Splitter::new(self.layout.delimiter);
         self.symbol.1 = if self.layout.symbol.is_none() { self.builder.id("")? } else { usize::MAX };
         loop {
             let end = offset + filled as u64;
@@ -93,9 +150,9 @@ impl<'a> Scan<'a> {
             let at_end = offset + filled as u64 >= self.bytes.len();
             let mut records = splitter.records(&buffer[..filled], line, at_end);
             while records.position < BLOCK_BYTES {
-                let at = records.line;
+                let (at, byte) = (records.line, offset + records.position as u64);
                 match records.next() {
-                    Ok(Some(record)) => self.row(&record)?,
+                    Ok(Some(record)) => self.row(&record, byte)?,
                     Ok(None) => break,
                     Err(fault) => return Err(Error::schema(fault.message()).with("line", at)),
                 }
@@ -113,24 +170,50 @@ impl<'a> Scan<'a> {
             buffer.copy_within(used..filled, 0);
             (filled, offset, line) = (filled - used, offset + used as u64, next_line);
         }
-        let Self { mut layout, extents, builder, undecided, one_series, lengths, .. } = self;
+        let Self { mut layout, mut extents, builder, undecided, one_series, lengths, odd, .. } = self;
+        if let Some((end, error, lines)) = &odd.tail {
+            let is_short = *lines <= MAX_TAIL_LINES && !extents.is_empty();
+            if !is_short {
+                return Err(error.clone());
+            }
+            // A block without a row is none.
+            if let Some(last) = extents.last_mut() {
+                let bytes = usize::try_from(end.saturating_sub(last.offset)).unwrap_or(usize::MAX);
+                last.bytes = last.bytes.min(bytes);
+            }
+        }
         for (index, is_number) in undecided {
             layout.payload[index].column_type =
                 Some(if is_number { ColumnType::Float64 } else { ColumnType::Utf8 });
         }
-        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths })
+        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths, odd })
     }
 
-    fn row(&mut self, record: &Record<'_>) -> Result<()> {
+    /// Takes a line that starts at this byte.
+    fn row(&mut self, record: &Record<'_>, byte: u64) -> Result<()> {
         let layout = &self.layout;
-        if record.len() != layout.width {
-            return Err(Error::schema("a line does not have as many fields as the header or the first line")
-                .with("line", record.line)
-                .with("fields", record.len())
-                .with("expected", layout.width));
+        let time = match layout.row_time(record) {
+            Ok(time) => time,
+            Err(_) if layout.is_header(record) => {
+                self.odd.headers += 1;
+                return Ok(());
+            }
+            Err(error) => {
+                let is_last = byte + record.bytes() as u64 >= self.bytes.len();
+                let is_cut = is_last && self.odd.is_open;
+                return self.odd_line(record, byte, is_cut, error);
+            }
+        };
+        if let Some((_, error, _)) = self.odd.tail.take() {
+            // There is a row behind it.
+            return Err(error);
         }
-        let time = layout.time(record)?;
-        self.one_series.row(time, record.line, |at| record.field(at))?;
+        // It is not read, but proves that there is no bar.
+        if layout.is_no_bar(record) {
+            self.odd.nulls += 1;
+        } else {
+            self.one_series.row(time, record.line, |at| record.field(at))?;
+        }
         if let Some(at) = layout.close_time {
             let end = layout.end(record.field(at));
             let has_length = end.is_some_and(|end| self.lengths.add(time, end, record.line));
@@ -153,15 +236,32 @@ impl<'a> Scan<'a> {
         self.builder.row(self.symbol.1, time);
         for (index, is_number) in self.undecided.iter_mut().filter(|(_, is_number)| *is_number) {
             let field = record.field(layout.payload[*index].at);
-            *is_number = field.is_empty() || layout::reads_as_number(field);
+            *is_number = field.is_empty() || layout::reads_as_number(field, layout.notation);
         }
         Ok(())
+    }
+
+    /// Takes a line that is no row: an error, unless it may be behind the last one.
+    fn odd_line(&mut self, record: &Record<'_>, byte: u64, is_cut: bool, error: Error) -> Result<()> {
+        if let Some((_, _, lines)) = &mut self.odd.tail {
+            *lines += 1;
+            return Ok(());
+        }
+        let is_other = record.len() != self.layout.width;
+        let has_time = record.len() > self.layout.ts && self.layout.time(record).is_ok();
+        let is_empty =
+            (0..record.len()).filter(|at| *at != self.layout.ts).all(|at| is_null(record.field(at)));
+        if (is_other && (is_cut || !has_time)) || (!has_time && is_empty) {
+            self.odd.tail = Some((byte, error, 1));
+            return Ok(());
+        }
+        Err(error)
     }
 }
 
 /// Whether a row without a header may be a kline.
 fn check_bare(record: &Record<'_>, has_length: bool) -> Result<()> {
-    let number = |at: usize| layout::number(record.field(at));
+    let number = |at: usize| number(record.field(at));
     let fault = if !has_length {
         Some((6, "the 7th is no close time after the opening time"))
     } else if number(11).is_none() {
@@ -186,25 +286,79 @@ fn check_bare(record: &Record<'_>, has_length: bool) -> Result<()> {
 }
 
 impl Layout {
+    /// The time of a line that has as many fields as a row, in the unit of the reading.
+    pub(super) fn row_time(&self, record: &Record<'_>) -> Result<i64> {
+        if record.len() != self.width {
+            return Err(Error::schema("a line does not have as many fields as the header or the first line")
+                .with("line", record.line)
+                .with("fields", record.len())
+                .with("expected", self.width));
+        }
+        self.time(record)
+    }
+
+    /// Whether a line is the header again: has its names, but for one that was added to fit the rows, or changed.
+    pub(super) fn is_header(&self, record: &Record<'_>) -> bool {
+        let Some(header) = &self.header else { return false };
+        let is_name = |at: &usize| {
+            let name = std::str::from_utf8(record.field(*at)).map(|field| name_of(field, *at));
+            name.is_ok_and(|name| !name.is_empty() && header.iter().any(|own| own == name))
+        };
+        let names = header.iter().filter(|name| !name.is_empty()).count();
+        let found = (0..record.len()).filter(is_name).count();
+        found > 0 && found >= names.min(2) && found + 1 >= names && record.len() <= header.len() + 1
+    }
+
+    /// Whether a row says in words that it has no value.
+    pub(super) fn is_no_bar(&self, record: &Record<'_>) -> bool {
+        let mut fields = self.payload.iter().map(|column| record.field(column.at));
+        fields.clone().any(|field| !field.trim_ascii().is_empty()) && fields.all(is_null)
+    }
+
     /// The time of a row in the unit of the reading.
-    pub(super) fn time(&self, record: &Record<'_>) -> Result<i64> {
+    fn time(&self, record: &Record<'_>) -> Result<i64> {
         let field = record.field(self.ts);
         let time = match self.reading {
-            Reading::Iso => iso(field),
-            Reading::Undecided | Reading::Unit(_) => layout::integer(field),
-            reading => match layout::integer(field).map(|value| reading.integer(value)) {
+            Reading::Text => self.text_time(record),
+            Reading::Undecided | Reading::Unit(_) => layout::epoch(field),
+            reading => match layout::epoch(field).map(|value| reading.integer(value)) {
                 Some(Err(e)) => return Err(self.at(e, record)),
                 time => time.and_then(Result::ok),
             },
         };
         time.ok_or_else(|| {
-            let message = match (field.trim_ascii().is_empty(), self.reading) {
-                (true, _) => "a row has no time",
-                (_, Reading::Iso) => "a time is neither an integer nor an ISO 8601 date or date and time",
-                _ => "a time is not an integer, although the first one is",
+            let has_exponent = field.iter().any(|b| b"eE".contains(b)) && number(field).is_some();
+            let message = match (field.trim_ascii().is_empty(), self.reading, &self.format) {
+                (true, _, _) => "a row has no time".to_owned(),
+                (_, Reading::Text, Some(format)) => {
+                    format!("a time is not of the form {format}; correct it, or say which form it has (with_time_format)")
+                }
+                _ if has_exponent => {
+                    "a time has lost its digits, as spreadsheets cut them; write the file anew without a spreadsheet"
+                        .to_owned()
+                }
+                (_, Reading::Text, None) => {
+                    "a time is neither an integer nor an ISO 8601 date or date and time; say which form it has \
+                     (with_time_format)"
+                        .to_owned()
+                }
+                _ => "a time is not an integer, although the first one is; write all in one form".to_owned(),
             };
             self.at(Error::schema(message), record)
         })
+    }
+
+    /// A time in text, in microseconds.
+    fn text_time(&self, record: &Record<'_>) -> Option<i64> {
+        let text = |at: usize| std::str::from_utf8(record.field(at)).ok().map(str::trim);
+        let read = |text: &str| match &self.format {
+            Some(format) => format.micros(text),
+            None => parse_iso(text),
+        };
+        match self.clock {
+            None => read(text(self.ts)?),
+            Some(clock) => read(&format!("{} {}", text(self.ts)?, text(clock)?)),
+        }
     }
 
     /// Names the row's line, the time column and its value.
@@ -215,8 +369,8 @@ impl Layout {
     /// Where a kline ends, one step after its close time.
     fn end(&self, close_time: &[u8]) -> Option<i64> {
         match self.reading {
-            Reading::Iso => iso(close_time)?.checked_add(1),
-            reading => reading.integer(layout::integer(close_time)?.checked_add(1)?).ok(),
+            Reading::Text => iso(close_time)?.checked_add(1),
+            reading => reading.integer(layout::epoch(close_time)?.checked_add(1)?).ok(),
         }
     }
 }

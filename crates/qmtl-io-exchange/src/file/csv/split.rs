@@ -32,8 +32,10 @@ impl SplitFault {
 pub(super) struct Record<'a> {
     text: &'a [u8],
     ends: &'a [usize],
-    /// Bytes between two fields: the comma, where fields are cut out of the line as it stands.
+    /// Bytes between two fields: the delimiter, where fields are cut out of the line as it stands.
     gap: usize,
+    /// How many bytes it and what is skipped before it take, its line end included.
+    bytes: usize,
     /// The line that the record starts in, counted from 1.
     pub(super) line: u64,
 }
@@ -49,9 +51,19 @@ impl<'a> Record<'a> {
         &self.text[start..self.ends[index]]
     }
 
+    /// How many bytes it and what is skipped before it take, its line end included.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The head of a field as a message quotes it.
     pub(super) fn quote(&self, index: usize) -> String {
-        let head = self.field(index).get(..80).unwrap_or(self.field(index));
+        Self::quoted(self.field(index))
+    }
+
+    /// The head of a field, quoted.
+    pub(super) fn quoted(field: &[u8]) -> String {
+        let head = field.get(..80).unwrap_or(field);
         format!("{:?}", String::from_utf8_lossy(head))
     }
 }
@@ -74,12 +86,13 @@ pub(super) struct Splitter {
     ends: Vec<usize>,
     text: Vec<u8>,
     quoted: Reader,
+    delimiter: u8,
 }
 
 impl Splitter {
-    pub(super) fn new() -> Self {
-        let quoted = ReaderBuilder::new().terminator(Terminator::Any(b'\n')).build();
-        Self { ends: Vec::with_capacity(16), text: Vec::new(), quoted }
+    pub(super) fn new(delimiter: u8) -> Self {
+        let quoted = ReaderBuilder::new().delimiter(delimiter).terminator(Terminator::Any(b'\n')).build();
+        Self { ends: Vec::with_capacity(16), text: Vec::new(), quoted, delimiter }
     }
 
     /// The records of `buffer`, the first of which starts in `line`.
@@ -133,6 +146,7 @@ fn ends_outside_quotes(record: &[u8]) -> bool {
 impl Records<'_> {
     /// The next record that is not an empty line; `None` when the buffer holds no complete one.
     pub(super) fn next(&mut self) -> Result<Option<Record<'_>>, SplitFault> {
+        let (delimiter, start) = (self.splitter.delimiter, self.position);
         loop {
             let rest = &self.buffer[self.position..];
             if rest.is_empty() {
@@ -141,8 +155,8 @@ impl Records<'_> {
             let line = self.line;
             self.splitter.ends.clear();
             let mut stop = rest.len();
-            for at in memchr3_iter(b',', b'\n', b'"', rest) {
-                if rest[at] == b',' {
+            for at in memchr3_iter(delimiter, b'\n', b'"', rest) {
+                if rest[at] == delimiter {
                     self.splitter.ends.push(at);
                 } else {
                     stop = at;
@@ -157,6 +171,7 @@ impl Records<'_> {
                     text: &self.splitter.text,
                     ends: &self.splitter.ends,
                     gap: 0,
+                    bytes: self.position - start,
                     line,
                 }));
             }
@@ -176,7 +191,8 @@ impl Records<'_> {
                 return Err(SplitFault::TooManyFields);
             }
             self.splitter.ends.push(end);
-            return Ok(Some(Record { text: &rest[..end], ends: &self.splitter.ends, gap: 1, line }));
+            let bytes = self.position - start;
+            return Ok(Some(Record { text: &rest[..end], ends: &self.splitter.ends, gap: 1, bytes, line }));
         }
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 /// All records of `text`, which is shown to the splitter a growing piece at a time.
 fn cut(text: &str, step: usize) -> Result<Vec<(u64, Vec<String>)>, SplitFault> {
-    let (mut splitter, mut found) = (Splitter::new(), Vec::new());
+    let (mut splitter, mut found) = (Splitter::new(b','), Vec::new());
     let (mut start, mut end, mut line) = (0, 0, 1);
     while start < text.len() {
         end = text.len().min(end + step);
