@@ -16,7 +16,7 @@ use qmtl_history_api::{
 
 use crate::pipeline::{Delivered, NodeRows};
 use crate::runner::stored_columns;
-use crate::warmup::LOOKBACK;
+use crate::warmup::{LOOKBACK, start_of_newest};
 use crate::{Activation, Mode, NodeCache, OnPanic, Order, Parallelism, Pipeline, Strategy, StreamInput};
 
 /// The moment of a result or an order: when its bars close.
@@ -69,8 +69,8 @@ impl Backtest {
     /// Runs `strategy` over the bars that close after `start` and up to `end`.
     ///
     /// Each input is read from `period` rows before `start` on, ten times as many points of the grid back at most:
-    /// these prime the nodes and are not counted, and nothing that comes of them is returned. The caches of the inputs are
-    /// not used, so that one input may be in many strategies.
+    /// these prime the nodes and are not counted, and nothing that comes of them is returned. The inputs' own caches
+    /// are not used, so one input can serve many backtests.
     ///
     /// `InvalidInput` unless `start < end`, `Unsupported` for an input without history, `NotFound` or `Schema` when a
     /// node reads a column that its input lacks or that is not of doubles, else the error of a provider.
@@ -81,7 +81,7 @@ impl Backtest {
         end: Timestamp,
     ) -> Result<BacktestRun> {
         TimeRange::new(start, end)?;
-        // What else goes through the caches of these inputs is none of it.
+        // Bars that came through the inputs' caches by another way do not belong to this run.
         strategy.inputs = strategy.inputs.iter().map(StreamInput::detached).collect::<Result<_>>()?;
         let pipeline = Pipeline::new(strategy)
             .with_parallelism(self.parallelism)
@@ -136,9 +136,7 @@ async fn opened(
         let coverage = provider.coverage(key).await?;
         let farthest = before(points(period.saturating_mul(LOOKBACK)));
         if let Some(past) = TimeRange::checked(farthest, first) {
-            let rows = coverage.present().within(past);
-            let skipped = rows.count(interval).saturating_sub(period as u64);
-            from = rows.nth(skipped, interval).unwrap_or(from);
+            from = start_of_newest(&coverage, past, period, interval).unwrap_or(from);
         }
         let known_empty = coverage.empty_by_any(input.clock().real_now());
         if let Some(asked) = TimeRange::checked(first, past_end) {
@@ -154,7 +152,7 @@ async fn opened(
 /// Fails with `Schema` where a provider gives rows that are not ascending, or outside of what was asked for.
 fn checked(rows: BatchStream, key: SeriesKey, range: TimeRange) -> BatchStream {
     let (schema, mut newest) = (rows.schema(), None);
-    let check = move |batch: RecordBatch| {
+    let mut check = move |batch: RecordBatch| {
         let ts = frame::timestamps(&batch)?.values();
         let is_inside = |micros: &i64| (range.start().as_micros()..range.end().as_micros()).contains(micros);
         if !ts.iter().all(is_inside) {
@@ -172,7 +170,6 @@ fn checked(rows: BatchStream, key: SeriesKey, range: TimeRange) -> BatchStream {
         newest = ts.last().copied().or(newest);
         Ok(batch)
     };
-    let mut check = check;
     BatchStream::new(schema, rows.map(move |batch| batch.and_then(&mut check)).boxed())
 }
 
@@ -193,8 +190,8 @@ pub struct BacktestRun {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BacktestBatch {
-    /// For every node its results: `ts`, the opening time of the bar that a result represents; `moment`, its close; then
-    /// one column of doubles for each output. Ascending; no row where the node had no result.
+    /// For every node its results: `ts`, the opening time of the bar that a result represents; `moment`, its close;
+    /// then one column of doubles for each output. Ascending; no row where the node had no result.
     pub results: Vec<(NodeId, RecordBatch)>,
     /// The orders, in the order of moments: `node_id`, `ts`, `moment`, `side` (`long` or `short`), `value`,
     /// `weight`.

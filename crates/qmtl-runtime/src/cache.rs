@@ -142,6 +142,11 @@ impl NodeCache {
         self.extra
     }
 
+    /// The most bars that are held now: the period and those beyond it.
+    pub(crate) fn capacity(&self) -> usize {
+        self.period.saturating_add(self.extra)
+    }
+
     /// The payload columns, once they are fixed.
     #[must_use]
     pub fn schema(&self) -> Option<&SchemaRef> {
@@ -189,7 +194,7 @@ impl NodeCache {
     /// `Schema`, naming node and column, for a payload of another shape or type, and for a time
     /// whose bar would open before 1678. A cache that failed is unchanged.
     pub fn append(&mut self, ts: Timestamp, payload: &RecordBatch) -> Result<Appended> {
-        self.append_within(ts, payload, self.period.saturating_add(self.extra))
+        self.append_within(ts, payload, self.capacity())
     }
 
     /// As [`NodeCache::append`], but the newest `keep` bars stay.
@@ -229,8 +234,8 @@ impl NodeCache {
         Ok(appended)
     }
 
-    /// Puts a row behind all others without a look at its columns' names and types, when the last row that was looked at
-    /// had the same schema and all is doubles without nulls; false when it is not so.
+    /// Puts a row behind all others without a look at its columns' names and types, when the last row that was looked
+    /// at had the same schema and all is doubles without nulls; false when it is not so.
     fn push(&mut self, bar: Timestamp, payload: &RecordBatch) -> bool {
         let Some(layout) =
             self.layout.as_ref().filter(|known| Arc::ptr_eq(&known.given, payload.schema_ref()))
@@ -251,7 +256,7 @@ impl NodeCache {
     /// `Schema`, naming node, column and row, for rows that are not ascending, have no time, or
     /// contradict the cache's columns. A cache that failed is unchanged.
     pub fn backfill_bulk(&mut self, batch: &RecordBatch) -> Result<Merged> {
-        self.merge(batch, self.period.saturating_add(self.extra))
+        self.merge(batch, self.capacity())
     }
 
     /// As [`NodeCache::backfill_bulk`], but the newest `keep` bars stay.
@@ -346,8 +351,8 @@ impl NodeCache {
         })
     }
 
-    /// The close of the last bar that could have closed by `moment`, if all behind the one at `newest` are proven not to
-    /// exist.
+    /// The close of the last bar that could have closed by `moment`, if all behind the one at `newest` are proven not
+    /// to exist.
     pub(crate) fn settled_until(&self, newest: Timestamp, moment: Timestamp) -> Option<Timestamp> {
         // Closes lie on the grid of openings.
         let close = self.key.interval.floor(moment)?;
@@ -409,7 +414,7 @@ impl NodeCache {
     #[must_use]
     pub fn unfinished(&self, range: TimeRange) -> Option<TimeRange> {
         let room = match self.oldest() {
-            Some(oldest) if self.len() >= self.period.saturating_add(self.extra) => {
+            Some(oldest) if self.len() >= self.capacity() => {
                 range.intersect(TimeRange::checked(oldest, Timestamp::MAX)?)?
             }
             _ => range,

@@ -64,8 +64,8 @@ pub(crate) enum Compute {
 ///
 /// It runs once at every moment at which a source that it reads has a new row, provided that each source has `window`
 /// rows and no bar is missing between them or behind the last. Of a source that has no bar at that moment it sees the
-/// last rows. A result must depend only on the node's windows and its own state: when history is replayed, a node may run over
-/// many bars before the next node does.
+/// last rows. A result must depend only on the node's windows and its own state: when history is replayed, a node may
+/// run over many bars before the next node does.
 pub struct ComputeNode {
     pub(crate) id: NodeId,
     pub(crate) reads: Vec<(Source, String)>,

@@ -14,8 +14,8 @@ pub struct LiveBar {
     pub input: SeriesKey,
     /// When the bar opened.
     pub ts: Timestamp,
-    /// One row, its columns named and typed as in history. `ts` may be left out, and must equal that of the bar otherwise;
-    /// a column that is left out is null.
+    /// One row, its columns named and typed as in history. `ts` is optional, and must equal that of the bar; an absent
+    /// column is null.
     pub payload: RecordBatch,
 }
 

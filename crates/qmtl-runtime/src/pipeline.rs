@@ -233,7 +233,8 @@ impl Pipeline {
         Ok((ts, &columns[0]))
     }
 
-    /// The newest results of one of a node's outputs, as [`results`](Self::results) gives those of its first. `NotFound` for an unknown node or output.
+    /// The newest results of one of a node's outputs, as [`results`](Self::results) gives those of its first.
+    /// `NotFound` for an unknown node or output.
     pub fn output(&self, node: &NodeId, output: &str) -> Result<(&[Timestamp], &[f64])> {
         let at = self.node(node)?;
         let outputs = &self.nodes[at].spec.outputs;

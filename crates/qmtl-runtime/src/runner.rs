@@ -166,17 +166,18 @@ impl Runner {
     /// where they take precedence over history. Bars between the end of history and an input's first live bar are
     /// requested until the deadline, and then reported as a gap.
     ///
-    /// `InvalidInput` for a strategy with a [live source](crate::StrategyBuilder::live) of its own, which is that of
-    /// [`Runner::run`]. `NotFound` or `Schema` when a node reads a column that its input does not have or that does not hold doubles:
-    /// before warm-up if the store can list its columns, else before replay. In strict mode a node that fails ends
-    /// the run with its error. Otherwise fails as [`warm_up`], [`Pipeline::replay`] and [`Pipeline::feed`] do.
+    /// `InvalidInput` for a strategy with a [live source](crate::StrategyBuilder::live) of its own, which only
+    /// `Runner::run` and `Runner::run_in` follow. `NotFound` or `Schema` when a node reads a column that its input does
+    /// not have or that does not hold doubles: before warm-up if the store can list its columns, else before replay. In
+    /// strict mode a node that fails ends the run with its error. Otherwise fails as [`warm_up`], [`Pipeline::replay`]
+    /// and [`Pipeline::feed`] do.
     pub async fn follow(&self, strategy: Strategy, live: &mut dyn LiveSource) -> Result<Session> {
         has_no_live(&strategy)?;
         self.session(strategy, (live, None), None).await
     }
 
-    /// As [`follow`](Self::follow), but also passes every live moment, with the results of its nodes and their orders, to
-    /// `on_moment`, together with the pipeline as it is then. An error that it returns ends the run.
+    /// As [`follow`](Self::follow), but also passes every live moment, with the results of its nodes and their orders,
+    /// to `on_moment`, together with the pipeline as it is then. An error that it returns ends the run.
     pub async fn follow_with(
         &self,
         strategy: Strategy,
@@ -218,7 +219,7 @@ impl Runner {
         } else {
             pipeline.replay()?
         };
-        pipeline.inputs().iter().for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
+        hold_periods_alone(pipeline.inputs());
         if let Some(OnReady(on_ready)) = &self.on_ready {
             on_ready(&pipeline, &warmup)?;
         }
@@ -244,10 +245,7 @@ impl Runner {
                     }
                     pipeline.feed(&bar.input, bar.ts, &bar.payload).await?;
                     if !first.is_empty() {
-                        pipeline
-                            .inputs()
-                            .iter()
-                            .for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
+                        hold_periods_alone(pipeline.inputs());
                     }
                 }
                 Next::Due => drop(pipeline.give_up().await?),
@@ -258,7 +256,7 @@ impl Runner {
         Ok(Session { pipeline, warmup, replayed, gaps: gaps.left, restored })
     }
 
-    /// Warms up, and sees to it that everything up to the live bars that wait is in the caches, which have room for these.
+    /// Warms up, closes the seams before the live bars that wait, and makes room for these in the caches.
     async fn get_ready(
         &self,
         pipeline: &mut Pipeline,
@@ -395,6 +393,11 @@ fn missed_bars(inputs: &[StreamInput], moment: Timestamp) -> Result<Vec<usize>> 
         Ok(usize::try_from(bars).unwrap_or(usize::MAX))
     });
     missed.collect()
+}
+
+/// Has the caches hold no more than the period: everything beyond it has been delivered.
+fn hold_periods_alone(inputs: &[StreamInput]) {
+    inputs.iter().for_each(|input| input.cache().write(|cache| cache.set_extra(0)));
 }
 
 /// `InvalidInput` for a strategy whose own live source would be passed over.

@@ -201,50 +201,8 @@ pub async fn warm_up(inputs: &[StreamInput], config: &WarmupConfig) -> Result<Wa
 async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEngine) -> InputReport {
     let (clock, interval) = (stream.clock(), stream.key().interval);
     let begun = clock.monotonic();
-    // Behind a saved state the period lies before its moment, and what came since is extra.
-    let (period, extra) = stream.cache().read(|cache| (cache.period(), cache.extra()));
-    let now = clock.now();
-    let mut window = closed_window(interval, now, period + extra);
-    let mut filled = complete(stream, window, config).await;
-    if let PeriodCounts::Rows { max_lookback } = config.period_counts {
-        let max_lookback = max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK)) + extra;
-        let since = i64::try_from(extra).ok().and_then(|extra| extra.checked_mul(interval.as_micros()));
-        let since = since.and_then(|micros| window.end().checked_add_micros(-micros));
-        let since = since.unwrap_or(window.start());
-        let mut points = period + extra;
-        // A bar that is missing may come yet; one that does not exist leaves its place to an older one.
-        let may_have = |filled: &Filled, window: TimeRange| {
-            let past = TimeRange::checked(window.start(), since).map(RangeSet::from).unwrap_or_default();
-            let missing = past.difference(&filled.present).difference(&filled.known_empty);
-            let missing = if config.holes_allowed { 0 } else { missing.count(interval) };
-            filled.present.intersection(&past).count(interval) + missing
-        };
-        while may_have(&filled, window) < period as u64 && points < max_lookback {
-            let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
-            if left.is_zero() {
-                break;
-            }
-            points = points.saturating_mul(2).min(max_lookback);
-            window = closed_window(interval, now, points);
-            filled = complete(stream, window, &config.clone().with_deadline(left)).await;
-        }
-    }
-    if let PeriodCounts::Rows { max_lookback } = config.period_counts {
-        // What has not come by now is not waited for: the newest rows that there are take its place.
-        let max_lookback =
-            max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK)).saturating_add(extra);
-        let farthest = closed_window(interval, now, max_lookback);
-        if filled.present.within(window).count(interval) < (period.saturating_add(extra)) as u64
-            && let Some(coverage) = stored(stream).await
-        {
-            let rows = coverage.present().within(farthest);
-            let skipped = rows.count(interval).saturating_sub(period.saturating_add(extra) as u64);
-            let start = rows.nth(skipped, interval).unwrap_or(window.start()).min(window.start());
-            window = TimeRange::checked(start, window.end()).unwrap_or(window);
-            let known_empty = coverage.empty_by_any(clock.real_now()).within(window);
-            filled.known_empty = filled.known_empty.union(&known_empty);
-        }
-    }
+    let period = stream.cache().read(NodeCache::period);
+    let (window, filled) = completed(stream, config, begun).await;
     let loaded = load(stream, window, (begun, config.deadline), engine).await;
     let by_rows = matches!(config.period_counts, PeriodCounts::Rows { .. });
     let known_empty = filled.known_empty;
@@ -285,6 +243,65 @@ async fn prime(stream: &StreamInput, config: &WarmupConfig, engine: &BackfillEng
     }
     stream.report_memory();
     report
+}
+
+/// Completes the last bars that a cache is to hold; the window that has them.
+async fn completed(stream: &StreamInput, config: &WarmupConfig, begun: Duration) -> (TimeRange, Filled) {
+    let (clock, interval) = (stream.clock(), stream.key().interval);
+    // Behind a saved state the period lies before its moment, and what came since is extra.
+    let (period, extra, capacity) =
+        stream.cache().read(|cache| (cache.period(), cache.extra(), cache.capacity()));
+    let now = clock.now();
+    let mut window = closed_window(interval, now, capacity);
+    let mut filled = complete(stream, window, config).await;
+    if let PeriodCounts::Rows { max_lookback } = config.period_counts {
+        let max_lookback =
+            max_lookback.unwrap_or_else(|| period.saturating_mul(LOOKBACK)).saturating_add(extra);
+        let since = i64::try_from(extra).ok().and_then(|extra| extra.checked_mul(interval.as_micros()));
+        let since = since.and_then(|micros| window.end().checked_add_micros(-micros));
+        let since = since.unwrap_or(window.start());
+        let mut points = capacity;
+        // A bar that is missing may come yet; one that does not exist leaves its place to an older one.
+        let may_have = |filled: &Filled, window: TimeRange| {
+            let past = TimeRange::checked(window.start(), since).map(RangeSet::from).unwrap_or_default();
+            let missing = past.difference(&filled.present).difference(&filled.known_empty);
+            let missing = if config.holes_allowed { 0 } else { missing.count(interval) };
+            filled.present.intersection(&past).count(interval) + missing
+        };
+        while may_have(&filled, window) < period as u64 && points < max_lookback {
+            let left = config.deadline.saturating_sub(clock.monotonic().saturating_sub(begun));
+            if left.is_zero() {
+                break;
+            }
+            points = points.saturating_mul(2).min(max_lookback);
+            window = closed_window(interval, now, points);
+            filled = complete(stream, window, &config.clone().with_deadline(left)).await;
+        }
+        // A bar that has not come by now is not waited for any longer: an older one takes its place.
+        if filled.present.within(window).count(interval) < capacity as u64
+            && let Some(coverage) = stored(stream).await
+        {
+            let farthest = closed_window(interval, now, max_lookback);
+            let start = start_of_newest(&coverage, farthest, capacity, interval);
+            let start = start.unwrap_or(window.start()).min(window.start());
+            window = TimeRange::checked(start, window.end()).unwrap_or(window);
+            let known_empty = coverage.empty_by_any(clock.real_now()).within(window);
+            filled.known_empty = filled.known_empty.union(&known_empty);
+        }
+    }
+    (window, filled)
+}
+
+/// Where the newest `rows` rows of a range begin, or all where there are fewer; `None` where there is none.
+pub(crate) fn start_of_newest(
+    coverage: &Coverage,
+    range: TimeRange,
+    rows: usize,
+    interval: Interval,
+) -> Option<Timestamp> {
+    let present = coverage.present().within(range);
+    let skipped = present.count(interval).saturating_sub(rows as u64);
+    present.nth(skipped, interval)
 }
 
 /// What the store has, if it says so in time.

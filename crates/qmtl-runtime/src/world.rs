@@ -227,8 +227,8 @@ impl Activation {
         acts.then(|| Allowed { weight: state.weight.min(1.0), mode })
     }
 
-    /// Returns when a change has brought what is `wanted`, or at once if it already holds. An answer that merely expires
-    /// does not wake the caller.
+    /// Returns when a change has brought what is `wanted`, or at once if it already holds. An answer that merely
+    /// expires does not wake the caller.
     pub async fn wait_until(&self, wanted: impl Fn(&Self) -> bool + Send) {
         let mut changes = self.0.state.subscribe();
         while !wanted(self) {

@@ -112,10 +112,10 @@ impl Pipeline {
     /// Takes a live bar of an input: into its cache and its recorder, and once nothing is waited for any more that
     /// closes with it, to the nodes and theirs.
     ///
-    /// `NotFound` for an unknown input; `InvalidInput` for a bar that opens off the grid of its input or whose payload has
-    /// another `ts`; `Schema` for a row that contradicts the cache; `Conflict` while another pipeline delivers the bars of
-    /// an input; the node's error when one failed and [`OnPanic::Stop`](crate::OnPanic::Stop) was chosen; else what a hook
-    /// or a recorder answers. What is to be recorded is kept until its recorder has taken it.
+    /// `NotFound` for an unknown input; `InvalidInput` for a bar that opens off the grid of its input or whose payload
+    /// has another `ts`; `Schema` for a row that contradicts the cache; `Conflict` while another pipeline delivers the
+    /// bars of an input; the node's error when one failed and [`OnPanic::Stop`](crate::OnPanic::Stop) was chosen; else
+    /// what a hook or a recorder returns. Rows to be recorded are kept until their recorder has taken them.
     pub async fn feed(&mut self, input: &SeriesKey, ts: Timestamp, payload: &RecordBatch) -> Result<Fed> {
         let now = self.now();
         let appended = self.take(input, ts, payload, now)?;
@@ -123,8 +123,8 @@ impl Pipeline {
         Ok(Fed { appended, bars, results })
     }
 
-    /// Records that every bar of an input which closes at `close` or before, and exists, has come: its source has proved
-    /// it. Bars that are not there do not exist then, and are skipped. Fails as [`feed`](Self::feed) does.
+    /// Records that every bar of an input closing at or before `close` has arrived: its source has proved it. Bars that
+    /// are not there do not exist, and are skipped. Fails as [`feed`](Self::feed) does.
     pub async fn settle(&mut self, input: &SeriesKey, close: Timestamp) -> Result<Replayed> {
         let at = self.input(input)?;
         let interval = self.inputs[at].key().interval;
@@ -281,8 +281,8 @@ impl Pipeline {
     }
 }
 
-/// `InvalidInput` for a live bar whose time is not that of a bar, or not that of its payload. Events that are no bars come
-/// at any time.
+/// `InvalidInput` for a live bar whose time is not that of a bar, or not that of its payload. Events that are not bars
+/// may come at any time.
 fn check(stream: &StreamInput, ts: Timestamp, payload: &RecordBatch) -> Result<()> {
     let interval = stream.key().interval;
     let refuse = |message: &str| Err(Error::invalid(message).with("series", stream.key()).with("ts", ts));
@@ -292,9 +292,10 @@ fn check(stream: &StreamInput, ts: Timestamp, payload: &RecordBatch) -> Result<(
     if !interval.is_on_grid(ts) || interval.next(ts).is_none() {
         return refuse("a live bar must open on the grid of its input");
     }
+    // A payload without times is the usual one, and an error for it would cost more than all else here.
     let own = payload.column_by_name(frame::TS).and_then(|_| frame::timestamps(payload).ok());
-    match own.filter(|own| own.len() == 1) {
-        Some(own) if own.value(0) != ts.as_micros() => {
+    match own {
+        Some(own) if own.len() == 1 && own.value(0) != ts.as_micros() => {
             refuse("a live bar's payload has another ts than the bar")
         }
         _ => Ok(()),

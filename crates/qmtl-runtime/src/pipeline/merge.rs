@@ -27,8 +27,8 @@ pub(super) fn rows_up_to(cache: &NodeCache, moment: Timestamp) -> usize {
 }
 
 /// Merges what closes after `released` and up to `until`, moment by moment, into at most about `size` moments. The
-/// inputs that are `open` have more to come: nothing is merged beyond the last row of any of these. With `shows_stale` it is
-/// told where an input lacks the bar that would be its newest.
+/// inputs that are `open` have more to come: nothing is merged beyond the last row of any of these. With `shows_stale`,
+/// the chunk lists the moments at which an input lacks the bar that would be its newest.
 pub(super) fn next_chunk(
     caches: &[MutexGuard<'_, NodeCache>],
     (released, until): (Timestamp, Timestamp),

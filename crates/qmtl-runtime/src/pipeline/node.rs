@@ -222,7 +222,7 @@ impl Results {
         self.silences.clear();
         self.fired.clear();
         self.at = 0;
-        self.stopped = self.stopped.map(|_| 0);
+        self.stopped = None;
         let excess = self.ts.len().saturating_sub(keeps);
         if excess >= keeps.max(self.ts.len() / 2) {
             self.columns.iter_mut().for_each(|column| drop(column.drain(..excess)));
@@ -274,10 +274,11 @@ impl Node {
         }
     }
 
-    /// Runs over a chunk, unless the node has failed. A panic or an error fails the node, as does the failure of one that
-    /// it reads; its results up to that moment stay.
+    /// Runs over a chunk, unless the node has failed. A panic or an error fails the node, as does the failure of one
+    /// that it reads; its results up to that moment stay.
     pub(super) fn run(&mut self, own: &mut Results, round: &Round<'_>) {
         if self.failed.is_some() {
+            own.stopped = Some(0);
             return;
         }
         let stopped = |(at, source): (usize, &Place)| match *source {
@@ -323,42 +324,8 @@ impl Node {
 
     /// Walks the moments before `until`.
     fn walk(&mut self, own: &mut Results, round: &Round<'_>, until: u32) -> Result<()> {
-        let Round { chunk, inputs, done, holes_allowed } = *round;
-        let before = |emits: &'_ [u32]| {
-            if until == u32::MAX { emits.len() } else { emits.partition_point(|at| *at < until) }
-        };
-        // At live bars each of these lists is short, and pushing costs a third of collecting.
-        let mut feeds = Few::<Feed<'_>>::new();
-        for source in &self.sources {
-            feeds.push(match *source {
-                Place::Input(input) => Feed {
-                    emits: &chunk.emits[input][..before(&chunk.emits[input])],
-                    stale: match chunk.stale[input].as_slice() {
-                        [] => Stale::Never,
-                        stale => Stale::At(stale),
-                    },
-                    before: chunk.before[input],
-                    holes: match &chunk.runs[input] {
-                        Some(runs) if !holes_allowed => Holes::Runs(runs),
-                        _ => Holes::None,
-                    },
-                },
-                Place::Node(node) => Feed {
-                    emits: &done[node].fired[..before(&done[node].fired)],
-                    stale: match (done[node].silences.as_slice(), done[node].is_stale) {
-                        _ if holes_allowed => Stale::Never,
-                        ([], false) => Stale::Never,
-                        (silences, was) => Stale::Since(silences, was),
-                    },
-                    before: done[node].before(),
-                    holes: if done[node].breaks.is_empty() {
-                        Holes::None
-                    } else {
-                        Holes::Breaks(&done[node].breaks)
-                    },
-                },
-            });
-        }
+        let Round { chunk, inputs, done, .. } = *round;
+        let feeds = self.feeds(round, until);
         let is_cold = |feed: &Feed<'_>| feed.before + feed.emits.len() < self.spec.window;
         if feeds.iter().all(|feed| feed.emits.is_empty()) || feeds.iter().any(is_cold) {
             // An input of which no row has come yet has no columns either.
@@ -421,6 +388,43 @@ impl Node {
         .map_err(|e| Error::unexpected("a compute node failed").with("node_id", &self.spec.id).caused_by(e))
     }
 
+    /// Where each source stands at the moments before `until`.
+    fn feeds<'a>(&self, round: &Round<'a>, until: u32) -> Few<Feed<'a>> {
+        let Round { chunk, done, holes_allowed, .. } = *round;
+        // At live bars each of these lists is short, and pushing costs a third of collecting.
+        let mut feeds = Few::new();
+        for source in &self.sources {
+            feeds.push(match *source {
+                Place::Input(input) => Feed {
+                    emits: up_to(&chunk.emits[input], until),
+                    stale: match chunk.stale[input].as_slice() {
+                        [] => Stale::Never,
+                        stale => Stale::At(stale),
+                    },
+                    before: chunk.before[input],
+                    holes: match &chunk.runs[input] {
+                        Some(runs) if !holes_allowed => Holes::Runs(runs),
+                        _ => Holes::None,
+                    },
+                },
+                Place::Node(node) => Feed {
+                    emits: up_to(&done[node].fired, until),
+                    stale: match (done[node].silences.as_slice(), done[node].is_stale) {
+                        ([], false) => Stale::Never,
+                        (silences, was) => Stale::Since(silences, was),
+                    },
+                    before: done[node].before(),
+                    holes: if done[node].breaks.is_empty() {
+                        Holes::None
+                    } else {
+                        Holes::Breaks(&done[node].breaks)
+                    },
+                },
+            });
+        }
+        feeds
+    }
+
     /// Where its reads stand among the columns of their sources. Those of an input do not change once it has a row.
     fn find_columns(&self, inputs: &[CacheView<'_>]) -> Result<Vec<usize>> {
         let reads = self.spec.reads.iter().zip(&self.source_of).zip(&self.output_of);
@@ -457,6 +461,12 @@ impl Node {
         });
         copied.map(|copy| copy.map(Cow::into_owned).map_err(|e| e.with("reader", &self.spec.id))).collect()
     }
+}
+
+/// The moments before `until`, of ascending ones.
+fn up_to(moments: &[u32], until: u32) -> &[u32] {
+    // Mostly no source has failed.
+    if until == u32::MAX { moments } else { &moments[..moments.partition_point(|at| *at < until)] }
 }
 
 /// That a node's own code has panicked.

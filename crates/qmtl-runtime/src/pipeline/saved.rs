@@ -31,10 +31,7 @@ impl Pipeline {
                 .with("node_id", &node.spec.id));
             }
             let state = match &node.spec.compute {
-                Compute::Stateful(state) => {
-                    let saved = guarded(&node.spec.id, || state.save());
-                    Some(saved.map_err(|e| e.with("node_id", &node.spec.id))?)
-                }
+                Compute::Stateful(state) => Some(guarded(&node.spec.id, || state.save())?),
                 _ => None,
             };
             let bits = |column: &Vec<f64>| column[skipped..].iter().map(|value| value.to_bits()).collect();
@@ -94,8 +91,7 @@ impl Pipeline {
             match (&mut node.spec.compute, &saved.state) {
                 _ if !is_whole => return Err(corrupt(node)),
                 (Compute::Stateful(state), Some(bytes)) => {
-                    let id = &node.spec.id;
-                    guarded(id, || state.restore(bytes)).map_err(|e| e.with("node_id", id))?;
+                    guarded(&node.spec.id, || state.restore(bytes))?;
                 }
                 (Compute::Stateful(_), None) => return Err(corrupt(node)),
                 _ => {}
@@ -129,7 +125,10 @@ impl Pipeline {
     }
 }
 
-/// What a node's own code answers; its panic is an error.
+/// What a node's own code returns; its errors and panics name the node.
 fn guarded<T>(id: &NodeId, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(id, &*panic)))
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(returned) => returned.map_err(|e| e.with("node_id", id)),
+        Err(panic) => Err(panicked(id, &*panic)),
+    }
 }

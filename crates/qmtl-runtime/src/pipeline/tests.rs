@@ -388,6 +388,28 @@ async fn a_failed_node_takes_its_readers_with_it_at_the_same_moment_live_and_rep
 }
 
 #[tokio::test]
+async fn a_node_whose_order_sink_fails_takes_its_readers_with_it() {
+    let a = input("a", 1);
+    let orders =
+        ComputeNode::slices(id("orders"), 1, |w| w.f64(0)[0]).reads(&a, "close").orders_to(|order| {
+            assert!(order.value < 2.0, "two is too much");
+        });
+    let reader = ComputeNode::slices(id("reader"), 1, |w| w.f64(0)[0] + w.f64(1)[0]);
+    let reader = reader.reads(&a, "close").reads(id("orders"), VALUE).keeps(9);
+    let strategy = Strategy::builder().input(a).node(orders.keeps(9)).node(reader).build().unwrap();
+    let mut pipeline =
+        Pipeline::new(strategy).with_activation(Activation::always(Mode::Paper, ManualClock::new(minute(9))));
+    for bar in 1..5 {
+        pipeline.feed(&key("a", "1m"), minute(bar), &closes(&[bar])).await.unwrap();
+    }
+    // At the moment of the order that failed, the reader had run already.
+    assert_eq!(pipeline.results(&id("orders")).unwrap().1, [1.0, 2.0]);
+    assert_eq!(pipeline.results(&id("reader")).unwrap().1, [2.0, 4.0]);
+    let failures: Vec<_> = pipeline.failures().map(Error::message).collect();
+    assert_eq!(failures, ["a compute node panicked", "a compute node reads one that has failed"]);
+}
+
+#[tokio::test]
 async fn a_node_that_looks_at_a_cache_fails_and_does_not_wait_for_itself() {
     let stream = input("a", 3);
     let looked_at = stream.clone();

@@ -48,26 +48,22 @@ fn live(index: u32) -> LiveBar {
 
 type Delivered = Arc<Mutex<Vec<(u32, f64)>>>;
 
-/// A strategy that writes down every bar that it is given.
+/// A strategy that writes down every bar that it is given, of an input that a fetcher fills.
 fn strategy(clock: &ManualClock, fetcher: FakeFetcher) -> (Strategy, Delivered) {
+    let stream = StreamInput::builder("btc").interval("1m").period(PERIOD).backend(MemoryBackend::new());
+    logged(stream.fetcher(fetcher).clock(clock.clone()).build().unwrap())
+}
+
+/// The same of any input.
+fn logged(stream: StreamInput) -> (Strategy, Delivered) {
     let delivered = Delivered::default();
     let log = Arc::clone(&delivered);
     let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
         log.lock().unwrap().push((index_of(windows.ts()), windows.f64(0)[0]));
         0.0
     });
-    let stream = StreamInput::builder("btc")
-        .interval("1m")
-        .period(PERIOD)
-        .backend(MemoryBackend::new())
-        .fetcher(fetcher)
-        .clock(clock.clone())
-        .build()
-        .unwrap();
-    (
-        Strategy::builder().input(stream).node(node.reads(key("btc", "1m"), "close")).build().unwrap(),
-        delivered,
-    )
+    let node = node.reads(&stream, "close");
+    (Strategy::builder().input(stream).node(node).build().unwrap(), delivered)
 }
 
 /// Live bars that were there before the start, then others; a bar comes when it has closed.
@@ -465,20 +461,17 @@ async fn live_bars_that_come_during_warm_up_take_no_place_from_each_other() {
     let (store, _) = stored(&clock, 0..CLOSED).await;
     let stream = StreamInput::builder("btc").interval("1m").period(1).backend(store).clock(clock.clone());
     let stream = stream.build().unwrap();
-    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let log = Arc::clone(&seen);
-    let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
-        log.lock().unwrap().push(index_of(windows.ts()));
-        0.0
-    });
-    let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+    let (strategy, delivered) = logged(stream);
     let (sender, mut receiver) = live_channel(20);
     for index in CLOSED..CLOSED + 4 {
         sender.send(live(index)).await.unwrap();
     }
     drop(sender);
     let session = passing_time(&clock, Runner::new().follow(strategy, &mut receiver)).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), [99, 100, 101, 102, 103]);
+    assert_eq!(
+        *delivered.lock().unwrap(),
+        [(99, 99.0), (100, 100.5), (101, 101.5), (102, 102.5), (103, 103.5)]
+    );
     assert!(session.gaps.is_empty());
 }
 
@@ -505,13 +498,7 @@ async fn a_seam_that_is_longer_than_the_period_is_delivered_whole() {
     let clock = closed();
     let stream = StreamInput::builder("btc").interval("1m").period(1).backend(MemoryBackend::new());
     let stream = stream.fetcher(fetcher()).clock(clock.clone()).build().unwrap();
-    let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let log = Arc::clone(&seen);
-    let node = ComputeNode::slices("log".parse().unwrap(), 1, move |windows| {
-        log.lock().unwrap().push(index_of(windows.ts()));
-        0.0
-    });
-    let strategy = Strategy::builder().node(node.reads(&stream, "close")).input(stream).build().unwrap();
+    let (strategy, delivered) = logged(stream);
     let mut source = Scheduled {
         clock: clock.clone(),
         first: vec![106].into_iter(),
@@ -522,13 +509,14 @@ async fn a_seam_that_is_longer_than_the_period_is_delivered_whole() {
     let runner = Runner::new().with_warmup(WarmupConfig::default().with_deadline(Duration::from_secs(5)));
     let runner = runner.with_stop(stop.clone());
     let ends = async {
-        while seen.lock().unwrap().last() != Some(&106) {
+        while delivered.lock().unwrap().last() != Some(&(106, 106.5)) {
             tokio::task::yield_now().await;
         }
         stop.stop();
     };
     let (session, ()) = tokio::join!(passing_time(&clock, runner.follow(strategy, &mut source)), ends);
-    assert_eq!(*seen.lock().unwrap(), [99, 100, 101, 102, 103, 104, 105, 106]);
+    let seam = (99..106).map(|index| (index, f64::from(index)));
+    assert_eq!(*delivered.lock().unwrap(), seam.chain([(106, 106.5)]).collect::<Vec<_>>());
     assert!(session.unwrap().gaps.is_empty());
 }
 
