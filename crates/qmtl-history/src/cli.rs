@@ -225,7 +225,8 @@ pub struct SeriesArgs {
     /// A node id, any text up to 1 KB; may be repeated
     #[arg(long, value_name = "ID", requires = "interval")]
     pub node: Vec<String>,
-    /// The distance between bars: 1s, 5m, 1h, 1d, 1w; if bars open later than on the hour, at midnight UTC or on Monday, append the offset: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
+    /// The distance between bars: 1s, 5m, 1h, 1d, 1w; if bars open later than on the hour, at midnight UTC or on
+    /// Monday, append the offset: 1h+30m, 1d+16h, 1w+3d (or 1w@thu)
     #[arg(long, value_name = "INTERVAL", requires = "node")]
     pub interval: Option<String>,
     /// A TOML file that lists series, or - for stdin (see `backfill --help`)

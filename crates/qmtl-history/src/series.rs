@@ -443,7 +443,7 @@ mod tests {
             ("decimal = \".\"", "use point or comma (key: decimal, entry: 1)"),
             (
                 "time_format = \"date\"",
-                "not a form of times: it has no specifier; use those of strftime, such as %d.%m.%Y %H:%M:%S (key: \
+                "not a time format: it has no specifier; use those of strftime, such as %d.%m.%Y %H:%M:%S (key: \
                  time_format, entry: 1)",
             ),
         ] {

@@ -98,8 +98,8 @@ pub(crate) enum Place {
 }
 
 /// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
-/// when one follows a plus), `file:candles.csv`, `file:-` or `-` for stdin, or the path of a file that is there. `Unsupported`, with
-/// the feature to turn on, for an exchange that this build lacks.
+/// when one follows a plus), `file:candles.csv`, `file:-` or `-` for stdin, or the path of a file that is there.
+/// `Unsupported`, with the feature to turn on, for an exchange that this build lacks.
 pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
     for venue in Venue::ALL {
         let base_url = match text.strip_prefix(venue.name()) {

@@ -87,8 +87,8 @@ impl FileFetcher {
         self.0.opened.table.schema()
     }
 
-    /// What was detected that a plain file does not have, such as another delimiter, and what was left out, one sentence
-    /// each.
+    /// What was detected that a plain file does not have, such as another delimiter, and what was left out, one
+    /// sentence each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.0.opened.notes

@@ -10,8 +10,8 @@ use crate::file::StoredFile;
 use crate::layout::{self, Partition};
 use crate::store::Store;
 
-/// How many folders below another one commits are looked for: a node's are two below it, and it may have been moved into
-/// one that nobody knows.
+/// How many folders below another one commits are looked for: a node's are two below it, and it may have been moved
+/// into one that nobody knows.
 const DEPTH: usize = 3;
 
 impl Store {

@@ -27,7 +27,7 @@ const TIME_NAMES: [&str; 14] = [
 
 /// What a column may be called for short, where no other one has that name. Single letters count where all four prices
 /// have one, and another name of the close where the other three prices are there: the price of a trade is no close.
-const SHORT: [(&str, &str); 9] = [
+const SHORT: [(&str, &str); 11] = [
     ("price", "close"),
     ("last", "close"),
     ("close/last", "close"),
@@ -37,6 +37,8 @@ const SHORT: [(&str, &str); 9] = [
     ("h", "high"),
     ("l", "low"),
     ("c", "close"),
+    ("v", "volume"),
+    ("t", "ts"),
 ];
 
 /// The places of the columns that are not payload.
@@ -69,16 +71,14 @@ pub(super) fn is_called(own: &str, wanted: &str) -> bool {
 
 /// The names of columns after those that are given for them, and those that are short for a usual one.
 ///
-/// `InvalidInput` when the file has no column of a name that is to be another.
+/// `InvalidInput` when the file lacks a column that is to be renamed.
 pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
     let mut names: Vec<String> = own.iter().map(|name| (*name).to_owned()).collect();
     for (from, to) in &config.renamed {
         let Some(at) = own.iter().position(|name| name == from) else {
-            return Err(Error::invalid(
-                "the file has no column of a name that is to be another (with_column)",
-            )
-            .with("column", from)
-            .with("columns", shown(own)));
+            return Err(Error::invalid("the file lacks a column that is to be renamed (with_column)")
+                .with("column", from)
+                .with("columns", shown(own)));
         };
         names[at].clone_from(to);
     }
@@ -97,13 +97,6 @@ pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
             name.clone_into(&mut names[at]);
         }
     }
-    if has_letters {
-        for (short, name) in [("t", "ts"), ("v", "volume")] {
-            if let Some(at) = names.iter().position(|own| is(own, short)) {
-                name.clone_into(&mut names[at]);
-            }
-        }
-    }
     Ok(names)
 }
 
@@ -111,8 +104,8 @@ fn shown(columns: &[&str]) -> String {
     columns.iter().take(20).copied().collect::<Vec<_>>().join(", ")
 }
 
-/// Finds what the columns hold, given by name in their order. Of several that are named like a time, or of those without
-/// a name where none is, `choose` takes one, and another one with the time of day.
+/// Finds what the columns hold, given by name in their order. Of several that are named like a time, or of those
+/// without a name where none is, `choose` takes one, and another one with the time of day.
 ///
 /// `InvalidInput` when a configured column is not there, or when not exactly one is named like a
 /// time column and none is configured; `Schema` when two columns would come out under one name.

@@ -14,8 +14,8 @@ use super::time::{TimeFormat, TsUnit};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileFormat {
-    /// Text with columns that commas, semicolons, tabs or bars separate, with a header or with rows that prove what their
-    /// columns are; UTF-8 or UTF-16.
+    /// Text with columns that commas, semicolons, tabs or bars separate, with a header or with rows that prove what
+    /// their columns are; UTF-8 or UTF-16.
     Csv,
     /// A zip archive with one CSV file inside.
     Zip,
@@ -183,9 +183,9 @@ impl FileConfig {
     }
 
     /// The column that holds the opening time of the bars. Without this it is the one that is named like a time: ts,
-    /// timestamp, time, date, datetime, open_time, unix and the like (case, blanks, underscores and dashes do not matter).
-    /// Of several such columns it is the most precise one if the others say the same; a date and a time of day are
-    /// taken together, also beside a date that is named here.
+    /// timestamp, time, date, datetime, open_time, unix and the like (case, blanks, underscores and dashes do not
+    /// matter). Of several such columns it is the most precise one if the others say the same; a date and a time of day
+    /// are taken together, also beside a date that is named here.
     #[must_use]
     pub fn with_ts_column(mut self, name: impl Into<String>) -> Self {
         self.ts_column = Some(name.into());
@@ -240,9 +240,9 @@ impl FileConfig {
         self
     }
 
-    /// The sign between the columns of a text file. Without this it is the one of comma, semicolon, tab and bar that cuts
-    /// most lines into the same number of fields. `InvalidInput` unless it is one ASCII character that is no quote, letter,
-    /// digit or line end.
+    /// The sign between the columns of a text file. Without this it is the one of comma, semicolon, tab and bar that
+    /// cuts most lines into the same number of fields. `InvalidInput` unless it is one ASCII character that is no
+    /// quote, letter, digit or line end.
     pub fn with_delimiter(mut self, delimiter: char) -> Result<Self> {
         let byte = u8::try_from(delimiter)
             .ok()
@@ -261,8 +261,8 @@ impl FileConfig {
         self
     }
 
-    /// Whether the first line of a text file, behind those that are left out, names its columns. Without this it does when
-    /// most of its fields are words.
+    /// Whether the first line of a text file, behind those that are left out, names its columns. Without this it does
+    /// when most of its fields are words.
     #[must_use]
     pub fn with_header(mut self, has_header: bool) -> Self {
         self.has_header = Some(has_header);

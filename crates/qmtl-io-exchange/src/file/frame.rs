@@ -19,7 +19,7 @@ use super::index::{Index, IndexBuilder};
 use super::lengths::Lengths;
 use super::one_series::{Holds, OneSeries};
 use super::table::Selection;
-use super::time::{Reading, TimeFormat, TsUnit, parse_iso};
+use super::time::{Reading, TimeFormat, TsUnit, not_of_form, parse_text};
 
 /// How the values of the time column name instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,18 +205,12 @@ impl Columns {
         let read = |row: usize| {
             let value = text.value(row).trim_ascii();
             let time = match reading {
-                Reading::Text => match &self.format {
-                    Some(format) => format.micros(value).ok_or_else(|| {
-                        Error::schema(format!(
-                            "a time is not of the form {format}; correct it, or say which form it has (with_time_format)"
-                        ))
-                    }),
-                    None => parse_iso(value).ok_or_else(|| {
-                        Error::schema(
-                            "a time is not an ISO 8601 date or date and time; say which form it has (with_time_format)",
-                        )
-                    }),
-                },
+                Reading::Text => parse_text(value, self.format.as_ref()).ok_or_else(|| match &self.format {
+                    Some(format) => not_of_form(format),
+                    None => Error::schema(
+                        "a time is not an ISO 8601 date or date and time; give its format (with_time_format)",
+                    ),
+                }),
                 reading => value
                     .parse()
                     .map_err(|_| Error::schema("a time is not an integer, although the first one is"))

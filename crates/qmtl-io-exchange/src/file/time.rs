@@ -307,6 +307,11 @@ fn end_of_day(text: &str) -> Option<String> {
     is_zero.then(|| format!("{}00{clock}", &text[..=DATE]))
 }
 
+/// Microseconds of a time in text: of the given form, or ISO 8601 where there is none.
+pub(super) fn parse_text(text: &str, format: Option<&TimeFormat>) -> Option<i64> {
+    format.map_or_else(|| parse_iso(text), |format| format.micros(text))
+}
+
 /// A time without what people add to it: doubled blanks, one before an offset, the word UTC.
 fn tidied(text: &str) -> String {
     let text =
@@ -321,22 +326,30 @@ fn tidied(text: &str) -> String {
     tidy
 }
 
+/// That a time in text is not of the form that its column has.
+pub(super) fn not_of_form(format: &TimeFormat) -> Error {
+    Error::schema(format!(
+        "a time does not have the format {format}; correct it, or give another format (with_time_format)"
+    ))
+}
+
 /// A written form of times that ISO 8601 does not cover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeFormat {
     pattern: String,
     items: Vec<Item<'static>>,
-    /// How many digits each number has. Where nothing stands between two parts, a lost zero would make other ones of them.
+    /// How many digits each number has. Where nothing stands between two parts, a lost zero would make other ones of
+    /// them.
     digits: Vec<Option<usize>>,
 }
 
 impl TimeFormat {
-    /// A form by the specifiers of `strftime`, such as `%d.%m.%Y %H:%M`. Without an offset (`%z`) times are UTC, without
-    /// a time of day they are midnight. `InvalidInput` for a specifier that there is not.
+    /// A form by the specifiers of `strftime`, such as `%d.%m.%Y %H:%M`. Without an offset (`%z`) times are UTC,
+    /// without a time of day they are midnight. `InvalidInput` for a specifier that there is not.
     pub fn new(pattern: impl Into<String>) -> Result<Self> {
         let pattern = pattern.into();
         let bad = |why: &str| {
-            Err(Error::invalid(format!("not a form of times: {why}"))
+            Err(Error::invalid(format!("not a time format: {why}"))
                 .with("format", format_args!("{pattern:?}")))
         };
         let Ok(items) = StrftimeItems::new(&pattern).parse_to_owned() else {

@@ -120,14 +120,14 @@ async fn times() {
     check(
         &file("a.csv", "ts,close\n1704067200,1\n2024-01-01,2\n"),
         schema,
-        "a time is not an integer, although the first one is; write all in one form (line: 3, column: ts, value: \
+        "a time is not an integer, although the first one is; write all times in one format (line: 3, column: ts, value: \
          \"2024-01-01\", file: FILE)",
     )
     .await;
     check(
         &file("a.csv", "ts,close\n2024-01-01 00:00,1\n1704067260,2\n"),
         schema,
-        "a time is neither an integer nor an ISO 8601 date or date and time; say which form it has (with_time_format) \
+        "a time is neither an integer nor an ISO 8601 date or date and time; give its format (with_time_format) \
          (line: 3, column: ts, value: \"1704067260\", file: FILE)",
     )
     .await;

@@ -444,7 +444,7 @@ async fn a_time_of_day_without_its_zero_is_not_taken_for_another() {
     assert_eq!(
         error,
         format!(
-            "a time is neither an integer nor an ISO 8601 date or date and time; say which form it has \
+            "a time is neither an integer nor an ISO 8601 date or date and time; give its format \
              (with_time_format) (line: 2, column: ts, value: \"20240304 10000\", file: {})",
             file.path.display()
         )
@@ -459,7 +459,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
     let cases: [(&str, &str, &str, Remedy, &[&str]); 15] = [
         (
             "ts,close\n01/02/2024,1.5\n01/03/2024,2.5\n",
-            "the times of the file may be read in several ways; say which one is right (with_time_format) (column: ts, \
+            "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
              value: \"01/02/2024\", forms: %d/%m/%Y or %m/%d/%Y, file: FILE)",
             "1d",
             |config| config.with_time_format(TimeFormat::new("%m/%d/%Y").unwrap()),
@@ -468,7 +468,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         // What both forms read alike may be followed by what they do not.
         (
             "ts,close\n01/01/2024 00:00,1.5\n01/01/2024 01:00,2.5\n",
-            "the times of the file may be read in several ways; say which one is right (with_time_format) (column: ts, \
+            "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
              value: \"01/01/2024 00:00\", forms: %d/%m/%Y %H:%M or %m/%d/%Y %H:%M, file: FILE)",
             "1h",
             |config| config.with_time_format(TimeFormat::new("%d/%m/%Y %H:%M").unwrap()),
@@ -476,7 +476,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         ),
         (
             "ts,close\n24/01/30,1.5\n24/01/31,2.5\n",
-            "the times of the file may be read in several ways; say which one is right (with_time_format) (column: ts, \
+            "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
              value: \"24/01/30\", forms: %d/%m/%y or %y/%m/%d, file: FILE)",
             "1d",
             |config| config.with_time_format(TimeFormat::new("%y/%m/%d").unwrap()),
@@ -655,7 +655,7 @@ fn an_option_that_cannot_be_is_refused() {
         ),
     ] {
         let error = TimeFormat::new(pattern).unwrap_err().to_string();
-        assert_eq!(error, format!("not a form of times: {why} (format: {pattern:?})"));
+        assert_eq!(error, format!("not a time format: {why} (format: {pattern:?})"));
     }
     for delimiter in ['a', '"', '\n', '7', 'é'] {
         let error = FileConfig::new("a.csv").with_delimiter(delimiter).unwrap_err().to_string();

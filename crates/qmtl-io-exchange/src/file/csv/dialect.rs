@@ -119,7 +119,7 @@ fn skip(text: &[u8], lines: u64) -> Result<(usize, u64)> {
     for line in 0..lines {
         let Some(end) = memchr::memchr(b'\n', &text[start..]) else {
             return Err(Error::invalid(
-                "more lines are to be left out than the file begins with (with_skipped_lines)",
+                "the file begins with fewer lines than are to be skipped (with_skipped_lines)",
             )
             .with("lines", line + 1));
         };
@@ -158,9 +158,17 @@ fn delimiter_of(text: &[u8], at_end: bool) -> u8 {
         // Of two that fit alike it is hardly the comma, which numbers have too.
         (lines, delimiter != b',' && width > 2, width)
     };
-    let best =
-        DELIMITERS.iter().map(|(delimiter, _)| *delimiter).rev().max_by_key(|delimiter| fit(*delimiter));
-    best.filter(|delimiter| fit(*delimiter).0 > 0).unwrap_or(b',')
+    let occurs = |delimiter: &u8| memchr::memchr(*delimiter, text).is_some();
+    // Most texts have one of them alone, and need not be cut to tell.
+    let occurring: Vec<u8> = DELIMITERS.iter().map(|(delimiter, _)| *delimiter).filter(occurs).collect();
+    match occurring[..] {
+        [only] => only,
+        _ => {
+            let fits = occurring.iter().rev().map(|delimiter| (fit(*delimiter), *delimiter));
+            let best = fits.max_by_key(|(fit, _)| *fit).filter(|((lines, ..), _)| *lines > 0);
+            best.map_or(b',', |(_, delimiter)| delimiter)
+        }
+    }
 }
 
 /// The number of fields that most lines have, the larger one of two.

@@ -9,10 +9,10 @@ use super::MAX_LINE_BYTES;
 use super::dialect::{self, Dialect, Fields};
 use super::number::{Notation, integer, is_null, number};
 use crate::file::bytes::{FileBytes, io_error};
-use crate::file::columns::{self, Payload};
+use crate::file::columns::{self, Payload, Roles};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
-use crate::file::time::{Reading, TimeFormat, parse_iso};
+use crate::file::time::{Reading, TimeFormat, parse_iso, parse_text};
 use crate::kline;
 
 /// The mark that some editors put before UTF-8 text.
@@ -83,16 +83,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
     let dialect = dialect::detect(text, at_end, config)?;
     let mut notes = dialect.notes.clone();
     let is_bare = dialect.header.is_none() && config.columns.is_empty() && are_klines(&dialect);
-    let own = match &dialect.header {
-        Some(header) if config.columns.is_empty() => header.clone(),
-        _ if !config.columns.is_empty() => given_names(config, &dialect)?,
-        _ if is_bare => kline_names(),
-        _ => {
-            let names = bare_names(&dialect)?;
-            notes.push(format!("there is no header: its columns are read as {}", names.join(", ")));
-            names
-        }
-    };
+    let own = if is_bare { kline_names() } else { own_names(config, &dialect, &mut notes)? };
     if dialect.sample.is_empty() && at_end && dialect.start == text.len() {
         return Err(Error::schema("the file has a header but no rows"));
     }
@@ -118,18 +109,11 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         None => one_series(&payload),
     };
     let times = times(&dialect.sample, roles.ts, roles.clock);
-    let has_integers =
-        roles.clock.is_none() && times.first().is_some_and(|time| epoch(time.as_bytes()).is_some());
-    let format = match &config.time_format {
-        Some(format) => Some(format.clone()),
-        None if has_integers => None,
-        None => written(&times, names[roles.ts])?,
-    };
+    let (reading, format) = time_format(config, &times, &roles, names[roles.ts])?;
     if let Some(format) = &format {
         let zone = if format.tells_offset() { "" } else { " in UTC" };
         notes.push(format!("times are read as {format}{zone}"));
     }
-    let is_text = format.is_some() || !has_integers;
     Ok((
         Layout {
             delimiter: dialect.delimiter,
@@ -142,7 +126,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
             symbol: roles.symbol,
             payload,
             one_series,
-            reading: if is_text { Reading::Text } else { Reading::Undecided },
+            reading,
             format: format.map(Arc::new),
             close_time: roles.close_time,
             is_bare,
@@ -151,6 +135,37 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         },
         notes,
     ))
+}
+
+/// The names of the columns: given, in the header, or proven by the rows.
+fn own_names(config: &FileConfig, dialect: &Dialect, notes: &mut Vec<String>) -> Result<Vec<String>> {
+    match &dialect.header {
+        _ if !config.columns.is_empty() => given_names(config, dialect),
+        Some(header) => Ok(header.clone()),
+        None => {
+            let names = bare_names(dialect)?;
+            notes.push(format!("there is no header: its columns are read as {}", names.join(", ")));
+            Ok(names)
+        }
+    }
+}
+
+/// How the time column is read: integers by a unit that all of them tell, text by a format that is given or that the
+/// first rows tell, or as ISO 8601.
+fn time_format(
+    config: &FileConfig,
+    times: &[String],
+    roles: &Roles,
+    column: &str,
+) -> Result<(Reading, Option<TimeFormat>)> {
+    let is_integer = |time: &String| epoch(time.as_bytes()).is_some();
+    match &config.time_format {
+        Some(format) => Ok((Reading::Text, Some(format.clone()))),
+        None if roles.clock.is_none() && times.first().is_some_and(is_integer) => {
+            Ok((Reading::Undecided, None))
+        }
+        None => Ok((Reading::Text, written(times, column)?)),
+    }
 }
 
 /// The times of rows as text, a date and a time of day as one.
@@ -173,7 +188,7 @@ fn written(times: &[String], column: &str) -> Result<Option<TimeFormat>> {
         None => Ok(None),
         Some(Ok(format)) => Ok(Some(format)),
         Some(Err(forms)) => Err(Error::invalid(
-            "the times of the file may be read in several ways; say which one is right (with_time_format)",
+            "the times of the file can be read in several ways; say which one is right (with_time_format)",
         )
         .with("column", column)
         .with("value", format_args!("{:?}", times[0]))
@@ -192,14 +207,11 @@ fn instants(times: &[String]) -> Option<Vec<i64>> {
         return values.iter().map(micros).collect();
     }
     let format = written(times, "").ok()?;
-    times
-        .iter()
-        .map(|time| format.as_ref().map_or_else(|| parse_iso(time), |format| format.micros(time)))
-        .collect()
+    times.iter().map(|time| parse_text(time, format.as_ref())).collect()
 }
 
-/// Of columns that may hold the time the one that does: the others say the same or less precisely, or one has the time of
-/// day beside a date.
+/// Of columns that may hold the time the one that does: the others say the same or less precisely, or one has the time
+/// of day beside a date.
 fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usize>)> {
     const DAY: i64 = 86_400_000_000;
     let sample = dialect.sample.as_slice();
@@ -208,12 +220,9 @@ fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usi
     }
     let read: Vec<_> = places.iter().map(|at| (*at, instants(&times(sample, *at, None)))).collect();
     for (ts, own) in read.iter().filter_map(|(at, own)| Some((*at, own.as_ref()?))) {
-        let says_less = |other: &Option<Vec<i64>>| {
-            let other = other.as_ref()?;
-            let is_less = |(own, other): (&i64, &i64)| own == other || own.div_euclid(DAY) * DAY == *other;
-            Some(own.iter().zip(other).all(is_less)).filter(|is| *is)
-        };
-        if read.iter().all(|(at, other)| *at == ts || says_less(other).is_some()) {
+        let is_less = |(own, other): (&i64, &i64)| own == other || own.div_euclid(DAY) * DAY == *other;
+        let says_less = |other: &Vec<i64>| own.iter().zip(other).all(is_less);
+        if read.iter().all(|(at, other)| *at == ts || other.as_ref().is_some_and(says_less)) {
             return Some((ts, None));
         }
     }
@@ -267,8 +276,8 @@ fn kline_names() -> Vec<String> {
     kline::FIELDS.iter().filter_map(|name| name.or_else(|| unread.next())).map(str::to_owned).collect()
 }
 
-/// The columns of rows without a header, as far as these prove them: a time, or a date and a time of day, then prices of
-/// which the second is the highest and the third the lowest, then a volume.
+/// The columns of rows without a header, as far as these prove them: a time, or a date and a time of day, then prices
+/// of which the second is the highest and the third the lowest, then a volume.
 fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
     let refuse = |why: &str| {
         let row = dialect.sample.first().into_iter().flatten();
@@ -324,8 +333,8 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
 /// The time of a candle, and the two prices of it that may be its open and its close.
 type Ends = (i64, f64, f64);
 
-/// Whether of two prices the first is the open: where bars follow each other, it is nearer to the close before it than the
-/// second one to the open before that.
+/// Whether of two prices the first is the open: where bars follow each other, it is nearer to the close before it than
+/// the second one to the open before that.
 fn opens_first(mut candles: Vec<Ends>) -> bool {
     candles.sort_by_key(|(time, ..)| *time);
     let distance = |step: fn(Ends, Ends) -> f64| {
@@ -335,8 +344,8 @@ fn opens_first(mut candles: Vec<Ends>) -> bool {
     are_same || distance(|before, next| next.1 - before.2) < distance(|before, next| next.2 - before.1)
 }
 
-/// Whether the column behind the close is a volume and not another price, such as an adjusted close: its values are whole
-/// where those of the close are not, or do not go with the close.
+/// Whether the column behind the close is a volume and not another price, such as an adjusted close: its values are
+/// whole where those of the close are not, or do not go with the close.
 fn is_volume(dialect: &Dialect, at: usize) -> bool {
     let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
     let (mut is_whole, mut has_fractions) = (true, false);
@@ -388,8 +397,8 @@ pub(super) fn epoch(field: &[u8]) -> Option<i64> {
     })
 }
 
-/// Whether a field of a column of no known type is a number; digits with zeros before them are a name, and a letter behind
-/// them may be anything.
+/// Whether a field of a column of no known type is a number; digits with zeros before them are a name, and a letter
+/// behind them may be anything.
 pub(super) fn reads_as_number(field: &[u8], notation: Notation) -> bool {
     (notation.is_number_alone(field) && !has_leading_zeros(field.trim_ascii())) || is_null(field)
 }

@@ -17,7 +17,7 @@ use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
 use crate::file::one_series::OneSeries;
 use crate::file::table::{Opened, symbol_of};
-use crate::file::time::{Reading, parse_iso};
+use crate::file::time::{Reading, not_of_form, parse_iso, parse_text};
 
 /// Scans the file, once unless its times must be read one by one; memory is bounded by a block, whatever the
 /// file's size.
@@ -328,33 +328,28 @@ impl Layout {
         };
         time.ok_or_else(|| {
             let has_exponent = field.iter().any(|b| b"eE".contains(b)) && number(field).is_some();
-            let message = match (field.trim_ascii().is_empty(), self.reading, &self.format) {
-                (true, _, _) => "a row has no time".to_owned(),
-                (_, Reading::Text, Some(format)) => {
-                    format!("a time is not of the form {format}; correct it, or say which form it has (with_time_format)")
-                }
-                _ if has_exponent => {
-                    "a time has lost its digits, as spreadsheets cut them; write the file anew without a spreadsheet"
-                        .to_owned()
-                }
-                (_, Reading::Text, None) => {
-                    "a time is neither an integer nor an ISO 8601 date or date and time; say which form it has \
-                     (with_time_format)"
-                        .to_owned()
-                }
-                _ => "a time is not an integer, although the first one is; write all in one form".to_owned(),
+            let error = match (field.trim_ascii().is_empty(), self.reading, &self.format) {
+                (true, _, _) => Error::schema("a row has no time"),
+                (_, Reading::Text, Some(format)) => not_of_form(format),
+                _ if has_exponent => Error::schema(
+                    "a time has lost its digits, as spreadsheets cut them; write the file anew without a spreadsheet",
+                ),
+                (_, Reading::Text, None) => Error::schema(
+                    "a time is neither an integer nor an ISO 8601 date or date and time; give its format \
+                     (with_time_format)",
+                ),
+                _ => Error::schema(
+                    "a time is not an integer, although the first one is; write all times in one format",
+                ),
             };
-            self.at(Error::schema(message), record)
+            self.at(error, record)
         })
     }
 
     /// A time in text, in microseconds.
     fn text_time(&self, record: &Record<'_>) -> Option<i64> {
         let text = |at: usize| std::str::from_utf8(record.field(at)).ok().map(str::trim);
-        let read = |text: &str| match &self.format {
-            Some(format) => format.micros(text),
-            None => parse_iso(text),
-        };
+        let read = |text: &str| parse_text(text, self.format.as_deref());
         match self.clock {
             None => read(text(self.ts)?),
             Some(clock) => read(&format!("{} {}", text(self.ts)?, text(clock)?)),
