@@ -75,6 +75,9 @@ pub struct BackfillReport {
     pub rows_kept_out: u64,
     /// Fetched rows that were not written, by reason.
     pub dropped: Dropped,
+    /// Bars whose row did not stand on the grid and was moved onto it, as the source's
+    /// [`Rules`](crate::frame::Rules) say.
+    pub rows_moved: u64,
     /// Where this run stored rows, by the source that gave them.
     pub filled: Vec<(SourceId, RangeSet)>,
     /// Where this run learned that there is no row, without what is missing for all that: another source may
@@ -126,6 +129,7 @@ impl BackfillReport {
             rows_written: 0,
             rows_kept_out: 0,
             dropped: Dropped::default(),
+            rows_moved: 0,
             filled: Vec::new(),
             known_empty: RangeSet::new(),
             missing: RangeSet::new(),

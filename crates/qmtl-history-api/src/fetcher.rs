@@ -7,6 +7,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 
+use crate::frame::Rules;
 use crate::{BatchStream, Error, Interval, RangeSet, Result, SeriesKey, SourceId, TimeRange, Timestamp};
 
 /// What to fetch: one series over `[start, end)`.
@@ -253,6 +254,8 @@ pub struct SourceProfile {
     /// Whether a row is sent for a bar without trades too, so that a bar which lacks is a rare thing
     /// and worth a second question.
     pub gapless: bool,
+    /// What becomes of its odd rows.
+    pub rules: Rules,
 }
 
 impl SourceProfile {
@@ -262,7 +265,7 @@ impl SourceProfile {
     /// A source with pages in this order, which leaves out bars without trades.
     #[must_use]
     pub fn new(order: PageOrder) -> Self {
-        Self { order, publish_lag: Self::PUBLISH_LAG, gapless: false }
+        Self { order, publish_lag: Self::PUBLISH_LAG, gapless: false, rules: Rules::default() }
     }
 
     /// Says how long after its close a bar may be published.
@@ -276,6 +279,13 @@ impl SourceProfile {
     #[must_use]
     pub fn with_gapless(mut self, gapless: bool) -> Self {
         self.gapless = gapless;
+        self
+    }
+
+    /// Says what becomes of rows off the grid and of rows without prices.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 }

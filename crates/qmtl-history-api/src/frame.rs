@@ -7,6 +7,7 @@
 mod columns;
 mod normalize;
 mod odd;
+mod rules;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use arrow_array::{Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use columns::{check_types, conform, project, reversed, union};
-pub use normalize::{Dropped, Normalized, normalize};
+pub use normalize::{Dropped, Normalized, normalize, normalize_by};
 pub use odd::{Conflict, NotNumbers, OffGrid, differences, is_price, not_numbers, other_grid};
+pub use rules::{NanRule, OffGridRule, Rules};
 
 use crate::{Error, RangeSet, Result, SeriesKey, Timestamp};
 

@@ -184,7 +184,8 @@ impl DataFetcher for ArchiveFetcher {
     }
 
     fn profile(&self) -> SourceProfile {
-        SourceProfile::new(PageOrder::Unpaged).with_publish_lag(self.0.http.config().publish_lag)
+        let config = self.0.http.config();
+        SourceProfile::new(PageOrder::Unpaged).with_publish_lag(config.publish_lag).with_rules(config.rules)
     }
 
     /// A proof ends with the file that it is from: asks for the checksum that the file has now. While the

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qmtl_history_api::frame::Rules;
 use qmtl_history_api::{Clock, Error, NodeId, Result, SourceProfile};
 use qmtl_observe::TokioClock;
 
@@ -38,6 +39,8 @@ pub struct ExchangeConfig {
     pub max_body_bytes: usize,
     /// How long after its close a bar may be published; until then its absence means nothing.
     pub publish_lag: Duration,
+    /// What becomes of rows off the grid and of rows without prices.
+    pub rules: Rules,
     /// What carries the requests; `None` is the network.
     pub transport: Option<Arc<dyn Transport>>,
     /// Where the time comes from.
@@ -63,6 +66,7 @@ impl ExchangeConfig {
             retry_for: Duration::from_secs(60),
             max_body_bytes: 32 << 20,
             publish_lag: SourceProfile::PUBLISH_LAG,
+            rules: Rules::default(),
             transport: None,
             clock: Arc::new(TokioClock::new()),
         }
@@ -182,6 +186,13 @@ impl ExchangeConfig {
     #[must_use]
     pub fn with_publish_lag(mut self, lag: Duration) -> Self {
         self.publish_lag = lag;
+        self
+    }
+
+    /// What becomes of rows off the grid and of rows without prices.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 

@@ -15,10 +15,12 @@ mod name;
 mod one_series;
 mod parquet;
 mod set;
+mod stamp;
 mod table;
 mod text;
 mod time;
 mod unpack;
+mod zone;
 
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
@@ -30,14 +32,16 @@ use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, NodeId, PageOrder,
-    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, NodeId,
+    PageOrder, RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
 };
 use tokio::runtime::Handle;
 
 pub use config::{ColumnType, Decimal, FileConfig, FileFormat};
 pub use set::FileSet;
+pub use stamp::Stamp;
 pub use time::{TimeFormat, TsUnit};
+pub use zone::Zone;
 
 use bytes::{FileBytes, io_error};
 use gaps::Spacing;
@@ -56,12 +60,14 @@ pub struct FileFetcher(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: FileConfig,
-    stamp: Option<Stamp>,
+    version: Option<Version>,
     opened: Opened,
     source: SourceId,
     /// A node's name was compared with the file's own, and told when they differ.
     is_compared: AtomicBool,
 }
+
+const DAY_SECS: i64 = 86_400;
 
 /// How far a close time may lie from the end of a bar, in microseconds: exchanges write the last millisecond or
 /// microsecond of the bar, or the opening time of the next one.
@@ -84,7 +90,7 @@ impl FileFetcher {
     /// The columns of every answer: `ts`, then the payload in file order.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        self.0.opened.table.schema()
+        self.0.config.stamp.schema(self.0.opened.table.schema())
     }
 
     /// What was detected that a plain file does not have, such as another delimiter, and what was left out, one
@@ -117,7 +123,8 @@ impl DataFetcher for FileFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let inner = Arc::clone(&self.0);
         let (symbol, extent) = inner.series(&request.key).map_err(|e| inner.in_file(e))?;
-        let span = inner.opened.unit.span(request.range);
+        let stamp = inner.config.stamp;
+        let span = inner.opened.unit.span(stamp.stamped(request));
         let blocks = inner.opened.index.blocks(&symbol, &span);
         let rows = Arc::new(Selection { span, symbol });
         inner.run(Inner::check_unchanged).await?;
@@ -128,6 +135,8 @@ impl DataFetcher for FileFetcher {
             })
             .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
             .try_flatten();
+        let asked = request.clone();
+        let batches = batches.map(move |batch| stamp.opened(batch?, &asked));
         let proven = extent.intersect(request.range).map_or_else(RangeSet::new, RangeSet::from);
         let reason = format!("no row between the first and the last one of {}", self.0.source);
         Ok(Fetched::new(BatchStream::new(self.schema(), batches.boxed())).with_proven(proven, reason))
@@ -142,7 +151,7 @@ impl DataFetcher for FileFetcher {
     }
 
     fn profile(&self) -> SourceProfile {
-        SourceProfile::new(PageOrder::Unpaged)
+        SourceProfile::new(PageOrder::Unpaged).with_rules(self.0.config.rules)
     }
 }
 
@@ -163,12 +172,12 @@ impl Inner {
             ));
         }
         // What came out of a pipe is ours.
-        let stamp = Some(Stamp::of(metadata)).filter(|_| !is_stream && !config.is_stdin);
+        let version = Some(Version::of(metadata)).filter(|_| !is_stream && !config.is_stdin);
         let scanned = scan(&config, file, is_stream);
         // Of a file that was changed meanwhile the scan tells whatever it met.
-        check_unchanged(&config.path, stamp)?;
+        check_unchanged(&config.path, version)?;
         let (opened, source) = scanned?;
-        Ok(Self { config, stamp, opened, source, is_compared: AtomicBool::new(false) })
+        Ok(Self { config, version, opened, source, is_compared: AtomicBool::new(false) })
     }
 
     fn in_file(&self, error: Error) -> Error {
@@ -315,9 +324,21 @@ impl Inner {
             let outside = || Error::schema("a time lies outside the years 1678 to 9999").with("value", value);
             unit.instant(value).ok_or_else(outside)
         };
-        let bar_of = |ts| interval.floor(ts).unwrap_or(ts);
-        let (first, last) = (bar_of(instant(series.first)?), bar_of(instant(series.last)?));
+        if self.config.stamp == Stamp::Date && interval.as_secs() % DAY_SECS != 0 {
+            return refuse(
+                "bars that are labelled with their date last a day or longer (with_stamp)".to_owned(),
+            );
+        }
+        let (first, last) =
+            (self.bar_of(instant(series.first)?, interval), self.bar_of(instant(series.last)?, interval));
         TimeRange::new(first, last.checked_add_micros(interval.as_micros()).unwrap_or(Timestamp::MAX))
+    }
+
+    /// The bar of a row.
+    fn bar_of(&self, ts: Timestamp, interval: Interval) -> Timestamp {
+        let opening = self.config.stamp.opening(ts, interval).unwrap_or(ts);
+        let placed = self.config.rules.off_grid.moved(opening, interval);
+        interval.floor(placed).unwrap_or(placed)
     }
 
     /// Reads a block, which must still be what was scanned.
@@ -328,7 +349,7 @@ impl Inner {
     }
 
     fn check_unchanged(&self) -> Result<()> {
-        check_unchanged(&self.config.path, self.stamp)
+        check_unchanged(&self.config.path, self.version)
     }
 }
 
@@ -357,10 +378,10 @@ fn scan(config: &FileConfig, file: File, is_stream: bool) -> Result<(Opened, Sou
     Ok((opened?, source))
 }
 
-/// `Conflict` where a file is not what it was when it had this stamp.
-fn check_unchanged(path: &Path, stamp: Option<Stamp>) -> Result<()> {
-    let Some(stamp) = stamp else { return Ok(()) };
-    if Stamp::of(&std::fs::metadata(path).map_err(io_error)?) == stamp {
+/// `Conflict` where a file is not of this version any more.
+fn check_unchanged(path: &Path, version: Option<Version>) -> Result<()> {
+    let Some(version) = version else { return Ok(()) };
+    if Version::of(&std::fs::metadata(path).map_err(io_error)?) == version {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Conflict, "the file changed after it was opened; open it again"))
@@ -414,9 +435,9 @@ fn is_stream(metadata: &Metadata) -> Result<bool> {
 
 /// What tells that a file was not written since: its length and the time of its last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(u64, Option<SystemTime>);
+struct Version(u64, Option<SystemTime>);
 
-impl Stamp {
+impl Version {
     fn of(metadata: &Metadata) -> Self {
         Self(metadata.len(), metadata.modified().ok())
     }

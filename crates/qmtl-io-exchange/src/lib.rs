@@ -34,7 +34,9 @@ pub use binance::{BinanceApi, BinanceFetcher};
 pub use coinbase::{CoinbaseApi, CoinbaseFetcher};
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
-pub use file::{ColumnType, Decimal, FileConfig, FileFetcher, FileFormat, FileSet, TimeFormat, TsUnit};
+pub use file::{
+    ColumnType, Decimal, FileConfig, FileFetcher, FileFormat, FileSet, Stamp, TimeFormat, TsUnit, Zone,
+};
 #[cfg(feature = "http")]
 pub use http::{
     Answer, Failure, HttpClient, HttpRequest, Limiter, Reason, ServerClock, Transport, TransportAnswer,

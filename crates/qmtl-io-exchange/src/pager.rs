@@ -166,7 +166,8 @@ impl<A: CandleApi> DataFetcher for Pager<A> {
     fn profile(&self) -> SourceProfile {
         let spec = self.0.api.spec();
         let profile = SourceProfile::new(spec.order).with_gapless(spec.gapless);
-        profile.with_publish_lag(self.0.http.config().publish_lag)
+        let config = self.0.http.config();
+        profile.with_publish_lag(config.publish_lag).with_rules(config.rules)
     }
 }
 

@@ -292,9 +292,10 @@ fn straight_from(fetcher: Arc<dyn DataFetcher>) -> impl HistoryProvider {
         let fetcher = Arc::clone(&fetcher);
         async move {
             let ReadRequest { key, range, .. } = &request;
-            let fetched = fetcher.fetch(&FetchRequest::new(key.clone(), *range)).await?;
-            let raw = fetched.batches.into_batch().await?;
-            let rows = frame::normalize(key, *range, &[raw])?.rows;
+            let rules = fetcher.profile().rules;
+            let asked = FetchRequest::new(key.clone(), rules.asked(*range, key.interval));
+            let raw = fetcher.fetch(&asked).await?.batches.into_batch().await?;
+            let rows = frame::normalize_by(key, *range, &[raw], rules)?.rows;
             Ok(BatchStream::from_batches(rows.schema(), vec![rows]))
         }
     })

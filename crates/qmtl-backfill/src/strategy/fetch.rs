@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::frame::{self, Dropped, Normalized, OffGrid};
+use qmtl_history_api::frame::{self, Dropped, Normalized, OffGrid, OffGridRule, Rules};
 use qmtl_history_api::{
     EmptyProof, Error, ErrorKind, FetchRequest, Fetched, PageOrder, ProgressEvent, RangeSet, Result,
     SeriesKey, SourceId, TimeRange, Timestamp,
@@ -34,6 +34,10 @@ pub(super) struct Answer {
     /// What each source gave that was asked.
     pub(super) parts: Vec<Part>,
     pub(super) dropped: Dropped,
+    /// The bars that rows were moved to.
+    pub(super) moved: RangeSet,
+    /// The bars of rows that were left out because they have no price.
+    pub(super) without_price: RangeSet,
     /// What is odd about the rows.
     pub(super) notes: Notes,
     /// Bars that no source had and that one of them may still publish.
@@ -70,7 +74,20 @@ impl Answer {
     fn new(window: Window, share: Share) -> Self {
         let (rows, parts) = (Vec::new(), Vec::new());
         let (dropped, notes, too_young) = (Dropped::default(), Notes::default(), RangeSet::new());
-        Self { window, rows, bytes: 0, parts, dropped, notes, too_young, dated: None, error: None, share }
+        Self {
+            window,
+            rows,
+            bytes: 0,
+            parts,
+            dropped,
+            moved: RangeSet::new(),
+            without_price: RangeSet::new(),
+            notes,
+            too_young,
+            dated: None,
+            error: None,
+            share,
+        }
     }
 
     /// Gives up everything that was fetched.
@@ -394,8 +411,9 @@ impl Job<'_> {
         let Drained { batches, proven, reason, versions, as_of } = drained.map_err(told)?;
 
         let dated = absence::dated(as_of, (asked_at, self.clock.now()));
-        let Normalized { rows, mut dropped, off_grid, conflicts, span, .. } =
-            self.normalize(range, as_of, &batches).map_err(told)?;
+        let rules = source.profile.rules;
+        let Normalized { rows, mut dropped, off_grid, conflicts, span, moved, without_price, .. } =
+            self.normalize((range, rules), as_of, &batches).map_err(told)?;
         // A series that has rows, of an earlier run or page, stands on its grid: then these are odd ones.
         let is_new = self.columns.fields().len() <= 1 && answer.present().is_empty();
         if is_new
@@ -405,18 +423,25 @@ impl Job<'_> {
             return Err(told(other));
         }
         // Counted once the source has said all that it has to say.
-        dropped.off_grid = 0;
+        (dropped.off_grid, dropped.nan) = (0, 0);
         let rows = batch::named_as_stored(&rows, &self.columns);
         // Where most rows stand on another grid, what lacks on ours means nothing.
-        let is_other_grid = off_grid.len() > rows.num_rows().max(2);
+        let is_dropped = rules.off_grid == OffGridRule::Drop;
+        let is_other_grid = off_grid.len() > rows.num_rows().max(2) && !is_dropped;
         let proven = if is_other_grid { RangeSet::new() } else { proven };
         answer.dropped.add(dropped);
         answer.notes.conflicts(&conflicts);
+        let points = |points| RangeSet::from_sorted_points(points, self.key.interval);
+        let without_price = points(without_price);
+        answer.moved = answer.moved.union(&points(moved));
+        answer.without_price = answer.without_price.union(&without_price);
         self.tell(&ProgressEvent::Fetched { window: answer.window.span(), rows: rows.num_rows() as u64 });
         let present = frame::row_runs(self.key, &rows)?;
         let part = answer.parts.last_mut().expect("a part is pushed before its source is asked");
         part.take_off_grid(range, &off_grid);
-        let doubtful = off_grid.iter().filter_map(|row| row.bars(self.key.interval)).collect();
+        let off_grid = off_grid.iter().filter(|_| !is_dropped);
+        let mut doubtful: RangeSet = off_grid.filter_map(|row| row.bars(self.key.interval)).collect();
+        doubtful.extend(without_price.iter());
         answer.dated = answer.dated.into_iter().chain([dated]).min();
         let reply = Reply { asked: range, present, doubtful, span, proven, dated };
         Ok(Page { reply, rows, reason, versions })
@@ -424,7 +449,8 @@ impl Job<'_> {
 
     /// Reads one answer of the source to its end, as the budget allows.
     async fn drain(&self, source: &Source<'_>, range: TimeRange, answer: &mut Answer) -> Result<Drained> {
-        let request = FetchRequest::new(self.key.clone(), range)
+        let asked = source.profile.rules.asked(range, self.key.interval);
+        let request = FetchRequest::new(self.key.clone(), asked)
             .with_retries(self.retries.sink())
             .with_begun_by(source.begun_by);
         let mut fetched = source.fetcher.fetch(&request).await?;
@@ -444,14 +470,14 @@ impl Job<'_> {
     /// counts as closed when it has by our clock, which the request goes by, and by the source's.
     fn normalize(
         &self,
-        range: TimeRange,
+        (range, rules): (TimeRange, Rules),
         as_of: Option<Timestamp>,
         batches: &[RecordBatch],
     ) -> Result<Normalized> {
-        let mut normal = frame::normalize(self.key, range, batches)?;
+        let mut normal = frame::normalize_by(self.key, range, batches, rules)?;
         if normal.dropped.outside > 0
             && let Some(forming) = self.forming
-            && let Ok(late) = frame::normalize(self.key, forming, batches)
+            && let Ok(late) = frame::normalize_by(self.key, forming, batches, rules)
         {
             let rows = late.rows.num_rows() as u64 + late.dropped.total() - late.dropped.outside;
             normal.dropped.outside -= rows;

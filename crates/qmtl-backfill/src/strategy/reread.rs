@@ -89,7 +89,8 @@ impl FetcherBackfillStrategy {
     ) -> Result<(RecordBatch, Timestamp)> {
         let asked_at = self.clock.now();
         let (sink, mut given_up) = mpsc::unbounded_channel();
-        let request = FetchRequest::new(key.clone(), range)
+        let rules = self.config.profile_of(fetcher).rules;
+        let request = FetchRequest::new(key.clone(), rules.asked(range, key.interval))
             .with_begun_by(Some(range.start()))
             .with_retries(Arc::new(Impatient(sink)));
         let answer = async {
@@ -107,7 +108,7 @@ impl FetcherBackfillStrategy {
             Some(error) = given_up.recv() => Err(error),
         }?;
         let dated = absence::dated(as_of, (asked_at, self.clock.now()));
-        Ok((frame::normalize(key, range, &batches)?.rows, dated))
+        Ok((frame::normalize_by(key, range, &batches, rules)?.rows, dated))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use qmtl_history_api::frame::Dropped;
 use qmtl_history_api::{
-    BackfillReport, Coverage, EmptyProof, Error, RangeSet, SourceId, TimeRange, Timestamp, WriteReceipt,
+    BackfillReport, Coverage, EmptyProof, Error, Interval, RangeSet, SourceId, TimeRange, Timestamp,
+    WriteReceipt,
 };
 use qmtl_observe::metrics;
 
@@ -18,6 +19,8 @@ pub(super) struct Tally {
     kept_out: u64,
     dropped: Dropped,
     notes: Notes,
+    /// The bars that rows were moved to.
+    moved: RangeSet,
     /// Bars that a source may still publish.
     too_young: RangeSet,
     /// The date of the earliest answer.
@@ -51,6 +54,7 @@ impl Tally {
             kept_out: 0,
             dropped: Dropped::default(),
             notes: Notes::default(),
+            moved: RangeSet::new(),
             too_young: RangeSet::new(),
             dated: None,
             filled: none.clone(),
@@ -62,8 +66,10 @@ impl Tally {
     }
 
     /// Takes in what was noticed about an answer, whatever becomes of its rows.
-    pub(super) fn noticed(&mut self, answer: &Answer) {
+    pub(super) fn noticed(&mut self, answer: &Answer, interval: Interval) {
         let mut dropped = answer.dropped;
+        dropped.nan += answer.without_price.count(interval);
+        self.moved = self.moved.union(&answer.moved);
         self.notes.add(&answer.notes);
         for part in &answer.parts {
             dropped.off_grid += part.off_grid.len() as u64;
@@ -140,6 +146,7 @@ impl Tally {
         }
         report.rows_kept_out = self.kept_out;
         report.dropped = self.dropped;
+        report.rows_moved = self.moved.count(report.key.interval);
         report.too_young = self.too_young;
         report.answered_at = self.dated;
         self.notes.sort();

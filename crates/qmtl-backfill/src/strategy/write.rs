@@ -107,7 +107,7 @@ impl<'a> Writer<'a> {
 
     /// Takes an answer in; the error is the reason to stop asking the source.
     fn accept(&mut self, mut answer: Box<Answer>) -> Option<Error> {
-        self.tally.noticed(&answer);
+        self.tally.noticed(&answer, self.job.key.interval);
         let joined = answer.rows.iter().try_fold(SchemaRef::clone(&self.columns), |columns, rows| {
             batch::with_columns(self.job.key, &columns, rows)
         });

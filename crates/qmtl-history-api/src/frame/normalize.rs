@@ -1,5 +1,6 @@
 //! How a source's rows are brought into the canonical frame.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,20 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array,
+};
 use arrow_ord::ord::make_comparator;
 use arrow_schema::{DataType, SortOptions, TimeUnit};
 use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
 
-use super::odd::conflict;
-use super::{Conflict, OffGrid, TS, distinct_names, first_null, names, schema_of, ts_only_schema};
+use super::odd::{conflict, no_price};
+use super::{
+    Conflict, NanRule, OffGrid, OffGridRule, Rules, TS, distinct_names, first_null, names, schema_of,
+    timestamps, ts_only_schema,
+};
 use crate::{Error, Result, SeriesKey, TimeRange, Timestamp};
 
 /// How far outside its window a row may lie before its unit is taken to be wrong: ten years.
@@ -35,6 +42,8 @@ pub struct Dropped {
     pub forming: u64,
     /// Rows that stand on no point of the grid.
     pub off_grid: u64,
+    /// Rows without a number where a bar has its prices, left out by [`NanRule::Missing`].
+    pub nan: u64,
 }
 
 impl Dropped {
@@ -45,6 +54,7 @@ impl Dropped {
         self.conflict += other.conflict;
         self.forming += other.forming;
         self.off_grid += other.off_grid;
+        self.nan += other.nan;
     }
 
     /// All reasons together.
@@ -55,13 +65,14 @@ impl Dropped {
 
     /// The counts with their names in metrics and reports.
     #[must_use]
-    pub fn by_reason(self) -> [(&'static str, u64); 5] {
+    pub fn by_reason(self) -> [(&'static str, u64); 6] {
         [
             ("outside", self.outside),
             ("duplicate", self.duplicate),
             ("conflict", self.conflict),
             ("forming", self.forming),
             ("off_grid", self.off_grid),
+            ("nan", self.nan),
         ]
     }
 }
@@ -84,6 +95,10 @@ pub struct Normalized {
     pub off_grid: Vec<OffGrid>,
     /// The first conflicts, ascending.
     pub conflicts: Vec<Conflict>,
+    /// The bars that rows were moved to, by [`OffGridRule::Floor`] or [`OffGridRule::Nearest`], ascending.
+    pub moved: Vec<Timestamp>,
+    /// The bars of rows that were left out by [`NanRule::Missing`], ascending.
+    pub without_price: Vec<Timestamp>,
     /// The earliest and the latest time of any row, also of those outside the window.
     pub span: Option<(Timestamp, Timestamp)>,
 }
@@ -100,11 +115,26 @@ pub struct Normalized {
 /// other than bars of this interval can; five rows or more, and half as many as there are times, contradict
 /// another of their time.
 pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) -> Result<Normalized> {
+    normalize_by(key, window, batches, Rules::default())
+}
+
+/// As [`normalize`], with odd rows treated by `rules`.
+///
+/// Rows before the window that [`Rules::asked`] asks for, and do not come into it, are not counted. Also `Schema` where
+/// a rule refuses a row.
+pub fn normalize_by(
+    key: &SeriesKey,
+    window: TimeRange,
+    batches: &[RecordBatch],
+    rules: Rules,
+) -> Result<Normalized> {
     let mut normal = Normalized {
         rows: RecordBatch::new_empty(ts_only_schema()),
         dropped: Dropped::default(),
         off_grid: Vec::new(),
         conflicts: Vec::new(),
+        moved: Vec::new(),
+        without_price: Vec::new(),
         span: None,
     };
     let Some(first) = batches.first() else { return Ok(normal) };
@@ -112,30 +142,50 @@ pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) ->
     let joined = concat_batches(&first.schema(), batches).map_err(|e| {
         Error::schema("the source's batches differ in columns").with("series", key).caused_by(e)
     })?;
-    let ts = instants(key, &joined)?;
+    let own = instants(key, &joined)?;
+    let ts = placed(key, &own, rules.off_grid);
+    let (asked, is_moved) = (rules.asked(window, key.interval), |row: usize| ts[row] != own[row]);
     let mut order = Vec::with_capacity(ts.len());
+    let mut strays = Vec::new();
     for (row, micros) in ts.iter().copied().enumerate() {
         match place(key, window, row, micros)? {
-            Place::Inside => order.push(
-                u32::try_from(row)
-                    .map_err(|_| Error::schema("more than 2^32 rows in one window").with("series", key))?,
-            ),
+            Place::Inside => {
+                order.push(
+                    u32::try_from(row).map_err(|_| {
+                        Error::schema("more than 2^32 rows in one window").with("series", key)
+                    })?,
+                );
+                if is_moved(row) {
+                    normal.moved.push(Timestamp::from_micros(micros)?);
+                    strays.push(OffGrid::new(Timestamp::from_micros(own[row])?, key.interval));
+                }
+            }
             Place::OffGrid(point) => normal.off_grid.push(OffGrid::new(point, key.interval)),
+            // It was asked for because it might have come into the window, or is of the bar behind it.
+            Place::Outside
+                if asked != window
+                    && Timestamp::from_micros(own[row]).is_ok_and(|own| asked.contains(own)) => {}
             Place::Outside => normal.dropped.outside += 1,
         }
     }
     normal.off_grid.sort_unstable();
+    refuse_off_grid(key, rules, &normal.off_grid)?;
     normal.dropped.off_grid = normal.off_grid.len() as u64;
+    normal.moved.sort_unstable();
+    normal.moved.dedup();
     let bounds = ts.iter().min().zip(ts.iter().max());
     if let Some((min, max)) = bounds {
         normal.span = Some((Timestamp::from_micros(*min)?, Timestamp::from_micros(*max)?));
     }
     let at = |row: u32| ts[row as usize];
-    if !order.is_sorted_by_key(|row| at(*row)) {
-        // Stable, so that of two rows that claim one time the source's first one stays.
-        order.sort_by_key(|row| at(*row));
+    // Of two rows of one time the one that was there from the beginning stays, else the source's first one.
+    let rank = |row: &u32| (at(*row), is_moved(*row as usize));
+    if !order.is_sorted_by_key(rank) {
+        order.sort_by_key(rank);
     }
-    check_spacing(key, order.iter().map(|row| at(*row)), &normal.off_grid)?;
+    strays.extend(&normal.off_grid);
+    strays.sort_unstable();
+    check_spacing(key, order.iter().filter(|row| !is_moved(**row as usize)).map(|row| at(*row)), &strays)?;
     if order.windows(2).any(|pair| at(pair[0]) == at(pair[1])) {
         let differs = first_difference(&joined)?;
         let mut failure = None;
@@ -163,7 +213,53 @@ pub fn normalize(key: &SeriesKey, window: TimeRange, batches: &[RecordBatch]) ->
     }
     check_repeats(key, &normal, order.len())?;
     normal.rows = assemble(&joined, &ts, &order)?;
+    without_prices(key, rules.nan, &mut normal)?;
     Ok(normal)
+}
+
+/// Where the rows stand by a rule.
+fn placed<'a>(key: &SeriesKey, own: &'a [i64], rule: OffGridRule) -> Cow<'a, [i64]> {
+    if !matches!(rule, OffGridRule::Floor | OffGridRule::Nearest(_)) {
+        return Cow::Borrowed(own);
+    }
+    let moved = |micros: &i64| {
+        Timestamp::from_micros(*micros).map_or(*micros, |ts| rule.moved(ts, key.interval).as_micros())
+    };
+    Cow::Owned(own.iter().map(moved).collect())
+}
+
+fn refuse_off_grid(key: &SeriesKey, rules: Rules, off_grid: &[OffGrid]) -> Result<()> {
+    match off_grid.first().filter(|_| rules.off_grid == OffGridRule::Refuse) {
+        None => Ok(()),
+        Some(row) => Err(Error::schema("rows are off the grid, which is to be refused (with_off_grid)")
+            .with("series", key)
+            .with("rows", off_grid.len())
+            .with("first", row.ts)),
+    }
+}
+
+/// Takes rows without a price out, or refuses them, as the rule says.
+fn without_prices(key: &SeriesKey, rule: NanRule, normal: &mut Normalized) -> Result<()> {
+    if rule == NanRule::Keep {
+        return Ok(());
+    }
+    let is_without = no_price(&normal.rows);
+    let ts = timestamps(&normal.rows)?.values();
+    let found = ts.iter().zip(&is_without).filter(|(_, is_without)| **is_without);
+    let found: Vec<_> = found.map(|(micros, _)| Timestamp::from_micros(*micros)).collect::<Result<_>>()?;
+    let Some(first) = found.first() else { return Ok(()) };
+    if rule == NanRule::Refuse {
+        return Err(Error::schema("rows have no number for a price, which is to be refused (with_nan)")
+            .with("series", key)
+            .with("rows", found.len())
+            .with("first", first));
+    }
+    let kept: BooleanArray = is_without.iter().map(|is_without| Some(!is_without)).collect();
+    normal.rows = filter_record_batch(&normal.rows, &kept)
+        .map_err(|e| Error::unexpected("cannot take out rows without prices").caused_by(e))?;
+    normal.dropped.nan = found.len() as u64;
+    normal.without_price = found;
+    Ok(())
 }
 
 /// Fails when many of the rows, which have so many `times`, contradict another of their time.

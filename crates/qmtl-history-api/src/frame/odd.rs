@@ -169,6 +169,15 @@ pub fn not_numbers(rows: &RecordBatch) -> Vec<NotNumbers> {
         .collect()
 }
 
+/// Of each row of a canonical batch whether it has NaN or null in a column of prices.
+pub(super) fn no_price(rows: &RecordBatch) -> Vec<bool> {
+    let schema = rows.schema();
+    let columns = schema.fields().iter().zip(rows.columns());
+    let prices = columns.filter(|(field, _)| is_price(field.name()));
+    let none: Vec<_> = prices.filter_map(|(field, column)| none_at(field.name(), column)).collect();
+    (0..rows.num_rows()).map(|row| none.iter().any(|is_none| is_none(row))).collect()
+}
+
 /// Tells of a row of a column whether its number is none; `None` for a column that has all of them.
 fn none_at<'a>(name: &str, column: &'a ArrayRef) -> Option<Box<dyn Fn(usize) -> bool + 'a>> {
     let counts_nulls = is_price(name) && column.null_count() > 0;

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use qmtl_history_api::frame::Rules;
 use qmtl_history_api::{Error, Interval, NodeId, Result};
 
 use super::bytes::{FileBytes, io_error};
+use super::stamp::Stamp;
 use super::text;
 use super::time::{TimeFormat, TsUnit};
+use super::zone::Zone;
 
 /// How a file's bytes are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -138,6 +141,9 @@ pub struct FileConfig {
     pub(super) renamed: BTreeMap<String, String>,
     pub(super) skipped_lines: u64,
     pub(super) time_format: Option<TimeFormat>,
+    pub(super) zone: Option<Zone>,
+    pub(super) stamp: Stamp,
+    pub(super) rules: Rules,
 }
 
 impl FileConfig {
@@ -172,6 +178,9 @@ impl FileConfig {
             renamed: BTreeMap::new(),
             skipped_lines: 0,
             time_format: None,
+            zone: None,
+            stamp: Stamp::Open,
+            rules: Rules::default(),
         }
     }
 
@@ -297,6 +306,29 @@ impl FileConfig {
     #[must_use]
     pub fn with_time_format(mut self, format: TimeFormat) -> Self {
         self.time_format = Some(format);
+        self
+    }
+    /// The time zone of times that do not say how far they are from UTC: text without an offset, dates, timestamps
+    /// without a zone. Without this they are UTC. Where clocks are put back, the rows must go through the hour that
+    /// comes twice two times, in the order of the file; otherwise the file is refused.
+    #[must_use]
+    pub fn with_zone(mut self, zone: Zone) -> Self {
+        self.zone = Some(zone);
+        self
+    }
+
+    /// What the time of a row says of its bar. Without this it is when the bar opened.
+    #[must_use]
+    pub fn with_stamp(mut self, stamp: Stamp) -> Self {
+        self.stamp = stamp;
+        self
+    }
+
+    /// What becomes of rows off the grid and of rows without prices when they are stored; the fetcher gives them as
+    /// they are.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 }

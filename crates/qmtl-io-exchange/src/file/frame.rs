@@ -11,15 +11,17 @@ use qmtl_history_api::arrow_array::{
 use qmtl_history_api::arrow_cast::{CastOptions, cast_with_options};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use qmtl_history_api::arrow_select::filter::filter;
-use qmtl_history_api::{Error, Result, frame};
+use qmtl_history_api::{Error, Result, Timestamp, frame};
 
 use super::columns::{self, Payload, Roles};
 use super::config::FileConfig;
 use super::index::{Index, IndexBuilder};
 use super::lengths::Lengths;
 use super::one_series::{Holds, OneSeries};
+use super::stamp::Stamp;
 use super::table::Selection;
-use super::time::{Reading, TimeFormat, TsUnit, not_of_form, parse_text};
+use super::time::{Reading, TimeFormat, TsUnit, not_of_form, parse_text, parse_wall};
+use super::zone::{FoldsSeen, Local, Wall};
 
 /// How the values of the time column name instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,10 @@ pub(super) struct Columns {
     reading: Option<Reading>,
     /// How text is, if that is not ISO 8601.
     format: Option<TimeFormat>,
+    /// How what it says becomes an instant.
+    local: Local,
+    /// Whether the times of a column with a type are what clocks showed: those without a zone, and dates.
+    is_wall: bool,
 }
 
 /// What a scan of all rows found.
@@ -54,6 +60,7 @@ pub(super) struct Scanned {
     /// As in [`Opened`](super::table::Opened).
     pub(super) bar: Option<u64>,
     pub(super) sole: Option<(String, String)>,
+    pub(super) notes: Vec<String>,
 }
 
 /// A scan under way.
@@ -62,6 +69,8 @@ struct Scan {
     builder: IndexBuilder,
     one_series: OneSeries,
     lengths: Lengths,
+    /// What tells how doubled hours are read, in a scan that finds that out.
+    folds: FoldsSeen,
     /// The place of the next row in the file.
     row: u64,
 }
@@ -98,7 +107,13 @@ impl Columns {
             (TimeKind::Text, _) => None,
         };
         let format = config.time_format.clone();
-        Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading, format })
+        let (own_zone, is_wall) = match field.data_type() {
+            DataType::Timestamp(_, own) => (own.as_ref().and_then(|own| own.parse().ok()), own.is_none()),
+            other => (None, matches!(other, DataType::Date32 | DataType::Date64)),
+        };
+        let local =
+            Local::new(config.zone.or(own_zone.filter(|_| config.stamp == Stamp::Date)), config.stamp);
+        Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading, format, local, is_wall })
     }
 
     /// Scans all rows, twice where their times must be read one by one. `read` hands over all batches of the
@@ -120,15 +135,23 @@ impl Columns {
             let reading =
                 Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", name))?;
             scan.columns.reading = Some(reading);
-            if reading.is_by_row() {
+            if reading.is_by_row() || !scan.columns.local.is_plain() {
                 scan = run(scan.columns)?;
             }
+        }
+        let mut notes = Vec::new();
+        if scan.columns.local.is_open() && scan.columns.are_walls() {
+            let folds = scan.folds.decide(config.zone, "row")?;
+            let local = scan.columns.local.clone().decided(folds);
+            scan = run(Self { local, ..scan.columns })?;
+        } else if let Some(zone) = config.zone.filter(|_| scan.columns.local.is_open()) {
+            notes.push(format!("times are instants already, so that the zone {zone} changes nothing"));
         }
         let Scan { columns, builder, one_series, lengths, .. } = scan;
         let index = builder.finish();
         let unit = columns.reading.ok_or_else(no_row)?.unit();
         index.bounds().ok_or_else(no_row)?;
-        Ok(Scanned { columns, index, unit, bar: lengths.usual(), sole: one_series.finish()? })
+        Ok(Scanned { columns, index, unit, bar: lengths.usual(), sole: one_series.finish()?, notes })
     }
 
     fn name(&self, at: usize) -> &str {
@@ -144,15 +167,15 @@ impl Columns {
         Arc::new(Schema::new(std::iter::once(ts).chain(payload).collect::<Vec<_>>()))
     }
 
-    /// The selected rows of a batch of all columns.
+    /// The selected rows of a batch of all columns, whose first one is at this place in the file.
     pub(super) fn select(
         &self,
-        batch: &RecordBatch,
+        (batch, first_row): (&RecordBatch, u64),
         rows: &Selection,
         (unit, output): (TsUnit, &SchemaRef),
     ) -> Result<RecordBatch> {
         let fault = |e| Error::unexpected("cannot select rows of a block").caused_by(e);
-        let times = self.times(batch, 0)?;
+        let times = self.times(batch, first_row)?;
         let symbols = self.symbols(batch)?;
         let is_wanted = |row: usize| {
             rows.span.contains(&times.value(row))
@@ -174,8 +197,66 @@ impl Columns {
         RecordBatch::try_new_with_options(Arc::clone(output), columns, &options).map_err(fault)
     }
 
-    /// The time column as integers of the file's unit.
+    /// Whether the time column says what clocks showed, and not how much time has passed since the epoch.
+    fn are_walls(&self) -> bool {
+        match self.time {
+            TimeKind::Typed(_) => self.is_wall,
+            _ => self.reading.is_some_and(|reading| !reading.is_epoch()),
+        }
+    }
+
+    /// The time column as instants, integers of the file's unit.
     fn times(&self, batch: &RecordBatch, first_row: u64) -> Result<Int64Array> {
+        let plain = self.plain_times(batch, first_row)?;
+        if self.local.is_plain() || self.reading == Some(Reading::Undecided) {
+            return Ok(plain);
+        }
+        let (unit, walls) = (self.reading.unwrap_or(Reading::Undecided).unit(), self.walls(batch, &plain)?);
+        let symbols = self.symbols(batch)?;
+        let symbol = |row: usize| symbols.as_ref().map_or("", |symbols| symbols.value(row));
+        let instant = |(row, value): (usize, &i64)| {
+            let micros = unit.instant(*value).map_or(*value, Timestamp::as_micros);
+            let instant = match &walls {
+                None => self.local.of_instant(micros),
+                Some(walls) => {
+                    let place = first_row + row as u64;
+                    self.local
+                        .instant(walls[row], symbol(row), place)
+                        .map_err(|e| e.with("column", self.name(self.roles.ts)).with("row", place))?
+                }
+            };
+            // What a zone moves keeps what is finer than a microsecond.
+            let rest =
+                if unit == TsUnit::Nanosecond && walls.is_none() { 0 } else { value - unit.value(micros) };
+            Ok(unit.value(instant) + if self.local.is_date() { 0 } else { rest })
+        };
+        plain.values().iter().enumerate().map(instant).collect::<Result<Vec<_>>>().map(Into::into)
+    }
+
+    /// What clocks showed at the times of a batch; `None` where these count from the epoch.
+    fn walls(&self, batch: &RecordBatch, plain: &Int64Array) -> Result<Option<Vec<Wall>>> {
+        if !self.are_walls() {
+            return Ok(None);
+        }
+        let unit = self.reading.unwrap_or(Reading::Undecided).unit();
+        let unzoned = |value: &i64| Wall {
+            micros: unit.instant(*value).map_or(*value, Timestamp::as_micros),
+            offset: None,
+        };
+        if self.reading != Some(Reading::Text) {
+            return Ok(Some(plain.values().iter().map(unzoned).collect()));
+        }
+        let name = self.name(self.roles.ts);
+        let Some(column) = batch.column_by_name(name) else { return Ok(None) };
+        let texts = text(column, name)?;
+        let wall = |(row, value): (usize, &i64)| {
+            parse_wall(texts.value(row).trim_ascii(), self.format.as_ref()).unwrap_or_else(|| unzoned(value))
+        };
+        Ok(Some(plain.values().iter().enumerate().map(wall).collect()))
+    }
+
+    /// The time column as integers of the file's unit, as they stand.
+    fn plain_times(&self, batch: &RecordBatch, first_row: u64) -> Result<Int64Array> {
         let name = self.name(self.roles.ts);
         let column = batch
             .column_by_name(name)
@@ -248,7 +329,14 @@ impl Scan {
             Some(_) => OneSeries::default(),
             None => OneSeries::new("row", suspects),
         };
-        Self { columns, builder: IndexBuilder::default(), one_series, lengths: Lengths::default(), row: 0 }
+        Self {
+            columns,
+            builder: IndexBuilder::default(),
+            one_series,
+            lengths: Lengths::default(),
+            folds: FoldsSeen::default(),
+            row: 0,
+        }
     }
 
     /// The places of the columns that the scan reads, ascending.
@@ -267,6 +355,7 @@ impl Scan {
         }
         self.decide(batch, declared)?;
         let times = self.columns.times(batch, self.row)?;
+        self.look_for_folds(batch, &times)?;
         self.add_lengths(batch, &times)?;
         match self.columns.symbols(batch)? {
             None => {
@@ -294,6 +383,22 @@ impl Scan {
         Ok(self.builder.end_block())
     }
 
+    /// Looks how the rows go through the hours that clocks show twice, while that is not known.
+    fn look_for_folds(&mut self, batch: &RecordBatch, times: &Int64Array) -> Result<()> {
+        let columns = &self.columns;
+        if !columns.local.is_open() {
+            return Ok(());
+        }
+        let (Some(walls), symbols) = (columns.walls(batch, times)?, columns.symbols(batch)?) else {
+            return Ok(());
+        };
+        for (row, wall) in walls.into_iter().enumerate() {
+            let symbol = symbols.as_ref().map_or("", |symbols| symbols.value(row));
+            columns.local.see(&mut self.folds, wall, symbol, self.row + row as u64);
+        }
+        Ok(())
+    }
+
     /// Decides by its first row whether text holds integers.
     fn decide(&mut self, batch: &RecordBatch, declared: Option<TsUnit>) -> Result<()> {
         let name = self.columns.name(self.columns.roles.ts);
@@ -316,7 +421,9 @@ impl Scan {
 
     /// Adds the lengths of klines whose close time is of the type of their opening time.
     fn add_lengths(&mut self, batch: &RecordBatch, times: &Int64Array) -> Result<()> {
-        let Some(at) = self.columns.roles.close_time else { return Ok(()) };
+        let Some(at) = self.columns.roles.close_time.filter(|_| self.columns.local.is_plain()) else {
+            return Ok(());
+        };
         let (ts, name) = (self.columns.roles.ts, self.columns.name(at));
         let is_same = self.columns.schema.field(at).data_type() == self.columns.schema.field(ts).data_type();
         let (Some(column), true) =

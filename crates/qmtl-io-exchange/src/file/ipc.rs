@@ -35,6 +35,8 @@ struct IpcTable {
     columns: Columns,
     unit: TsUnit,
     output: SchemaRef,
+    /// The places in the file of the first rows of its blocks.
+    first_rows: Vec<u64>,
 }
 
 /// An IPC file with its footer read.
@@ -59,26 +61,31 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
         IpcFile::open(&bytes, config.max_unpacked_bytes)?
     };
     let batches = std::mem::take(&mut file.batches);
-    let mut blocks = Vec::new();
+    let (mut blocks, mut first_rows) = (Vec::new(), Vec::new());
     let scanned = Columns::new(config, &file.schema)?.scan(config, |_, take| {
         blocks.clear();
+        first_rows.clear();
+        let mut first_row = 0;
         for block in &batches {
-            if take(&file.decode(block)?)? {
+            let batch = file.decode(block)?;
+            if take(&batch)? {
                 blocks.push(*block);
+                first_rows.push(first_row);
             }
+            first_row += batch.num_rows() as u64;
         }
         Ok(())
     })?;
     file.batches = blocks;
-    let Scanned { columns, index, unit, bar, sole } = scanned;
+    let Scanned { columns, index, unit, bar, sole, notes } = scanned;
     let output = columns.output(unit);
     Ok(Opened {
-        table: Arc::new(IpcTable { file, columns, unit, output }),
+        table: Arc::new(IpcTable { file, columns, unit, output, first_rows }),
         index,
         unit,
         bar,
         sole,
-        notes: Vec::new(),
+        notes,
     })
 }
 
@@ -169,7 +176,8 @@ impl Table for IpcTable {
 
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
         let batch = self.file.decode(&self.file.batches[block])?;
-        self.columns.select(&batch, rows, (self.unit, &self.output)).map(|batch| vec![batch])
+        let at = (&batch, self.first_rows[block]);
+        self.columns.select(at, rows, (self.unit, &self.output)).map(|batch| vec![batch])
     }
 }
 

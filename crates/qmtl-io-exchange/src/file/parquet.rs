@@ -28,6 +28,8 @@ struct Extent {
     group: usize,
     skip: usize,
     rows: usize,
+    /// The place of the first of them in the file.
+    first_row: u64,
 }
 
 /// A scanned Parquet file.
@@ -53,6 +55,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let mut extents = Vec::new();
     let scanned = Columns::new(config, file.metadata.schema())?.scan(config, |places, take| {
         extents.clear();
+        let mut first_row = 0;
         for group in 0..file.metadata.metadata().num_row_groups() {
             let mask = ProjectionMask::roots(file.metadata.parquet_schema(), places.iter().copied());
             let mut skip = 0;
@@ -60,17 +63,18 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
                 let batch = batch?;
                 let rows = batch.num_rows();
                 if take(&batch)? {
-                    extents.push(Extent { group, skip, rows });
+                    extents.push(Extent { group, skip, rows, first_row });
                 }
                 skip += rows;
+                first_row += rows as u64;
             }
         }
         Ok(())
     })?;
-    let Scanned { columns, index, unit, bar, sole } = scanned;
+    let Scanned { columns, index, unit, bar, sole, notes } = scanned;
     let output = columns.output(unit);
     let table = Arc::new(ParquetTable { file, columns, extents, unit, output });
-    Ok(Opened { table, index, unit, bar, sole, notes: Vec::new() })
+    Ok(Opened { table, index, unit, bar, sole, notes })
 }
 
 impl ParquetFile {
@@ -111,10 +115,15 @@ impl Table for ParquetTable {
     }
 
     fn read(&self, block: usize, rows: &Selection) -> Result<Vec<RecordBatch>> {
-        let Extent { group, skip, rows: count } = self.extents[block];
+        let Extent { group, skip, rows: count, mut first_row } = self.extents[block];
         let selection = RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(count)]);
         batches(self.file.group(group).with_row_selection(selection))?
-            .map(|batch| self.columns.select(&batch?, rows, (self.unit, &self.output)))
+            .map(|batch| {
+                let batch = batch?;
+                let at = first_row;
+                first_row += batch.num_rows() as u64;
+                self.columns.select((&batch, at), rows, (self.unit, &self.output))
+            })
             .collect()
     }
 }

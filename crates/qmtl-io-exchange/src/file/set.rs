@@ -112,7 +112,8 @@ impl DataFetcher for FileSet {
     }
 
     fn profile(&self) -> SourceProfile {
-        SourceProfile::new(PageOrder::Unpaged)
+        let rules = self.files.first().map(|file| file.0.config.rules).unwrap_or_default();
+        SourceProfile::new(PageOrder::Unpaged).with_rules(rules)
     }
 }
 

@@ -14,6 +14,8 @@ use qmtl_history_api::arrow_array::{ArrayRef, PrimitiveArray, types::ArrowTimest
 use qmtl_history_api::arrow_schema::TimeUnit;
 use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 
+use super::zone::Wall;
+
 /// 1990-01-01T00:00:00Z and 2101-01-01T00:00:00Z in seconds: between them lie the values by which
 /// a value proves its unit. A factor of a thousand lies between units, and less than ten between
 /// these two, so no value can fit two units.
@@ -85,6 +87,14 @@ impl TsUnit {
             }
         };
         bound(range.start())..bound(range.end())
+    }
+
+    /// An instant in microseconds as a value of this unit.
+    pub(super) fn value(self, micros: i64) -> i64 {
+        match self {
+            Self::Nanosecond => micros.saturating_mul(1_000),
+            unit => micros.div_euclid(1_000_000 / unit.per_second()),
+        }
     }
 
     /// The length of an interval in this unit.
@@ -207,6 +217,11 @@ impl Reading {
         matches!(self, Self::Each { .. } | Self::Dates)
     }
 
+    /// Whether values count from the epoch, and so are instants whatever the zone.
+    pub(super) fn is_epoch(self) -> bool {
+        matches!(self, Self::Undecided | Self::Unit(_) | Self::Each { .. })
+    }
+
     /// The unit of the times that come out.
     pub(super) fn unit(self) -> TsUnit {
         match self {
@@ -298,6 +313,24 @@ pub(super) fn parse_iso(text: &str) -> Option<i64> {
     })
 }
 
+/// How far a time in text says that its clocks are ahead of UTC, in microseconds, if it says so.
+fn iso_offset(text: &str) -> Option<i64> {
+    /// Behind the day of a date, in any of its forms.
+    const CLOCK: usize = "20240101".len();
+    let text = text.trim_ascii();
+    if ["Z", "z", "UTC", "GMT", "utc", "gmt"].iter().any(|word| text.ends_with(word)) {
+        return Some(0);
+    }
+    let rest = text.get(CLOCK..)?;
+    let at = rest.rfind(['+', '-'])?;
+    let digits: String = rest[at + 1..].chars().filter(char::is_ascii_digit).collect();
+    let part = |from: usize| digits.get(from..from + 2).map_or(Some(0), |digits| digits.parse::<i64>().ok());
+    let secs = (part(0)? * 60 + part(2)?) * 60 + part(4)?;
+    // In a date alone, this is the dash before its day.
+    let is_date = at == 0 || !text.contains([':', 'T', 't', ' ']);
+    (!is_date).then_some(if rest[at..].starts_with('-') { -secs } else { secs } * 1_000_000)
+}
+
 /// A time of 24:00 as the beginning of its day.
 fn end_of_day(text: &str) -> Option<String> {
     const DATE: usize = "2024-01-01".len();
@@ -310,6 +343,17 @@ fn end_of_day(text: &str) -> Option<String> {
 /// Microseconds of a time in text: of the given form, or ISO 8601 where there is none.
 pub(super) fn parse_text(text: &str, format: Option<&TimeFormat>) -> Option<i64> {
     format.map_or_else(|| parse_iso(text), |format| format.micros(text))
+}
+
+/// What clocks showed at a time in text, of the given form, or ISO 8601 where there is none.
+pub(super) fn parse_wall(text: &str, format: Option<&TimeFormat>) -> Option<Wall> {
+    match format {
+        Some(format) => format.wall(text),
+        None => {
+            let (micros, offset) = (parse_iso(text)?, iso_offset(text));
+            Some(Wall { micros: micros + offset.unwrap_or(0), offset })
+        }
+    }
 }
 
 /// A time without what people add to it: doubled blanks, one before an offset, the word UTC.
@@ -341,6 +385,7 @@ pub struct TimeFormat {
     /// How many digits each number has. Where nothing stands between two parts, a lost zero would make other ones of
     /// them.
     digits: Vec<Option<usize>>,
+    tells_offset: bool,
 }
 
 impl TimeFormat {
@@ -363,24 +408,23 @@ impl TimeFormat {
                 "the name of a time zone does not tell an offset; write times with one (%z), or in UTC",
             );
         }
-        let digits = digits(&items);
-        Ok(Self { pattern, items, digits })
+        let (digits, tells_offset) = (digits(&items), tells_offset(&pattern, &items));
+        Ok(Self { pattern, items, digits, tells_offset })
     }
 
     /// Whether a time in this form says how far it is from UTC.
     pub(super) fn tells_offset(&self) -> bool {
-        let is_zone = |item: &Item<'_>| match item {
-            Item::Literal(text) => text.contains("UTC") || text.contains("GMT"),
-            Item::OwnedLiteral(text) => text.contains("UTC") || text.contains("GMT"),
-            Item::Numeric(Numeric::Timestamp, _) => true,
-            Item::Fixed(Fixed::RFC2822 | Fixed::RFC3339) => true,
-            _ => false,
-        };
-        self.items.iter().any(is_zone) || self.pattern.contains('z')
+        self.tells_offset
     }
 
     /// Microseconds of a time in this form; `None` for anything else and for instants outside 1678 to 9999.
     pub(super) fn micros(&self, text: &str) -> Option<i64> {
+        let Wall { micros, offset } = self.wall(text)?;
+        Timestamp::from_micros(micros - offset.unwrap_or(0)).ok().map(Timestamp::as_micros)
+    }
+
+    /// What clocks showed at a time in this form; `None` for anything else.
+    fn wall(&self, text: &str) -> Option<Wall> {
         let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
         if numbers
             .zip(&self.digits)
@@ -390,17 +434,16 @@ impl TimeFormat {
         }
         let mut parsed = Parsed::new();
         chrono::format::parse(&mut parsed, text, self.items.iter()).ok()?;
-        let micros = match parsed.timestamp() {
-            Some(_) => parsed.to_datetime_with_timezone(&Utc).ok()?.timestamp_micros(),
-            None => {
-                let date = parsed.to_naive_date().ok()?;
-                let has_time = parsed.hour_div_12().is_some() || parsed.hour_mod_12().is_some();
-                let time = if has_time { parsed.to_naive_time().ok()? } else { NaiveTime::MIN };
-                let offset = i64::from(parsed.offset().unwrap_or(0)) * 1_000_000;
-                date.and_time(time).and_utc().timestamp_micros() - offset
-            }
-        };
-        Timestamp::from_micros(micros).ok().map(Timestamp::as_micros)
+        if parsed.timestamp().is_some() {
+            let micros = parsed.to_datetime_with_timezone(&Utc).ok()?.timestamp_micros();
+            return Some(Wall { micros, offset: Some(0) });
+        }
+        let date = parsed.to_naive_date().ok()?;
+        let has_time = parsed.hour_div_12().is_some() || parsed.hour_mod_12().is_some();
+        let time = if has_time { parsed.to_naive_time().ok()? } else { NaiveTime::MIN };
+        let told = parsed.offset().map(|secs| i64::from(secs) * 1_000_000);
+        let offset = told.or(self.tells_offset.then_some(0));
+        Some(Wall { micros: date.and_time(time).and_utc().timestamp_micros(), offset })
     }
 
     /// The only known form in which all of these times are written. `None` where there is none; the names of several
@@ -428,6 +471,18 @@ impl fmt::Display for TimeFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.pattern)
     }
+}
+
+fn tells_offset(pattern: &str, items: &[Item<'_>]) -> bool {
+    let is_utc = |text: &str| text.contains("UTC") || text.contains("GMT");
+    let is_zone = |item: &Item<'_>| match item {
+        Item::Literal(text) => is_utc(text),
+        Item::OwnedLiteral(text) => is_utc(text),
+        Item::Numeric(Numeric::Timestamp, _) => true,
+        Item::Fixed(Fixed::RFC2822 | Fixed::RFC3339) => true,
+        _ => false,
+    };
+    items.iter().any(is_zone) || pattern.contains("%z") || pattern.contains("%:z") || pattern.contains("%#z")
 }
 
 /// The digits of each number of a form, known where it has several parts.

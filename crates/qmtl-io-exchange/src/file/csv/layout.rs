@@ -13,6 +13,7 @@ use crate::file::columns::{self, Payload, Roles};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
 use crate::file::time::{Reading, TimeFormat, parse_iso, parse_text};
+use crate::file::zone::Local;
 use crate::kline;
 
 /// The mark that some editors put before UTF-8 text.
@@ -64,6 +65,8 @@ pub(super) struct Layout {
     pub(super) reading: Reading,
     /// How text in it is, if that is not ISO 8601.
     pub(super) format: Option<Arc<TimeFormat>>,
+    /// How what it says becomes an instant.
+    pub(super) local: Local,
     /// The place of the close time of klines.
     pub(super) close_time: Option<usize>,
     /// Whether the columns are told by their number alone, so that each row must prove to be a kline.
@@ -111,9 +114,16 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
     let times = times(&dialect.sample, roles.ts, roles.clock);
     let (reading, format) = time_format(config, &times, &roles, names[roles.ts])?;
     if let Some(format) = &format {
-        let zone = if format.tells_offset() { "" } else { " in UTC" };
+        let zone = match config.zone {
+            _ if format.tells_offset() => String::new(),
+            Some(zone) => format!(" in {zone}"),
+            None => " in UTC".to_owned(),
+        };
         notes.push(format!("times are read as {format}{zone}"));
     }
+    let local = Local::new(config.zone, config.stamp);
+    // Both times of a kline would have to be read so.
+    let close_time = roles.close_time.filter(|_| is_bare || local.is_plain());
     Ok((
         Layout {
             delimiter: dialect.delimiter,
@@ -128,7 +138,8 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
             one_series,
             reading,
             format: format.map(Arc::new),
-            close_time: roles.close_time,
+            local,
+            close_time,
             is_bare,
             data_start: (head.len() - text.len() + dialect.start) as u64,
             data_line: dialect.line,

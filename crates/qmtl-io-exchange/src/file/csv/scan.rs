@@ -1,5 +1,6 @@
 //! The one scan of a CSV file that finds its blocks, its times and the types of its columns.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_schema::DataType;
@@ -17,7 +18,8 @@ use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
 use crate::file::one_series::OneSeries;
 use crate::file::table::{Opened, symbol_of};
-use crate::file::time::{Reading, not_of_form, parse_iso, parse_text};
+use crate::file::time::{Reading, not_of_form, parse_iso, parse_text, parse_wall};
+use crate::file::zone::{FoldsSeen, Wall};
 
 /// Scans the file, once unless its times must be read one by one; memory is bounded by a block, whatever the
 /// file's size.
@@ -35,13 +37,20 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
     if layout.reading == Reading::Undecided {
         let reading =
             Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?;
-        if reading.is_by_row() {
+        if reading.is_by_row() || !layout.local.is_plain() {
             found = Scan::new(bytes, Layout { reading, ..layout })?.run()?;
         } else {
             found.layout.reading = reading;
         }
     }
-    let Found { layout, extents, index, one_series, lengths, odd } = found;
+    if found.layout.local.is_open() && !found.layout.reading.is_epoch() {
+        let folds = found.folds.decide(config.zone, "line")?;
+        let local = found.layout.local.clone().decided(folds);
+        found = Scan::new(bytes, Layout { local, ..found.layout })?.run()?;
+    } else if let Some(zone) = config.zone.filter(|_| found.layout.local.is_open()) {
+        notes.push(format!("times count from 1970 in UTC, so that the zone {zone} changes nothing"));
+    }
+    let Found { layout, extents, index, one_series, lengths, odd, .. } = found;
     notes.extend(odd.notes());
     let sole = one_series.finish()?;
     let unit = layout.reading.unit();
@@ -61,6 +70,7 @@ struct Found {
     one_series: OneSeries,
     lengths: Lengths,
     odd: OddLines,
+    folds: FoldsSeen,
 }
 
 /// Lines that are no rows and do no harm.
@@ -121,6 +131,8 @@ struct Scan<'a> {
     one_series: OneSeries,
     lengths: Lengths,
     odd: OddLines,
+    /// What tells how doubled hours are read, in a scan that finds that out.
+    folds: FoldsSeen,
     /// The symbol of the last row and its id: neighbouring rows often share it.
     symbol: (Vec<u8>, usize),
 }
@@ -136,7 +148,8 @@ impl<'a> Scan<'a> {
         let one_series = layout.one_series.clone();
         let is_open = last != *b"\n";
         let (lengths, odd) = (Lengths::default(), OddLines { is_open, ..OddLines::default() });
-        Ok(Self { bytes, layout, extents, builder, undecided, one_series, lengths, odd, symbol })
+        let folds = FoldsSeen::default();
+        Ok(Self { bytes, layout, extents, builder, undecided, one_series, lengths, odd, folds, symbol })
     }
 
     fn run(mut self) -> Result<Found> {
@@ -170,7 +183,7 @@ impl<'a> Scan<'a> {
             buffer.copy_within(used..filled, 0);
             (filled, offset, line) = (filled - used, offset + used as u64, next_line);
         }
-        let Self { mut layout, mut extents, builder, undecided, one_series, lengths, odd, .. } = self;
+        let Self { mut layout, mut extents, builder, undecided, one_series, lengths, odd, folds, .. } = self;
         if let Some((end, error, lines)) = &odd.tail {
             let is_short = *lines <= MAX_TAIL_LINES && !extents.is_empty();
             if !is_short {
@@ -186,7 +199,7 @@ impl<'a> Scan<'a> {
             layout.payload[index].column_type =
                 Some(if is_number { ColumnType::Float64 } else { ColumnType::Utf8 });
         }
-        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths, odd })
+        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths, odd, folds })
     }
 
     /// Takes a line that starts at this byte.
@@ -207,6 +220,11 @@ impl<'a> Scan<'a> {
         if let Some((_, error, _)) = self.odd.tail.take() {
             // There is a row behind it.
             return Err(error);
+        }
+        if layout.local.is_open()
+            && let Some(wall) = layout.wall(record)
+        {
+            layout.local.see(&mut self.folds, wall, &layout.symbol_text(record), record.line);
         }
         // It is not read, but proves that there is no bar.
         if layout.is_no_bar(record) {
@@ -317,6 +335,43 @@ impl Layout {
 
     /// The time of a row in the unit of the reading.
     fn time(&self, record: &Record<'_>) -> Result<i64> {
+        if self.local.is_plain() { self.plain_time(record) } else { self.local_time(record) }
+    }
+
+    /// The same where it is not simply what is written.
+    fn local_time(&self, record: &Record<'_>) -> Result<i64> {
+        let plain = self.plain_time(record)?;
+        let unit = self.reading.unit();
+        match self.wall(record) {
+            Some(wall) => self
+                .local
+                .instant(wall, &self.symbol_text(record), record.line)
+                .map_err(|e| self.at(e, record)),
+            None if self.reading == Reading::Undecided => Ok(plain),
+            None => {
+                Ok(unit.instant(plain).map_or(plain, |ts| unit.value(self.local.of_instant(ts.as_micros()))))
+            }
+        }
+    }
+
+    /// What clocks showed at the time of a row; `None` where it counts from the epoch.
+    pub(super) fn wall(&self, record: &Record<'_>) -> Option<Wall> {
+        match self.reading {
+            Reading::Text => self.text_of(record, |text| parse_wall(text, self.format.as_deref())),
+            Reading::Dates => {
+                let micros = self.reading.integer(layout::epoch(record.field(self.ts))?).ok()?;
+                Some(Wall { micros, offset: None })
+            }
+            _ => None,
+        }
+    }
+
+    /// The symbol of a row, empty where the file has no column for it.
+    fn symbol_text<'r>(&self, record: &'r Record<'_>) -> Cow<'r, str> {
+        self.symbol.map_or(Cow::Borrowed(""), |at| String::from_utf8_lossy(symbol_of(record.field(at))))
+    }
+
+    fn plain_time(&self, record: &Record<'_>) -> Result<i64> {
         let field = record.field(self.ts);
         let time = match self.reading {
             Reading::Text => self.text_time(record),
@@ -348,8 +403,12 @@ impl Layout {
 
     /// A time in text, in microseconds.
     fn text_time(&self, record: &Record<'_>) -> Option<i64> {
+        self.text_of(record, |text| parse_text(text, self.format.as_deref()))
+    }
+
+    /// What is made of the text of a row's time.
+    fn text_of<T>(&self, record: &Record<'_>, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = |at: usize| std::str::from_utf8(record.field(at)).ok().map(str::trim);
-        let read = |text: &str| parse_text(text, self.format.as_deref());
         match self.clock {
             None => read(text(self.ts)?),
             Some(clock) => read(&format!("{} {}", text(self.ts)?, text(clock)?)),
