@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use qmtl_history_api::{Interval, Timestamp};
-use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, FileFormat, TimeFormat, TsUnit};
+use qmtl_history_api::frame::{NanRule, OffGridRule, Rules};
+use qmtl_history_api::{Error, Interval, Timestamp};
+use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, FileFormat, Stamp, TimeFormat, TsUnit, Zone};
 use qmtl_observe::format::LogFormat;
 
 use crate::range::RangeArgs;
@@ -179,7 +180,7 @@ Examples:
 }
 
 const BACKFILL_HELP: &str = "\
-Ends are exclusive: --end 2024-06-01 leaves out the bar that opens on June 1st. Bars that have
+Without a range, a fill from files takes all that they have. Ends are exclusive: --end 2024-06-01 leaves out the bar that opens on June 1st. Bars that have
 not closed are never written. A stored row is replaced only with --replace, which requests every bar
 of the range again; stored rows that the source does not have stay. Ctrl-C keeps what is stored; run
 the same command again to continue.
@@ -191,7 +192,7 @@ Examples:
   qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
       --interval 1m --start 2024-01-01 --end 2024-06-01
   qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT \\
-      --interval 1m --timerange 20240101-20240201
+      --interval 1m
   qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
 
 series.toml (top-level keys are defaults, a series can override them; paths are relative to the file):
@@ -291,6 +292,21 @@ pub struct SourceArgs {
     /// The form of times in text, if it is ambiguous, in the specifiers of strftime: "%d.%m.%Y %H:%M"
     #[arg(long, value_name = "FORM", value_parser = parse_time_format)]
     pub time_format: Option<TimeFormat>,
+    /// The time zone of times in the file that have no offset, such as America/New_York or +05:30 [default: UTC]
+    #[arg(long, value_name = "ZONE", value_parser = parse_zone)]
+    pub zone: Option<Zone>,
+    /// What the times of the file's rows are: when a bar opened (open), when it closed (close), or its trading date,
+    /// whatever the time of day (date) [default: open]
+    #[arg(long, value_name = "TIME", value_parser = parse_stamp)]
+    pub stamp: Option<Stamp>,
+    /// What becomes of rows off the grid: list (left out, their bars missing), refuse, drop (left out, their bars may be
+    /// proven absent), floor (moved to the bar in which they stand), or nearest:5s (moved if that close) [default: list]
+    #[arg(long, value_name = "RULE", value_parser = parse_off_grid)]
+    pub off_grid: Option<OffGridRule>,
+    /// What becomes of rows with NaN or nothing for a price: keep, missing (left out, their bars missing) or refuse
+    /// [default: keep]
+    #[arg(long, value_name = "RULE", value_parser = parse_nan)]
+    pub nan: Option<NanRule>,
     /// Other names for columns of the file, each with its own one.
     #[arg(skip)]
     pub rename: Vec<(String, String)>,
@@ -300,6 +316,14 @@ pub struct SourceArgs {
     /// Vouch that the file's bars are one interval apart, though most of its rows lie further apart
     #[arg(long)]
     pub sparse: bool,
+}
+
+impl SourceArgs {
+    /// What becomes of a source's odd rows.
+    pub(crate) fn rules(&self) -> Rules {
+        let rules = Rules::default();
+        rules.with_off_grid(self.off_grid.unwrap_or_default()).with_nan(self.nan.unwrap_or_default())
+    }
 }
 
 /// Reads a length of time, which may be none: `0s`, `30s`, `2m`.
@@ -379,6 +403,26 @@ pub(crate) fn parse_decimal(text: &str) -> Result<Decimal, String> {
 /// Reads a form of times.
 pub(crate) fn parse_time_format(text: &str) -> Result<TimeFormat, String> {
     TimeFormat::new(text).map_err(|e| e.message().to_owned())
+}
+
+/// Reads a time zone.
+pub(crate) fn parse_zone(text: &str) -> Result<Zone, String> {
+    text.parse().map_err(|e: Error| e.to_string())
+}
+
+/// Reads which of its times a bar is stamped with.
+pub(crate) fn parse_stamp(text: &str) -> Result<Stamp, String> {
+    text.parse().map_err(|e: Error| e.message().to_owned())
+}
+
+/// Reads what becomes of rows off the grid.
+pub(crate) fn parse_off_grid(text: &str) -> Result<OffGridRule, String> {
+    text.parse().map_err(|e: Error| e.message().to_owned())
+}
+
+/// Reads what becomes of rows without prices.
+pub(crate) fn parse_nan(text: &str) -> Result<NanRule, String> {
+    text.parse().map_err(|e: Error| e.message().to_owned())
 }
 
 /// Reads the name that a column is to have, and its own; either may be empty.

@@ -9,13 +9,13 @@ use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind,
-    HistoryBackend, ProgressSink, RangeSet, SeriesKey, StopSignal, TimeRange,
+    HistoryBackend, ProgressSink, RangeSet, SeriesKey, StopSignal, TimeRange, Timestamp,
 };
 
 use crate::cli::{BackfillArgs, FillArgs, SourceArgs};
 use crate::console::Console;
 use crate::outcome::{Failure, Outcome, Result};
-use crate::range::ClosedRange;
+use crate::range::{ClosedRange, Span};
 use crate::series::{self, Wanted};
 use crate::source::{self, Asking, FileSource, Names, Opened, Source, Venue};
 use crate::text;
@@ -30,7 +30,10 @@ const SERIES_AT_ONCE: u32 = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) key: SeriesKey,
-    pub(crate) closed: ClosedRange,
+    /// The bars; `None` for all that its files have, up to the end that was named.
+    closed: Option<ClosedRange>,
+    /// What was said of the range.
+    span: Span,
     /// In order of preference; never empty.
     sources: Vec<Source>,
     symbol: Option<String>,
@@ -148,13 +151,13 @@ pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock)
                 };
                 return Err(Failure::from(Error::invalid(remedy).with("series", &key)));
             }
-            let closed = span.resolve_closed(key.interval, now)?;
-            Ok(Order { key, closed, sources, symbol, product })
+            let is_whole = span.has_no_start() && matches!(sources.as_slice(), [Source::Files(_)]);
+            let closed = if is_whole { None } else { Some(span.resolve_closed(key.interval, now)?) };
+            Ok(Order { key, closed, span, sources, symbol, product })
         })
         .collect::<Result<Vec<_>>>()?;
     let bars = |order: &Order| args.window_bars.unwrap_or_else(|| order.window_bars());
-    let windows: u64 =
-        orders.iter().map(|order| order.closed.range.count(order.key.interval).div_ceil(bars(order))).sum();
+    let windows: u64 = orders.iter().map(|order| order.count().div_ceil(bars(order))).sum();
     if windows > MANY_WINDOWS && !args.yes {
         let error = Error::invalid("the range has more than 10000 windows")
             .with("windows", windows)
@@ -172,6 +175,32 @@ pub(crate) fn opened(orders: &[Order]) -> String {
 }
 
 impl Order {
+    /// How many bars it is about, as far as that is known before its files are open.
+    fn count(&self) -> u64 {
+        self.closed.map_or(0, |closed| closed.range.count(self.key.interval))
+    }
+
+    /// The bars that it is about, given where its files have some.
+    ///
+    /// `InvalidInput` where none of them has closed.
+    fn closed(&self, holds: Option<TimeRange>, now: Timestamp) -> Result<ClosedRange, Error> {
+        match (self.closed, holds) {
+            (Some(closed), _) => Ok(closed),
+            (None, Some(holds)) => {
+                let wish = self.span.resolve(self.key.interval, now)?.intersect(holds);
+                let wish = wish.ok_or_else(|| {
+                    Error::invalid("the file has no bar before the end of the range")
+                        .with("series", &self.key)
+                        .with("file_has", text::range(holds, self.key.interval))
+                })?;
+                Span::Exact(wish).resolve_closed(self.key.interval, now)
+            }
+            (None, None) => {
+                Err(Error::new(ErrorKind::NotFound, "the file has no bar").with("series", &self.key))
+            }
+        }
+    }
+
     /// Whether all of its sources are files, which are one source where they are named next to each other.
     pub(crate) fn is_from_files(&self) -> bool {
         matches!(self.sources.as_slice(), [Source::Files(_)])
@@ -247,22 +276,28 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
         let found = opened.iter().find(|(known, _)| known == source);
         &found.expect("every source was opened above").1
     };
-    Ok(orders
+    let now = limits.asking.clock.now();
+    orders
         .into_iter()
         .map(|order| {
             let files = order.sources.first().filter(|_| order.is_from_files());
             let holds = files.map(|files| open(files).holds(&order.key)).transpose();
-            Job {
-                range: order.closed.range,
-                left_out: order.closed.left_out,
+            let ClosedRange { range, left_out } = match (order.closed, &holds) {
+                // Without a range there is nothing to tell of a series that the files do not serve.
+                (None, Err(error)) => return Err(refused(error.clone())),
+                _ => order.closed(holds.as_ref().ok().copied().flatten().flatten(), now).map_err(refused)?,
+            };
+            Ok(Job {
+                range,
+                left_out,
                 is_from_files: files.is_some(),
                 refused: holds.as_ref().err().cloned(),
                 holds: holds.ok().flatten().flatten(),
                 strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
                 key: order.key,
-            }
+            })
         })
-        .collect())
+        .collect()
 }
 
 /// A source that is not there is a wrong argument.

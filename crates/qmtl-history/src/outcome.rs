@@ -139,7 +139,7 @@ impl From<Error> for Failure {
 }
 
 /// Options of the library as its errors name them, and the flags that set them here.
-const FLAGS: [(&str, &str); 20] = [
+const FLAGS: [(&str, &str); 24] = [
     ("with_column_type", "--column-type"),
     ("with_columns", "--columns"),
     ("with_column", "--column"),
@@ -148,6 +148,10 @@ const FLAGS: [(&str, &str); 20] = [
     ("with_header", "--no-header"),
     ("with_skipped_lines", "--skip-lines"),
     ("with_time_format", "--time-format"),
+    ("with_zone", "--zone"),
+    ("with_stamp", "--stamp"),
+    ("with_off_grid", "--off-grid"),
+    ("with_nan", "--nan"),
     ("with_max_unpacked_bytes", "--max-unpacked"),
     ("with_interval", "--sparse"),
     ("with_format", "--source-format"),

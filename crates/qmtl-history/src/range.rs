@@ -72,6 +72,11 @@ impl RangeArgs {
 }
 
 impl Span {
+    /// Whether nothing says where it begins.
+    pub(crate) fn has_no_start(self) -> bool {
+        matches!(self, Self::Whole | Self::Between(None, _))
+    }
+
     /// The range for reading: an end that was not named is as far as the series goes.
     pub fn resolve(self, interval: Interval, now: Timestamp) -> Result<TimeRange> {
         let floor = interval.floor(now).unwrap_or(Timestamp::MIN);
@@ -97,9 +102,9 @@ impl Span {
 
     /// The range for a fill: it must have a start, and bars that have not closed are left out.
     pub fn resolve_closed(self, interval: Interval, now: Timestamp) -> Result<ClosedRange> {
-        if matches!(self, Self::Whole | Self::Between(None, _)) {
+        if self.has_no_start() {
             return Err(Error::invalid(
-                "a fill needs a start: use --start TIME [--end TIME], --timerange 20240101-20240601, \
+                "a fill from anything but files needs a start: use --start TIME [--end TIME], --timerange 20240101-20240601, \
                  --last 30d, --bars 500 or --range FIRST..=LAST",
             ));
         }
@@ -229,8 +234,12 @@ mod tests {
     fn a_fill_says_what_it_cannot_do() {
         let (five, now) = ("5m".parse().unwrap(), at("2024-03-01T12:07:30Z"));
         let fail = |span: Span| span.resolve_closed(five, now).unwrap_err().to_string();
-        assert!(fail(Span::Whole).starts_with("a fill needs a start: use --start TIME"));
-        assert!(fail(Span::Between(None, Some(now))).starts_with("a fill needs a start"));
+        assert!(
+            fail(Span::Whole).starts_with("a fill from anything but files needs a start: use --start TIME")
+        );
+        assert!(
+            fail(Span::Between(None, Some(now))).starts_with("a fill from anything but files needs a start")
+        );
         assert_eq!(
             fail(Span::Between(Some(at("2025-01-01")), None)),
             "the range begins in the future (start: 2025-01-01T00:00:00Z, now: 2024-03-01T12:07:30Z)"

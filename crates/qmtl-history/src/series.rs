@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use qmtl_history_api::frame::Rules;
 use qmtl_history_api::{Error, Interval, NodeId, Result, SeriesKey};
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::cli::{
     SeriesArgs, SourceArgs, column_type, parse_bytes, parse_decimal, parse_delimiter, parse_format,
-    parse_time_format, parse_unit,
+    parse_nan, parse_off_grid, parse_stamp, parse_time_format, parse_unit, parse_zone,
 };
 use crate::console::Console;
-use crate::source::{self, FileSource, Place, Source, join};
+use crate::source::{self, ExchangeSource, FileSource, Place, Source, join};
 use crate::text;
 use crate::waits::Waits;
 
@@ -85,6 +86,10 @@ fn told_by_list(args: &SourceArgs) -> Result<()> {
         (!args.rename.is_empty(), "--column", "rename = { close = \"Schluss\" }"),
         (args.skip_lines.is_some(), "--skip-lines", "skip_lines = 2"),
         (args.time_format.is_some(), "--time-format", "time_format = \"%d.%m.%Y %H:%M\""),
+        (args.zone.is_some(), "--zone", "zone = \"America/New_York\""),
+        (args.stamp.is_some(), "--stamp", "stamp = \"close\""),
+        (args.off_grid.is_some(), "--off-grid", "off_grid = \"floor\""),
+        (args.nan.is_some(), "--nan", "nan = \"missing\""),
         (args.sparse, "--sparse", "sparse = true"),
     ];
     match flags.into_iter().find(|(is_given, ..)| *is_given) {
@@ -159,7 +164,7 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
     };
     let source = |text: &String| -> Result<Source> {
         Ok(match source::place(text, Path::new(""))? {
-            Place::Exchange(exchange) => Source::Exchange(exchange),
+            Place::Exchange(exchange) => Source::Exchange(ExchangeSource { rules: args.rules(), ..exchange }),
             Place::File(path) => Source::Files(vec![FileSource::new(path, args, interval)?]),
         })
     };
@@ -227,6 +232,10 @@ struct Entry {
     rename: BTreeMap<String, String>,
     skip_lines: Option<u64>,
     time_format: Option<String>,
+    zone: Option<String>,
+    stamp: Option<String>,
+    off_grid: Option<String>,
+    nan: Option<String>,
 }
 
 /// One text or several.
@@ -312,10 +321,20 @@ impl Entry {
         Ok(Wanted { key: key(&node, interval)?, sources, symbol, product })
     }
 
+    /// What becomes of the odd rows of its sources.
+    fn rules(&self) -> Result<Rules> {
+        let off_grid = word("off_grid", self.off_grid.as_deref(), parse_off_grid)?.unwrap_or_default();
+        let nan = word("nan", self.nan.as_deref(), parse_nan)?.unwrap_or_default();
+        Ok(Rules::default().with_off_grid(off_grid).with_nan(nan))
+    }
+
     fn source(&self, name: &str, interval: Interval, base: &Path) -> Result<Source> {
         text::learn_secrets(std::iter::once(Cow::Borrowed(name)));
         let path = match source::place(name, base)? {
-            Place::Exchange(exchange) => return Ok(Source::Exchange(exchange)),
+            Place::Exchange(exchange) => {
+                let rules = self.rules()?;
+                return Ok(Source::Exchange(ExchangeSource { rules, ..exchange }));
+            }
             Place::File(path) => path,
         };
         let column_types = self.column_types.iter().filter_map(|(column, name)| {
@@ -337,6 +356,10 @@ impl Entry {
             rename: self.rename.iter().map(|(name, own)| (name.clone(), own.clone())).collect(),
             skip_lines: self.skip_lines,
             time_format: word("time_format", self.time_format.as_deref(), parse_time_format)?,
+            zone: word("zone", self.zone.as_deref(), parse_zone)?,
+            stamp: word("stamp", self.stamp.as_deref(), parse_stamp)?,
+            off_grid: Some(self.rules()?.off_grid),
+            nan: Some(self.rules()?.nan),
             ..SourceArgs::default()
         };
         let mut file = FileSource::new(path, &args, interval)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use qmtl_history_api::frame::Rules;
 use qmtl_history_api::{
     Clock, DataFetcher, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange,
 };
@@ -47,6 +48,8 @@ pub(crate) fn join(sources: impl IntoIterator<Item = Source>) -> Vec<Source> {
 pub(crate) struct ExchangeSource {
     pub(crate) venue: Venue,
     pub(crate) base_url: Option<String>,
+    /// What becomes of its odd rows.
+    pub(crate) rules: Rules,
 }
 
 /// Whose API it is.
@@ -117,7 +120,7 @@ pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
                 venue.name()
             )));
         }
-        return Ok(Place::Exchange(ExchangeSource { venue, base_url }));
+        return Ok(Place::Exchange(ExchangeSource { venue, base_url, rules: Rules::default() }));
     }
     file_path(text, base).map(Place::File)
 }
@@ -209,6 +212,13 @@ impl FileSource {
         if let Some(format) = &args.time_format {
             config = config.with_time_format(format.clone());
         }
+        if let Some(zone) = args.zone {
+            config = config.with_zone(zone);
+        }
+        if let Some(stamp) = args.stamp {
+            config = config.with_stamp(stamp);
+        }
+        config = config.with_rules(args.rules());
         Ok(Self { path, has_symbol_column: args.symbol_column.is_some(), config })
     }
 }
@@ -361,7 +371,7 @@ mod tests {
     #[test]
     fn an_exchange_may_have_another_address() {
         let exchange = |text: &str| match place(text, Path::new("/nowhere")).unwrap() {
-            Place::Exchange(ExchangeSource { venue, base_url }) => (venue, base_url),
+            Place::Exchange(ExchangeSource { venue, base_url, .. }) => (venue, base_url),
             Place::File(path) => panic!("{text} is read as the file {}", path.display()),
         };
         assert_eq!(exchange("binance"), (Venue::Binance, None));

@@ -41,6 +41,9 @@ pub(crate) struct Filled {
     elapsed_ms: u64,
     /// Fetched rows left out because one was stored already.
     rows_kept_out: u64,
+    /// Bars whose row was moved onto the grid.
+    #[serde(skip_serializing_if = "is_none")]
+    rows_moved: u64,
     /// Fetched rows that were not written, by reason.
     rows_dropped: BTreeMap<&'static str, u64>,
     /// Rows that stand on no point of the grid, the first ones.
@@ -71,6 +74,11 @@ pub(crate) struct Filled {
     rows_replaced: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Serialize)]
@@ -190,8 +198,33 @@ fn print(run: &Run, console: &Console) -> Result<()> {
     if console.is_json() {
         console.json(&OneOrMany::new(run.done.iter().map(Done::result).collect(), run.one))
     } else {
-        run.done.iter().try_for_each(|done| done.show(console))
+        run.done.iter().try_for_each(|done| done.show(console))?;
+        if run.one { Ok(()) } else { sum_up(&run.done, console) }
     }
+}
+
+/// How many of many series are as they should be, and which are not.
+fn sum_up(done: &[Done], console: &Console) -> Result<()> {
+    let is_failed = |done: &&Done| !done.report.failed.is_empty();
+    let is_incomplete = |done: &&Done| done.report.failed.is_empty() && !done.report.wanting().is_empty();
+    let keys =
+        |is: &dyn Fn(&&Done) -> bool| done.iter().filter(is).map(|done| &done.job.key).collect::<Vec<_>>();
+    let (failed, incomplete) = (keys(&is_failed), keys(&is_incomplete));
+    let complete = done.len() - failed.len() - incomplete.len();
+    console.line(format!(
+        "{} series: {} complete, {} incomplete, {} failed",
+        text::count(done.len() as u64),
+        text::count(complete as u64),
+        text::count(incomplete.len() as u64),
+        text::count(failed.len() as u64)
+    ))?;
+    for (what, keys) in [("incomplete", incomplete), ("failed", failed)] {
+        for key in keys.iter().take(SHOWN) {
+            console.line(format!("  {what:<11}  {key}"))?;
+        }
+        more(console, keys.len())?;
+    }
+    Ok(())
 }
 
 /// A store and what fills its series.
@@ -402,6 +435,7 @@ impl Done {
             fetch_requests: report.fetch_requests,
             elapsed_ms: u64::try_from(report.elapsed.as_millis()).unwrap_or(u64::MAX),
             rows_kept_out: report.rows_kept_out,
+            rows_moved: report.rows_moved,
             rows_dropped: report.dropped.by_reason().into_iter().filter(|(_, rows)| *rows > 0).collect(),
             retries: report.retries,
             retry_reasons: report.retry_reasons.clone(),
@@ -469,6 +503,10 @@ impl Done {
         if !left_out.is_empty() {
             console.line(format!("  left out     rows: {}", left_out.join(", ")))?;
         }
+        if report.rows_moved > 0 {
+            let rows = text::counted(report.rows_moved, "row");
+            console.line(format!("  moved        {rows} onto the grid"))?;
+        }
         self.show_odd_rows(console)?;
         self.show_open_ends(console)
     }
@@ -480,6 +518,12 @@ impl Done {
             console.line(format!("    off grid   {}", text::off_grid(row, interval)))?;
         }
         more(console, report.off_grid.len())?;
+        if !report.off_grid.is_empty() && !report.wanting().is_empty() {
+            console.line(
+                "    to store such rows as the bars in which they stand: --off-grid floor; to take their bars as absent: \
+                 --off-grid drop",
+            )?;
+        }
         for Conflict { ts, column, kept, other, .. } in report.conflicts.iter().take(SHOWN) {
             // Names and values are as their file has them.
             let told = text::in_line(&format!("{column}: {kept} is kept, {other} is left out"));

@@ -19,6 +19,7 @@ pub(crate) fn open(
         Venue::Coinbase => ExchangeConfig::coinbase(),
     };
     config.clock = Arc::clone(&asking.clock);
+    config.rules = source.rules;
     if let Some(url) = &source.base_url {
         config = config.with_base_url(url);
     }
