@@ -4,6 +4,7 @@ mod bytes;
 mod columns;
 mod config;
 mod csv;
+mod describe;
 mod frame;
 #[cfg(test)]
 mod fuzz;
@@ -31,6 +32,7 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::frame::OffGridRule;
 use qmtl_history_api::{
     BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, NodeId,
     PageOrder, RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
@@ -38,6 +40,7 @@ use qmtl_history_api::{
 use tokio::runtime::Handle;
 
 pub use config::{ColumnType, Decimal, FileConfig, FileFormat};
+pub use describe::{DescribedColumn, DescribedSeries, FileDescription};
 pub use set::FileSet;
 pub use stamp::Stamp;
 pub use time::{TimeFormat, TsUnit};
@@ -324,13 +327,28 @@ impl Inner {
             let outside = || Error::schema("a time lies outside the years 1678 to 9999").with("value", value);
             unit.instant(value).ok_or_else(outside)
         };
+        let first = instant(series.first)?;
+        let is_kept = matches!(self.config.rules.off_grid, OffGridRule::List | OffGridRule::Refuse);
+        if is_kept
+            && series.rows > 1
+            && self.config.stamp != Stamp::Close
+            && !interval.is_on_grid(first)
+            && series.gaps.are_multiples_of(unit.steps(interval))
+            && let Some(fits) = interval.through(first)
+        {
+            return Err(Error::invalid(format!(
+                "no row is on the grid of {interval}, but all are on that of {fits}: use that interval, or say that rows \
+                 are stamped otherwise (with_stamp) or moved onto the grid (with_off_grid)"
+            ))
+            .with("series", key)
+            .with("first", first));
+        }
         if self.config.stamp == Stamp::Date && interval.as_secs() % DAY_SECS != 0 {
             return refuse(
                 "bars that are labelled with their date last a day or longer (with_stamp)".to_owned(),
             );
         }
-        let (first, last) =
-            (self.bar_of(instant(series.first)?, interval), self.bar_of(instant(series.last)?, interval));
+        let (first, last) = (self.bar_of(first, interval), self.bar_of(instant(series.last)?, interval));
         TimeRange::new(first, last.checked_add_micros(interval.as_micros()).unwrap_or(Timestamp::MAX))
     }
 

@@ -35,7 +35,8 @@ pub use coinbase::{CoinbaseApi, CoinbaseFetcher};
 #[cfg(feature = "http")]
 pub use config::ExchangeConfig;
 pub use file::{
-    ColumnType, Decimal, FileConfig, FileFetcher, FileFormat, FileSet, Stamp, TimeFormat, TsUnit, Zone,
+    ColumnType, Decimal, DescribedColumn, DescribedSeries, FileConfig, FileDescription, FileFetcher,
+    FileFormat, FileSet, Stamp, TimeFormat, TsUnit, Zone,
 };
 #[cfg(feature = "http")]
 pub use http::{

@@ -36,6 +36,11 @@ impl OffGrid {
         self.bar.map_or(Duration::ZERO, |bar| self.ts.since(bar))
     }
 
+    /// Whether it stands in the last millisecond before a point of the grid, as close times do.
+    fn is_close(&self, interval: Interval) -> bool {
+        interval.ceil(self.ts).is_some_and(|end| end.since(self.ts) <= Duration::from_millis(1))
+    }
+
     /// The bars that the row may have been meant for: those on both sides of it.
     #[must_use]
     pub fn bars(&self, interval: Interval) -> Option<TimeRange> {
@@ -49,6 +54,13 @@ impl OffGrid {
 /// one: `Schema`, naming the phase that fits or why none does; `None` where they tell of none.
 #[must_use]
 pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
+    if rows.len() > 1 && rows.iter().all(|row| row.is_close(key.interval)) {
+        let message = format!(
+            "every row stands at the last millisecond of a bar of {}: they are stamped with their close (with_stamp)",
+            key.interval
+        );
+        return Some(Error::schema(message).with("series", key).with("first", rows[0].ts));
+    }
     let mut fitting: Vec<_> = rows.iter().map(|row| key.interval.through(row.ts)).collect::<Option<_>>()?;
     fitting.sort_unstable();
     fitting.dedup();
@@ -61,7 +73,7 @@ pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
         [early, late] if late.phase_secs() - early.phase_secs() == SUMMER_TIME_SECS => Some(
             fault(format!(
                 "no row is on the grid of {}; they miss it by two distances, an hour apart, like days of a time zone \
-                 with summer time, which no fixed interval fits: give each bar its date as its time",
+                 with summer time, which no fixed interval fits: take their dates as their times (with_stamp)",
                 key.interval
             ))
             .with("fitting", format_args!("{early}, {late}")),

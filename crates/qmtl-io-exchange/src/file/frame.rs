@@ -21,7 +21,7 @@ use super::one_series::{Holds, OneSeries};
 use super::stamp::Stamp;
 use super::table::Selection;
 use super::time::{Reading, TimeFormat, TsUnit, not_of_form, parse_text, parse_wall};
-use super::zone::{FoldsSeen, Local, Wall};
+use super::zone::{FoldsSeen, Local, Wall, Zone};
 
 /// How the values of the time column name instants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +156,26 @@ impl Columns {
 
     fn name(&self, at: usize) -> &str {
         self.schema.field(at).name()
+    }
+
+    /// The column that holds the time, and how it is read.
+    pub(super) fn time(&self, zone: Option<Zone>) -> (String, String) {
+        let field = self.schema.field(self.roles.ts);
+        let told = match self.time {
+            TimeKind::Typed(_) => match field.data_type() {
+                DataType::Timestamp(_, Some(own)) => format!("timestamps, {own}"),
+                _ => {
+                    format!("timestamps, {}", zone.map_or_else(|| "UTC".to_owned(), |zone| zone.to_string()))
+                }
+            },
+            _ => self.reading.unwrap_or(Reading::Undecided).told(self.format.as_ref(), zone),
+        };
+        (field.name().clone(), told)
+    }
+
+    /// The names of the payload columns, each with the one under which it comes out.
+    pub(super) fn names(&self) -> Vec<(String, String)> {
+        self.payload.iter().map(|column| (column.own.clone(), column.name.clone())).collect()
     }
 
     /// The schema of [`Columns::select`].

@@ -6,7 +6,11 @@ const KEPT: usize = 24;
 /// Distances of neighbouring rows with how often each occurs. Of more than 24 different ones the frequent
 /// ones are kept, so that memory is bounded.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gaps(Vec<(u64, u64)>);
+pub(super) struct Gaps {
+    kept: Vec<(u64, u64)>,
+    /// Some were forgotten.
+    is_cut: bool,
+}
 
 /// What distances say about bars of a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,29 +26,36 @@ pub(super) enum Spacing {
 impl Gaps {
     /// Adds a distance that occurs `times` times.
     pub(super) fn add(&mut self, gap: u64, times: u64) {
-        if let Some((_, count)) = self.0.iter_mut().find(|(known, _)| *known == gap) {
+        if let Some((_, count)) = self.kept.iter_mut().find(|(known, _)| *known == gap) {
             *count += times;
-        } else if self.0.len() < KEPT {
-            self.0.push((gap, times));
+        } else if self.kept.len() < KEPT {
+            self.kept.push((gap, times));
         } else {
+            self.is_cut = true;
             // The rule of Misra and Gries: what occurs more often than one time in 24 stays.
-            let least = self.0.iter().map(|(_, count)| *count).min().map_or(times, |least| least.min(times));
-            self.0.iter_mut().for_each(|(_, count)| *count -= least);
-            self.0.retain(|(_, count)| *count > 0);
+            let least =
+                self.kept.iter().map(|(_, count)| *count).min().map_or(times, |least| least.min(times));
+            self.kept.iter_mut().for_each(|(_, count)| *count -= least);
+            self.kept.retain(|(_, count)| *count > 0);
             if times > least {
-                self.0.push((gap, times - least));
+                self.kept.push((gap, times - least));
             }
         }
     }
 
     /// The distance that occurs most, the smallest of those where several do, and how often it does.
     pub(super) fn most_frequent(&self) -> Option<(u64, u64)> {
-        self.0.iter().copied().max_by_key(|(gap, count)| (*count, std::cmp::Reverse(*gap)))
+        self.kept.iter().copied().max_by_key(|(gap, count)| (*count, std::cmp::Reverse(*gap)))
+    }
+
+    /// Whether all distances are multiples of a length; false where more are known of than are remembered.
+    pub(super) fn are_multiples_of(&self, length: u64) -> bool {
+        !self.is_cut && length > 0 && self.kept.iter().all(|(gap, _)| gap % length == 0)
     }
 
     /// How often distances occur that are remembered.
     pub(super) fn total(&self) -> u64 {
-        self.0.iter().map(|(_, count)| count).sum()
+        self.kept.iter().map(|(_, count)| count).sum()
     }
 
     /// Whether the rows may be bars of this length. A few rows that stand elsewhere decide nothing, and nor do
@@ -54,11 +65,12 @@ impl Gaps {
         let is_shorter = |gap: u64| gap.saturating_mul(100) < length.saturating_mul(99);
         let is_longer = |gap: u64| gap.saturating_mul(100) > length.saturating_mul(101);
         let count = |is: &dyn Fn(u64) -> bool| {
-            self.0.iter().filter(|(gap, _)| is(*gap)).map(|(_, count)| count).sum::<u64>()
+            self.kept.iter().filter(|(gap, _)| is(*gap)).map(|(_, count)| count).sum::<u64>()
         };
-        let is_tied = self.0.iter().any(|(gap, count)| *count == most && !is_shorter(*gap));
+        let is_tied = self.kept.iter().any(|(gap, count)| *count == most && !is_shorter(*gap));
         if (is_shorter(usual) && !is_tied) || count(&is_shorter) * 2 > self.total() {
-            let shorter = Self(self.0.iter().copied().filter(|(gap, _)| is_shorter(*gap)).collect());
+            let kept = self.kept.iter().copied().filter(|(gap, _)| is_shorter(*gap)).collect();
+            let shorter = Self { kept, is_cut: self.is_cut };
             return shorter.most_frequent().map_or(Spacing::Fits, |(gap, _)| Spacing::Closer(gap));
         }
         let near = count(&|gap| !is_longer(gap));
@@ -111,7 +123,7 @@ mod tests {
         for rare in 0..10_000 {
             gaps.add(1_000 + rare, 1);
             gaps.add(60, 1);
-            assert!(gaps.0.len() <= KEPT);
+            assert!(gaps.kept.len() <= KEPT);
         }
         assert_eq!(gaps.most_frequent().map(|(gap, _)| gap), Some(60));
         assert_eq!(gaps.spacing(300), Spacing::Closer(60));

@@ -34,6 +34,8 @@ pub(super) struct Series {
     pub(super) first: i64,
     /// The latest.
     pub(super) last: i64,
+    /// How many rows it has.
+    pub(super) rows: u64,
     /// The distances of neighbouring times that were seen: exact where blocks do not overlap, otherwise
     /// never too small.
     pub(super) gaps: Gaps,
@@ -118,11 +120,13 @@ impl IndexBuilder {
                 self.series.push(Series {
                     first: i64::MAX,
                     last: i64::MIN,
+                    rows: 0,
                     gaps: Gaps::default(),
                     recent: (i64::MAX, i64::MIN),
                 });
             }
             let series = &mut self.series[id];
+            series.rows += run.len() as u64;
             // Neighbouring distances are mostly equal, so that they are counted before they are added.
             let (mut last, mut times) = (0, 0);
             for gap in run.windows(2).map(|pair| pair[1].1.abs_diff(pair[0].1)).filter(|gap| *gap > 0) {

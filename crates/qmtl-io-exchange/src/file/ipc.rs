@@ -79,12 +79,15 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     file.batches = blocks;
     let Scanned { columns, index, unit, bar, sole, notes } = scanned;
     let output = columns.output(unit);
+    let (time, names) = (columns.time(config.zone), columns.names());
     Ok(Opened {
         table: Arc::new(IpcTable { file, columns, unit, output, first_rows }),
         index,
         unit,
         bar,
         sole,
+        time,
+        names,
         notes,
     })
 }

@@ -73,8 +73,9 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     })?;
     let Scanned { columns, index, unit, bar, sole, notes } = scanned;
     let output = columns.output(unit);
+    let (time, names) = (columns.time(config.zone), columns.names());
     let table = Arc::new(ParquetTable { file, columns, extents, unit, output });
-    Ok(Opened { table, index, unit, bar, sole, notes })
+    Ok(Opened { table, index, unit, bar, sole, time, names, notes })
 }
 
 impl ParquetFile {

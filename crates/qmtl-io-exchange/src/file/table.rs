@@ -50,6 +50,10 @@ pub(super) struct Opened {
     pub(super) bar: Option<u64>,
     /// The only value of a column that is named as if it told series apart, and that column.
     pub(super) sole: Option<(String, String)>,
+    /// The column that holds the time, and how it is read.
+    pub(super) time: (String, String),
+    /// The names of its payload columns, each with the one under which it comes out.
+    pub(super) names: Vec<(String, String)>,
     /// What of it is not as in a plain file, for people.
     pub(super) notes: Vec<String>,
 }

@@ -14,7 +14,7 @@ use qmtl_history_api::arrow_array::{ArrayRef, PrimitiveArray, types::ArrowTimest
 use qmtl_history_api::arrow_schema::TimeUnit;
 use qmtl_history_api::{Error, Interval, Result, TimeRange, Timestamp};
 
-use super::zone::Wall;
+use super::zone::{Wall, Zone};
 
 /// 1990-01-01T00:00:00Z and 2101-01-01T00:00:00Z in seconds: between them lie the values by which
 /// a value proves its unit. A factor of a thousand lies between units, and less than ten between
@@ -215,6 +215,21 @@ impl Reading {
     /// Whether values must be read anew after the file was read with [`Reading::Undecided`].
     pub(super) fn is_by_row(self) -> bool {
         matches!(self, Self::Each { .. } | Self::Dates)
+    }
+
+    /// How times are read, in words.
+    pub(super) fn told(self, format: Option<&TimeFormat>, zone: Option<Zone>) -> String {
+        let zone = || zone.map_or_else(|| "UTC".to_owned(), |zone| zone.to_string());
+        match self {
+            Self::Unit(unit) => format!("{unit} since 1970"),
+            Self::Undecided | Self::Each { .. } => "numbers since 1970, each in its own unit".to_owned(),
+            Self::Dates => format!("dates of eight digits, {}", zone()),
+            Self::Text => match format {
+                Some(format) if format.tells_offset() => format!("text as {format}"),
+                Some(format) => format!("text as {format}, {}", zone()),
+                None => format!("ISO 8601 text, {} unless it says otherwise", zone()),
+            },
+        }
     }
 
     /// Whether values count from the epoch, and so are instants whatever the zone.

@@ -58,8 +58,10 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
         lengths.are_one()?;
     }
     let ts = (frame::TS, DataType::Timestamp(unit.arrow(), Some("UTC".into())));
+    let time = (layout.ts_name.clone(), layout.reading.told(layout.format.as_deref(), config.zone));
+    let names = layout.payload.iter().map(|column| (column.own.clone(), column.name.clone())).collect();
     let table = CsvTable::new(bytes.clone(), layout, extents, unit, ts);
-    Ok(Opened { table: Arc::new(table), index, unit, bar: lengths.usual(), sole, notes })
+    Ok(Opened { table: Arc::new(table), index, unit, bar: lengths.usual(), sole, time, names, notes })
 }
 
 /// What a scan found.

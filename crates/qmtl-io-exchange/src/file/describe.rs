@@ -1,0 +1,111 @@
+//! What a file was found to hold, for people who have not seen it before.
+
+use std::time::Duration;
+
+use qmtl_history_api::arrow_schema::DataType;
+use qmtl_history_api::{Interval, Timestamp};
+
+use super::index::Series;
+use super::{FileFetcher, name};
+
+/// What a file was found to hold.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileDescription {
+    /// The column that holds the time.
+    pub time_column: String,
+    /// How its values are read, in words.
+    pub time_form: String,
+    /// The payload columns, in the order in which they come out.
+    pub columns: Vec<DescribedColumn>,
+    /// The series, by symbol; one with an empty symbol where no column tells them apart.
+    pub series: Vec<DescribedSeries>,
+    /// The symbol that the file or its name tells, where it is of one.
+    pub symbol: Option<String>,
+}
+
+/// A payload column of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DescribedColumn {
+    /// Its name in the file.
+    pub own: String,
+    /// The name under which it comes out.
+    pub name: String,
+    /// The type of its values.
+    pub data_type: DataType,
+}
+
+/// A series of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DescribedSeries {
+    /// What the symbol column calls it; empty without one.
+    pub symbol: String,
+    /// Its rows, doubled ones included.
+    pub rows: u64,
+    /// The time of its first row.
+    pub first: Timestamp,
+    /// The time of its last row.
+    pub last: Timestamp,
+    /// The distance of most neighbouring rows; `None` with fewer than two.
+    pub distance: Option<Duration>,
+    /// The interval of bars that the rows may be; `None` where they tell of none.
+    pub interval: Option<Interval>,
+}
+
+impl FileFetcher {
+    /// What the file was found to hold.
+    #[must_use]
+    pub fn describe(&self) -> FileDescription {
+        let opened = &self.0.opened;
+        let schema = self.schema();
+        let columns = opened.names.iter().zip(schema.fields().iter().skip(1)).map(|((own, name), field)| {
+            DescribedColumn { own: own.clone(), name: name.clone(), data_type: field.data_type().clone() }
+        });
+        let mut symbols: Vec<_> = opened.index.symbols().collect();
+        symbols.sort_unstable();
+        let series = symbols.into_iter().filter_map(|symbol| {
+            let found = opened.index.series(symbol)?;
+            self.described(symbol, found)
+        });
+        let path = &self.0.config.path;
+        let by_name = || name::told(path).map(|(symbol, _)| symbol).or_else(|| name::capitals(path));
+        FileDescription {
+            time_column: opened.time.0.clone(),
+            time_form: opened.time.1.clone(),
+            columns: columns.collect(),
+            series: series.collect(),
+            symbol: opened.sole.as_ref().map(|(_, symbol)| symbol.clone()).or_else(by_name),
+        }
+    }
+
+    fn described(&self, symbol: &str, found: &Series) -> Option<DescribedSeries> {
+        let unit = self.0.opened.unit;
+        let (first, last) = (unit.instant(found.first)?, unit.instant(found.last)?);
+        let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
+        let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
+        let by_name = name::told(&self.0.config.path).map(|(_, interval)| interval);
+        let interval = by_name.or_else(|| {
+            let plain = usual(distance?)?;
+            // All rows may stand on a grid that begins elsewhere.
+            let is_shifted = !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain));
+            if is_shifted { plain.through(first) } else { Some(plain) }
+        });
+        Some(DescribedSeries { symbol: symbol.to_owned(), rows: found.rows, first, last, distance, interval })
+    }
+}
+
+/// The interval of bars that lie so far apart: a usual one that is nearly as long, else one of as many seconds.
+fn usual(distance: Duration) -> Option<Interval> {
+    const USUAL: [&str; 22] = [
+        "1s", "5s", "10s", "15s", "30s", "1m", "2m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "4h",
+        "6h", "8h", "12h", "1d", "3d", "1w",
+    ];
+    let is_near = |interval: &Interval| {
+        let length = interval.duration();
+        length.abs_diff(distance).saturating_mul(100) <= length
+    };
+    let usual = USUAL.iter().filter_map(|text| text.parse().ok()).find(is_near);
+    usual.or_else(|| format!("{}s", distance.as_secs()).parse().ok().filter(|_| distance.subsec_nanos() == 0))
+}
