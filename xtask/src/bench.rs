@@ -2,6 +2,7 @@
 //! Gates are ratios, so that they hold on any machine; absolute numbers are for reading.
 
 mod exchange;
+mod export;
 mod indicators;
 mod measures;
 mod peers;
@@ -27,6 +28,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("exchange", exchange::exchange),
     ("store", store::store),
     ("readers", readers::readers),
+    ("export", export::export),
     ("runtime", runtime::runtime),
     ("indicators", indicators::indicators),
     ("questdb", questdb::questdb),

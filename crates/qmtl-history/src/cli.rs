@@ -1,5 +1,7 @@
 //! The command line: every flag, its help, and nothing else.
 
+mod export;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, FileFormat, Stamp, TimeF
 use qmtl_observe::format::LogFormat;
 
 use crate::range::RangeArgs;
+
+pub use export::{ExportArgs, ExportFormat, Filling, Reader, TsFormat};
 
 /// The bars of a history store.
 #[derive(Debug, Parser)]
@@ -117,14 +121,8 @@ Examples:
   duckdb -c \"from read_parquet([$(qmtl-history files --store ./history --node BTCUSDT \\
       --interval 1m | sed \"s/.*/'&'/\" | paste -sd,)])\"")]
     Files(ReadArgs),
-    /// Write the bars of a series as CSV, Parquet or Arrow
-    #[command(after_help = "\
-Numbers are written in the shortest form that reads back as the same double, so importing the CSV
-again gives the same bits.
-
-Examples:
-  qmtl-history export --store ./history --node BTCUSDT --interval 1m --out bars.parquet
-  qmtl-history export --store ./history --node BTCUSDT --interval 1m --columns close --last 7d")]
+    /// Write the bars of one or many series as CSV, JSON, Parquet, Arrow or Feather, also as other programs expect them
+    #[command(after_help = export::HELP)]
     Export(ExportArgs),
     /// Read every bar and check coverage, order, grid, NaN, high and low, proofs; exits 1 if it finds anything
     #[command(after_help = "\
@@ -557,51 +555,6 @@ pub struct CoverageArgs {
     /// How many months the strip shows, ending with the newest
     #[arg(long, value_name = "N", default_value_t = 24)]
     pub months: usize,
-}
-
-/// What `export` takes.
-#[derive(Args, Clone, Debug)]
-#[non_exhaustive]
-pub struct ExportArgs {
-    /// What to export: one series.
-    #[command(flatten)]
-    pub read: ReadArgs,
-    /// Where to write; - is stdout
-    #[arg(short, long, value_name = "FILE", default_value = "-")]
-    pub out: PathBuf,
-    /// The file's format [default: by the extension of --out, else csv]
-    #[arg(long, value_name = "FORMAT")]
-    pub format: Option<ExportFormat>,
-    /// The format of times in CSV
-    #[arg(long, value_name = "FORM", default_value = "iso")]
-    pub ts_format: TsFormat,
-    /// Only these columns, after ts, in this order
-    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
-    pub columns: Option<Vec<String>>,
-}
-
-/// The form of an exported file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
-    /// Text with a header.
-    Csv,
-    /// Apache Parquet.
-    Parquet,
-    /// Arrow IPC: a file (Feather V2), on stdout a stream.
-    Arrow,
-}
-
-/// The form of times in CSV.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TsFormat {
-    /// ISO 8601 in UTC.
-    Iso,
-    /// Epoch seconds.
-    S,
-    /// Epoch milliseconds.
-    Ms,
-    /// Epoch microseconds.
-    Us,
 }
 
 /// What `verify` takes.

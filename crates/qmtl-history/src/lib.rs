@@ -3,6 +3,7 @@
 pub mod cli;
 mod commands;
 mod console;
+mod export;
 mod fill;
 #[cfg(test)]
 mod fuzz;

@@ -1,54 +1,65 @@
-//! Bars as CSV, Parquet or Arrow, batch by batch.
+//! Bars as text, Parquet or Arrow, batch by batch.
 
-use std::fmt::Write as _;
+mod text;
+
 use std::io::{self, Write};
 
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use qmtl_history_api::arrow_array::{Array, RecordBatch};
-use qmtl_history_api::arrow_cast::display::{ArrayFormatter, FormatOptions};
-use qmtl_history_api::arrow_schema::{ArrowError, DataType, SchemaRef};
-use qmtl_history_api::{Error, Timestamp, frame};
+use qmtl_history_api::Error;
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_schema::{ArrowError, SchemaRef};
 
-use crate::cli::{ExportFormat, TsFormat};
+use crate::export::Sink;
 use crate::outcome::{Failure, Result};
+
+pub(crate) use text::{TextForm, TimeForm};
 
 /// Rows in a row group of Parquet: the part of a file that is held in memory to write or read it.
 const ROW_GROUP_ROWS: usize = 100_000;
 
-/// Where the bytes go.
-pub(crate) type Output = Box<dyn Write + Send>;
+/// The form of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableForm {
+    /// Lines of text, or JSON.
+    Text(TextForm, TimeForm),
+    Parquet,
+    /// Arrow IPC with a footer: for a file.
+    ArrowFile,
+    /// Arrow IPC without one: for a pipe.
+    ArrowStream,
+}
 
-/// Writes batches of one schema.
+/// Writes batches of one schema, whose first column is the time.
 pub(crate) enum TableWriter {
-    /// Text: a header, then a line a row.
-    Csv { out: Output, ts: TsFormat },
+    /// Line by line.
+    Text {
+        out: Sink,
+        form: TextForm,
+        time: TimeForm,
+        /// Whether a row has been written, after which JSON has a comma.
+        has_rows: bool,
+    },
     /// Row groups as they fill.
-    Parquet(Box<ArrowWriter<Output>>),
-    /// With a footer: for a file.
-    ArrowFile(Box<FileWriter<Output>>),
-    /// Without one: for a pipe.
-    ArrowStream(Box<StreamWriter<Output>>),
+    Parquet(Box<ArrowWriter<Sink>>),
+    /// With a footer.
+    ArrowFile(Box<FileWriter<Sink>>),
+    /// Without one.
+    ArrowStream(Box<StreamWriter<Sink>>),
 }
 
 impl TableWriter {
-    /// Starts a table of these columns on `out`; a pipe cannot be given an Arrow file.
-    pub(crate) fn new(
-        (format, ts): (ExportFormat, TsFormat),
-        schema: &SchemaRef,
-        out: Output,
-        is_pipe: bool,
-    ) -> Result<Self> {
-        Ok(match format {
-            ExportFormat::Csv => {
+    /// Starts a table of these columns on `out`.
+    pub(crate) fn new(form: TableForm, schema: &SchemaRef, out: Sink) -> Result<Self> {
+        Ok(match form {
+            TableForm::Text(form, time) => {
                 let mut out = out;
-                let names: Vec<_> = schema.fields().iter().map(|field| quoted(field.name())).collect();
-                writeln!(out, "{}", names.join(",")).map_err(|e| Failure::output("the export", e))?;
-                Self::Csv { out, ts }
+                out.write_all(text::begin(form, schema).as_bytes()).map_err(not_written)?;
+                Self::Text { out, form, time, has_rows: false }
             }
-            ExportFormat::Parquet => {
+            TableForm::Parquet => {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::ZSTD(ZstdLevel::default()))
                     .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
@@ -56,10 +67,10 @@ impl TableWriter {
                 let writer = ArrowWriter::try_new(out, SchemaRef::clone(schema), Some(properties));
                 Self::Parquet(Box::new(writer.map_err(parquet_failure)?))
             }
-            ExportFormat::Arrow if is_pipe => {
+            TableForm::ArrowStream => {
                 Self::ArrowStream(Box::new(StreamWriter::try_new(out, schema).map_err(arrow_failure)?))
             }
-            ExportFormat::Arrow => {
+            TableForm::ArrowFile => {
                 Self::ArrowFile(Box::new(FileWriter::try_new(out, schema).map_err(arrow_failure)?))
             }
         })
@@ -68,9 +79,10 @@ impl TableWriter {
     /// Adds rows.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         match self {
-            Self::Csv { out, ts } => {
-                let text = csv_lines(batch, *ts)?;
-                out.write_all(text.as_bytes()).map_err(|e| Failure::output("the export", e))
+            Self::Text { out, form, time, has_rows } => {
+                let lines = text::rows(batch, (*form, *time), *has_rows)?;
+                *has_rows |= batch.num_rows() > 0;
+                out.write_all(&lines).map_err(not_written)
             }
             Self::Parquet(writer) => writer.write(batch).map_err(parquet_failure),
             Self::ArrowFile(writer) => writer.write(batch).map_err(arrow_failure),
@@ -78,28 +90,35 @@ impl TableWriter {
         }
     }
 
-    /// Ends the table; without this a file of Parquet or Arrow cannot be read.
+    /// Ends the table; without this a file cannot be read, or not be told from one that is whole.
     pub(crate) fn finish(self) -> Result<()> {
-        let flush = |mut out: Output| out.flush().map_err(|e| Failure::output("the export", e));
-        match self {
-            Self::Csv { out, .. } => flush(out),
-            Self::Parquet(writer) => flush(writer.into_inner().map_err(parquet_failure)?),
+        let out = match self {
+            Self::Text { mut out, form, has_rows, .. } => {
+                out.write_all(text::end(form, has_rows).as_bytes()).map_err(not_written)?;
+                out
+            }
+            Self::Parquet(writer) => writer.into_inner().map_err(parquet_failure)?,
             Self::ArrowFile(mut writer) => {
                 writer.finish().map_err(arrow_failure)?;
-                flush(writer.into_inner().map_err(arrow_failure)?)
+                writer.into_inner().map_err(arrow_failure)?
             }
             Self::ArrowStream(mut writer) => {
                 writer.finish().map_err(arrow_failure)?;
-                flush(writer.into_inner().map_err(arrow_failure)?)
+                writer.into_inner().map_err(arrow_failure)?
             }
-        }
+        };
+        out.finish().map_err(not_written)
     }
+}
+
+fn not_written(error: io::Error) -> Failure {
+    Failure::output("the export", error)
 }
 
 fn parquet_failure(error: parquet::errors::ParquetError) -> Failure {
     match error {
         parquet::errors::ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-            Ok(error) => Failure::output("the export", *error),
+            Ok(error) => not_written(*error),
             Err(cause) => Error::unexpected("cannot write the export as Parquet").caused_by(cause).into(),
         },
         error => Error::unexpected("cannot write the export as Parquet").caused_by(error).into(),
@@ -108,87 +127,7 @@ fn parquet_failure(error: parquet::errors::ParquetError) -> Failure {
 
 fn arrow_failure(error: ArrowError) -> Failure {
     match error {
-        ArrowError::IoError(_, error) => Failure::output("the export", error),
+        ArrowError::IoError(_, error) => not_written(error),
         error => Error::unexpected("cannot write the export as Arrow").caused_by(error).into(),
-    }
-}
-
-/// A line a row. A null is an empty cell, an empty text is quoted, a double is written in the
-/// shortest form that reads back as the same bits.
-fn csv_lines(batch: &RecordBatch, form: TsFormat) -> Result<String> {
-    let fault =
-        |e: ArrowError| Failure::from(Error::unexpected("cannot write the export as CSV").caused_by(e));
-    let options = FormatOptions::default();
-    let schema = batch.schema();
-    let payload = batch.columns().iter().zip(schema.fields()).skip(1);
-    let columns = payload
-        .map(|(column, field)| {
-            let is_text =
-                matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-            let is_plain = field.data_type().is_primitive() || *field.data_type() == DataType::Boolean;
-            let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(fault)?;
-            Ok((column, formatter, is_plain && !is_text))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let mut text = String::with_capacity(batch.num_rows() * 64);
-    for (row, micros) in frame::timestamps(batch)?.values().iter().enumerate() {
-        let ts = Timestamp::from_micros(*micros)?;
-        let _ = match form {
-            TsFormat::Iso => write!(text, "{ts}"),
-            TsFormat::S => write!(text, "{}", micros / 1_000_000),
-            TsFormat::Ms => write!(text, "{}", micros / 1_000),
-            TsFormat::Us => write!(text, "{micros}"),
-        };
-        for (column, formatter, is_plain) in &columns {
-            text.push(',');
-            if column.is_null(row) {
-                continue;
-            }
-            if *is_plain {
-                formatter.value(row).write(&mut text).map_err(fault)?;
-            } else {
-                text.push_str(&quoted(&formatter.value(row).try_to_string().map_err(fault)?));
-            }
-        }
-        text.push('\n');
-    }
-    Ok(text)
-}
-
-/// A cell of text, in quotes where it needs them.
-fn quoted(text: &str) -> String {
-    if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use qmtl_history_api::arrow_array::{Float64Array, Int64Array, StringArray};
-
-    use super::*;
-
-    #[test]
-    fn csv_keeps_every_bit_and_tells_null_from_empty() {
-        let points = [60, 120, 180].map(|secs| Timestamp::from_secs(secs).unwrap());
-        let doubles = [Some(5.33e-5), Some(-0.0), Some(f64::NAN)];
-        let batch = RecordBatch::try_new(
-            frame::schema_of([("x", DataType::Float64), ("n", DataType::Int64), ("s, t", DataType::Utf8)]),
-            vec![
-                Arc::new(frame::ts_array(points)),
-                Arc::new(Float64Array::from(doubles.to_vec())),
-                Arc::new(Int64Array::from(vec![Some(1), None, Some(-3)])),
-                Arc::new(StringArray::from(vec![Some("a,\"b\""), Some(""), None])),
-            ],
-        )
-        .unwrap();
-        let text = csv_lines(&batch, TsFormat::Ms).unwrap();
-        assert_eq!(text, "60000,0.0000533,1,\"a,\"\"b\"\"\"\n120000,-0.0,,\"\"\n180000,NaN,-3,\n");
-        assert!(csv_lines(&batch, TsFormat::Iso).unwrap().starts_with("1970-01-01T00:01:00Z,"));
-        assert_eq!(quoted("s, t"), "\"s, t\"");
     }
 }
