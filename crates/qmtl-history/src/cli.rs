@@ -101,6 +101,12 @@ Examples:
     /// Fill the holes of one or many series from a source
     #[command(after_help = BACKFILL_HELP)]
     Backfill(BackfillArgs),
+    /// Show what a file holds, how it is read, and the command that stores it; writes nothing
+    #[command(after_help = INSPECT_HELP, mut_args = |arg| {
+        let is_of_files = arg.get_help_heading() != Some("Source") || !NOT_OF_FILES.contains(&arg.get_id().as_str());
+        arg.hide(!is_of_files)
+    })]
+    Inspect(InspectArgs),
     /// List the series of the store
     Ls,
     /// Show where rows are, where sources proved that there are none, and what is missing
@@ -205,6 +211,16 @@ series.toml (top-level keys are defaults, a series can override them; paths are 
   node = \"ohlcv:binance:ETH/USDT:5m\"
   interval = \"5m\"
   source = \"file:eth.parquet\"";
+
+/// Options of sources that a file has no use for.
+const NOT_OF_FILES: [&str; 6] = ["source", "symbol", "product", "publish_lag", "retry_for", "archive_folder"];
+
+const INSPECT_HELP: &str = "\
+Without --symbol-column, a file with several series is shown with the column that tells them apart.
+
+Examples:
+  qmtl-history inspect candles.csv
+  qmtl-history inspect EURUSD.txt --zone America/New_York --json";
 
 const WARMUP_HELP: &str = "\
 The last --period closed bars of each series are completed from the source, loaded into a cache and
@@ -498,6 +514,10 @@ pub struct BackfillArgs {
     /// Why stored bars are replaced, for the log and the report
     #[arg(long, value_name = "TEXT", requires = "replace", value_parser = clap::builder::NonEmptyStringValueParser::new(), help_heading = REPLACING)]
     pub reason: Option<String>,
+    /// Request all bars of the range, list where they differ from the stored ones, and write nothing; exits 1 if any
+    /// differs
+    #[arg(long, conflicts_with_all = ["replace", "follow", "dry_run"])]
+    pub compare: bool,
     /// Show what would be requested, like `plan`; write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -528,6 +548,24 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         .and_then(|count| count.checked_mul(scale))
         .filter(|bytes| *bytes > 0)
         .ok_or_else(|| "use a number of bytes such as 64MB or 1GB".into())
+}
+
+/// What `inspect` takes.
+#[derive(Args, Clone, Debug)]
+#[non_exhaustive]
+pub struct InspectArgs {
+    /// The file, as --source takes it: a path, file:PATH, or - for stdin
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// How it is to be read.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Take the column that the file calls OLD as if it were called NEW, or leave it out if NEW is empty; may be repeated
+    #[arg(long, value_name = "NEW=OLD", value_parser = parse_rename, help_heading = "Source")]
+    pub column: Vec<(String, String)>,
+    /// How many rows to show
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub rows: usize,
 }
 
 /// What reading commands take.

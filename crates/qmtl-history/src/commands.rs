@@ -1,12 +1,14 @@
 //! One module a command, and what they share.
 
 pub(crate) mod backfill;
+mod compare;
 pub(crate) mod coverage;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod export;
 pub(crate) mod files;
 mod follow;
+pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod plan;
 pub(crate) mod upkeep;
@@ -71,6 +73,7 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
     match command {
         Command::Plan(args) => plan::run(args, context).await,
         Command::Backfill(args) => backfill::run(args, context).await,
+        Command::Inspect(args) => inspect::run(args, context).await,
         Command::Ls => ls::run(context).await,
         Command::Coverage(args) => coverage::run(args, context).await,
         Command::Files(args) => files::run(args, context).await,

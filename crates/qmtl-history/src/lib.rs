@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod again;
 pub mod cli;
 mod commands;
 mod console;
@@ -10,7 +11,6 @@ mod fuzz;
 mod outcome;
 mod progress;
 mod range;
-mod replace;
 mod series;
 mod shapes;
 mod signals;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use qmtl_history_api::{Error, ErrorKind, HistoryBackend, Maintenance, SeriesKey, TimeRange};
 use qmtl_io_parquet::{ParquetBackend, ParquetConfig, StoredPartition};
 
+use crate::again::Again;
 use crate::console::Console;
 use crate::outcome::{Failure, Result};
-use crate::replace::Replacing;
 use crate::text;
 use crate::waits::{Patient, Waits};
 
@@ -161,8 +161,13 @@ impl Store {
     }
 
     /// The store as a fill sees it whose rows take the place of stored ones.
-    pub(crate) fn replacing(&self) -> Replacing<Arc<dyn HistoryBackend>> {
-        Replacing::new(self.backend())
+    pub(crate) fn replacing(&self) -> Again<Arc<dyn HistoryBackend>> {
+        Again::replacing(self.backend())
+    }
+
+    /// The same for one that compares what comes with what is stored.
+    pub(crate) fn comparing(&self) -> Again<Arc<dyn HistoryBackend>> {
+        Again::comparing(self.backend())
     }
 }
 

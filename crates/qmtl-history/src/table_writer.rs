@@ -111,6 +111,13 @@ impl TableWriter {
     }
 }
 
+/// A batch, whose first column is the time, as text.
+pub(crate) fn text_of(batch: &RecordBatch, form: TextForm, time: TimeForm) -> Result<String> {
+    let rows = text::rows(batch, (form, time), false)?;
+    let rows = String::from_utf8_lossy(&rows);
+    Ok(format!("{}{rows}{}", text::begin(form, &batch.schema()), text::end(form, batch.num_rows() > 0)))
+}
+
 fn not_written(error: io::Error) -> Failure {
     Failure::output("the export", error)
 }

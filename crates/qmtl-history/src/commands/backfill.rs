@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{
-    AutoBackfillStrategy, BackfillReport, Error, ErrorKind, HistoryBackend, RangeSet, StopSignal, TimeRange,
-    Timestamp,
+    AutoBackfillStrategy, BackfillReport, Error, ErrorKind, HistoryBackend, Interval, RangeSet, StopSignal,
+    TimeRange, Timestamp,
 };
 use serde::Serialize;
 
-use super::{Context, follow, in_time, plan, warn_of_damage};
+use super::{Context, compare, follow, in_time, plan, warn_of_damage};
 use crate::cli::BackfillArgs;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job, Limits, Order};
@@ -97,7 +97,7 @@ struct OddRow {
 
 /// Two values for one time: what is stored, and what else was given.
 #[derive(Debug, Serialize)]
-struct Contradiction {
+pub(super) struct Contradiction {
     ts: Seconds,
     column: String,
     kept: String,
@@ -116,9 +116,15 @@ impl From<&Conflict> for Contradiction {
 }
 
 #[derive(Debug, Serialize)]
-struct FailedWindow {
+pub(super) struct FailedWindow {
     range: Pair,
     error: String,
+}
+
+impl FailedWindow {
+    pub(super) fn new((range, error): &(TimeRange, Error), interval: Interval) -> Self {
+        Self { range: pair(*range, interval), error: outcome::chain(error) }
+    }
 }
 
 /// What came of one series.
@@ -148,10 +154,10 @@ pub(crate) struct Run {
 const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);
 
 /// How many of a list are shown to people.
-const SHOWN: usize = 10;
+pub(super) const SHOWN: usize = 10;
 
 /// Says how many of a list were not shown.
-fn more(console: &Console, all: usize) -> Result<()> {
+pub(super) fn more(console: &Console, all: usize) -> Result<()> {
     match all.checked_sub(SHOWN).filter(|more| *more > 0) {
         Some(more) => console.line(format!("    ... and {more} more; --json has them all")),
         None => Ok(()),
@@ -163,6 +169,9 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
         return plan::dry_run(&args.fill, context, args.replace).await;
     }
     let open = Open::new(args, context).await?;
+    if args.compare {
+        return compare::run(open, context).await;
+    }
     if args.follow {
         return follow::run(open, context).await;
     }
@@ -407,10 +416,7 @@ impl Done {
     /// The result for machines.
     pub(crate) fn result(&self) -> Filled {
         let (report, interval) = (&self.report, self.job.key.interval);
-        let failed = |(range, error): &(TimeRange, Error)| FailedWindow {
-            range: pair(*range, interval),
-            error: outcome::chain(error),
-        };
+        let failed = |window: &(TimeRange, Error)| FailedWindow::new(window, interval);
         Filled {
             series: Series::from(&self.job.key),
             rows_written: report.rows_written,

@@ -1,0 +1,294 @@
+//! `inspect`: what a file holds, how it is read, and the command that stores it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange};
+use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileFetcher};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Context;
+use crate::cli::InspectArgs;
+use crate::console::{Console, Style};
+use crate::outcome::{Failure, Outcome, Result};
+use crate::shapes::Seconds;
+use crate::source::{self, FileSource};
+use crate::table_writer::{self, TextForm, TimeForm};
+use crate::text;
+use crate::waits::Waits;
+
+/// The result.
+#[derive(Debug, Serialize)]
+struct Inspected {
+    file: String,
+    /// How it was read that is not as a plain file is.
+    notes: Vec<String>,
+    time: Time,
+    columns: Vec<Column>,
+    /// The column that tells its series apart; null where there is one.
+    symbol_column: Option<String>,
+    series: Vec<Found>,
+    /// The first rows of the first series, as they would be stored.
+    first_rows: Box<RawValue>,
+    /// What stores them; null where the rows do not tell which bars they are.
+    command: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Time {
+    column: String,
+    form: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Column {
+    name: String,
+    /// Its name in the file.
+    own: String,
+    r#type: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    /// Empty where no column tells.
+    symbol: String,
+    rows: u64,
+    first: Seconds,
+    last: Seconds,
+    /// How far most rows lie apart.
+    distance_s: Option<f64>,
+    interval: Option<String>,
+    /// Bars between the first and the last row that have none.
+    without_row: Option<u64>,
+}
+
+/// How many series are shown to people.
+const SERIES_SHOWN: usize = 10;
+
+pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome> {
+    let path = source::file_path(&args.file, Path::new(""))?;
+    let mut source = crate::cli::SourceArgs { rename: args.column.clone(), ..args.source.clone() };
+    let waits = Waits::new(&context.console);
+    let what = format!("{} has not been read to its end yet", path.display());
+    let open = async |source: &crate::cli::SourceArgs| -> Result<FileFetcher, Error> {
+        let config: FileConfig = FileSource::new(path.clone(), source, Interval::MINUTE)?.config;
+        waits.during(&what, FileFetcher::open(config)).await
+    };
+    let file = match open(&source).await {
+        // It says itself which column tells its series apart.
+        Err(error) if source.symbol_column.is_none() && is_of_several(&error) => {
+            source.symbol_column = value(&error, "column");
+            open(&source).await.map_err(|_| error)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(|error| {
+        let outcome = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Schema => Outcome::Usage,
+            _ => Outcome::Failed,
+        };
+        Failure::Error { error, hint: None, outcome }
+    })?;
+    let found = file.describe();
+    let rows = first_rows(&file, &found, args.rows).await?;
+    if context.console.is_json() {
+        context.console.json(&inspected(args, (&file, &found), source.symbol_column, rows.as_ref())?)?;
+    } else {
+        show(args, (&file, &found), source.symbol_column.as_deref(), rows.as_ref(), &context.console)?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Whether a file was refused because a column tells several series apart.
+fn is_of_several(error: &Error) -> bool {
+    error.message().contains("(with_symbol_column") && value(error, "column").is_some()
+}
+
+fn value(error: &Error, name: &str) -> Option<String> {
+    error.context().iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+}
+
+/// The first rows of the first series.
+async fn first_rows(
+    file: &FileFetcher,
+    found: &FileDescription,
+    count: usize,
+) -> Result<Option<RecordBatch>> {
+    let Some(series) = found.series.first() else { return Ok(None) };
+    let interval = series.interval.unwrap_or(Interval::MINUTE);
+    let node = if series.symbol.is_empty() { "x" } else { &series.symbol };
+    let key = SeriesKey { node_id: NodeId::new(node)?, interval };
+    let length = Duration::from_secs(interval.as_secs().unsigned_abs().saturating_mul(count as u64 + 1));
+    let end = series.first.checked_add(length).unwrap_or(series.last).max(series.last.min(series.first));
+    let start = interval.floor(series.first).unwrap_or(series.first);
+    let start = start.checked_sub(interval.duration()).unwrap_or(start);
+    let Some(range) = TimeRange::checked(start, end) else { return Ok(None) };
+    let fetched = file.fetch(&FetchRequest::new(key.clone(), range)).await;
+    // A file that is refused under this name or interval is described all the same.
+    let Ok(fetched) = fetched else { return Ok(None) };
+    let batch = fetched.batches.into_batch().await?;
+    let rows = qmtl_history_api::frame::normalize_by(&key, range, &[batch], file.profile().rules);
+    Ok(rows.ok().map(|normal| normal.rows.slice(0, count.min(normal.rows.num_rows()))))
+}
+
+/// Bars between the first and the last row that have none.
+fn without_row(series: &DescribedSeries) -> Option<u64> {
+    let interval = series.interval?;
+    let (first, last) = (interval.floor(series.first)?, interval.floor(series.last)?);
+    let range = TimeRange::checked(first, interval.next(last)?)?;
+    Some(range.count(interval).saturating_sub(series.rows))
+}
+
+/// The command that stores the file.
+fn command(args: &InspectArgs, found: &FileDescription, symbol_column: Option<&str>) -> Option<String> {
+    let interval = found.series.iter().find_map(|series| series.interval)?;
+    let name = source_name(&args.file);
+    let mut words = vec!["qmtl-history backfill --store ./history --source".to_owned(), quoted(&name)];
+    words.extend(given(args));
+    match symbol_column {
+        Some(column) => {
+            if args.source.symbol_column.is_none() {
+                words.push(format!("--symbol-column {}", quoted(column)));
+            }
+            words.extend(
+                found.series.iter().take(3).map(|series| format!("--node {}", quoted(&series.symbol))),
+            );
+        }
+        None => {
+            let stem = || Path::new(&args.file).file_name()?.to_str()?.split('.').next().map(str::to_owned);
+            let node = found.symbol.clone().or_else(stem).filter(|node| !node.is_empty() && node != "-");
+            words.push(format!("--node {}", quoted(node.as_deref().unwrap_or("NODE"))));
+        }
+    }
+    words.push(format!("--interval {interval}"));
+    Some(words.join(" "))
+}
+
+/// The file as --source takes it.
+fn source_name(file: &str) -> String {
+    if file == "-" || file.starts_with("file:") { file.to_owned() } else { format!("file:{file}") }
+}
+
+/// The options that were given for the file, as they are written.
+fn given(args: &InspectArgs) -> Vec<String> {
+    // What stands behind the command's name, but for what only it takes.
+    let own = ["inspect", "--json", "--rows", "--store", "-q", "--quiet"];
+    let all: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = Vec::new();
+    let mut rest = all.into_iter().peekable();
+    while let Some(word) = rest.next() {
+        let name = word.split('=').next().unwrap_or_default();
+        if own.contains(&name) || word == args.file {
+            if matches!(word.as_str(), "--rows" | "--store") {
+                rest.next();
+            }
+            continue;
+        }
+        words.push(quoted(&word));
+    }
+    words
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+fn inspected(
+    args: &InspectArgs,
+    (file, found): (&FileFetcher, &FileDescription),
+    symbol_column: Option<String>,
+    rows: Option<&RecordBatch>,
+) -> Result<Inspected> {
+    let series = found.series.iter().map(|series| Found {
+        symbol: series.symbol.clone(),
+        rows: series.rows,
+        first: Seconds(series.first),
+        last: Seconds(series.last),
+        distance_s: series.distance.map(|distance| distance.as_secs_f64()),
+        interval: series.interval.map(|interval| interval.to_string()),
+        without_row: without_row(series),
+    });
+    let columns = found.columns.iter().map(|column| Column {
+        name: column.name.clone(),
+        own: column.own.clone(),
+        r#type: column.data_type.to_string(),
+    });
+    let shown =
+        rows.map(|rows| table_writer::text_of(rows, TextForm::Json, TimeForm::Seconds)).transpose()?;
+    let first_rows = RawValue::from_string(shown.unwrap_or_else(|| "[]".to_owned()).trim().to_owned());
+    Ok(Inspected {
+        file: args.file.clone(),
+        notes: file.notes().to_vec(),
+        time: Time { column: found.time_column.clone(), form: found.time_form.clone() },
+        columns: columns.collect(),
+        series: series.collect(),
+        first_rows: first_rows.map_err(|e| Error::unexpected("rows are no JSON").caused_by(e))?,
+        command: command(args, found, symbol_column.as_deref()),
+        symbol_column,
+    })
+}
+
+fn show(
+    args: &InspectArgs,
+    (file, found): (&FileFetcher, &FileDescription),
+    symbol_column: Option<&str>,
+    rows: Option<&RecordBatch>,
+    console: &Console,
+) -> Result<()> {
+    console.line(console.paint(Style::Bold, &text::in_line(&args.file)))?;
+    for note in file.notes() {
+        console.line(format!("  note     {}", text::in_line(note)))?;
+    }
+    console.line(format!("  time     {}: {}", text::in_line(&found.time_column), found.time_form))?;
+    for (at, column) in found.columns.iter().enumerate() {
+        let label = if at == 0 { "columns" } else { "" };
+        let own =
+            if column.own == column.name { String::new() } else { format!(" (in the file: {})", column.own) };
+        let told = text::in_line(&format!("{}, {}{own}", column.name, column.data_type));
+        console.line(format!("  {label:<7}  {told}"))?;
+    }
+    if let Some(column) = symbol_column {
+        let count = text::count(found.series.len() as u64);
+        console.line(format!("  series   {count}, told apart by {}", text::in_line(column)))?;
+    }
+    for series in found.series.iter().take(SERIES_SHOWN) {
+        let rows = text::counted(series.rows, "row");
+        let apart = match (series.interval, series.distance) {
+            (Some(interval), _) => format!("bars of {interval}"),
+            (None, Some(distance)) => format!("{distance:?} apart"),
+            (None, None) => "of no known interval".to_owned(),
+        };
+        let holes = match without_row(series) {
+            Some(0) | None => String::new(),
+            Some(bars) => format!(", {} without a row", text::counted(bars, "bar")),
+        };
+        let name = if series.symbol.is_empty() { String::new() } else { format!("{}: ", series.symbol) };
+        let told = format!("{name}{rows}, {} to {}, {apart}{holes}", series.first, series.last);
+        console.line(format!("  rows     {}", text::in_line(&told)))?;
+    }
+    if let Some(rest) = found.series.len().checked_sub(SERIES_SHOWN).filter(|rest| *rest > 0) {
+        console.line(format!(
+            "           ... and {}; --json has them all",
+            text::counted(rest as u64, "series")
+        ))?;
+    }
+    if let Some(rows) = rows.filter(|rows| rows.num_rows() > 0) {
+        console.line("\nThe first rows as they are stored:")?;
+        for line in table_writer::text_of(rows, TextForm::Csv, TimeForm::Iso)?.lines() {
+            console.line(format!("  {}", text::in_line(line)))?;
+        }
+    }
+    match command(args, found, symbol_column) {
+        Some(command) => console.line(format!("\nThis stores them:\n  {command}")),
+        None => console
+            .line("\nThe rows do not tell which interval they have; say it with --interval in a backfill."),
+    }
+}
