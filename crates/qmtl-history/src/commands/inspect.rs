@@ -118,7 +118,8 @@ async fn first_rows(
 ) -> Result<Option<RecordBatch>> {
     let Some(series) = found.series.first() else { return Ok(None) };
     let interval = series.interval.unwrap_or(Interval::MINUTE);
-    let node = if series.symbol.is_empty() { "x" } else { &series.symbol };
+    let sole = found.symbol.as_deref().unwrap_or("inspected");
+    let node = if series.symbol.is_empty() { sole } else { &series.symbol };
     let key = SeriesKey { node_id: NodeId::new(node)?, interval };
     let length = Duration::from_secs(interval.as_secs().unsigned_abs().saturating_mul(count as u64 + 1));
     let end = series.first.checked_add(length).unwrap_or(series.last).max(series.last.min(series.first));
@@ -219,11 +220,13 @@ fn inspected(
     let columns = found.columns.iter().map(|column| Column {
         name: column.name.clone(),
         own: column.own.clone(),
-        r#type: column.data_type.to_string(),
+        r#type: column.data_type.to_string().to_lowercase(),
     });
     let shown =
         rows.map(|rows| table_writer::text_of(rows, TextForm::Json, TimeForm::Seconds)).transpose()?;
-    let first_rows = RawValue::from_string(shown.unwrap_or_else(|| "[]".to_owned()).trim().to_owned());
+    // Between its rows, and nowhere else.
+    let shown = shown.unwrap_or_else(|| "[]".to_owned()).replace('\n', "");
+    let first_rows = RawValue::from_string(shown);
     Ok(Inspected {
         file: args.file.clone(),
         notes: file.notes().to_vec(),
@@ -252,7 +255,8 @@ fn show(
         let label = if at == 0 { "columns" } else { "" };
         let own =
             if column.own == column.name { String::new() } else { format!(" (in the file: {})", column.own) };
-        let told = text::in_line(&format!("{}, {}{own}", column.name, column.data_type));
+        let told =
+            text::in_line(&format!("{}, {}{own}", column.name, column.data_type.to_string().to_lowercase()));
         console.line(format!("  {label:<7}  {told}"))?;
     }
     if let Some(column) = symbol_column {
@@ -263,7 +267,10 @@ fn show(
         let rows = text::counted(series.rows, "row");
         let apart = match (series.interval, series.distance) {
             (Some(interval), _) => format!("bars of {interval}"),
-            (None, Some(distance)) => format!("{distance:?} apart"),
+            (None, Some(distance)) if is_month(distance) => {
+                "about a month apart, which no interval is".to_owned()
+            }
+            (None, Some(distance)) => format!("{} apart", text::duration(distance)),
             (None, None) => "of no known interval".to_owned(),
         };
         let holes = match without_row(series) {

@@ -86,8 +86,10 @@ impl FileFetcher {
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
         let by_name = name::told(&self.0.config.path).map(|(_, interval)| interval);
+        let day = unit.steps(Interval::DAY);
+        let is_monthly = found.gaps.are_between(28 * day, 31 * day);
         let interval = by_name.or_else(|| {
-            let plain = usual(distance?)?;
+            let plain = usual(distance?).filter(|_| !is_monthly)?;
             // All rows may stand on a grid that begins elsewhere.
             let is_shifted = !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain));
             if is_shifted { plain.through(first) } else { Some(plain) }

@@ -53,6 +53,11 @@ impl Gaps {
         !self.is_cut && length > 0 && self.kept.iter().all(|(gap, _)| gap % length == 0)
     }
 
+    /// Whether there are distances, and all that are remembered have a length between these.
+    pub(super) fn are_between(&self, shortest: u64, longest: u64) -> bool {
+        !self.kept.is_empty() && self.kept.iter().all(|(gap, _)| (shortest..=longest).contains(gap))
+    }
+
     /// How often distances occur that are remembered.
     pub(super) fn total(&self) -> u64 {
         self.kept.iter().map(|(_, count)| count).sum()
