@@ -299,3 +299,7 @@ fn show(
             .line("\nThe rows do not tell which interval they have; say it with --interval in a backfill."),
     }
 }
+
+fn is_month(distance: Duration) -> bool {
+    (28..=31).contains(&(distance.as_secs() / 86_400))
+}
