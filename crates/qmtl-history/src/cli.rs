@@ -190,7 +190,7 @@ Examples:
       --node BTCUSDT --interval 1m --start 2020-01-01 --follow
   qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
       --interval 1m --start 2024-01-01 --end 2024-06-01
-  qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT \\
+  qmtl-history backfill --store ./history --source 'file:data/BTCUSDT-1m-*.zip' --node BTCUSDT \\
       --interval 1m --timerange 20240101-20240201
   qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
 
@@ -240,10 +240,11 @@ pub struct SeriesArgs {
 #[non_exhaustive]
 pub struct SourceArgs {
     /// Where missing bars come from: binance, binance-archive, coinbase, one of them at another address such as
-    /// binance+http://host:port, file:PATH, or file:- for stdin; may be repeated, in order of preference
-    #[arg(long, value_name = "SOURCE")]
+    /// binance+http://host:port, file:PATH, or file:- for stdin; several in order of preference. PATH is a file, an
+    /// archive of files, a folder, or a pattern such as 'data/BTCUSDT-1m-*.zip'
+    #[arg(long, value_name = "SOURCE", num_args = 1..)]
     pub source: Vec<String>,
-    /// The file's format, if its extension does not show it
+    /// The file's format, if its content does not show it: csv, parquet or arrow
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
     /// The column that holds the opening time, if its name does not show it, as ts, timestamp, time or date do

@@ -9,6 +9,7 @@ mod demo;
 #[cfg(any(feature = "questdb", feature = "s3"))]
 mod elsewhere;
 mod exchange;
+mod folders;
 mod follow;
 mod grid;
 mod hints;
