@@ -195,7 +195,7 @@ Examples:
       --node BTCUSDT --interval 1m --start 2020-01-01 --follow
   qmtl-history backfill --store ./history --source file:candles.csv --node BTCUSDT \\
       --interval 1m --start 2024-01-01 --end 2024-06-01
-  qmtl-history backfill --store ./history --source file:BTCUSDT-1m-2024-01.zip --node BTCUSDT \\
+  qmtl-history backfill --store ./history --source 'file:data/BTCUSDT-1m-*.zip' --node BTCUSDT \\
       --interval 1m
   qmtl-history backfill --store ./history --nodes series.toml --last 30d --json
 
@@ -255,10 +255,11 @@ pub struct SeriesArgs {
 #[non_exhaustive]
 pub struct SourceArgs {
     /// Where missing bars come from: binance, binance-archive, coinbase, one of them at another address such as
-    /// binance+http://host:port, file:PATH, or file:- for stdin; may be repeated, in order of preference
-    #[arg(long, value_name = "SOURCE")]
+    /// binance+http://host:port, file:PATH, or file:- for stdin; several in order of preference. PATH is a file, an
+    /// archive of files, a folder, or a pattern such as 'data/BTCUSDT-1m-*.zip'
+    #[arg(long, value_name = "SOURCE", num_args = 1..)]
     pub source: Vec<String>,
-    /// The file's format, if its extension does not show it
+    /// The file's format, if its content does not show it: csv, parquet or arrow
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
     /// The column that holds the opening time, if its name does not show it, as ts, timestamp, time or date do
@@ -563,6 +564,9 @@ pub struct InspectArgs {
     /// Take the column that the file calls OLD as if it were called NEW, or leave it out if NEW is empty; may be repeated
     #[arg(long, value_name = "NEW=OLD", value_parser = parse_rename, help_heading = "Source")]
     pub column: Vec<(String, String)>,
+    /// Read all of a file over 64 MB, and not only its beginning and its end
+    #[arg(long)]
+    pub full: bool,
     /// How many rows to show
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub rows: usize,

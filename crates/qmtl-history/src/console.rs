@@ -84,6 +84,9 @@ pub(crate) fn refused(error: &clap::Error, report: &ErrorReport, log_is_json: bo
     let text = if has_color(io::stderr().is_terminal()) { text.ansi().to_string() } else { text.to_string() };
     // Nobody is left to be told when stderr is gone.
     let _ = write!(io::stderr(), "{}", outcome::bounded(text::without_secrets(&text)));
+    if let Some(hint) = report.hint() {
+        let _ = writeln!(io::stderr(), "  hint: {hint}");
+    }
 }
 
 /// Prints help or the version; how the program ends.

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use clap::error::ErrorKind as ClapErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind as ClapErrorKind};
 use qmtl_history_api::{Error, ErrorKind};
 use qmtl_observe::TokioClock;
 
@@ -165,12 +165,24 @@ fn refused(error: &clap::Error, args: &[OsString]) -> Outcome {
     // What is wrong stands before the first empty line, on several lines where it is a list.
     let told = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
     let message = told.split_whitespace().collect::<Vec<_>>().join(" ");
-    let report = ErrorReport::new(&Error::invalid(message), None, Outcome::Usage);
+    let hint = several_files(error);
+    let report = ErrorReport::new(&Error::invalid(message), hint, Outcome::Usage);
     console::refused(error, &report, log_is_json);
     if is_json {
         let _ = console::print_json(&report);
     }
     Outcome::Usage
+}
+
+/// What to do where a shell has made several arguments of one pattern.
+fn several_files(error: &clap::Error) -> Option<&'static str> {
+    let unexpected = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ClapErrorKind::UnknownArgument, Some(ContextValue::String(argument))) => argument,
+        _ => return None,
+    };
+    std::path::Path::new(unexpected).exists().then_some(
+        "a shell has made several files of a pattern: quote it, as in --source 'data/*.csv', or name their folder",
+    )
 }
 
 /// Whether log lines were to be JSON, as far as can be told of arguments that do not parse.

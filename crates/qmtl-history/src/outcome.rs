@@ -243,6 +243,11 @@ impl ErrorReport {
         &self.error.message
     }
 
+    /// What to do about it, where that is known.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.error.hint.as_deref()
+    }
+
     /// The report for people: the message, its causes, the remedy.
     pub(crate) fn lines(&self) -> Vec<(&'static str, &str)> {
         let mut lines = vec![("error", self.error.message.as_str())];

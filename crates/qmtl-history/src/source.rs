@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use qmtl_history_api::frame::Rules;
-use qmtl_history_api::{
-    Clock, DataFetcher, Error, ErrorKind, Interval, NodeId, RangeSet, Result, SeriesKey, TimeRange,
-};
-use qmtl_io_exchange::{FileConfig, FileFetcher, FileSet};
+use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result, SeriesKey, TimeRange};
+use qmtl_io_exchange::{FileConfig, FileSet};
 
 use crate::cli::SourceArgs;
 use crate::outcome::not_built;
@@ -101,7 +100,8 @@ pub(crate) enum Place {
 }
 
 /// Reads `binance`, `binance+http://host:port`, `binance-archive`, `coinbase` (each with another address
-/// when one follows a plus), `file:candles.csv`, `file:-` or `-` for stdin, or the path of a file that is there.
+/// when one follows a plus), `file:candles.csv`, `file:data/`, `file:data/BTCUSDT-*.zip`, `file:-` or `-` for stdin, or
+/// the path of a file or a folder that is there.
 /// `Unsupported`, with the feature to turn on, for an exchange that this build lacks.
 pub(crate) fn place(text: &str, base: &Path) -> Result<Place> {
     for venue in Venue::ALL {
@@ -223,15 +223,17 @@ impl FileSource {
     }
 }
 
-/// The path of a source such as `file:candles.csv`; a path alone will do when the file is there.
+/// The path of a source such as `file:candles.csv`; a path alone will do when the file or folder is there, or when it is
+/// a pattern.
 ///
 /// Relative paths are taken from `base`. `InvalidInput` for anything that this build cannot read.
 pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
-    let named = text.strip_prefix("file:").map(|path| match path.strip_prefix("//") {
-        Some(absolute) if absolute.starts_with('/') => absolute,
-        _ => path,
-    });
-    match named {
+    if let Some(path) = text.strip_prefix("file://").filter(|path| path.starts_with('/')) {
+        return Ok(decoded(path, base).unwrap_or_else(|| base.join(path)));
+    }
+    let is_there = || base.join(text).is_file() || (text.contains(['/', '.']) && base.join(text).is_dir());
+    let is_pattern = || text.contains(['*', '?']) && !text.contains("://");
+    match text.strip_prefix("file:") {
         Some("-") => Ok(PathBuf::from("-")),
         None if text == "-" => Ok(PathBuf::from("-")),
         Some(path) if path.starts_with("~/") && !base.join(path).exists() => Err(Error::invalid(
@@ -244,24 +246,39 @@ pub(crate) fn file_path(text: &str, base: &Path) -> Result<PathBuf> {
              absolute path",
         )
         .with("source", format_args!("{text:?}"))),
-        Some(path) => Ok(base.join(path)),
-        None if base.join(text).is_file() => Ok(base.join(text)),
+        Some(path) => match decoded(path, base) {
+            None => Ok(base.join(path)),
+            // Only an address with file:// is percent-encoded.
+            Some(decoded) => Err(Error::invalid("there is no such file; write the characters of its name as they are")
+                .with("source", format_args!("{text:?}"))
+                .with("file", decoded.display())),
+        },
+        None if is_there() || is_pattern() => Ok(base.join(text)),
         None if looks_like_file(text) => {
             let path = base.join(text);
             Err(Error::invalid("there is no such file; check its path").with("source", path.display()))
         }
         None => Err(Error::invalid(
             "no such source: use binance, binance-archive, coinbase, one of them at another address \
-             (binance+http://host:port), or file:PATH (CSV, its gzip or zip, Parquet, Arrow)",
+             (binance+http://host:port), or file:PATH (CSV, JSON, Parquet, Arrow, also compressed; a folder, a pattern)",
         )
         .with("source", format_args!("{text:?}"))),
     }
 }
 
+/// The path with its percent-encoded characters decoded, where that one is there and the one as written is not.
+fn decoded(path: &str, base: &Path) -> Option<PathBuf> {
+    let decoded = percent_decode_str(path).decode_utf8().ok().filter(|decoded| decoded != path)?;
+    let decoded = base.join(decoded.as_ref());
+    (decoded.exists() && !base.join(path).exists()).then_some(decoded)
+}
+
 /// Whether a source without a scheme is more likely the name of a file than that of an exchange.
 fn looks_like_file(text: &str) -> bool {
-    const EXTENSIONS: [&str; 10] =
-        ["csv", "txt", "gz", "gzip", "zip", "parquet", "pq", "arrow", "feather", "ipc"];
+    const EXTENSIONS: [&str; 20] = [
+        "csv", "tsv", "txt", "json", "jsonl", "ndjson", "gz", "gzip", "zst", "xz", "bz2", "zip", "tar",
+        "tgz", "parquet", "pq", "arrow", "arrows", "feather", "ipc",
+    ];
     let extension =
         Path::new(text).extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     let is_path = [".", "/", "~"].iter().any(|start| text.starts_with(start));
@@ -274,8 +291,8 @@ fn looks_like_file(text: &str) -> bool {
 pub(crate) struct Opened {
     pub(crate) fetcher: Arc<dyn DataFetcher>,
     /// Its files, where it has some.
-    files: Vec<FileFetcher>,
-    /// How files were read that are not plain, each after the file's path.
+    files: Option<FileSet>,
+    /// What was left out, and how files were read that are not plain.
     pub(crate) notes: Vec<String>,
 }
 
@@ -285,18 +302,7 @@ impl Opened {
     /// Fails as a fetch from them does: `NotFound` where no file has the series, `InvalidInput` where one says that it
     /// holds another interval or symbol.
     pub(crate) fn holds(&self, key: &SeriesKey) -> Result<Option<TimeRange>> {
-        let (mut ranges, mut lacking) = (RangeSet::new(), None);
-        for file in &self.files {
-            match file.range(key) {
-                Ok(range) => ranges.insert(range),
-                Err(e) if e.kind() == ErrorKind::NotFound => lacking = lacking.or(Some(e)),
-                Err(e) => return Err(e),
-            }
-        }
-        match (ranges.span(), lacking) {
-            (None, Some(error)) => Err(error),
-            (span, _) => Ok(span),
-        }
+        self.files.as_ref().map(|files| files.range(key)).transpose()
     }
 }
 
@@ -308,37 +314,23 @@ impl Opened {
 pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> Result<Opened> {
     match source {
         Source::Files(files) => {
-            let (mut opened, mut notes) = (Vec::new(), Vec::new());
-            for file in files {
-                let fetcher = open_file(file, names).await?;
-                let path = file.path.display();
-                notes.extend(fetcher.notes().iter().map(|note| format!("{path}: {note}")));
-                opened.push(fetcher);
-            }
-            let fetcher: Arc<dyn DataFetcher> = match opened.as_slice() {
-                [file] => Arc::new(file.clone()),
-                files => Arc::new(FileSet::new(files.iter().cloned())?),
-            };
-            Ok(Opened { fetcher, files: opened, notes })
+            let files = FileSet::open(files.iter().map(|file| file_config(file, names))).await?;
+            let (fetcher, notes) = (Arc::new(files.clone()), files.notes().to_vec());
+            Ok(Opened { fetcher, files: Some(files), notes })
         }
         #[cfg(any(feature = "binance", feature = "coinbase"))]
         Source::Exchange(exchange) => {
             let fetcher = exchange::open(exchange, names, asking)?;
-            Ok(Opened { fetcher, files: Vec::new(), notes: Vec::new() })
+            Ok(Opened { fetcher, files: None, notes: Vec::new() })
         }
         #[cfg(not(any(feature = "binance", feature = "coinbase")))]
         Source::Exchange(exchange) => Err(exchange.venue.not_built()),
     }
 }
 
-async fn open_file(source: &FileSource, names: &[Names]) -> Result<FileFetcher> {
-    let mut config = source.config.clone();
-    for Names { node, symbol, .. } in names {
-        if let Some(symbol) = symbol {
-            config = config.with_symbol(node.clone(), symbol);
-        }
-    }
-    FileFetcher::open(config).await
+fn file_config(source: &FileSource, names: &[Names]) -> FileConfig {
+    let named = names.iter().filter_map(|names| Some((names.node.clone(), names.symbol.as_ref()?)));
+    named.fold(source.config.clone(), |config, (node, symbol)| config.with_symbol(node, symbol))
 }
 
 #[cfg(test)]
@@ -408,7 +400,8 @@ mod tests {
                 error,
                 format!(
                     "no such source: use binance, binance-archive, coinbase, one of them at another address \
-                     (binance+http://host:port), or file:PATH (CSV, its gzip or zip, Parquet, Arrow) (source: {text:?})"
+                     (binance+http://host:port), or file:PATH (CSV, JSON, Parquet, Arrow, also compressed; a folder, a pattern) \
+                     (source: {text:?})"
                 )
             );
         }

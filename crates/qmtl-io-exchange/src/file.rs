@@ -9,11 +9,15 @@ mod frame;
 #[cfg(test)]
 mod fuzz;
 mod gaps;
+mod handles;
 mod index;
 mod ipc;
 mod lengths;
+mod listing;
+mod members;
 mod name;
 mod one_series;
+mod open;
 mod parquet;
 mod set;
 mod stamp;
@@ -23,11 +27,10 @@ mod time;
 mod unpack;
 mod zone;
 
-use std::fs::{File, Metadata};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
@@ -46,9 +49,9 @@ pub use stamp::Stamp;
 pub use time::{TimeFormat, TsUnit};
 pub use zone::Zone;
 
-use bytes::{FileBytes, io_error};
 use gaps::Spacing;
 use index::Series;
+use open::{Unit, Version, check_unchanged};
 use table::{Opened, Selection};
 
 /// Serves the bars of one file, whose first scan told where they stand.
@@ -63,11 +66,13 @@ pub struct FileFetcher(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: FileConfig,
+    /// The name of the file in an archive of several.
+    member: Option<String>,
     version: Option<Version>,
     opened: Opened,
     source: SourceId,
-    /// A node's name was compared with the file's own, and told when they differ.
-    is_compared: AtomicBool,
+    /// A node's name was compared with the file's own, and told when they differ. Files of one set share it.
+    is_compared: Arc<AtomicBool>,
 }
 
 const DAY_SECS: i64 = 86_400;
@@ -160,31 +165,30 @@ impl DataFetcher for FileFetcher {
 
 impl Inner {
     fn open(config: FileConfig) -> Result<Self> {
-        let file = if config.is_stdin { stdin() } else { File::open(&config.path) };
-        let file = file.map_err(|e| if is_socket(&config.path) { socket(e) } else { io_error(e) })?;
-        let metadata = file.metadata().map_err(io_error)?;
-        Self::of(config, file, &metadata)
-    }
-
-    /// Scans an open file that was as its `metadata` say.
-    fn of(config: FileConfig, file: File, metadata: &Metadata) -> Result<Self> {
-        let is_stream = is_stream(metadata)?;
-        if !config.symbols.is_empty() && config.symbol_column.is_none() {
-            return Err(Error::invalid(
-                "symbols are given, but not the column to find them in (with_symbol_column)",
-            ));
-        }
-        // What came out of a pipe is ours.
-        let version = Some(Version::of(metadata)).filter(|_| !is_stream && !config.is_stdin);
-        let scanned = scan(&config, file, is_stream);
-        // Of a file that was changed meanwhile the scan tells whatever it met.
-        check_unchanged(&config.path, version)?;
-        let (opened, source) = scanned?;
-        Ok(Self { config, version, opened, source, is_compared: AtomicBool::new(false) })
+        Unit::open(config)?.sole()
     }
 
     fn in_file(&self, error: Error) -> Error {
+        let error = match &self.member {
+            Some(member) => error.with("member", member),
+            None => error,
+        };
         error.with("file", self.config.path.display())
+    }
+
+    /// What a name says of the bars: that of the file, or of the archive that it is in.
+    fn by_name<T>(&self, told: impl Fn(&Path) -> Option<T>) -> Option<T> {
+        let by_member = self.member.as_ref().and_then(|member| told(Path::new(member)));
+        by_member.or_else(|| told(&self.config.path))
+    }
+
+    /// How it is called in a note.
+    fn shown(&self) -> String {
+        let path = self.config.path.display();
+        match &self.member {
+            Some(member) => format!("{path}, {member}"),
+            None => path.to_string(),
+        }
     }
 
     /// Runs blocking work on a thread for it; its errors name the file.
@@ -248,7 +252,7 @@ impl Inner {
     fn check_symbol(&self, node: &NodeId) -> Result<()> {
         let by_column = self.opened.sole.as_ref().map(|(column, value)| (column.as_str(), value.clone()));
         let is_told = self.config.symbol_column.is_some();
-        let by_name = || name::told(&self.config.path).map(|(symbol, _)| ("the file's name", symbol));
+        let by_name = || self.by_name(name::told).map(|(symbol, _)| ("the file's name", symbol));
         let Some((place, symbol)) = by_column.or_else(|| by_name().filter(|_| !is_told)) else {
             return Ok(());
         };
@@ -270,7 +274,7 @@ impl Inner {
         }
         if !self.is_compared.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                file = %self.config.path.display(),
+                file = self.shown(),
                 by = place,
                 symbol,
                 node = node.as_str(),
@@ -285,13 +289,19 @@ impl Inner {
     fn extent(&self, key: &SeriesKey, series: &Series) -> Result<TimeRange> {
         let (unit, interval) = (self.opened.unit, key.interval);
         let refuse = |message: String| Err(Error::invalid(message).with("series", key));
-        let shown = |distance: u64| Duration::from_micros(unit.distance_micros(distance));
+        // As intervals are written, where it is one.
+        let shown = |distance: u64| {
+            let length = Duration::from_micros(unit.distance_micros(distance));
+            let secs = i64::try_from(length.as_secs()).ok().filter(|_| length.subsec_nanos() == 0);
+            let interval = secs.and_then(|secs| Interval::from_secs(secs).ok());
+            interval.map_or_else(|| format!("{length:?}"), |interval| interval.to_string())
+        };
         if let Some(vouched) = self.config.interval.filter(|vouched| *vouched != interval) {
             return refuse(format!(
                 "the file is said to hold bars of {vouched} (with_interval), not of {interval}"
             ));
         }
-        if let Some((_, named)) = name::told(&self.config.path).filter(|(_, named)| *named != interval) {
+        if let Some((_, named)) = self.by_name(name::told).filter(|(_, named)| *named != interval) {
             return refuse(format!(
                 "the file's name says that it holds bars of {named}, not of {interval}; ask for bars of {named}, or \
                  rename the file if that is wrong"
@@ -301,7 +311,7 @@ impl Inner {
         let is_other = |bar: &u64| unit.distance_micros(*bar).abs_diff(of_interval) > CLOSE_SLACK_MICROS;
         if let Some(bar) = self.opened.bar.filter(is_other) {
             return refuse(format!(
-                "by their opening and close times the rows of the file last {:?}, so it does not hold bars of {interval}; \
+                "by their opening and close times the rows of the file last {}, so it does not hold bars of {interval}; \
                  ask for the interval it holds",
                 shown(bar)
             ));
@@ -309,14 +319,20 @@ impl Inner {
         match series.gaps.spacing(unit.steps(interval)) {
             Spacing::Closer(gap) => {
                 return refuse(format!(
-                    "most neighbouring rows of the file lie {:?} apart, so it holds bars of a shorter interval than \
+                    "most neighbouring rows of the file lie {} apart, so it holds bars of a shorter interval than \
                      {interval}; ask for the interval it holds",
                     shown(gap)
                 ));
             }
+            Spacing::Wider(_) if self.config.interval.is_none() && series.gaps.are_months(unit) => {
+                return refuse(format!(
+                    "the rows of the file lie a month apart, which no interval is, so it does not hold bars of {interval}; \
+                     keep days or weeks, and make months of them"
+                ));
+            }
             Spacing::Wider(gap) if self.config.interval.is_none() => {
                 return refuse(format!(
-                    "most neighbouring rows of the file lie {:?} apart, so it does not hold bars of {interval}; ask for \
+                    "most neighbouring rows of the file lie {} apart, so it does not hold bars of {interval}; ask for \
                      the interval it holds, or vouch that it is a sparse series (with_interval)",
                     shown(gap)
                 ));
@@ -371,132 +387,10 @@ impl Inner {
     }
 }
 
-/// The content of a file and its id.
-fn scan(config: &FileConfig, file: File, is_stream: bool) -> Result<(Opened, SourceId)> {
-    let cap = config.max_unpacked_bytes;
-    let bytes =
-        if is_stream { unpack::stream(file, cap)? } else { FileBytes::new(file).map_err(io_error)? };
-    if bytes.len() == 0 {
-        return Err(Error::schema("the file is empty"));
-    }
-    let format = match format_of(config) {
-        // A pipe has no name to tell by, and any name may be that of text.
-        Err(e) => FileFormat::of_bytes(&bytes)?.ok_or(e)?,
-        Ok(format) => format,
-    };
-    format.check(&bytes)?;
-    let source = source_id(&config.path, &bytes)?;
-    let opened = match format {
-        FileFormat::Csv => open_text(&bytes, config),
-        FileFormat::Zip => open_unpacked(&unpack::zip(&bytes, cap)?, config),
-        FileFormat::Gzip => open_unpacked(&unpack::gzip(&bytes, cap)?, config),
-        FileFormat::Parquet => parquet::open(&bytes, config),
-        FileFormat::Arrow => ipc::open(&bytes, config),
-    };
-    Ok((opened?, source))
-}
-
-/// `Conflict` where a file is not of this version any more.
-fn check_unchanged(path: &Path, version: Option<Version>) -> Result<()> {
-    let Some(version) = version else { return Ok(()) };
-    if Version::of(&std::fs::metadata(path).map_err(io_error)?) == version {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Conflict, "the file changed after it was opened; open it again"))
-}
-
-/// Whether a path is that of a socket, which cannot be opened.
-fn is_socket(path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-    }
-    #[cfg(not(unix))]
-    false
-}
-
-fn socket(cause: std::io::Error) -> Error {
-    let message = "a socket is given where a file is read: name a file, or pipe one into it";
-    Error::invalid(message).caused_by(cause)
-}
-
-/// Stdin as the file, or the pipe, that it is.
-fn stdin() -> std::io::Result<File> {
-    #[cfg(unix)]
-    let stdin = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()?;
-    #[cfg(windows)]
-    let stdin = std::os::windows::io::AsHandle::as_handle(&std::io::stdin()).try_clone_to_owned()?;
-    Ok(File::from(stdin))
-}
-
-/// Whether bytes come one after another, once; `InvalidInput` for what has no end or none at all.
-fn is_stream(metadata: &Metadata) -> Result<bool> {
-    if metadata.is_dir() {
-        return Err(Error::invalid("a directory was given where a file is expected"));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        let kind = metadata.file_type();
-        if kind.is_char_device() || kind.is_block_device() {
-            return Err(Error::invalid(
-                "a device was given where a file is expected: name a file, or pipe one into it",
-            ));
-        }
-        // What the system makes up as it is read, such as a file of /proc, has no length either.
-        Ok(kind.is_fifo() || kind.is_socket() || metadata.len() == 0)
-    }
-    #[cfg(not(unix))]
-    Ok(!metadata.is_file())
-}
-
-/// What tells that a file was not written since: its length and the time of its last change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Version(u64, Option<SystemTime>);
-
-impl Version {
-    fn of(metadata: &Metadata) -> Self {
-        Self(metadata.len(), metadata.modified().ok())
-    }
-}
-
 /// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts.
 fn is_symbol(node: &str) -> bool {
     let is_of_symbol = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "./_-".contains(c);
     node.len() <= 24 && node.chars().all(is_of_symbol) && node.chars().any(|c| c.is_ascii_uppercase())
-}
-
-fn format_of(config: &FileConfig) -> Result<FileFormat> {
-    let extension = config.path.extension().unwrap_or_default().to_string_lossy();
-    config.format.or_else(|| FileFormat::of_extension(&extension)).ok_or_else(|| {
-        Error::invalid(
-            "neither the file's extension nor its content is of a format that is read (csv, csv.gz, zip, parquet, arrow, \
-             feather, ipc); say which one it is (with_format)",
-        )
-    })
-}
-
-/// Opens what was inside a compressed file.
-fn open_unpacked(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    FileFormat::Csv.check(bytes)?;
-    open_text(bytes, config)
-}
-
-/// Opens text in any encoding and with any line ends that are known.
-fn open_text(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    let (text, mut notes) = text::plain(bytes, config.max_unpacked_bytes)?;
-    let mut opened = csv::open(text.as_ref().unwrap_or(bytes), config)?;
-    notes.append(&mut opened.notes);
-    Ok(Opened { notes, ..opened })
-}
-
-/// `file:<name>#<the first 16 hex digits of the content's BLAKE3 hash>`.
-fn source_id(path: &Path, bytes: &FileBytes) -> Result<SourceId> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(bytes.cursor()).map_err(io_error)?;
-    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-    SourceId::new(format!("file:{}#{}", name.display(), &hasher.finalize().to_hex()[..16]))
 }
 
 /// Runs blocking work on a thread for it; `Unsupported` outside of a runtime.
@@ -514,6 +408,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -527,7 +424,8 @@ mod tests {
             let metadata = file.metadata().unwrap();
             File::options().write(true).open(&path).unwrap().set_len(left as u64).unwrap();
             File::options().write(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-            let error = Inner::of(FileConfig::new(&path), file, &metadata).unwrap_err();
+            let opened = Unit::of(FileConfig::new(&path), file, &metadata);
+            let error = opened.and_then(|unit| unit.sole()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Conflict, "{left}: {error}");
         }
     }

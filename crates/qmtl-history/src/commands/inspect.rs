@@ -23,6 +23,8 @@ use crate::waits::Waits;
 #[derive(Debug, Serialize)]
 struct Inspected {
     file: String,
+    /// How many of how many bytes were read; null where all were.
+    read_of: Option<(u64, u64)>,
     /// How it was read that is not as a plain file is.
     notes: Vec<String>,
     time: Time,
@@ -64,6 +66,9 @@ struct Found {
     without_row: Option<u64>,
 }
 
+/// Of a text with more bytes than this only the beginning and the end are read.
+const SAMPLE_BYTES: u64 = 64 << 20;
+
 /// How many series are shown to people.
 const SERIES_SHOWN: usize = 10;
 
@@ -74,6 +79,7 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
     let what = format!("{} has not been read to its end yet", path.display());
     let open = async |source: &crate::cli::SourceArgs| -> Result<FileFetcher, Error> {
         let config: FileConfig = FileSource::new(path.clone(), source, Interval::MINUTE)?.config;
+        let config = if args.full { config } else { config.with_sample(SAMPLE_BYTES) };
         waits.during(&what, FileFetcher::open(config)).await
     };
     let file = match open(&source).await {
@@ -134,9 +140,9 @@ async fn first_rows(
     Ok(rows.ok().map(|normal| normal.rows.slice(0, count.min(normal.rows.num_rows()))))
 }
 
-/// Bars between the first and the last row that have none.
-fn without_row(series: &DescribedSeries) -> Option<u64> {
-    let interval = series.interval?;
+/// Bars between the first and the last row that have none, where all rows were read.
+fn without_row(found: &FileDescription, series: &DescribedSeries) -> Option<u64> {
+    let interval = series.interval.filter(|_| found.read_of.is_none())?;
     let (first, last) = (interval.floor(series.first)?, interval.floor(series.last)?);
     let range = TimeRange::checked(first, interval.next(last)?)?;
     Some(range.count(interval).saturating_sub(series.rows))
@@ -175,7 +181,7 @@ fn source_name(file: &str) -> String {
 /// The options that were given for the file, as they are written.
 fn given(args: &InspectArgs) -> Vec<String> {
     // What stands behind the command's name, but for what only it takes.
-    let own = ["inspect", "--json", "--rows", "--store", "-q", "--quiet"];
+    let own = ["inspect", "--json", "--full", "--rows", "--store", "-q", "--quiet"];
     let all: Vec<String> = std::env::args().skip(1).collect();
     let mut words = Vec::new();
     let mut rest = all.into_iter().peekable();
@@ -215,7 +221,7 @@ fn inspected(
         last: Seconds(series.last),
         distance_s: series.distance.map(|distance| distance.as_secs_f64()),
         interval: series.interval.map(|interval| interval.to_string()),
-        without_row: without_row(series),
+        without_row: without_row(found, series),
     });
     let columns = found.columns.iter().map(|column| Column {
         name: column.name.clone(),
@@ -229,6 +235,7 @@ fn inspected(
     let first_rows = RawValue::from_string(shown);
     Ok(Inspected {
         file: args.file.clone(),
+        read_of: found.read_of,
         notes: file.notes().to_vec(),
         time: Time { column: found.time_column.clone(), form: found.time_form.clone() },
         columns: columns.collect(),
@@ -247,6 +254,12 @@ fn show(
     console: &Console,
 ) -> Result<()> {
     console.line(console.paint(Style::Bold, &text::in_line(&args.file)))?;
+    if let Some((read, all)) = found.read_of {
+        let (read, all) = (text::bytes(read), text::bytes(all));
+        console.line(format!(
+            "  read     {read} of {all}: the beginning and the end; --full reads everything"
+        ))?;
+    }
     for note in file.notes() {
         console.line(format!("  note     {}", text::in_line(note)))?;
     }
@@ -273,7 +286,7 @@ fn show(
             (None, Some(distance)) => format!("{} apart", text::duration(distance)),
             (None, None) => "of no known interval".to_owned(),
         };
-        let holes = match without_row(series) {
+        let holes = match without_row(found, series) {
             Some(0) | None => String::new(),
             Some(bars) => format!(", {} without a row", text::counted(bars, "bar")),
         };

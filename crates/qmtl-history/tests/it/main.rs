@@ -10,6 +10,7 @@ mod demo;
 mod elsewhere;
 mod exchange;
 mod export;
+mod folders;
 mod follow;
 mod grid;
 mod hints;

@@ -10,17 +10,60 @@ use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 use qmtl_history_api::{Error, ErrorKind, Result};
 
-/// A file's bytes.
+use super::handles::Reopened;
+
+/// A file's bytes, or a part of them.
 #[derive(Clone, Debug)]
 pub(super) struct FileBytes {
-    file: Arc<File>,
+    file: Handle,
+    /// Where the part begins, and how long it is.
+    start: u64,
     len: u64,
 }
 
+#[derive(Clone, Debug)]
+enum Handle {
+    /// Open as long as somebody reads it.
+    Held(Arc<File>),
+    /// Closed at times.
+    Reopened(Arc<Reopened>),
+}
+
 impl FileBytes {
+    /// The bytes of a file that stays open.
     pub(super) fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), len })
+        Ok(Self { file: Handle::Held(Arc::new(file)), start: 0, len })
+    }
+
+    /// The bytes of a file that may be closed meanwhile; `again` opens the same one.
+    pub(super) fn reopened(
+        file: File,
+        again: impl Fn() -> Result<File> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let same = move || {
+            let file = again()?;
+            // What was unpacked again is as long as it was, or the scan tells of other bytes.
+            if file.metadata().map_err(io_error)?.len() == len { Ok(file) } else { Err(changed()) }
+        };
+        Ok(Self { file: Handle::Reopened(Reopened::new(file, same)), start: 0, len })
+    }
+
+    /// What `rewrite` makes of these bytes in a temporary file; it is made again after it was closed.
+    pub(super) fn rewritten(
+        &self,
+        rewrite: impl Fn(&Self) -> Result<File> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let file = rewrite(self)?;
+        let origin = self.clone();
+        Self::reopened(file, move || rewrite(&origin)).map_err(io_error)
+    }
+
+    /// So many of the bytes from `at` on; `None` where there are fewer.
+    pub(super) fn part(&self, at: u64, len: u64) -> Option<Self> {
+        let is_inside = at.checked_add(len).is_some_and(|end| end <= self.len);
+        is_inside.then(|| Self { file: self.file.clone(), start: self.start + at, len })
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -29,9 +72,10 @@ impl FileBytes {
 
     /// Fills `buffer` from `at` on as far as the file goes; the number of bytes read.
     pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let file = self.open()?;
         let mut filled = 0;
         while filled < buffer.len() {
-            match read_some_at(&self.file, &mut buffer[filled..], at + filled as u64) {
+            match self.read_some(&file, &mut buffer[filled..], at + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -43,12 +87,34 @@ impl FileBytes {
 
     /// A reader of its own position.
     pub(super) fn cursor(&self) -> Cursor {
-        Cursor { bytes: self.clone(), at: 0 }
+        Cursor { bytes: self.clone(), at: 0, file: None }
+    }
+
+    fn open(&self) -> io::Result<Arc<File>> {
+        match &self.file {
+            Handle::Held(file) => Ok(Arc::clone(file)),
+            Handle::Reopened(file) => file.get().map_err(io::Error::other),
+        }
+    }
+
+    fn read_some(&self, file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        if length == 0 { Ok(0) } else { read_some_at(file, &mut buffer[..length], self.start + at) }
     }
 }
 
-/// An error of the operating system. Whoever knows the file's name adds it.
+/// That a file is not what it was.
+pub(super) fn changed() -> Error {
+    Error::new(ErrorKind::Conflict, "the file changed after it was opened; open it again")
+}
+
+/// An error of the operating system, or of a file that was to be opened again. Whoever knows the file's name adds it.
 pub(super) fn io_error(cause: io::Error) -> Error {
+    let cause = match cause.downcast::<Error>() {
+        Ok(error) => return error,
+        Err(cause) => cause,
+    };
     let (kind, message) = match cause.kind() {
         io::ErrorKind::NotFound => (ErrorKind::NotFound, "the file does not exist"),
         _ => (ErrorKind::Unavailable, "cannot read the file"),
@@ -77,16 +143,21 @@ fn read_some_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, at)
 }
 
-/// A position in a file that no other reader moves.
-#[derive(Debug)]
+/// A position in a file that no other reader moves. It keeps the file open from its first read on.
+#[derive(Clone, Debug)]
 pub(super) struct Cursor {
     bytes: FileBytes,
     at: u64,
+    file: Option<Arc<File>>,
 }
 
 impl Read for Cursor {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = read_some_at(&self.bytes.file, buffer, self.at)?;
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(self.bytes.open()?),
+        };
+        let count = self.bytes.read_some(file, buffer, self.at)?;
         self.at += count as u64;
         Ok(count)
     }
@@ -116,7 +187,7 @@ impl ChunkReader for FileBytes {
     type T = BufReader<Cursor>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(BufReader::new(Cursor { bytes: self.clone(), at: start }))
+        Ok(BufReader::new(Cursor { at: start, ..self.cursor() }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {

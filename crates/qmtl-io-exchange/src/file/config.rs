@@ -9,7 +9,6 @@ use qmtl_history_api::{Error, Interval, NodeId, Result};
 
 use super::bytes::{FileBytes, io_error};
 use super::stamp::Stamp;
-use super::text;
 use super::time::{TimeFormat, TsUnit};
 use super::zone::Zone;
 
@@ -20,9 +19,9 @@ pub enum FileFormat {
     /// Text with columns that commas, semicolons, tabs or bars separate, with a header or with rows that prove what
     /// their columns are; UTF-8 or UTF-16.
     Csv,
-    /// A zip archive with one CSV file inside.
+    /// A zip archive with files of the other formats.
     Zip,
-    /// A CSV file compressed with gzip.
+    /// A file of another format, compressed with gzip.
     Gzip,
     /// Apache Parquet.
     Parquet,
@@ -31,12 +30,10 @@ pub enum FileFormat {
 }
 
 impl FileFormat {
-    /// The format that a file's extension names, in any case.
+    /// The format that a file's extension names, in any case; what only packs another file names none.
     pub(super) fn of_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
-            "csv" | "txt" => Some(Self::Csv),
-            "zip" => Some(Self::Zip),
-            "gz" => Some(Self::Gzip),
+            "csv" | "tsv" | "txt" => Some(Self::Csv),
             "parquet" | "pq" => Some(Self::Parquet),
             "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
             _ => None,
@@ -44,7 +41,7 @@ impl FileFormat {
     }
 
     /// The format that a file's first bytes tell; text tells none.
-    fn of_content(head: &[u8]) -> Option<Self> {
+    pub(super) fn of_content(head: &[u8]) -> Option<Self> {
         match head {
             [b'P', b'A', b'R', b'1', ..] => Some(Self::Parquet),
             [b'P', b'K', 3 | 5, 4 | 6, ..] => Some(Self::Zip),
@@ -52,17 +49,6 @@ impl FileFormat {
             // The second is the continuation marker that a stream's messages start with.
             [b'A', b'R', b'R', b'O', b'W', b'1', ..] | [0xff, 0xff, 0xff, 0xff, ..] => Some(Self::Arrow),
             _ => None,
-        }
-    }
-
-    /// The format of content whose name does not tell: CSV where it is text. `None` for what is neither text nor of a
-    /// format that is read.
-    pub(super) fn of_bytes(bytes: &FileBytes) -> Result<Option<Self>> {
-        let mut head = [0; 8];
-        let count = bytes.read_at(&mut head, 0).map_err(io_error)?;
-        match Self::of_content(&head[..count]) {
-            None => Ok(text::is_text(bytes)?.then_some(Self::Csv)),
-            found => Ok(found),
         }
     }
 
@@ -77,7 +63,7 @@ impl FileFormat {
             Some(found) if found == self => Ok(()),
             None if self == Self::Csv => Ok(()),
             Some(found) => Err(Error::schema(format!(
-                "the file is to be read as {self}, but its content is {found}; say so (with_format) or rename it"
+                "the file is to be read as {self}, but its content is {found}; leave the format out (with_format)"
             ))),
             None => Err(Error::schema(format!("the file is to be read as {self}, but its content is not"))),
         }
@@ -144,6 +130,7 @@ pub struct FileConfig {
     pub(super) zone: Option<Zone>,
     pub(super) stamp: Stamp,
     pub(super) rules: Rules,
+    pub(super) sample_bytes: Option<u64>,
 }
 
 impl FileConfig {
@@ -156,7 +143,7 @@ impl FileConfig {
         Self { is_stdin: true, ..Self::new("-") }
     }
 
-    /// Reads the file at `path`, its format told by the extension and everything else by content. A pipe, such as a
+    /// Reads the file at `path`, and tells what it is by its content. A pipe, such as a
     /// FIFO or `/dev/stdin`, is read to its end when it is opened.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -181,10 +168,11 @@ impl FileConfig {
             zone: None,
             stamp: Stamp::Open,
             rules: Rules::default(),
+            sample_bytes: None,
         }
     }
 
-    /// Reads the file as `format`, whatever its extension says.
+    /// Reads the file as `format`, whatever its extension says. Without this its content tells.
     #[must_use]
     pub fn with_format(mut self, format: FileFormat) -> Self {
         self.format = Some(format);
@@ -329,6 +317,15 @@ impl FileConfig {
     #[must_use]
     pub fn with_rules(mut self, rules: Rules) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// Reads only the beginning and the end of a larger text file, so many bytes together, to describe it
+    /// ([`FileFetcher::describe`](super::FileFetcher::describe)): its rows between them are not seen, so that what it
+    /// would prove to be absent is not.
+    #[must_use]
+    pub fn with_sample(mut self, bytes: u64) -> Self {
+        self.sample_bytes = Some(bytes);
         self
     }
 }

@@ -7,6 +7,7 @@ mod read;
 mod scan;
 mod split;
 
+pub(super) use dialect::is_table;
 pub(super) use scan::open;
 
 /// How many bytes of text a block has, up to the end of its last line.

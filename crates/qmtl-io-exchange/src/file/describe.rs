@@ -22,6 +22,9 @@ pub struct FileDescription {
     pub series: Vec<DescribedSeries>,
     /// The symbol that the file or its name tells, where it is of one.
     pub symbol: Option<String>,
+    /// How many of how many bytes were read, where only the beginning and the end of the file were: what is said of its
+    /// rows is said of these.
+    pub read_of: Option<(u64, u64)>,
 }
 
 /// A payload column of a file.
@@ -76,6 +79,7 @@ impl FileFetcher {
             time_form: opened.time.1.clone(),
             columns: columns.collect(),
             series: series.collect(),
+            read_of: opened.read_of,
             symbol: opened.sole.as_ref().map(|(_, symbol)| symbol.clone()).or_else(by_name),
         }
     }
@@ -86,8 +90,7 @@ impl FileFetcher {
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
         let by_name = name::told(&self.0.config.path).map(|(_, interval)| interval);
-        let day = unit.steps(Interval::DAY);
-        let is_monthly = found.gaps.are_between(28 * day, 31 * day);
+        let is_monthly = found.gaps.are_months(unit);
         let interval = by_name.or_else(|| {
             let plain = usual(distance?).filter(|_| !is_monthly)?;
             // All rows may stand on a grid that begins elsewhere.

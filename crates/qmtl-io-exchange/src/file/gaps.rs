@@ -1,5 +1,9 @@
 //! How far the rows of a series lie apart, and what that says about the length of its bars.
 
+use qmtl_history_api::Interval;
+
+use super::time::TsUnit;
+
 /// The most distances that are told apart.
 const KEPT: usize = 24;
 
@@ -53,9 +57,10 @@ impl Gaps {
         !self.is_cut && length > 0 && self.kept.iter().all(|(gap, _)| gap % length == 0)
     }
 
-    /// Whether there are distances, and all that are remembered have a length between these.
-    pub(super) fn are_between(&self, shortest: u64, longest: u64) -> bool {
-        !self.kept.is_empty() && self.kept.iter().all(|(gap, _)| (shortest..=longest).contains(gap))
+    /// Whether there are distances, and all that are remembered are those of months.
+    pub(super) fn are_months(&self, unit: TsUnit) -> bool {
+        let day = unit.steps(Interval::DAY);
+        !self.kept.is_empty() && self.kept.iter().all(|(gap, _)| (28 * day..=31 * day).contains(gap))
     }
 
     /// How often distances occur that are remembered.

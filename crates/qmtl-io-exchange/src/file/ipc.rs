@@ -88,6 +88,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
         sole,
         time,
         names,
+        read_of: None,
         notes,
     })
 }
@@ -96,15 +97,17 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
 fn rewritten(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
     let damaged = |e| corrupt("cannot read the Arrow stream: it is damaged or cut off").caused_by(e);
     claims::check_stream(bytes, cap)?;
-    rewrite(cap, |target| {
-        decoded(|| {
-            let stream = StreamReader::try_new(BufReader::new(bytes.cursor()), None).map_err(damaged)?;
-            let mut writer =
-                FileWriter::try_new(BufWriter::new(target), &stream.schema()).map_err(damaged)?;
-            for batch in stream {
-                writer.write(&batch.map_err(damaged)?).map_err(damaged)?;
-            }
-            writer.finish().map_err(damaged)
+    bytes.rewritten(move |bytes| {
+        rewrite(cap, |target| {
+            decoded(|| {
+                let stream = StreamReader::try_new(BufReader::new(bytes.cursor()), None).map_err(damaged)?;
+                let mut writer =
+                    FileWriter::try_new(BufWriter::new(target), &stream.schema()).map_err(damaged)?;
+                for batch in stream {
+                    writer.write(&batch.map_err(damaged)?).map_err(damaged)?;
+                }
+                writer.finish().map_err(damaged)
+            })
         })
     })
 }

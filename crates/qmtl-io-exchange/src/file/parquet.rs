@@ -75,7 +75,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let output = columns.output(unit);
     let (time, names) = (columns.time(config.zone), columns.names());
     let table = Arc::new(ParquetTable { file, columns, extents, unit, output });
-    Ok(Opened { table, index, unit, bar, sole, time, names, notes })
+    Ok(Opened { table, index, unit, bar, sole, time, names, read_of: None, notes })
 }
 
 impl ParquetFile {

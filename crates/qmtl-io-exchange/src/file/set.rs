@@ -1,7 +1,9 @@
 //! Several files of one series as one source.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::{RecordBatch, RecordBatchOptions, new_null_array};
@@ -12,7 +14,14 @@ use qmtl_history_api::{
     Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 
-use super::{FileFetcher, name};
+use super::open::Unit;
+use super::{FileConfig, FileFetcher, blocking, listing, name};
+
+/// Of how many series a set remembers where its files have them.
+const KNOWN_SERIES: usize = 256;
+
+/// The most files that are scanned at a time.
+const MAX_SCANS: usize = 8;
 
 /// Serves the bars of several files, such as those of the days of a month, as one source.
 ///
@@ -22,14 +31,57 @@ use super::{FileFetcher, name};
 /// Absence is proven inside each file, as [`FileFetcher`] does, and between two files that are neighbours in
 /// time, where the hole between the last bar of the one and the first bar of the other is shorter than half of
 /// the shorter of the two. A longer one proves nothing: a file may have been forgotten.
+///
+/// A fetch reads the files that overlap it. There may be any number of files: few of a process are open at a time.
 #[derive(Clone, Debug)]
 pub struct FileSet {
     files: Arc<[FileFetcher]>,
     schema: SchemaRef,
     source: SourceId,
+    notes: Arc<[String]>,
+    /// What the files have of the series that were asked for.
+    known: Arc<Mutex<HashMap<SeriesKey, Arc<Parts>>>>,
 }
 
 impl FileSet {
+    /// Opens files, folders, patterns of names such as `data/BTCUSDT-1m-*.zip`, and zip or tar archives of many files,
+    /// in order of preference, and scans all files in them.
+    ///
+    /// The files of a folder, a pattern or an archive come in the natural order of their names. Those beside the data are
+    /// left out: hidden files, checksums, pages that explain it, and text that is no table; [`FileSet::notes`] counts
+    /// them. Of a folder the files are read and not the folders in it; `data/**/*.csv` reads these too. A path that is
+    /// there is no pattern.
+    ///
+    /// Errors: as [`FileFetcher::open`] and [`FileSet::new`], naming the file and its place in an archive;
+    /// `InvalidInput` where a folder holds no data, and `NotFound` where no name fits a pattern.
+    pub async fn open(configs: impl IntoIterator<Item = FileConfig>) -> Result<Self> {
+        let (mut files, mut notes) = (Vec::new(), Vec::new());
+        for config in configs {
+            let path = config.path.clone();
+            let listed =
+                blocking(move || listed(&config)).await.map_err(|e| e.with("path", path.display()))?;
+            let (configs, note) = listed;
+            notes.extend(note.map(|note| format!("{}: {note}", path.display())));
+            files.extend(configs);
+        }
+        let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_SCANS);
+        let is_compared = Arc::new(AtomicBool::new(false));
+        let opened: Vec<(FileFetcher, Option<String>)> = stream::iter(files)
+            .map(opened)
+            .buffered(at_once)
+            .map_ok(|unit| stream::iter((0..unit.len()).map(move |at| Ok((Arc::clone(&unit), at)))))
+            .try_flatten()
+            .map_ok(|(unit, at)| scanned(unit, at, Arc::clone(&is_compared)))
+            .try_buffered(at_once)
+            .try_collect()
+            .await?;
+        let (files, beside): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        notes.extend(beside.into_iter().flatten());
+        let set = Self::new(files)?;
+        notes.extend(set.notes.iter().cloned());
+        Ok(Self { notes: notes.into(), ..set })
+    }
+
     /// Files in order of preference.
     ///
     /// Its id does not depend on their order. Its name is that of the file whose name comes first, so that a set
@@ -42,7 +94,8 @@ impl FileSet {
         let files: Arc<[_]> = files.into_iter().collect();
         are_one_series(&files)?;
         let (schema, source) = (joined_schema(&files)?, joined_id(&files)?);
-        Ok(Self { files, schema, source })
+        let notes = joined_notes(&files).into();
+        Ok(Self { files, schema, source, notes, known: Arc::default() })
     }
 
     /// The columns of every answer: `ts`, then the payload in the order in which the files name it.
@@ -51,14 +104,33 @@ impl FileSet {
         Arc::clone(&self.schema)
     }
 
-    /// The files by what they have of a series. Errors: as [`FileFetcher::range`], for a symbol only when all files
-    /// lack it.
-    fn parts(&self, key: &SeriesKey) -> Result<Parts<'_>> {
-        let (mut parts, mut lacking) = (Vec::new(), Vec::new());
+    /// What was left out, and [what was detected](FileFetcher::notes), one sentence each behind the name of its file.
+    /// What several files have in common is told once.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// From the first bar of a series in any file to the end of its last one.
+    ///
+    /// Errors: as [`FileFetcher::range`], for a symbol only when all files lack it.
+    pub fn range(&self, key: &SeriesKey) -> Result<TimeRange> {
+        let parts = self.parts(key)?;
+        let extents: RangeSet = parts.having.iter().map(|(_, extent)| *extent).collect();
+        extents.span().ok_or_else(|| Error::unexpected("a set of files has a series and no bar of it"))
+    }
+
+    /// What the files have of a series. Errors: as [`FileSet::range`].
+    fn parts(&self, key: &SeriesKey) -> Result<Arc<Parts>> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parts) = known().get(key) {
+            return Ok(Arc::clone(parts));
+        }
+        let (mut having, mut lacking) = (Vec::new(), Vec::new());
         let mut unknown = None;
-        for file in self.files.iter() {
+        for (at, file) in self.files.iter().enumerate() {
             match file.range(key) {
-                Ok(extent) => parts.push((file, extent)),
+                Ok(extent) => having.push((at, extent)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     lacking.extend(file.bounds());
                     unknown = unknown.or(Some(e));
@@ -66,40 +138,77 @@ impl FileSet {
                 Err(e) => return Err(e),
             }
         }
-        match unknown {
-            Some(e) if parts.is_empty() => Err(e),
-            _ => Ok(Parts { having: parts, lacking }),
+        if let Some(e) = unknown.filter(|_| having.is_empty()) {
+            return Err(e);
         }
+        let mut proven = RangeSet::new();
+        proven.extend(proven_by(having.iter().map(|(_, extent)| *extent).collect(), &lacking));
+        let parts = Arc::new(Parts { having, proven });
+        let mut known = known();
+        if known.len() >= KNOWN_SERIES {
+            known.clear();
+        }
+        known.insert(key.clone(), Arc::clone(&parts));
+        Ok(parts)
     }
 }
 
 /// What the files of a set have of a series.
-struct Parts<'a> {
-    /// Those with rows of it, and where each has them.
-    having: Vec<(&'a FileFetcher, TimeRange)>,
-    /// Where those reach that have rows of other symbols alone.
-    lacking: Vec<TimeRange>,
+#[derive(Debug)]
+struct Parts {
+    /// The places of the files with rows of it, and where each has them.
+    having: Vec<(usize, TimeRange)>,
+    proven: RangeSet,
+}
+
+/// The files that a configuration stands for, and what is said of those that are left out.
+fn listed(config: &FileConfig) -> Result<(Vec<FileConfig>, Option<String>)> {
+    let listing = if config.is_stdin { None } else { listing::list(&config.path)? };
+    Ok(match listing {
+        None => (vec![config.clone()], None),
+        Some(listing) => {
+            let files = listing.files.into_iter().map(|path| FileConfig { path, ..config.clone() });
+            (files.collect(), listing.note)
+        }
+    })
+}
+
+async fn opened(config: FileConfig) -> Result<Arc<Unit>> {
+    let path = config.path.clone();
+    let unit = blocking(move || Unit::open(config)).await;
+    unit.map(Arc::new).map_err(|e| e.with("file", path.display()))
+}
+
+/// Scans a table, and says what was left out beside the first one of an archive.
+async fn scanned(
+    unit: Arc<Unit>,
+    at: usize,
+    is_compared: Arc<AtomicBool>,
+) -> Result<(FileFetcher, Option<String>)> {
+    let path = unit.path().to_owned();
+    let note = unit.note.as_ref().filter(|_| at == 0).map(|note| format!("{}: {note}", path.display()));
+    let inner = blocking(move || unit.table(at, is_compared)).await;
+    inner.map(|inner| (FileFetcher(Arc::new(inner)), note)).map_err(|e| e.with("file", path.display()))
 }
 
 #[async_trait]
 impl DataFetcher for FileSet {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let parts = self.parts(&request.key)?;
-        let Parts { having: parts, lacking } = parts;
-        let extents: Vec<_> = parts.iter().map(|(_, extent)| *extent).collect();
-        let mut answers = Vec::new();
-        for (file, _) in parts.iter().filter(|(_, extent)| extent.intersect(request.range).is_some()) {
-            answers.push(file.fetch(request).await?.batches);
-        }
-        let schema = self.schema();
-        let batches = stream::iter(answers.into_iter().map(Ok))
+        let overlaps = |extent: &TimeRange| extent.intersect(request.range).is_some();
+        let places = parts.having.iter().filter(|(_, extent)| overlaps(extent)).map(|(at, _)| *at);
+        let (files, own, schema) = (Arc::clone(&self.files), Arc::new(request.clone()), self.schema());
+        // One file after the other: a long range would have all of them open.
+        let batches = stream::iter(places.collect::<Vec<_>>())
+            .then(move |at| {
+                let (files, request) = (Arc::clone(&files), Arc::clone(&own));
+                async move { files[at].fetch(&request).await.map(|fetched| fetched.batches) }
+            })
             .try_flatten()
             .map(move |batch| batch.and_then(|batch| in_schema(&schema, &batch)));
-        let mut proven = RangeSet::new();
-        proven.extend(
-            proven_by(extents, &lacking).into_iter().filter_map(|range| range.intersect(request.range)),
-        );
-        let reason = format!("no row between the first and the last one of a file of {}", self.source);
+        let proven = parts.proven.intersection(&request.range.into());
+        let of = if self.files.len() == 1 { "" } else { "a file of " };
+        let reason = format!("no row between the first and the last one of {of}{}", self.source);
         Ok(Fetched::new(BatchStream::new(self.schema(), batches.boxed())).with_proven(proven, reason))
     }
 
@@ -117,23 +226,44 @@ impl DataFetcher for FileSet {
     }
 }
 
+/// What files say about themselves, each sentence once: behind the name of the first file that says it, and how many
+/// others do.
+fn joined_notes(files: &[FileFetcher]) -> Vec<String> {
+    let mut found: Vec<(&str, &FileFetcher, usize)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for file in files {
+        for note in file.notes() {
+            let at = *places.entry(note).or_insert(found.len());
+            match found.get_mut(at) {
+                Some((_, _, times)) => *times += 1,
+                None => found.push((note, file, 1)),
+            }
+        }
+    }
+    let told = |(note, file, times): (&str, &FileFetcher, usize)| match times {
+        1 => format!("{}: {note}", file.0.shown()),
+        2 => format!("{} and 1 other: {note}", file.0.shown()),
+        _ => format!("{} and {} others: {note}", file.0.shown(), times - 1),
+    };
+    found.into_iter().map(told).collect()
+}
+
 /// Fails when two files without a symbol column name different symbols: their rows would become one series.
 fn are_one_series(files: &[FileFetcher]) -> Result<()> {
     let named = files.iter().filter(|file| file.0.config.symbol_column.is_none());
     let mut first: [Option<(String, &FileFetcher)>; 2] = [None, None];
     for file in named {
-        let path = &file.0.config.path;
         let in_column = file.0.opened.sole.as_ref().map(|(_, value)| value.clone());
-        for (known, symbol) in first.iter_mut().zip([in_column, name::capitals(path)]) {
+        for (known, symbol) in first.iter_mut().zip([in_column, file.0.by_name(name::capitals)]) {
             let Some(symbol) = symbol else { continue };
             match known {
                 Some((other, of)) if !other.eq_ignore_ascii_case(&symbol) => {
                     return Err(Error::invalid(
-                        "files of different symbols are named for one series; name one symbol's files, or the column \
-                         that tells them apart (with_symbol_column)",
+                        "files of different symbols are named for one series; name one symbol's files, in a folder by a \
+                         pattern such as BTCUSDT-*, or the column that tells them apart (with_symbol_column)",
                     )
                     .with("symbols", format_args!("{other}, {symbol}"))
-                    .with("files", format_args!("{}, {}", of.0.config.path.display(), path.display())));
+                    .with("files", format_args!("{}, {}", of.0.shown(), file.0.shown())));
                 }
                 Some(_) => {}
                 None => *known = Some((symbol, file)),
@@ -190,9 +320,9 @@ fn joined_schema(files: &[FileFetcher]) -> Result<SchemaRef> {
                          (with_column_type), or read the files one by one under different nodes",
                     )
                     .with("column", field.name())
-                    .with("file", owner.0.config.path.display())
+                    .with("file", owner.0.shown())
                     .with("type", known)
-                    .with("other_file", file.0.config.path.display())
+                    .with("other_file", file.0.shown())
                     .with("other_type", other));
                 }
             }
@@ -201,16 +331,20 @@ fn joined_schema(files: &[FileFetcher]) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// `file:<the first name>+others#<a hash of all ids>`.
+/// `file:<the first name>+others#<a hash of all ids>`; the own one of a single file, which may be an archive.
 fn joined_id(files: &[FileFetcher]) -> Result<SourceId> {
     let mut ids: Vec<_> = files.iter().map(DataFetcher::source_id).collect();
     ids.sort_unstable();
-    let name = ids.first().ok_or_else(|| Error::invalid("a set of files needs a file"))?.name();
+    ids.dedup();
+    let first = ids.first().ok_or_else(|| Error::invalid("a set of files needs a file"))?;
+    if ids.len() == 1 {
+        return Ok(first.clone());
+    }
     let mut hasher = blake3::Hasher::new();
     for id in &ids {
         hasher.update(id.as_str().as_bytes()).update(b"\n");
     }
-    SourceId::new(format!("{name}+others#{}", &hasher.finalize().to_hex()[..16]))
+    SourceId::new(format!("{}+others#{}", first.name(), &hasher.finalize().to_hex()[..16]))
 }
 
 /// A batch of one file with the columns of all.

@@ -54,6 +54,8 @@ pub(super) struct Opened {
     pub(super) time: (String, String),
     /// The names of its payload columns, each with the one under which it comes out.
     pub(super) names: Vec<(String, String)>,
+    /// Of how many bytes how many were read, where only its beginning and its end were.
+    pub(super) read_of: Option<(u64, u64)>,
     /// What of it is not as in a plain file, for people.
     pub(super) notes: Vec<String>,
 }

@@ -18,10 +18,7 @@ enum Order {
 }
 
 /// Formats that are not read, by how they begin, and what to do about it.
-const FOREIGN: [(&[u8], &str); 10] = [
-    (b"BZh", "compressed with bzip2; unpack it first"),
-    (b"\xfd7zXZ\0", "compressed with xz; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; unpack it first"),
+const FOREIGN: [(&[u8], &str); 7] = [
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive; unpack it first"),
     (b"Rar!\x1a\x07", "a RAR archive; unpack it first"),
     (b"SQLite format 3\0", "an SQLite database; export the table as CSV or Parquet"),
@@ -47,7 +44,9 @@ pub(super) fn plain(bytes: &FileBytes, cap: u64) -> Result<(Option<FileBytes>, V
     let mut text = None;
     if let Some((order, mark)) = encoding(&start) {
         notes.push("the text is UTF-16".to_owned());
-        text = Some(rewrite_text(cap, |target| decode(bytes, order, mark, target))?);
+        text = Some(
+            bytes.rewritten(move |bytes| rewrite_text(cap, |target| decode(bytes, order, mark, target)))?,
+        );
     } else if start.starts_with(b"\xff\xfe\0\0") || start.starts_with(b"\0\0\xfe\xff") {
         return Err(Error::schema("the file is UTF-32 text; save it as UTF-8"));
     }
@@ -55,12 +54,8 @@ pub(super) fn plain(bytes: &FileBytes, cap: u64) -> Result<(Option<FileBytes>, V
     let start = if text.is_some() { head(now)? } else { start };
     refuse_foreign(&start)?;
     if !start.contains(&b'\n') && start.contains(&b'\r') {
-        let mut has_others = false;
-        let changed = rewrite_text(cap, |target| {
-            has_others = end_in_lf(now, target)?;
-            Ok(())
-        })?;
-        if !has_others {
+        if !has_lf(now)? {
+            let changed = now.rewritten(move |bytes| rewrite_text(cap, |target| end_in_lf(bytes, target)))?;
             notes.push("lines end in CR alone".to_owned());
             text = Some(changed);
         }
@@ -68,11 +63,35 @@ pub(super) fn plain(bytes: &FileBytes, cap: u64) -> Result<(Option<FileBytes>, V
     Ok((text, notes))
 }
 
-fn head(bytes: &FileBytes) -> Result<Vec<u8>> {
-    let mut head = vec![0; HEAD_BYTES];
+/// The first bytes of a content.
+pub(super) fn head(bytes: &FileBytes) -> Result<Vec<u8>> {
+    let mut head = vec![0; usize::try_from(bytes.len()).unwrap_or(usize::MAX).min(HEAD_BYTES)];
     let count = bytes.read_at(&mut head, 0).map_err(io_error)?;
     head.truncate(count);
     Ok(head)
+}
+
+/// The lines at the beginning and at the end of a text that has more bytes than this; `None` where it has not.
+pub(super) fn sample(bytes: &FileBytes, most: u64) -> Result<Option<FileBytes>> {
+    if bytes.len() <= most {
+        return Ok(None);
+    }
+    let half = usize::try_from(most / 2).unwrap_or(usize::MAX);
+    let rewrite = move |bytes: &FileBytes| {
+        let part = |at: u64| {
+            let mut part = vec![0; half];
+            let count = bytes.read_at(&mut part, at).map_err(io_error)?;
+            part.truncate(count);
+            Ok::<_, Error>(part)
+        };
+        let (first, last) = (part(0)?, part(bytes.len() - half as u64)?);
+        let end = first.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let start = last.iter().position(|byte| *byte == b'\n').map_or(last.len(), |at| at + 1);
+        rewrite_text(most, |target| {
+            target.write_all(&first[..end]).and_then(|()| target.write_all(&last[start..])).map_err(io_error)
+        })
+    };
+    bytes.rewritten(rewrite).map(Some)
 }
 
 /// The order of UTF-16, if a content is that, and how many bytes its mark takes.
@@ -124,13 +143,25 @@ fn decode(bytes: &FileBytes, order: Order, mark: u64, target: &mut Capped) -> Re
     }
 }
 
-/// Writes a text with LF for CR; whether it has lines that end in LF too, which ends it.
-fn end_in_lf(bytes: &FileBytes, target: &mut Capped) -> Result<bool> {
+fn has_lf(bytes: &FileBytes) -> Result<bool> {
     let mut reader = BufReader::with_capacity(HEAD_BYTES, bytes.cursor());
     loop {
         let block = reader.fill_buf().map_err(io_error)?;
         if block.is_empty() || block.contains(&b'\n') {
             return Ok(!block.is_empty());
+        }
+        let length = block.len();
+        reader.consume(length);
+    }
+}
+
+/// Writes a text with LF for CR.
+fn end_in_lf(bytes: &FileBytes, target: &mut Capped) -> Result<()> {
+    let mut reader = BufReader::with_capacity(HEAD_BYTES, bytes.cursor());
+    loop {
+        let block = reader.fill_buf().map_err(io_error)?;
+        if block.is_empty() {
+            return Ok(());
         }
         let changed: Vec<u8> = block.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect();
         target.write_all(&changed).map_err(io_error)?;
@@ -138,14 +169,22 @@ fn end_in_lf(bytes: &FileBytes, target: &mut Capped) -> Result<bool> {
     }
 }
 
+/// Whether a text begins as JSON does.
+pub(super) fn is_json(bytes: &FileBytes) -> Result<bool> {
+    let head = head(bytes)?;
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head).trim_ascii_start();
+    let next = || text.get(1..).unwrap_or_default().trim_ascii_start().first().copied();
+    Ok(match text.first() {
+        Some(b'{') => next().is_none_or(|byte| b"\"}".contains(&byte)),
+        Some(b'[') => next().is_none_or(|byte| byte.is_ascii_digit() || b"{[]\"-".contains(&byte)),
+        _ => false,
+    })
+}
+
 fn refuse_foreign(head: &[u8]) -> Result<()> {
-    const TAR_MARK: usize = 257;
     let refuse = |what: String| Err(Error::schema(what));
     if let Some((_, what)) = FOREIGN.iter().find(|(mark, _)| head.starts_with(mark)) {
         return refuse(format!("the file is {what}"));
-    }
-    if head.get(TAR_MARK..).is_some_and(|rest| rest.starts_with(b"ustar")) {
-        return refuse("the file is a tar archive; unpack it and read the files one by one".to_owned());
     }
     let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let begins =
@@ -157,15 +196,6 @@ fn refuse_foreign(head: &[u8]) -> Result<()> {
     }
     if begins("<?xml") {
         return refuse("the file is XML, not a table; write it as CSV or Parquet".to_owned());
-    }
-    let next = |from: usize| text[from..].trim_ascii_start().first().copied();
-    let is_json = match text.first() {
-        Some(b'{') => next(1).is_none_or(|byte| b"\"}".contains(&byte)),
-        Some(b'[') => next(1).is_none_or(|byte| byte.is_ascii_digit() || b"{[\"-]".contains(&byte)),
-        _ => false,
-    };
-    if is_json {
-        return refuse("the file is JSON, not a table; write it as CSV or Parquet".to_owned());
     }
     Ok(())
 }

@@ -1,14 +1,18 @@
-//! Files that cannot be read at random are rewritten once into a temporary file without a name,
+//! Files that cannot be read at random are rewritten into a temporary file without a name,
 //! which is gone with its last handle. Its size is capped.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
+use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
+use lzma_rust2::XzReader;
 use qmtl_history_api::{Error, ErrorKind, Result};
-use zip::ZipArchive;
 
 use super::bytes::{FileBytes, corrupt, io_error};
+
+/// How much memory xz may ask for, in KiB: its strongest preset takes a quarter of that.
+const XZ_MEMORY_KIB: u32 = 256 << 10;
 
 /// Writes up to a number of bytes and remembers why it could not.
 #[derive(Debug)]
@@ -44,15 +48,15 @@ impl Write for Capped {
     }
 }
 
-/// The bytes that `fill` writes into a temporary file, at most `cap`.
-pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
+/// A temporary file of what `fill` writes, at most `cap` bytes.
+pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
     let too_much = "the file unpacks to more than the cap and may be a decompression bomb; raise the cap if it is not \
                     (with_max_unpacked_bytes)";
     written(cap, too_much, fill)
 }
 
 /// Text that `fill` writes otherwise than its file has it.
-pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
+pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
     let too_much = "as UTF-8 with usual line ends the file is larger than the cap; raise the cap (with_max_unpacked_bytes)";
     written(cap, too_much, fill)
 }
@@ -61,63 +65,86 @@ pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()
 pub(super) fn stream(mut from: impl Read, cap: u64) -> Result<FileBytes> {
     let too_much =
         "the pipe holds more than the cap; raise the cap if that is right (with_max_unpacked_bytes)";
-    written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))
+    let file = written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))?;
+    FileBytes::new(file).map_err(no_room)
 }
 
-fn written(cap: u64, too_much: &str, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<FileBytes> {
-    let no_room = |e: io::Error| {
-        Error::new(ErrorKind::Storage, "cannot unpack into a temporary file; make room there, or set TMPDIR")
-            .with("folder", std::env::temp_dir().display())
-            .caused_by(e)
-    };
+fn written(cap: u64, too_much: &str, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
     let mut target = Capped { file: tempfile::tempfile().map_err(no_room)?, left: cap, failed: None };
     let filled = fill(&mut target);
     match target.failed {
         Some(Fault::TooMuch) => Err(Error::invalid(too_much).with("cap_bytes", cap)),
         Some(Fault::Io(e)) => Err(no_room(e)),
-        None => {
-            filled?;
-            FileBytes::new(target.file).map_err(no_room)
-        }
+        None => filled.map(|()| target.file),
     }
 }
 
-/// The one file inside a zip archive.
-pub(super) fn zip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
-    let damaged =
-        |e| corrupt("cannot read the zip archive: it is damaged, cut off or encrypted").caused_by(e);
-    let mut archive = ZipArchive::new(BufReader::new(bytes.cursor())).map_err(damaged)?;
-    // A folder is no content, nor is what macOS adds beside each file.
-    let is_content = |name: &str| !name.ends_with('/') && !name.starts_with("__MACOSX/");
-    let mut names = Vec::new();
-    for at in 0..archive.len() {
-        let name = archive.by_index_raw(at).map_err(damaged)?.entry().name().map_err(damaged)?.into_owned();
-        if is_content(&name) {
-            names.push((at, name));
+fn no_room(cause: io::Error) -> Error {
+    Error::new(ErrorKind::Storage, "cannot unpack into a temporary file; make room there, or set TMPDIR")
+        .with("folder", std::env::temp_dir().display())
+        .caused_by(cause)
+}
+
+/// How one file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    Gzip,
+    Zstandard,
+    Xz,
+    Bzip2,
+}
+
+impl Compression {
+    /// What the first bytes of a file tell.
+    pub(super) fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstandard),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            // The size of a block, and the first block or the end: text may begin with the letters alone.
+            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, ..] => Some(Self::Bzip2),
+            _ => None,
         }
     }
-    if names.iter().any(|(_, name)| name == "xl/workbook.xml") {
-        return Err(Error::schema("the file is an Excel workbook; save its sheet as CSV"));
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstandard => "Zstandard",
+            Self::Xz => "xz",
+            Self::Bzip2 => "bzip2",
+        }
     }
-    let [(at, _)] = names[..] else {
-        let first: Vec<_> = names.iter().take(5).map(|(_, name)| name.as_str()).collect();
-        return Err(Error::schema(
-            "a zip archive must hold exactly one CSV file; unpack it and read the files one by one",
-        )
-        .with("files", names.len())
-        .with("names", first.join(", ")));
+
+    /// The file that was compressed, at most `cap` bytes of it.
+    pub(super) fn unpack(self, bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
+        bytes.rewritten(move |bytes| {
+            let from = BufReader::new(bytes.cursor());
+            rewrite(cap, |target| {
+                let copied = match self {
+                    Self::Gzip => io::copy(&mut MultiGzDecoder::new(from), target),
+                    Self::Zstandard => zstd::stream::read::Decoder::with_buffer(from)
+                        .and_then(|mut from| io::copy(&mut from, target)),
+                    Self::Xz => io::copy(&mut XzReader::new_mem_limit(from, true, XZ_MEMORY_KIB), target),
+                    Self::Bzip2 => io::copy(&mut MultiBzDecoder::new(from), target),
+                };
+                copied.map(drop).map_err(|e| damaged(&format!("the {} data", self.name()), e))
+            })
+        })
+    }
+}
+
+/// That `what` ends early, or is not what it should be.
+pub(super) fn damaged(what: &str, cause: io::Error) -> Error {
+    let cause = match cause.downcast::<Error>() {
+        Ok(error) => return error,
+        Err(cause) => cause,
     };
-    let entry = archive.by_index(at).map_err(damaged)?;
-    rewrite(cap, |target| copy(entry, target))
-}
-
-/// A file compressed with gzip.
-pub(super) fn gzip(bytes: &FileBytes, cap: u64) -> Result<FileBytes> {
-    rewrite(cap, |target| copy(MultiGzDecoder::new(BufReader::new(bytes.cursor())), target))
-}
-
-fn copy(mut from: impl Read, target: &mut Capped) -> Result<()> {
-    io::copy(&mut from, target)
-        .map(|_| ())
-        .map_err(|e| corrupt("cannot unpack the file: it is damaged or cut off").caused_by(e))
+    let how = match cause.kind() {
+        io::ErrorKind::UnexpectedEof => "cut off; copy or download the file again",
+        io::ErrorKind::OutOfMemory => "packed so that it takes more than 256 MiB of memory; pack it anew",
+        _ => "damaged; copy or download the file again",
+    };
+    corrupt(&format!("{what} is {how}")).caused_by(cause)
 }

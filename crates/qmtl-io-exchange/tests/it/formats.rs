@@ -7,6 +7,7 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use lzma_rust2::{XzOptions, XzWriter};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use qmtl_history_api::arrow_array::cast::AsArray;
@@ -17,7 +18,7 @@ use qmtl_history_api::arrow_array::{
 };
 use qmtl_history_api::arrow_cast::{CastOptions, cast_with_options};
 use qmtl_history_api::arrow_schema::DataType;
-use qmtl_history_api::{DataFetcher, FetchRequest, frame};
+use qmtl_history_api::{DataFetcher, ErrorKind, FetchRequest, frame};
 use qmtl_io_exchange::{ColumnType, FileFetcher, FileFormat, TsUnit};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -179,6 +180,71 @@ async fn columnar_files_of_every_kind_and_unit() {
     assert_candles(file("a.parquet", parquet(&rows, 2))).await;
     assert_candles(file("a.csv", format!("ts,close\n{},1.5\n{},0.1\n{},1e-8\n", text[0], text[1], text[2])))
         .await;
+}
+
+/// A file in each kind of compression.
+fn compressed(content: &[u8]) -> [(&'static str, Vec<u8>); 4] {
+    let mut bzip = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip.write_all(content).unwrap();
+    let mut xz = XzWriter::new(Vec::new(), XzOptions::with_preset(1)).unwrap();
+    xz.write_all(content).unwrap();
+    [
+        ("gz", gzipped(content)),
+        ("zst", zstd::encode_all(content, 1).unwrap()),
+        ("bz2", bzip.finish().unwrap()),
+        ("xz", xz.finish().unwrap()),
+    ]
+}
+
+#[tokio::test]
+async fn any_format_may_be_compressed_whatever_the_file_is_called() {
+    let rows = integers(1);
+    let ipc = ipc_file(std::slice::from_ref(&rows), None);
+    for (kind, content) in
+        [("csv", CANDLES.as_bytes().to_vec()), ("parquet", parquet(&rows, 2)), ("feather", ipc)]
+    {
+        for (extension, content) in compressed(&content) {
+            assert_candles(file(&format!("a.{kind}.{extension}"), &content)).await;
+            assert_candles(file(&format!("a.{kind}"), &content)).await;
+            // Twice over, and in an archive.
+            assert_candles(file("a", gzipped(&content))).await;
+            assert_candles(file("a.zip", zipped(&[(&format!("a.{extension}"), &content)]))).await;
+        }
+    }
+    let names = [("gz", "gzip"), ("zst", "Zstandard"), ("bz2", "bzip2"), ("xz", "xz")];
+    let long: String = (0..5_000).map(|row| format!("{},{row}\n", BASE + row * 60)).collect();
+    for (extension, content) in compressed(format!("ts,close\n{long}").as_bytes()) {
+        let name = names.iter().find(|(of, _)| *of == extension).unwrap().1;
+        let cut = file("a.csv", &content[..content.len() / 2]);
+        let error = FileFetcher::open(cut.config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let told = error.to_string();
+        assert!(
+            told.starts_with(&format!("the {name} data is cut off; copy or download the file again (")),
+            "{told}"
+        );
+        let bomb = file("a.csv", &content);
+        let error = FileFetcher::open(bomb.config().with_max_unpacked_bytes(10_000)).await.unwrap_err();
+        assert!(error.to_string().contains("(with_max_unpacked_bytes) (cap_bytes: 10000"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn parquet_may_be_compressed_in_every_usual_way() {
+    let rows = integers(1);
+    for codec in [
+        parquet::basic::Compression::SNAPPY,
+        parquet::basic::Compression::GZIP(Default::default()),
+        parquet::basic::Compression::BROTLI(Default::default()),
+        parquet::basic::Compression::LZ4,
+        parquet::basic::Compression::LZ4_RAW,
+        parquet::basic::Compression::ZSTD(Default::default()),
+    ] {
+        let properties = WriterProperties::builder().set_compression(codec).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        assert_candles(file("a.parquet", writer.into_inner().unwrap())).await;
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod binance;
 mod coinbase;
 mod conformance;
 mod files;
+mod folders;
 mod formats;
 mod klines;
 mod one_end;

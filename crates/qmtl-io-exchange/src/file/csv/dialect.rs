@@ -2,8 +2,9 @@
 
 use qmtl_history_api::{Error, Result};
 
+use super::MAX_LINE_BYTES;
 use super::layout::epoch;
-use super::number::{Notation, Signs, is_null};
+use super::number::{Notation, Signs, is_null, number};
 use super::split::{Record, SplitFault, Splitter};
 use crate::file::columns;
 use crate::file::config::FileConfig;
@@ -87,10 +88,7 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
         1 => notes.push("1 line below the header is left out".to_owned()),
         more => notes.push(format!("{more} lines below the header are left out")),
     }
-    let rows = &lines[first..];
-    let sample: Vec<Fields> =
-        rows.iter().filter(|line| line.fields.len() == width).map(|line| line.fields.clone()).collect();
-    let (start, line) = match (rows.first(), lines.last()) {
+    let (start, line) = match (lines.get(first), lines.last()) {
         (Some(row), _) => (row.start, row.line),
         (None, Some(last)) => (last.end, last.next),
         (None, None) => (0, 1),
@@ -102,8 +100,14 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
             if let Some(index) = index {
                 names[0] = self::names(&lines[index])?.swap_remove(0);
             }
-            Some(if sample.is_empty() { names } else { fit(names, &sample, width, config)? })
+            Some(names)
         }
+    };
+    let rows = lines.into_iter().skip(first).filter(|line| line.fields.len() == width);
+    let sample: Vec<Fields> = rows.map(|line| line.fields).collect();
+    let header = match header {
+        Some(names) if !sample.is_empty() => Some(fit(names, &sample, width, config)?),
+        header => header,
     };
     let width = header.as_ref().map_or(width, Vec::len);
     let notation = notation(&sample, config)?;
@@ -111,6 +115,18 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
         notes.push("a comma stands before the fraction of numbers".to_owned());
     }
     Ok(Dialect { delimiter, notation, header, start: skipped + start, line, width, sample, notes })
+}
+
+/// Whether text looks like a table of candles: most of its lines have one number of fields, and two of these or more
+/// are numbers or times.
+pub(in crate::file) fn is_table(text: &[u8]) -> bool {
+    let at_end = text.len() < MAX_LINE_BYTES;
+    let lines = cut(text, delimiter_of(text, at_end), 1, at_end).unwrap_or_default();
+    let width = usual_width(&lines);
+    let is_value = |field: &&Vec<u8>| number(field).is_some() || is_time(field);
+    let is_row = |line: &&Line| line.fields.len() == width && line.fields.iter().filter(is_value).count() > 1;
+    let rows = lines.iter().filter(is_row).count();
+    rows > 0 && rows * 2 >= lines.len()
 }
 
 /// Where the text starts behind so many lines, and the number of the line there.

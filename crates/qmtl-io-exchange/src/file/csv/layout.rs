@@ -78,7 +78,8 @@ pub(super) struct Layout {
 
 /// Reads the first lines of a file.
 pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, Vec<String>)> {
-    let mut head = vec![0; BOM.len() + 2 * MAX_LINE_BYTES];
+    let room = usize::try_from(bytes.len()).unwrap_or(usize::MAX);
+    let mut head = vec![0; room.min(BOM.len() + 2 * MAX_LINE_BYTES)];
     let filled = bytes.read_at(&mut head, 0).map_err(io_error)?;
     head.truncate(filled);
     let text = head.strip_prefix(BOM).unwrap_or(&head);

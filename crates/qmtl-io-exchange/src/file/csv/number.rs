@@ -129,6 +129,14 @@ pub(super) fn integer(field: &[u8]) -> Option<i64> {
     lexical_core::parse(field.trim_ascii()).ok()
 }
 
+/// How many digits stand behind the point of a number of digits and one point alone.
+fn plain_fraction(field: &[u8]) -> Option<usize> {
+    let point = memchr::memchr(b'.', field)?;
+    let (whole, fraction) = (&field[..point], &field[point + 1..]);
+    let are_digits = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    (are_digits(whole) && are_digits(fraction)).then_some(fraction.len())
+}
+
 /// What numbers say about the notation of their file.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Signs {
@@ -146,6 +154,13 @@ impl Signs {
     /// Takes in a field.
     pub(super) fn add(&mut self, field: &[u8]) {
         if !field.iter().any(|b| b",.".contains(b)) || !field.iter().any(u8::is_ascii_digit) {
+            return;
+        }
+        // As most are: what is known already, or that three digits behind a point may be thousands alone.
+        if let Some(digits) = plain_fraction(field)
+            && (digits != 3 || self.point)
+        {
+            self.point = true;
             return;
         }
         let is_in = |decimal, is_grouped| Notation { decimal, is_grouped }.spelled(field).is_some();

@@ -61,7 +61,17 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
     let time = (layout.ts_name.clone(), layout.reading.told(layout.format.as_deref(), config.zone));
     let names = layout.payload.iter().map(|column| (column.own.clone(), column.name.clone())).collect();
     let table = CsvTable::new(bytes.clone(), layout, extents, unit, ts);
-    Ok(Opened { table: Arc::new(table), index, unit, bar: lengths.usual(), sole, time, names, notes })
+    Ok(Opened {
+        table: Arc::new(table),
+        index,
+        unit,
+        bar: lengths.usual(),
+        sole,
+        time,
+        names,
+        read_of: None,
+        notes,
+    })
 }
 
 /// What a scan found.
@@ -155,7 +165,9 @@ impl<'a> Scan<'a> {
     }
 
     fn run(mut self) -> Result<Found> {
-        let mut buffer = vec![0; BLOCK_BYTES + MAX_LINE_BYTES];
+        // Of thousands of small files each would clear a block.
+        let room = usize::try_from(self.bytes.len()).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; room.min(BLOCK_BYTES + MAX_LINE_BYTES)];
         let (mut filled, mut offset, mut line) = (0, self.layout.data_start, self.layout.data_line);
         let mut splitter = Splitter::new(self.layout.delimiter);
         self.symbol.1 = if self.layout.symbol.is_none() { self.builder.id("")? } else { usize::MAX };
