@@ -11,6 +11,7 @@ mod gaps;
 mod handles;
 mod index;
 mod ipc;
+mod json;
 mod lengths;
 mod listing;
 mod members;

@@ -14,7 +14,7 @@ use super::listing::{self, Chosen};
 use super::members::Archive;
 use super::table::Opened;
 use super::unpack::{self, Compression};
-use super::{Inner, csv, ipc, parquet, text};
+use super::{Inner, csv, ipc, json, parquet, text};
 
 /// How many times over a file may be compressed.
 const MAX_LAYERS: usize = 4;
@@ -89,7 +89,7 @@ impl Unit {
             None => e,
         };
         let name = member.as_ref().map_or(self.config.path.as_path(), Path::new);
-        let opened = open_table(bytes.clone(), name, &self.config).map_err(in_member);
+        let opened = open_table(bytes, name, &self.config).map_err(in_member);
         check_unchanged(&self.config.path, self.stamp)?;
         Ok(Inner {
             config: self.config.clone(),
@@ -156,11 +156,11 @@ fn decompressed(mut bytes: FileBytes, config: &FileConfig) -> Result<(FileBytes,
 }
 
 /// Scans a table. Its name, or that of the file that it is in, tells what it should be.
-fn open_table(bytes: FileBytes, name: &Path, config: &FileConfig) -> Result<Opened> {
-    match table_format(&bytes, name, config)? {
-        FileFormat::Parquet => parquet::open(&bytes, config),
-        FileFormat::Arrow => ipc::open(&bytes, config),
-        _ => open_text(&bytes, config),
+fn open_table(bytes: &FileBytes, name: &Path, config: &FileConfig) -> Result<Opened> {
+    match table_format(bytes, name, config)? {
+        FileFormat::Parquet => parquet::open(bytes, config),
+        FileFormat::Arrow => ipc::open(bytes, config),
+        _ => open_text(bytes, config),
     }
 }
 
@@ -198,10 +198,18 @@ fn told_format(name: &Path) -> Option<FileFormat> {
 fn open_text(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     let (text, mut notes) = text::plain(bytes, config.max_unpacked_bytes)?;
     let text = text.as_ref().unwrap_or(bytes);
-    if text::is_json(text)? {
-        return Err(Error::schema("the file is JSON, not a table; write it as CSV or Parquet"));
-    }
-    let mut opened = csv::open(text, config)?;
+    let mut opened = match (config.format, text::is_json(text)?) {
+        (Some(FileFormat::Csv), true) => {
+            return Err(Error::schema(
+                "the file is to be read as CSV, but is JSON; leave the format out (with_format)",
+            ));
+        }
+        (Some(FileFormat::Json), false) => {
+            return Err(Error::schema("the file is to be read as JSON, but its content is not"));
+        }
+        (_, true) => json::open(text, config)?,
+        (_, false) => csv::open(text, config)?,
+    };
     notes.append(&mut opened.notes);
     Ok(Opened { notes, ..opened })
 }
