@@ -259,7 +259,7 @@ pub struct SourceArgs {
     /// archive of files, a folder, or a pattern such as 'data/BTCUSDT-1m-*.zip'
     #[arg(long, value_name = "SOURCE", num_args = 1..)]
     pub source: Vec<String>,
-    /// The file's format, if its content does not show it: csv, parquet or arrow
+    /// The file's format, if its content does not show it: csv, json, parquet or arrow
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     pub source_format: Option<FileFormat>,
     /// The column that holds the opening time, if its name does not show it, as ts, timestamp, time or date do
@@ -369,11 +369,12 @@ pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
 pub(crate) fn parse_format(text: &str) -> Result<FileFormat, String> {
     Ok(match text {
         "csv" => FileFormat::Csv,
+        "json" => FileFormat::Json,
         "zip" => FileFormat::Zip,
         "gz" | "gzip" => FileFormat::Gzip,
         "parquet" => FileFormat::Parquet,
         "arrow" | "feather" | "ipc" => FileFormat::Arrow,
-        _ => return Err("use csv, gzip, zip, parquet or arrow".into()),
+        _ => return Err("use csv, json, gzip, zip, parquet or arrow".into()),
     })
 }
 

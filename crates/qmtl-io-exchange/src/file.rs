@@ -12,6 +12,7 @@ mod gaps;
 mod handles;
 mod index;
 mod ipc;
+mod json;
 mod lengths;
 mod listing;
 mod members;

@@ -19,6 +19,9 @@ pub enum FileFormat {
     /// Text with columns that commas, semicolons, tabs or bars separate, with a header or with rows that prove what
     /// their columns are; UTF-8 or UTF-16.
     Csv,
+    /// JSON: a list of rows, which are lists or objects, or one row a line; the list may stand in an object, and so may a
+    /// list for each column.
+    Json,
     /// A zip archive with files of the other formats.
     Zip,
     /// A file of another format, compressed with gzip.
@@ -34,6 +37,7 @@ impl FileFormat {
     pub(super) fn of_extension(extension: &str) -> Option<Self> {
         match extension.to_ascii_lowercase().as_str() {
             "csv" | "tsv" | "txt" => Some(Self::Csv),
+            "json" | "jsonl" | "ndjson" => Some(Self::Json),
             "parquet" | "pq" => Some(Self::Parquet),
             "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
             _ => None,
@@ -61,7 +65,7 @@ impl FileFormat {
         }
         match Self::of_content(&head[..count]) {
             Some(found) if found == self => Ok(()),
-            None if self == Self::Csv => Ok(()),
+            None if matches!(self, Self::Csv | Self::Json) => Ok(()),
             Some(found) => Err(Error::schema(format!(
                 "the file is to be read as {self}, but its content is {found}; leave the format out (with_format)"
             ))),
@@ -75,6 +79,7 @@ impl fmt::Display for FileFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Csv => "CSV",
+            Self::Json => "JSON",
             Self::Zip => "zip",
             Self::Gzip => "gzip",
             Self::Parquet => "Parquet",

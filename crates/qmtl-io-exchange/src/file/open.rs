@@ -15,7 +15,7 @@ use super::listing::{self, Chosen};
 use super::members::Archive;
 use super::table::Opened;
 use super::unpack::{self, Compression};
-use super::{Inner, csv, ipc, parquet, text};
+use super::{Inner, csv, ipc, json, parquet, text};
 
 /// How many times over a file may be compressed.
 const MAX_LAYERS: usize = 4;
@@ -90,7 +90,7 @@ impl Unit {
             None => e,
         };
         let name = member.as_ref().map_or(self.config.path.as_path(), Path::new);
-        let opened = open_table(bytes.clone(), name, &self.config).map_err(in_member);
+        let opened = open_table(bytes, name, &self.config).map_err(in_member);
         check_unchanged(&self.config.path, self.version)?;
         Ok(Inner {
             config: self.config.clone(),
@@ -157,11 +157,11 @@ fn decompressed(mut bytes: FileBytes, config: &FileConfig) -> Result<(FileBytes,
 }
 
 /// Scans a table. Its name, or that of the file that it is in, tells what it should be.
-fn open_table(bytes: FileBytes, name: &Path, config: &FileConfig) -> Result<Opened> {
-    match table_format(&bytes, name, config)? {
-        FileFormat::Parquet => parquet::open(&bytes, config),
-        FileFormat::Arrow => ipc::open(&bytes, config),
-        _ => open_text(&bytes, config),
+fn open_table(bytes: &FileBytes, name: &Path, config: &FileConfig) -> Result<Opened> {
+    match table_format(bytes, name, config)? {
+        FileFormat::Parquet => parquet::open(bytes, config),
+        FileFormat::Arrow => ipc::open(bytes, config),
+        _ => open_text(bytes, config),
     }
 }
 
@@ -197,15 +197,25 @@ fn told_format(name: &Path) -> Option<FileFormat> {
 
 /// Opens text in any encoding and with any line ends that are known.
 fn open_text(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    let sample = config.sample_bytes.map(|most| text::sample(bytes, most)).transpose()?.flatten();
+    // A list that is cut open is none.
+    let most = config.sample_bytes.filter(|_| text::is_json(bytes).is_ok_and(|is_json| !is_json));
+    let sample = most.map(|most| text::sample(bytes, most)).transpose()?.flatten();
     let all = bytes.len();
     let bytes = sample.as_ref().unwrap_or(bytes);
     let (text, mut notes) = text::plain(bytes, config.max_unpacked_bytes)?;
     let text = text.as_ref().unwrap_or(bytes);
-    if text::is_json(text)? {
-        return Err(Error::schema("the file is JSON, not a table; write it as CSV or Parquet"));
-    }
-    let mut opened = csv::open(text, config)?;
+    let mut opened = match (config.format, text::is_json(text)?) {
+        (Some(FileFormat::Csv), true) => {
+            return Err(Error::schema(
+                "the file is to be read as CSV, but is JSON; leave the format out (with_format)",
+            ));
+        }
+        (Some(FileFormat::Json), false) => {
+            return Err(Error::schema("the file is to be read as JSON, but its content is not"));
+        }
+        (_, true) => json::open(text, config)?,
+        (_, false) => csv::open(text, config)?,
+    };
     notes.append(&mut opened.notes);
     let read_of = sample.as_ref().map(|sample| (sample.len(), all));
     Ok(Opened { notes, read_of, ..opened })

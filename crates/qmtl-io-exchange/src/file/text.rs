@@ -53,12 +53,10 @@ pub(super) fn plain(bytes: &FileBytes, cap: u64) -> Result<(Option<FileBytes>, V
     let now = text.as_ref().unwrap_or(bytes);
     let start = if text.is_some() { head(now)? } else { start };
     refuse_foreign(&start)?;
-    if !start.contains(&b'\n') && start.contains(&b'\r') {
-        if !has_lf(now)? {
-            let changed = now.rewritten(move |bytes| rewrite_text(cap, |target| end_in_lf(bytes, target)))?;
-            notes.push("lines end in CR alone".to_owned());
-            text = Some(changed);
-        }
+    if !start.contains(&b'\n') && start.contains(&b'\r') && !has_lf(now)? {
+        let changed = now.rewritten(move |bytes| rewrite_text(cap, |target| end_in_lf(bytes, target)))?;
+        notes.push("lines end in CR alone".to_owned());
+        text = Some(changed);
     }
     Ok((text, notes))
 }

@@ -10,6 +10,7 @@ mod conformance;
 mod files;
 mod folders;
 mod formats;
+mod json;
 mod klines;
 mod one_end;
 mod series;
