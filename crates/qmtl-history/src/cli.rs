@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use qmtl_history_api::frame::{NanRule, OffGridRule, Rules};
 use qmtl_history_api::{Error, Interval, Timestamp};
-use qmtl_io_exchange::{ColumnType, Decimal, FileConfig, FileFormat, Stamp, TimeFormat, TsUnit, Zone};
+use qmtl_io_exchange::{
+    ColumnType, Decimal, FileConfig, FileFormat, Profile, Stamp, TimeFormat, TsUnit, Zone,
+};
 use qmtl_observe::format::LogFormat;
 
 use crate::range::RangeArgs;
@@ -307,6 +309,10 @@ pub struct SourceArgs {
     /// The form of times in text, if it is ambiguous, in the specifiers of strftime: "%d.%m.%Y %H:%M"
     #[arg(long, value_name = "FORM", value_parser = parse_time_format)]
     pub time_format: Option<TimeFormat>,
+    /// The layout of a text file, such as mt4 or kraken, or none; `inspect --profiles` lists them [default: the one that
+    /// the file shows for certain]
+    #[arg(long, value_name = "NAME", value_parser = parse_profile)]
+    pub profile: Option<Option<Profile>>,
     /// The time zone of times in the file that have no offset, such as America/New_York or +05:30 [default: UTC]
     #[arg(long, value_name = "ZONE", value_parser = parse_zone)]
     pub zone: Option<Zone>,
@@ -419,6 +425,11 @@ pub(crate) fn parse_decimal(text: &str) -> Result<Decimal, String> {
 /// Reads a form of times.
 pub(crate) fn parse_time_format(text: &str) -> Result<TimeFormat, String> {
     TimeFormat::new(text).map_err(|e| e.message().to_owned())
+}
+
+/// Reads the name of a profile, or `none`.
+pub(crate) fn parse_profile(text: &str) -> Result<Option<Profile>, String> {
+    if text == "none" { Ok(None) } else { Profile::named(text).map(Some).map_err(|e| e.message().to_owned()) }
 }
 
 /// Reads a time zone.
@@ -557,8 +568,11 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
 #[non_exhaustive]
 pub struct InspectArgs {
     /// The file, as --source takes it: a path, file:PATH, or - for stdin
-    #[arg(value_name = "FILE")]
-    pub file: String,
+    #[arg(value_name = "FILE", required_unless_present = "profiles")]
+    pub file: Option<String>,
+    /// List the layouts that --profile knows
+    #[arg(long, conflicts_with = "file")]
+    pub profiles: bool,
     /// How it is to be read.
     #[command(flatten)]
     pub source: SourceArgs,

@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use crate::cli::{
     SeriesArgs, SourceArgs, column_type, parse_bytes, parse_decimal, parse_delimiter, parse_format,
-    parse_nan, parse_off_grid, parse_stamp, parse_time_format, parse_unit, parse_zone,
+    parse_nan, parse_off_grid, parse_profile, parse_stamp, parse_time_format, parse_unit, parse_zone,
 };
 use crate::console::Console;
 use crate::source::{self, ExchangeSource, FileSource, Place, Source, join};
@@ -86,6 +86,7 @@ fn told_by_list(args: &SourceArgs) -> Result<()> {
         (!args.rename.is_empty(), "--column", "rename = { close = \"Schluss\" }"),
         (args.skip_lines.is_some(), "--skip-lines", "skip_lines = 2"),
         (args.time_format.is_some(), "--time-format", "time_format = \"%d.%m.%Y %H:%M\""),
+        (args.profile.is_some(), "--profile", "profile = \"kraken\""),
         (args.zone.is_some(), "--zone", "zone = \"America/New_York\""),
         (args.stamp.is_some(), "--stamp", "stamp = \"close\""),
         (args.off_grid.is_some(), "--off-grid", "off_grid = \"floor\""),
@@ -232,6 +233,7 @@ struct Entry {
     rename: BTreeMap<String, String>,
     skip_lines: Option<u64>,
     time_format: Option<String>,
+    profile: Option<String>,
     zone: Option<String>,
     stamp: Option<String>,
     off_grid: Option<String>,
@@ -356,6 +358,7 @@ impl Entry {
             rename: self.rename.iter().map(|(name, own)| (name.clone(), own.clone())).collect(),
             skip_lines: self.skip_lines,
             time_format: word("time_format", self.time_format.as_deref(), parse_time_format)?,
+            profile: word("profile", self.profile.as_deref(), parse_profile)?,
             zone: word("zone", self.zone.as_deref(), parse_zone)?,
             stamp: word("stamp", self.stamp.as_deref(), parse_stamp)?,
             off_grid: Some(self.rules()?.off_grid),

@@ -212,6 +212,9 @@ impl FileSource {
         if let Some(format) = &args.time_format {
             config = config.with_time_format(format.clone());
         }
+        if let Some(profile) = args.profile {
+            config = config.with_profile(profile);
+        }
         if let Some(zone) = args.zone {
             config = config.with_zone(zone);
         }

@@ -20,6 +20,7 @@ mod name;
 mod one_series;
 mod open;
 mod parquet;
+mod profile;
 mod set;
 mod stamp;
 mod table;
@@ -45,6 +46,7 @@ use tokio::runtime::Handle;
 
 pub use config::{ColumnType, Decimal, FileConfig, FileFormat};
 pub use describe::{DescribedColumn, DescribedSeries, FileDescription};
+pub use profile::Profile;
 pub use set::FileSet;
 pub use stamp::Stamp;
 pub use time::{TimeFormat, TsUnit};
@@ -99,7 +101,7 @@ impl FileFetcher {
     /// The columns of every answer: `ts`, then the payload in file order.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        self.0.config.stamp.schema(self.0.opened.table.schema())
+        self.0.config.stamp().schema(self.0.opened.table.schema())
     }
 
     /// What was detected that a plain file does not have, such as another delimiter, and what was left out, one
@@ -132,7 +134,7 @@ impl DataFetcher for FileFetcher {
     async fn fetch(&self, request: &FetchRequest) -> Result<Fetched> {
         let inner = Arc::clone(&self.0);
         let (symbol, extent) = inner.series(&request.key).map_err(|e| inner.in_file(e))?;
-        let stamp = inner.config.stamp;
+        let stamp = inner.config.stamp();
         let span = inner.opened.unit.span(stamp.stamped(request));
         let blocks = inner.opened.index.blocks(&symbol, &span);
         let rows = Arc::new(Selection { span, symbol });
@@ -348,7 +350,7 @@ impl Inner {
         let is_kept = matches!(self.config.rules.off_grid, OffGridRule::List | OffGridRule::Refuse);
         if is_kept
             && series.rows > 1
-            && self.config.stamp != Stamp::Close
+            && self.config.stamp() != Stamp::Close
             && !interval.is_on_grid(first)
             && series.gaps.are_multiples_of(unit.steps(interval))
             && let Some(fits) = interval.through(first)
@@ -360,7 +362,7 @@ impl Inner {
             .with("series", key)
             .with("first", first));
         }
-        if self.config.stamp == Stamp::Date && interval.as_secs() % DAY_SECS != 0 {
+        if self.config.stamp() == Stamp::Date && interval.as_secs() % DAY_SECS != 0 {
             return refuse(
                 "bars that are labelled with their date last a day or longer (with_stamp)".to_owned(),
             );
@@ -371,7 +373,7 @@ impl Inner {
 
     /// The bar of a row.
     fn bar_of(&self, ts: Timestamp, interval: Interval) -> Timestamp {
-        let opening = self.config.stamp.opening(ts, interval).unwrap_or(ts);
+        let opening = self.config.stamp().opening(ts, interval).unwrap_or(ts);
         let placed = self.config.rules.off_grid.moved(opening, interval);
         interval.floor(placed).unwrap_or(placed)
     }
@@ -388,10 +390,13 @@ impl Inner {
     }
 }
 
-/// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts.
+/// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts. A single letter is
+/// what somebody calls anything.
 fn is_symbol(node: &str) -> bool {
     let is_of_symbol = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || "./_-".contains(c);
-    node.len() <= 24 && node.chars().all(is_of_symbol) && node.chars().any(|c| c.is_ascii_uppercase())
+    (2..=24).contains(&node.len())
+        && node.chars().all(is_of_symbol)
+        && node.chars().any(|c| c.is_ascii_uppercase())
 }
 
 /// Runs blocking work on a thread for it; `Unsupported` outside of a runtime.
@@ -433,11 +438,11 @@ mod tests {
 
     #[test]
     fn a_node_may_be_called_after_a_symbol() {
-        for node in ["BTCUSDT", "BTC-USD", "BTC/USDT", "AAPL", "BRK.B", "600519.SH", "X"] {
+        for node in ["BTCUSDT", "BTC-USD", "BTC/USDT", "AAPL", "BRK.B", "600519.SH", "GE"] {
             assert!(is_symbol(node), "{node}");
         }
         for node in
-            ["ohlcv:binance:BTC/USDT:1m", "btc", "my node", "000001", "", "blake3:9F", &"A".repeat(25)]
+            ["X", "ohlcv:binance:BTC/USDT:1m", "btc", "my node", "000001", "", "blake3:9F", &"A".repeat(25)]
         {
             assert!(!is_symbol(node), "{node}");
         }

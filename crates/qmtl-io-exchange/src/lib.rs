@@ -36,7 +36,7 @@ pub use coinbase::{CoinbaseApi, CoinbaseFetcher};
 pub use config::ExchangeConfig;
 pub use file::{
     ColumnType, Decimal, DescribedColumn, DescribedSeries, FileConfig, FileDescription, FileFetcher,
-    FileFormat, FileSet, Stamp, TimeFormat, TsUnit, Zone,
+    FileFormat, FileSet, Profile, Stamp, TimeFormat, TsUnit, Zone,
 };
 #[cfg(feature = "http")]
 pub use http::{

@@ -1,11 +1,12 @@
 //! `inspect`: what a file holds, how it is read, and the command that stores it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange};
-use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileFetcher};
+use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileFetcher, Profile};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -73,7 +74,8 @@ const SAMPLE_BYTES: u64 = 64 << 20;
 const SERIES_SHOWN: usize = 10;
 
 pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome> {
-    let path = source::file_path(&args.file, Path::new(""))?;
+    let Some(named) = &args.file else { return profiles(&context.console) };
+    let path = source::file_path(named, Path::new(""))?;
     let mut source = crate::cli::SourceArgs { rename: args.column.clone(), ..args.source.clone() };
     let waits = Waits::new(&context.console);
     let what = format!("{} has not been read to its end yet", path.display());
@@ -100,9 +102,48 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
     let found = file.describe();
     let rows = first_rows(&file, &found, args.rows).await?;
     if context.console.is_json() {
-        context.console.json(&inspected(args, (&file, &found), source.symbol_column, rows.as_ref())?)?;
+        context.console.json(&inspected(
+            (args, named),
+            (&file, &found),
+            source.symbol_column,
+            rows.as_ref(),
+        )?)?;
     } else {
-        show(args, (&file, &found), source.symbol_column.as_deref(), rows.as_ref(), &context.console)?;
+        show(
+            (args, named),
+            (&file, &found),
+            source.symbol_column.as_deref(),
+            rows.as_ref(),
+            &context.console,
+        )?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A layout of files.
+#[derive(Debug, Serialize)]
+struct Known {
+    name: &'static str,
+    about: &'static str,
+    settings: BTreeMap<&'static str, String>,
+}
+
+/// Lists the layouts.
+fn profiles(console: &Console) -> Result<Outcome> {
+    if console.is_json() {
+        let known = Profile::all().iter().map(|profile| Known {
+            name: profile.name,
+            about: profile.about,
+            settings: profile.settings().into_iter().collect(),
+        });
+        console.json(&known.collect::<Vec<_>>())?;
+        return Ok(Outcome::Done);
+    }
+    for profile in Profile::all() {
+        console.line(format!("{:<19} {}", profile.name, profile.about))?;
+        for (what, value) in profile.settings() {
+            console.line(format!("{:19}   {what}: {value}", ""))?;
+        }
     }
     Ok(Outcome::Done)
 }
@@ -149,11 +190,15 @@ fn without_row(found: &FileDescription, series: &DescribedSeries) -> Option<u64>
 }
 
 /// The command that stores the file.
-fn command(args: &InspectArgs, found: &FileDescription, symbol_column: Option<&str>) -> Option<String> {
+fn command(
+    (args, named): (&InspectArgs, &str),
+    found: &FileDescription,
+    symbol_column: Option<&str>,
+) -> Option<String> {
     let interval = found.series.iter().find_map(|series| series.interval)?;
-    let name = source_name(&args.file);
+    let name = source_name(named);
     let mut words = vec!["qmtl-history backfill --store ./history --source".to_owned(), quoted(&name)];
-    words.extend(given(args));
+    words.extend(given(named));
     match symbol_column {
         Some(column) => {
             if args.source.symbol_column.is_none() {
@@ -164,7 +209,7 @@ fn command(args: &InspectArgs, found: &FileDescription, symbol_column: Option<&s
             );
         }
         None => {
-            let stem = || Path::new(&args.file).file_name()?.to_str()?.split('.').next().map(str::to_owned);
+            let stem = || Path::new(named).file_name()?.to_str()?.split('.').next().map(str::to_owned);
             let node = found.symbol.clone().or_else(stem).filter(|node| !node.is_empty() && node != "-");
             words.push(format!("--node {}", quoted(node.as_deref().unwrap_or("NODE"))));
         }
@@ -179,7 +224,7 @@ fn source_name(file: &str) -> String {
 }
 
 /// The options that were given for the file, as they are written.
-fn given(args: &InspectArgs) -> Vec<String> {
+fn given(named: &str) -> Vec<String> {
     // What stands behind the command's name, but for what only it takes.
     let own = ["inspect", "--json", "--full", "--rows", "--store", "-q", "--quiet"];
     let all: Vec<String> = std::env::args().skip(1).collect();
@@ -187,7 +232,7 @@ fn given(args: &InspectArgs) -> Vec<String> {
     let mut rest = all.into_iter().peekable();
     while let Some(word) = rest.next() {
         let name = word.split('=').next().unwrap_or_default();
-        if own.contains(&name) || word == args.file {
+        if own.contains(&name) || word == named {
             if matches!(word.as_str(), "--rows" | "--store") {
                 rest.next();
             }
@@ -209,7 +254,7 @@ fn quoted(word: &str) -> String {
 }
 
 fn inspected(
-    args: &InspectArgs,
+    (args, named): (&InspectArgs, &str),
     (file, found): (&FileFetcher, &FileDescription),
     symbol_column: Option<String>,
     rows: Option<&RecordBatch>,
@@ -234,26 +279,26 @@ fn inspected(
     let shown = shown.unwrap_or_else(|| "[]".to_owned()).replace('\n', "");
     let first_rows = RawValue::from_string(shown);
     Ok(Inspected {
-        file: args.file.clone(),
+        file: named.to_owned(),
         read_of: found.read_of,
         notes: file.notes().to_vec(),
         time: Time { column: found.time_column.clone(), form: found.time_form.clone() },
         columns: columns.collect(),
         series: series.collect(),
         first_rows: first_rows.map_err(|e| Error::unexpected("rows are no JSON").caused_by(e))?,
-        command: command(args, found, symbol_column.as_deref()),
+        command: command((args, named), found, symbol_column.as_deref()),
         symbol_column,
     })
 }
 
 fn show(
-    args: &InspectArgs,
+    (args, named): (&InspectArgs, &str),
     (file, found): (&FileFetcher, &FileDescription),
     symbol_column: Option<&str>,
     rows: Option<&RecordBatch>,
     console: &Console,
 ) -> Result<()> {
-    console.line(console.paint(Style::Bold, &text::in_line(&args.file)))?;
+    console.line(console.paint(Style::Bold, &text::in_line(named)))?;
     if let Some((read, all)) = found.read_of {
         let (read, all) = (text::bytes(read), text::bytes(all));
         console.line(format!(
@@ -306,7 +351,7 @@ fn show(
             console.line(format!("  {}", text::in_line(line)))?;
         }
     }
-    match command(args, found, symbol_column) {
+    match command((args, named), found, symbol_column) {
         Some(command) => console.line(format!("\nThis stores them:\n  {command}")),
         None => console
             .line("\nThe rows do not tell which interval they have; say it with --interval in a backfill."),

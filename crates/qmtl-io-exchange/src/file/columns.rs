@@ -82,6 +82,12 @@ pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
         };
         names[at].clone_from(to);
     }
+    for (from, to) in config.usually_renamed {
+        let at = own.iter().position(|name| name == from).filter(|_| !config.renamed.contains_key(*from));
+        if let Some(at) = at {
+            (*to).clone_into(&mut names[at]);
+        }
+    }
     let has = |names: &[String], name: &str| names.iter().any(|own| kline::canonical(own) == Some(name));
     let is = |own: &str, short: &str| own.eq_ignore_ascii_case(short);
     let has_letters =

@@ -8,6 +8,7 @@ use qmtl_history_api::frame::Rules;
 use qmtl_history_api::{Error, Interval, NodeId, Result};
 
 use super::bytes::{FileBytes, io_error};
+use super::profile::Profile;
 use super::stamp::Stamp;
 use super::time::{TimeFormat, TsUnit};
 use super::zone::Zone;
@@ -133,9 +134,13 @@ pub struct FileConfig {
     pub(super) skipped_lines: u64,
     pub(super) time_format: Option<TimeFormat>,
     pub(super) zone: Option<Zone>,
-    pub(super) stamp: Stamp,
+    pub(super) stamp: Option<Stamp>,
     pub(super) rules: Rules,
     pub(super) sample_bytes: Option<u64>,
+    pub(super) profile: Option<Profile>,
+    pub(super) has_own_profile: bool,
+    /// Other names of columns, of those that a file has, from its profile.
+    pub(super) usually_renamed: &'static [(&'static str, &'static str)],
 }
 
 impl FileConfig {
@@ -171,9 +176,12 @@ impl FileConfig {
             skipped_lines: 0,
             time_format: None,
             zone: None,
-            stamp: Stamp::Open,
+            stamp: None,
             rules: Rules::default(),
             sample_bytes: None,
+            profile: None,
+            has_own_profile: true,
+            usually_renamed: &[],
         }
     }
 
@@ -313,7 +321,7 @@ impl FileConfig {
     /// What the time of a row says of its bar. Without this it is when the bar opened.
     #[must_use]
     pub fn with_stamp(mut self, stamp: Stamp) -> Self {
-        self.stamp = stamp;
+        self.stamp = Some(stamp);
         self
     }
 
@@ -332,5 +340,18 @@ impl FileConfig {
     pub fn with_sample(mut self, bytes: u64) -> Self {
         self.sample_bytes = Some(bytes);
         self
+    }
+
+    /// The layout of a text file. Without this it is the one that the file shows for certain, if any; `None` is none.
+    /// What is said otherwise counts more.
+    #[must_use]
+    pub fn with_profile(mut self, profile: Option<Profile>) -> Self {
+        self.profile = profile;
+        self.has_own_profile = false;
+        self
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.stamp.unwrap_or_default()
     }
 }

@@ -112,7 +112,7 @@ impl Columns {
             other => (None, matches!(other, DataType::Date32 | DataType::Date64)),
         };
         let local =
-            Local::new(config.zone.or(own_zone.filter(|_| config.stamp == Stamp::Date)), config.stamp);
+            Local::new(config.zone.or(own_zone.filter(|_| config.stamp() == Stamp::Date)), config.stamp());
         Ok(Self { schema: Arc::clone(schema), roles, payload, time, reading, format, local, is_wall })
     }
 

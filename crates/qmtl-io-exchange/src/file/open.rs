@@ -13,6 +13,7 @@ use super::bytes::{FileBytes, changed, io_error};
 use super::config::{FileConfig, FileFormat};
 use super::listing::{self, Chosen};
 use super::members::Archive;
+use super::profile::Profile;
 use super::table::Opened;
 use super::unpack::{self, Compression};
 use super::{Inner, csv, ipc, json, parquet, text};
@@ -90,16 +91,41 @@ impl Unit {
             None => e,
         };
         let name = member.as_ref().map_or(self.config.path.as_path(), Path::new);
-        let opened = open_table(bytes, name, &self.config).map_err(in_member);
+        let (config, note) = self.profiled(bytes, name)?;
+        let opened = open_table(bytes, name, &config).map_err(in_member);
         check_unchanged(&self.config.path, self.version)?;
+        let mut opened = opened?;
+        opened.notes.extend(note);
         Ok(Inner {
-            config: self.config.clone(),
+            config,
             member: member.clone(),
             version: self.version,
-            opened: opened?,
+            opened,
             source: self.source.clone(),
             is_compared,
         })
+    }
+
+    /// What is said of a table, by its profile too, and what was told of that by itself.
+    fn profiled(&self, bytes: &FileBytes, name: &Path) -> Result<(FileConfig, Option<String>)> {
+        let config = self.config.clone();
+        if !config.has_own_profile {
+            return match config.profile {
+                Some(profile) => Ok((profile.applied(config)?, None)),
+                None => Ok((config, None)),
+            };
+        }
+        let head = text::head(bytes)?;
+        let shown = Profile::of(name, &head).filter(|_| FileFormat::of_content(&head).is_none());
+        match shown {
+            Some(profile) => {
+                let told: Vec<_> =
+                    profile.settings().into_iter().map(|(what, value)| format!("{what} {value}")).collect();
+                let note = format!("it is read as files of {} are: {}", profile.name, told.join(", "));
+                Ok((profile.applied_by_itself(config)?, Some(note)))
+            }
+            None => Ok((config, None)),
+        }
     }
 
     /// Scans the only table; `InvalidInput` where there are several.

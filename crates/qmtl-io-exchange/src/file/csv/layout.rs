@@ -122,7 +122,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         };
         notes.push(format!("times are read as {format}{zone}"));
     }
-    let local = Local::new(config.zone, config.stamp);
+    let local = Local::new(config.zone, config.stamp());
     // Both times of a kline would have to be read so.
     let close_time = roles.close_time.filter(|_| is_bare || local.is_plain());
     Ok((
@@ -375,8 +375,11 @@ fn is_volume(dialect: &Dialect, at: usize) -> bool {
             _ => {}
         }
     }
-    // No price is 0 or doubles against the close.
-    (is_whole && has_fractions) || most == 0.0 || most > 2.0 * least
+    // No price is 0 or doubles against the close. The last column of six is no close that was adjusted far, beside which
+    // the volume would stand.
+    let is_last = at + 2 == dialect.width;
+    let is_far = !(0.5..=2.0).contains(&least) && !(0.5..=2.0).contains(&most);
+    (is_whole && has_fractions) || most == 0.0 || most > 2.0 * least || (is_last && is_far)
 }
 
 /// Whether a column of a headerless file has fractions, which no time of day has.
