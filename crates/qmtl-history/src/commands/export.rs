@@ -13,7 +13,7 @@ use crate::cli::ExportArgs;
 use crate::console;
 use crate::export::{
     Days, Destination, Expected, Flat, Form, Known, Layout, Names, Output, Packing, Place, Sink, beside,
-    cannot_write, has_days, open, resolution, zip_entry,
+    cannot_write, has_columns, has_days, open, resolution, zip_entry,
 };
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::range::Span;
@@ -286,7 +286,9 @@ impl Job<'_> {
         if args.strict && prepared.missing > 0 {
             return Err(missing(target, &known));
         }
-        if args.fill.is_some() {
+        prepared.unpriced = if args.fill.is_some() { known.unpriced } else { 0 };
+        // Without a row there is no price.
+        if args.fill.is_some() && has_columns(&stored) {
             let mut flat = Flat::new(&prepared.layout.read, &known.flat, key.interval, args)?;
             let first = coverage.present().within(target.range).span().map(TimeRange::start);
             if flat.begins_before(first)
@@ -299,7 +301,6 @@ impl Job<'_> {
                 }
             }
             prepared.flat = Some(flat);
-            prepared.unpriced = known.unpriced;
         }
         Ok(prepared)
     }
@@ -317,7 +318,10 @@ impl Job<'_> {
         let request = ReadRequest::new(target.key.clone(), target.range).with_columns(names);
         let mut stream = self.store.read_range(&request).await?;
         let (mut stored, mut rows) = (0, 0);
-        let mut put = |batch| {
+        let mut put = |batch: RecordBatch| {
+            if batch.num_rows() == 0 {
+                return Ok(());
+            }
             let batch = layout.apply(&batch)?;
             rows += batch.num_rows() as u64;
             table.write(&batch)

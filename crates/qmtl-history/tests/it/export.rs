@@ -398,7 +398,28 @@ fn an_export_of_nothing_is_a_file_and_says_where_the_rows_are() {
     }
     let run = scene.run(&[&M[..], &["--end", "2023-01-01"]].concat());
     assert!(run.stderr.contains("no row before 2023-01-01T00:00:00Z; the series has"), "{run:?}");
-    // A series of which only the absence of bars is stored.
+    // A series of which only the absence of bars is stored, with columns and without.
+    let source = scene.file("holes.csv", &rows([0, 1, 2, 5, 6]));
+    let range = ["--start", "1704067380", "--end", "1704067500"];
+    let bare = scene.run(
+        &[&["backfill", "--node", "bare", "--interval", "1m", "--source", &source], &range[..]].concat(),
+    );
+    assert!(bare.stdout.contains("known empty  2 bars"), "{bare:?}");
+    let bare = ["export", "--node", "bare", "--interval", "1m"];
+    for (more, told) in [
+        (&["--fill", "flat"][..], "ts,filled\n"),
+        (&["--format", "json"], "[]\n"),
+        (&["--for", "backtesting", "--fill", "flat"], "Date,Open,High,Low,Close,Volume\n"),
+        (&["--for", "freqtrade", "--format", "json"], "[]\n"),
+    ] {
+        let run = scene.run(&[&bare[..], more].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), told), "{run:?}");
+        assert!(run.stderr.contains("bare@1m: no row; the series has none"), "{run:?}");
+    }
+    assert_eq!(
+        scene.run(&[&bare[..], &["--for", "freqtrade", "--out", "bare.feather"]].concat()).code,
+        Some(0)
+    );
     scene.run(&["prune", "--all", "--before", "2024-01-01T00:05:00Z"]);
     let run = scene.run(&[&M[..], &["--fill", "flat", "--format", "jsonl"]].concat());
     assert!(
