@@ -11,7 +11,7 @@ mod sink;
 
 pub(crate) use flat::{Flat, Known};
 pub(crate) use form::Form;
-pub(crate) use layout::Layout;
+pub(crate) use layout::{Layout, has_columns};
 pub(crate) use lean::{Days, entry as zip_entry, has_days, resolution};
 pub(crate) use names::Names;
 pub(crate) use place::{Destination, Place, beside, cannot_write, open};

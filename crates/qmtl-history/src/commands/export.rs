@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path};
 
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{Error, ErrorKind, ReadRequest, TimeRange, Timestamp};
@@ -13,7 +13,7 @@ use crate::cli::ExportArgs;
 use crate::console;
 use crate::export::{
     Days, Destination, Expected, Flat, Form, Known, Layout, Names, Output, Packing, Place, Sink, beside,
-    cannot_write, has_days, open, resolution, zip_entry,
+    cannot_write, has_columns, has_days, open, resolution, zip_entry,
 };
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::range::Span;
@@ -46,8 +46,10 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
     let store = context.store().await?;
     let targets = asked.targets(&store, context).await?;
     let job = Job { args, form, store: &store, context };
-    let in_days = |target: &Target| job.is_lean() && has_days(target.key.interval);
-    if place == Place::NamedFolder || (place == Place::Folder && !targets.one) {
+    // A folder of days is that of one series, unless several are asked for.
+    let in_days = |target: &Target| job.is_in_days(target) && place != Place::Stdout;
+    let is_one_in_days = targets.one && targets.list.iter().any(in_days);
+    if (place == Place::NamedFolder && !is_one_in_days) || (place == Place::Folder && !targets.one) {
         return job.each(targets).await;
     }
     let ([target], []) = (targets.list.as_slice(), targets.damaged.as_slice()) else {
@@ -65,7 +67,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
             job.copy(prepared, sink, true).await?;
             return Ok(Outcome::Done);
         }
-        Place::Folder | Place::File if in_days(target) => job.days(target, &args.out).await?,
+        _ if in_days(target) => job.days(target, &args.out).await?,
         _ => job.one(target, &args.out).await?,
     };
     job.tell(&exported);
@@ -116,9 +118,14 @@ impl Job<'_> {
         self.form.expected.is_some_and(Expected::is_lean)
     }
 
+    /// Whether a series is written as a folder of files.
+    fn is_in_days(&self, target: &Target) -> bool {
+        self.is_lean() && has_days(target.key.interval)
+    }
+
     /// Refuses bars of which LEAN wants a file a day.
     fn fits_a_file(&self, target: &Target) -> Result<()> {
-        if self.is_lean() && has_days(target.key.interval) {
+        if self.is_in_days(target) {
             let error = Error::invalid("LEAN reads these bars from a zip a day: use --out DIR/");
             return Err(error.with("interval", target.key.interval).into());
         }
@@ -128,7 +135,7 @@ impl Job<'_> {
     /// A file for each series, in a folder; one that fails does not stop the others.
     async fn each(&self, targets: Targets) -> Result<Outcome> {
         let folder = &self.args.out;
-        self.outside_stores(&self.existing_part(folder).join("x"))?;
+        self.folder_outside_stores(folder)?;
         // Names depend on the store, and not on what of it is asked for.
         let (known, _) = listed(&**self.store).await?;
         let known = known.iter().filter(|key| targets.list.iter().all(|target| target.key != **key));
@@ -162,7 +169,7 @@ impl Job<'_> {
 
     async fn in_folder(&self, target: &Target, folder: &Path, names: &Names) -> Result<Exported> {
         let name = names.of(&target.key);
-        if self.is_lean() && has_days(target.key.interval) {
+        if self.is_in_days(target) {
             return self.days(target, &folder.join(name)).await;
         }
         self.one(target, &folder.join(format!("{name}.{}", self.form.extension()))).await
@@ -207,9 +214,8 @@ impl Job<'_> {
     /// One series as LEAN reads its shorter bars: a zip a day in a folder.
     async fn days(&self, target: &Target, folder: &Path) -> Result<Exported> {
         let prepared = self.prepare(target).await?;
-        self.outside_stores(&self.existing_part(folder).join("x"))?;
+        self.folder_outside_stores(folder)?;
         fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
-        self.outside_stores(&folder.join("x"))?;
         let days = Days::new(folder, target.key.interval, &self.form, &prepared.layout.schema)?;
         let counts = self.stream(prepared, Table::Days(days)).await?;
         Ok(self.exported(target, counts, folder))
@@ -231,10 +237,16 @@ impl Job<'_> {
         }
     }
 
-    /// The folder that a path is in, as far as it is there.
-    fn existing_part(&self, path: &Path) -> PathBuf {
-        let there = path.ancestors().find(|folder| !folder.as_os_str().is_empty() && folder.exists());
-        there.unwrap_or(Path::new(".")).to_owned()
+    /// Refuses a folder, there or not, that is or would be in a store.
+    fn folder_outside_stores(&self, folder: &Path) -> Result<()> {
+        let is_there = |folder: &&Path| !folder.as_os_str().is_empty() && folder.exists();
+        let there = folder.ancestors().find(is_there).unwrap_or(Path::new(""));
+        let rest = folder.strip_prefix(there).unwrap_or(folder);
+        if rest.components().any(|part| part == Component::ParentDir) {
+            let error = Error::invalid("the folder before .. is not there: write the path without it");
+            return Err(error.with("out", folder.display()).into());
+        }
+        self.outside_stores(&there.join("x"))
     }
 
     fn outside_stores(&self, path: &Path) -> Result<()> {
@@ -274,7 +286,9 @@ impl Job<'_> {
         if args.strict && prepared.missing > 0 {
             return Err(missing(target, &known));
         }
-        if args.fill.is_some() {
+        prepared.unpriced = if args.fill.is_some() { known.unpriced } else { 0 };
+        // Without a row there is no price.
+        if args.fill.is_some() && has_columns(&stored) {
             let mut flat = Flat::new(&prepared.layout.read, &known.flat, key.interval, args)?;
             let first = coverage.present().within(target.range).span().map(TimeRange::start);
             if flat.begins_before(first)
@@ -287,7 +301,6 @@ impl Job<'_> {
                 }
             }
             prepared.flat = Some(flat);
-            prepared.unpriced = known.unpriced;
         }
         Ok(prepared)
     }
@@ -305,7 +318,10 @@ impl Job<'_> {
         let request = ReadRequest::new(target.key.clone(), target.range).with_columns(names);
         let mut stream = self.store.read_range(&request).await?;
         let (mut stored, mut rows) = (0, 0);
-        let mut put = |batch| {
+        let mut put = |batch: RecordBatch| {
+            if batch.num_rows() == 0 {
+                return Ok(());
+            }
             let batch = layout.apply(&batch)?;
             rows += batch.num_rows() as u64;
             table.write(&batch)
@@ -341,13 +357,12 @@ impl Job<'_> {
         if missing > 0 {
             let bars = text::counted(missing, "bar");
             self.context.console.note(format!(
-                "{key}: {bars} of the range missing (neither stored nor proved absent), and left out; --strict refuses \
-                 that"
+                "{key}: the range lacks {bars}, neither stored nor proved absent; --strict refuses that"
             ));
         }
         if unpriced > 0 {
             let bars = text::counted(unpriced, "empty bar");
-            self.context.console.note(format!("{key}: {bars} left out: the close before is not known"));
+            self.context.console.note(format!("{key}: {bars} left out, since the close before is not known"));
         }
     }
 
@@ -406,8 +421,7 @@ fn missing(target: &Target, known: &Known) -> Failure {
     let count = known.missing.count(interval);
     let first: Vec<_> = known.missing.iter().take(NAMED).map(|range| text::range(range, interval)).collect();
     let more = if known.missing.len() > NAMED { ", …" } else { "" };
-    let message =
-        format!("{} of the range missing; nothing is written (--strict)", text::counted(count, "bar"));
+    let message = format!("the range lacks {}; nothing is written (--strict)", text::counted(count, "bar"));
     let error = Error::new(ErrorKind::NotFound, message)
         .with("series", &target.key)
         .with("missing", format_args!("{}{more}", first.join(", ")));

@@ -343,4 +343,117 @@ mod tests {
         assert_eq!(known(bars(-5, 2)).missing.count(minute), 5);
         assert_eq!(known(bars(25, 200_000)).missing.inclusive(minute), [(at(30), at(99_999))]);
     }
+
+    fn args() -> ExportArgs {
+        use clap::Parser;
+        let words = ["qmtl-history", "export", "--fill", "flat"];
+        match crate::cli::Cli::try_parse_from(words).unwrap().command {
+            crate::cli::Command::Export(args) => args,
+            _ => panic!("it is an export"),
+        }
+    }
+
+    /// What a bar is in the model below.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Bar {
+        Row(f64),
+        Empty,
+        Missing,
+    }
+
+    /// Minute, close, volume and mark of each row, bar by bar.
+    fn model(bars: &[Bar]) -> Vec<(i64, u64, f64, bool)> {
+        let (mut price, mut is_known) = (None, false);
+        let mut rows = Vec::new();
+        for (minute, bar) in (0..).zip(bars) {
+            match bar {
+                Bar::Row(close) => {
+                    price = Some(*close).filter(|close| close.is_finite()).or(price);
+                    is_known = true;
+                    rows.push((minute, close.to_bits(), 7.0, false));
+                }
+                Bar::Empty => {
+                    let price: Option<f64> = price.filter(|_| is_known);
+                    rows.extend(price.map(|price| (minute, price.to_bits(), 0.0, true)));
+                }
+                Bar::Missing => is_known = false,
+            }
+        }
+        rows
+    }
+
+    /// The same by way of a coverage and batches of some rows.
+    fn made(bars: &[Bar], rows_of_a_batch: usize) -> Vec<(i64, u64, f64, bool)> {
+        let (minute, now) = ("1m".parse().unwrap(), at(100_000));
+        let of = |wanted: fn(&Bar) -> bool| {
+            let points = (0..).zip(bars).filter(|(_, bar)| wanted(bar)).map(|(minute, _)| at(minute));
+            RangeSet::from_sorted_points(points, minute)
+        };
+        let mut coverage = Coverage::of_present(of(|bar| matches!(bar, Bar::Row(_))));
+        let (source, empty) = (SourceId::new("x").unwrap(), of(|bar| *bar == Bar::Empty));
+        coverage.add_empty(&EmptyProof::new(source, empty, "no row", now));
+        let known = Known::new(&coverage, TimeRange::ALL, minute, now);
+        let read = frame::schema_of([("close", DataType::Float64), ("volume", DataType::Float64)]);
+        let mut flat = Flat::new(&read, &known.flat, minute, &args()).unwrap();
+        let rows: Vec<_> = (0..)
+            .zip(bars)
+            .filter_map(
+                |(minute, bar)| if let Bar::Row(close) = bar { Some((at(minute), *close)) } else { None },
+            )
+            .collect();
+        let mut batches = Vec::new();
+        for rows in rows.chunks(rows_of_a_batch) {
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(frame::ts_array(rows.iter().map(|(ts, _)| *ts))),
+                Arc::new(rows.iter().map(|(_, close)| Some(*close)).collect::<Float64Array>()),
+                Arc::new(Float64Array::from(vec![7.0; rows.len()])),
+            ];
+            flat.give(RecordBatch::try_new(Arc::clone(&read), columns).unwrap()).unwrap();
+            while let Some(batch) = flat.take().unwrap() {
+                batches.push(batch);
+            }
+        }
+        while let Some(batch) = flat.take_rest().unwrap() {
+            batches.push(batch);
+        }
+        let told = flat.filled + flat.unpriced + known.unpriced;
+        let empty = bars.iter().filter(|bar| **bar == Bar::Empty).count();
+        assert_eq!(told, u64::try_from(empty).unwrap(), "every empty bar is made up or counted");
+        let rows = batches.iter().flat_map(|batch| {
+            let ts = frame::timestamps(batch).unwrap();
+            let number = |at: usize| batch.column(at).as_primitive::<Float64Type>();
+            let row = |row: usize| {
+                let minute = (ts.value(row) - at(0).as_micros()) / 60_000_000;
+                (
+                    minute,
+                    number(1).value(row).to_bits(),
+                    number(2).value(row),
+                    batch.column(3).as_boolean().value(row),
+                )
+            };
+            (0..batch.num_rows()).map(row).collect::<Vec<_>>()
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn rows_and_bars_made_up_are_those_of_a_simple_model() {
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for case in 0..500 {
+            let bars: Vec<_> = (0..40_u32)
+                .map(|minute| match random(10) {
+                    0..4 => Bar::Row(f64::from(minute) + 0.5),
+                    4 => Bar::Row(f64::NAN),
+                    5..9 => Bar::Empty,
+                    _ => Bar::Missing,
+                })
+                .collect();
+            let rows = usize::try_from(random(9)).unwrap() + 1;
+            assert_eq!(made(&bars, rows), model(&bars), "case {case}: {bars:?} in batches of {rows}");
+        }
+    }
 }

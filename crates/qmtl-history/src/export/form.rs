@@ -60,9 +60,11 @@ impl Form {
     fn check(&self, file: Option<&Path>) -> Result<()> {
         let out = file.unwrap_or(Path::new("-")).display();
         if let Some(expected) = self.expected.filter(|expected| !expected.formats.contains(&self.format)) {
-            let formats: Vec<_> = expected.formats.iter().map(|format| name(*format)).collect();
-            let message =
-                format!("{} reads {}, and no {}", expected.name, formats.join(", "), name(self.format));
+            let mut formats: Vec<_> = expected.formats.iter().map(|format| name(*format)).collect();
+            let last = formats.pop().unwrap_or_default();
+            let before =
+                if formats.is_empty() { String::new() } else { format!("{} or ", formats.join(", ")) };
+            let message = format!("{} reads {before}{last}, not {}", expected.name, name(self.format));
             return Err(Error::invalid(message).with("out", out).into());
         }
         let message = match self.packing {

@@ -48,7 +48,10 @@ struct Given {
 impl Layout {
     /// Of a series with these columns.
     pub(crate) fn new(key: &SeriesKey, stored: &SchemaRef, args: &ExportArgs, form: &Form) -> Result<Self> {
-        let (given, expected) = (given(key, stored, args)?, form.expected);
+        let expected = form.expected;
+        // A series that has no rows yet has no columns: its file is empty, with those that are expected of it.
+        let assumed = (!has_columns(stored)).then(|| expected.and_then(Expected::empty)).flatten();
+        let given = given(key, assumed.as_ref().unwrap_or(stored), args)?;
         // In text, times have a form and no unit.
         let time = expected
             .filter(|_| !form.is_text())
@@ -99,6 +102,11 @@ impl Layout {
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(fault)?)
     }
+}
+
+/// Whether a series has columns besides the time.
+pub(crate) fn has_columns(stored: &SchemaRef) -> bool {
+    stored.fields().len() > 1
 }
 
 /// The columns that the flags choose, under the names that they get.
@@ -203,10 +211,8 @@ fn needed(stored: &SchemaRef, args: &ExportArgs, columns: &[(String, Option<Give
         columns.iter().filter_map(|(_, given)| given.as_ref()?.stored.as_deref()).collect();
     names.retain(|name| *name != frame::TS);
     if args.fill.is_some() {
-        let close = close(stored, args)?;
-        if !names.contains(&close) {
-            names.push(close);
-        }
+        let close = if has_columns(stored) { Some(close(stored, args)?) } else { None };
+        names.extend(close.filter(|close| !names.contains(close)));
     }
     let fields = names.iter().filter_map(|name| stored.field_with_name(name).ok());
     Ok(Schema::new(std::iter::once(frame::ts_field()).chain(fields.cloned()).collect::<Vec<_>>()))

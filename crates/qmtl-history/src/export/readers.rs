@@ -1,6 +1,7 @@
 //! What other programs expect of a file: one table, which `--for` looks up.
 
-use qmtl_history_api::arrow_schema::{DataType, TimeUnit};
+use qmtl_history_api::arrow_schema::{DataType, SchemaRef, TimeUnit};
+use qmtl_history_api::frame;
 
 use crate::cli::{ExportFormat, Reader};
 use crate::table_writer::{TextForm, TimeForm};
@@ -168,6 +169,15 @@ impl Expected {
     /// What a program expects.
     pub(crate) fn by(reader: Reader) -> Option<&'static Self> {
         EXPECTED.iter().find(|expected| expected.reader == reader)
+    }
+
+    /// The columns of a series that has all that is expected, and no rows.
+    pub(crate) fn empty(&self) -> Option<SchemaRef> {
+        let names = self.columns?.iter().filter_map(|column| match column.from {
+            From::Series(name) => Some((name, DataType::Float64)),
+            From::Time | From::Zero => None,
+        });
+        Some(frame::schema_of(names))
     }
 
     /// Whether its files are those of LEAN, whose shorter bars stand in a file a day.

@@ -90,7 +90,7 @@ fn a_name_that_cannot_be_is_refused_before_anything_is_written() {
         ("x.csv.bz2", &["--format", "csv"], "exports are compressed as .gz or .zst"),
         ("x.csv.zip", &[], "a zip is written for LEAN only"),
         ("x.xlsx.gz", &[], "the extension names no format"),
-        ("x.csv", &["--for", "freqtrade"], "freqtrade reads feather, json, parquet, and no csv"),
+        ("x.csv", &["--for", "freqtrade"], "freqtrade reads feather, json or parquet, not csv"),
         ("x.csv.gz", &["--for", "backtrader"], "backtrader reads no compressed file"),
         ("x.csv", &["--for", "backtesting", "--columns", "close"], "leave out --columns"),
         ("x.json", &["--for", "freqtrade", "--ts-format", "s"], "leave out --ts-format"),
@@ -217,6 +217,12 @@ fn lean_gets_hours_in_a_file_and_minutes_in_a_zip_a_day() {
     let (_, second) = unzip("crypto/minute/BTCUSDT/20240102_trade.zip");
     assert!(second.starts_with("0,") && second.lines().last().unwrap().starts_with("3540000,"), "{second}");
     assert_eq!(fs::read_dir(scene.path("crypto/minute/BTCUSDT")).unwrap().count(), 2);
+    let again = scene.json(&[&lean[..], &["--out", "crypto/minute/BTCUSDT/", "--bars", "1"]].concat());
+    assert_eq!(again["rows"], 0, "the days that have no row stay");
+    assert_eq!(fs::read_dir(scene.path("crypto/minute/BTCUSDT")).unwrap().count(), 2);
+    let each = scene.json(&["export", "--for", "lean", "--out", "each/"]);
+    assert_eq!(each[0]["out"], "each/m-1m");
+    assert!(scene.path("each/m-1m/20240102_trade.zip").exists());
     scene.run(&lean).fails_with(2, "LEAN reads these bars from a zip a day: use --out DIR/");
 
     let source = scene
@@ -298,10 +304,7 @@ fn bars_proved_absent_are_flat_and_missing_ones_are_not_made_up() {
         [2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14].map(|at| (at, [4, 5, 6, 12].contains(&at))).into();
     assert_eq!(marks(&run.stdout), expected);
     assert_eq!(run.stdout.lines().nth(3), Some("1704067440,30.5,30.5,30.5,30.5,0.0,0,,,true"));
-    assert!(
-        run.stderr.contains("m@1m: 1 bar of the range missing (neither stored nor proved absent)"),
-        "{run:?}"
-    );
+    assert!(run.stderr.contains("m@1m: the range lacks 1 bar, neither stored nor proved absent"), "{run:?}");
     let run = scene.run(&[&M[..], &flat, &["--quiet"]].concat());
     assert_eq!(run.stderr, "");
 
@@ -362,7 +365,7 @@ fn a_strict_export_of_a_range_with_holes_writes_nothing() {
         let run = scene.run(&[&M[..], &["--out", "x.csv"], more].concat());
         run.fails_with(
             3,
-            "1 bar of the range missing; nothing is written (--strict) (series: m@1m, missing: \
+            "the range lacks 1 bar; nothing is written (--strict) (series: m@1m, missing: \
              2024-01-01T00:04:00Z..=2024-01-01T00:04:00Z)",
         );
         assert_eq!(read(scene.path("x.csv")), "old");
@@ -395,7 +398,28 @@ fn an_export_of_nothing_is_a_file_and_says_where_the_rows_are() {
     }
     let run = scene.run(&[&M[..], &["--end", "2023-01-01"]].concat());
     assert!(run.stderr.contains("no row before 2023-01-01T00:00:00Z; the series has"), "{run:?}");
-    // A series of which only the absence of bars is stored.
+    // A series of which only the absence of bars is stored, with columns and without.
+    let source = scene.file("holes.csv", &rows([0, 1, 2, 5, 6]));
+    let range = ["--start", "1704067380", "--end", "1704067500"];
+    let bare = scene.run(
+        &[&["backfill", "--node", "bare", "--interval", "1m", "--source", &source], &range[..]].concat(),
+    );
+    assert!(bare.stdout.contains("known empty  2 bars"), "{bare:?}");
+    let bare = ["export", "--node", "bare", "--interval", "1m"];
+    for (more, told) in [
+        (&["--fill", "flat"][..], "ts,filled\n"),
+        (&["--format", "json"], "[]\n"),
+        (&["--for", "backtesting", "--fill", "flat"], "Date,Open,High,Low,Close,Volume\n"),
+        (&["--for", "freqtrade", "--format", "json"], "[]\n"),
+    ] {
+        let run = scene.run(&[&bare[..], more].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (Some(0), told), "{run:?}");
+        assert!(run.stderr.contains("bare@1m: no row; the series has none"), "{run:?}");
+    }
+    assert_eq!(
+        scene.run(&[&bare[..], &["--for", "freqtrade", "--out", "bare.feather"]].concat()).code,
+        Some(0)
+    );
     scene.run(&["prune", "--all", "--before", "2024-01-01T00:05:00Z"]);
     let run = scene.run(&[&M[..], &["--fill", "flat", "--format", "jsonl"]].concat());
     assert!(
@@ -440,6 +464,8 @@ fn a_folder_takes_a_file_of_each_series() {
         scene.run(&["export", "--out", out]).fails_with(2, "the export would lie among a store's own files");
     }
     assert!(!scene.path("store/new").exists());
+    scene.run(&["export", "--out", "absent/../store/x/"]).fails_with(2, "the folder before .. is not there");
+    assert!(!scene.path("absent").exists());
     scene.run(&["export"]).fails_with(2, "--out DIR/ writes a file for each series");
     scene.run(&["export", "--out", "list.toml/"]).fails_with(1, "cannot write the export");
 }
@@ -456,7 +482,7 @@ fn a_series_that_fails_does_not_stop_the_others() {
     assert!(run.stderr.contains("error: the series has no such column"), "{run:?}");
     fill(&scene, "o", &rows([9, 10]).replace("venue", "more"));
     let run = scene.run(&["export", "--out", "x/", "--strict"]);
-    run.fails_with(3, "of the range missing");
+    run.fails_with(3, "the range lacks ");
     let listing = scene.json(&["files", "--node", "o", "--interval", "1m"]);
     fs::write(listing["files"][0]["path"].as_str().unwrap(), "damaged").unwrap();
     let run = scene.run(&["export", "--out", "y/"]);
