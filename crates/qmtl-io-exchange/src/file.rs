@@ -87,7 +87,8 @@ const CLOSE_SLACK_MICROS: u64 = 1_000;
 impl FileFetcher {
     /// Opens and scans a file: its times, its blocks, its columns and a hash of its content.
     ///
-    /// Errors: `NotFound` when there is no such file; `InvalidInput` when it is no file, or when
+    /// Errors: `NotFound` when there is no such file; `InvalidInput` when it is no file, when it is an archive of
+    /// several, which a [`FileSet`] reads, or when
     /// something must be said that the file does not say, such as which column holds the time;
     /// `Schema` for content that cannot be candles, naming line or row, column and value;
     /// `Corrupt` for damaged bytes; `Storage` when there is no room to unpack it; `Unavailable`

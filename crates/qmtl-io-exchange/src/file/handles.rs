@@ -58,8 +58,12 @@ impl Reopened {
         open.push_back(Arc::downgrade(self));
         let closed = (open.len() > KEPT).then(|| open.pop_front()).flatten();
         drop(open);
-        if let Some(closed) = closed.and_then(|closed| closed.upgrade()) {
-            *locked(&closed.file) = None;
+        // One that is being opened at this moment is about to be read. To wait for it could be to wait for oneself: what
+        // is unpacked opens what it is unpacked from.
+        if let Some(closed) = closed.and_then(|closed| closed.upgrade())
+            && let Ok(mut file) = closed.file.try_lock()
+        {
+            *file = None;
         }
     }
 }
@@ -67,4 +71,46 @@ impl Reopened {
 /// A panic elsewhere leaves nothing half done behind these locks.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn many_threads_read_more_files_than_are_kept_open() {
+        let folder = tempfile::tempdir().expect("a folder for the files");
+        let files: Vec<_> = (0..3 * KEPT)
+            .map(|at| {
+                let path = folder.path().join(at.to_string());
+                std::fs::write(&path, at.to_string()).expect("the file is written");
+                let open = move || File::open(&path).map_err(super::super::bytes::io_error);
+                let outer = Reopened::new(open().expect("it is there"), open);
+                // One that opens another one, as what is unpacked does.
+                let origin = Arc::clone(&outer);
+                let again = move || origin.get()?.try_clone().map_err(super::super::bytes::io_error);
+                Reopened::new(again().expect("it is open"), again)
+            })
+            .collect();
+        thread::scope(|scope| {
+            for start in 0..4 {
+                let files = &files;
+                scope.spawn(move || {
+                    for at in (0..files.len()).chain((0..files.len()).rev()).skip(start * 7) {
+                        assert!(files[at].get().is_ok());
+                    }
+                });
+            }
+        });
+        let open = files.iter().filter(|file| locked(&file.file).is_some()).count();
+        assert!(open <= KEPT, "{open} are open");
+        let mut text = String::new();
+        let file = files[5].get().expect("it is opened again");
+        std::io::Seek::seek(&mut &*file, std::io::SeekFrom::Start(0)).expect("a file can be sought in");
+        (&*file).read_to_string(&mut text).expect("it is read");
+        assert_eq!(text, "5");
+    }
 }
