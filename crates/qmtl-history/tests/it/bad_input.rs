@@ -30,6 +30,12 @@ fn fill(more: &[&'static str]) -> Vec<&'static str> {
     [&FILL[..], more].concat()
 }
 
+/// A fill from an exchange, which has no end that could be taken.
+fn fill_from_exchange(more: &[&'static str]) -> Vec<&'static str> {
+    let exchange = ["backfill", "--source", "binance+http://127.0.0.1:9", "--node", "x", "--interval", "1d"];
+    [&exchange[..], more].concat()
+}
+
 #[test]
 fn intervals() {
     let with = |interval: &'static str| {
@@ -72,10 +78,10 @@ fn one_way_to_name_a_range_at_a_time() {
     refused(&fill(&["--last", "1d", "--start", "20240101"]), "cannot be used with");
     refused(&fill(&["--timerange", "20240101-", "--end", "20240201"]), "cannot be used with");
     refused(
-        &fill(&[]),
-        "a fill needs a start: use --start TIME [--end TIME], --timerange 20240101-20240601, --last 30d",
+        &fill_from_exchange(&[]),
+        "a fill from anything but files needs a start: use --start TIME [--end TIME], --timerange 20240101-20240601, --last 30d",
     );
-    refused(&fill(&["--end", "20240101"]), "a fill needs a start");
+    refused(&fill_from_exchange(&["--end", "20240101"]), "a fill from anything but files needs a start");
 }
 
 #[test]
@@ -310,7 +316,10 @@ fn an_open_start_is_no_flag() {
     std::fs::create_dir(scene.path("store")).unwrap();
     let x = ["coverage", "--node", "x", "--interval", "1d", "--timerange", "-19700103"];
     assert_eq!(scene.json(&x)["missing"][0][1], 86_400);
-    refused(&fill(&["--timerange", "-20240601"]), "a fill needs a start");
+    refused(
+        &fill_from_exchange(&["--timerange", "-20240601"]),
+        "a fill from anything but files needs a start",
+    );
 }
 
 #[cfg(unix)]

@@ -182,7 +182,7 @@ async fn klines_say_which_interval_they_are_of() {
             let text = error.to_string();
             assert!(
                 text.starts_with(
-                    "by their opening and close times the rows of the file last 3600s, so it does not hold bars of 1m; ask \
+                    "by their opening and close times the rows of the file last 1h, so it does not hold bars of 1m; ask \
                      for the interval it holds (series: X@1m, file: "
                 ),
                 "{text}"

@@ -171,7 +171,7 @@ async fn an_interval_finer_than_the_file_is_refused_unless_vouched_for() {
     assert_eq!(
         error.to_string(),
         format!(
-            "most neighbouring rows of the file lie 300s apart, so it does not hold bars of 1m; ask for the interval \
+            "most neighbouring rows of the file lie 5m apart, so it does not hold bars of 1m; ask for the interval \
              it holds, or vouch that it is a sparse series (with_interval) (series: X@1m, file: {})",
             five.path.display()
         )
@@ -201,7 +201,7 @@ async fn an_interval_coarser_than_the_file_is_refused_also_when_vouched_for() {
         assert_eq!(
             error.to_string(),
             format!(
-                "most neighbouring rows of the file lie 60s apart, so it holds bars of a shorter interval than 5m; ask \
+                "most neighbouring rows of the file lie 1m apart, so it holds bars of a shorter interval than 5m; ask \
                  for the interval it holds (series: X@5m, file: {})",
                 one.path.display()
             )
@@ -233,7 +233,7 @@ async fn a_few_rows_elsewhere_do_not_make_a_shorter_interval() {
     let text: String = times.iter().map(|time| format!("{time},1\n")).collect();
     let fetcher = file("a.csv", format!("ts,close\n{text}")).open().await;
     let error = fetcher.range(&key("X", "1m")).unwrap_err().to_string();
-    assert!(error.starts_with("most neighbouring rows of the file lie 300s apart"), "{error}");
+    assert!(error.starts_with("most neighbouring rows of the file lie 5m apart"), "{error}");
     assert!(fetcher.range(&key("X", "5m")).is_ok());
 }
 

@@ -119,6 +119,6 @@ async fn every_file_must_hold_bars_of_the_interval() {
         .unwrap();
     let request = FetchRequest::new(key("X", "1h"), range(BASE, BASE + HOUR));
     let error = set.fetch(&request).await.unwrap_err().to_string();
-    assert!(error.contains("most neighbouring rows of the file lie 60s apart"), "{error}");
+    assert!(error.contains("most neighbouring rows of the file lie 1m apart"), "{error}");
     assert!(error.contains("minutes.csv"), "{error}");
 }
