@@ -354,14 +354,9 @@ impl Inner {
             && self.config.stamp() != Stamp::Close
             && !interval.is_on_grid(first)
             && series.gaps.are_multiples_of(unit.steps(interval))
-            && let Some(fits) = interval.through(first)
+            && let Some(told) = all_elsewhere(first, interval)
         {
-            return Err(Error::invalid(format!(
-                "no row is on the grid of {interval}, but all are on that of {fits}: use that interval, or say that rows \
-                 are stamped otherwise (with_stamp) or moved onto the grid (with_off_grid)"
-            ))
-            .with("series", key)
-            .with("first", first));
+            return Err(Error::invalid(told).with("series", key).with("first", first));
         }
         if self.config.stamp() == Stamp::Date && interval.as_secs() % DAY_SECS != 0 {
             return refuse(
@@ -389,6 +384,24 @@ impl Inner {
     fn check_unchanged(&self) -> Result<()> {
         check_unchanged(&self.config.path, self.version)
     }
+}
+
+/// Where the rows of a series stand of which one at `first` is off the grid, and the others are bars away from it; `None`
+/// where that tells nothing.
+fn all_elsewhere(first: Timestamp, interval: Interval) -> Option<String> {
+    if let Some(fits) = interval.through(first) {
+        return Some(format!(
+            "no row is on the grid of {interval}, but all are on that of {fits}: use that interval, or say that rows are \
+             stamped otherwise (with_stamp) or moved onto the grid (with_off_grid)"
+        ));
+    }
+    let is_close = interval.ceil(first).is_some_and(|end| end.since(first) <= Duration::from_millis(1));
+    is_close.then(|| {
+        format!(
+            "every row stands at the last millisecond of a bar of {interval}: they are stamped with their close \
+             (with_stamp)"
+        )
+    })
 }
 
 /// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts. A single letter is

@@ -10,5 +10,6 @@ mod following;
 mod live;
 mod observation;
 mod provider;
+mod rules;
 mod support;
 mod writing;

@@ -12,7 +12,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array,
 };
 use arrow_ord::ord::make_comparator;
-use arrow_schema::{DataType, SortOptions, TimeUnit};
+use arrow_schema::{ArrowError, DataType, SortOptions, TimeUnit};
 use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
@@ -95,7 +95,7 @@ pub struct Normalized {
     pub off_grid: Vec<OffGrid>,
     /// The first conflicts, ascending.
     pub conflicts: Vec<Conflict>,
-    /// The bars that rows were moved to, by [`OffGridRule::Floor`] or [`OffGridRule::Nearest`], ascending.
+    /// The bars whose row was moved there, by [`OffGridRule::Floor`] or [`OffGridRule::Nearest`], ascending.
     pub moved: Vec<Timestamp>,
     /// The bars of rows that were left out by [`NanRule::Missing`], ascending.
     pub without_price: Vec<Timestamp>,
@@ -156,7 +156,6 @@ pub fn normalize_by(
                     })?,
                 );
                 if is_moved(row) {
-                    normal.moved.push(Timestamp::from_micros(micros)?);
                     strays.push(OffGrid::new(Timestamp::from_micros(own[row])?, key.interval));
                 }
             }
@@ -171,15 +170,14 @@ pub fn normalize_by(
     normal.off_grid.sort_unstable();
     refuse_off_grid(key, rules, &normal.off_grid)?;
     normal.dropped.off_grid = normal.off_grid.len() as u64;
-    normal.moved.sort_unstable();
-    normal.moved.dedup();
     let bounds = ts.iter().min().zip(ts.iter().max());
     if let Some((min, max)) = bounds {
         normal.span = Some((Timestamp::from_micros(*min)?, Timestamp::from_micros(*max)?));
     }
     let at = |row: u32| ts[row as usize];
-    // Of two rows of one time the one that was there from the beginning stays, else the source's first one.
-    let rank = |row: &u32| (at(*row), is_moved(*row as usize));
+    // Of two rows of one time the one that was there from the beginning stays, else the earlier one, else the source's
+    // first one.
+    let rank = |row: &u32| (at(*row), is_moved(*row as usize), own[*row as usize]);
     if !order.is_sorted_by_key(rank) {
         order.sort_by_key(rank);
     }
@@ -212,6 +210,8 @@ pub fn normalize_by(
         }
     }
     check_repeats(key, &normal, order.len())?;
+    let moved = order.iter().filter(|row| is_moved(**row as usize));
+    normal.moved = moved.map(|row| Timestamp::from_micros(at(*row))).collect::<Result<_>>()?;
     normal.rows = assemble(&joined, &ts, &order)?;
     without_prices(key, rules.nan, &mut normal)?;
     Ok(normal)
@@ -394,17 +394,17 @@ fn whole_micros(nanos: i64) -> i64 {
     if is_between && micros.rem_euclid(1_000_000) == 0 { micros + 1 } else { micros }
 }
 
-/// In which column two rows of `batch` differ first, bit for bit; `None` when in none.
+/// In which column but that of times two rows of `batch` differ first, bit for bit; `None` when in none.
 fn first_difference(batch: &RecordBatch) -> Result<impl Fn(usize, usize) -> Option<usize>> {
-    let compare = batch
-        .columns()
-        .iter()
-        .map(|column| make_comparator(column, column, SortOptions::default()))
-        .collect::<std::result::Result<Vec<_>, _>>()
+    let fields = batch.schema();
+    let payload = batch.columns().iter().enumerate().filter(|(at, _)| fields.field(*at).name() != TS);
+    let compare = payload
+        .map(|(at, column)| Ok((at, make_comparator(column, column, SortOptions::default())?)))
+        .collect::<std::result::Result<Vec<_>, ArrowError>>()
         .map_err(|e| {
             Error::schema("rows of one time cannot be compared in a column of this type").caused_by(e)
         })?;
-    Ok(move |a, b| compare.iter().position(|order| !order(a, b).is_eq()))
+    Ok(move |a, b| compare.iter().find(|(_, order)| !order(a, b).is_eq()).map(|(at, _)| *at))
 }
 
 /// The rows `order` of `batch`, `ts` first in canonical type, every payload field nullable.

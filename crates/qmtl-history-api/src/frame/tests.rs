@@ -204,6 +204,148 @@ fn rows_that_all_miss_the_grid_alike_tell_of_another_one() {
     assert_eq!(told("1h", &[]), None);
 }
 
+/// Rows in a window, with odd ones treated by rules as a command line names them.
+fn ruled(rules: &str, window: TimeRange, given: &[(i64, f64)]) -> Result<Normalized> {
+    let rules = match rules.strip_prefix("nan:") {
+        Some(nan) => Rules::default().with_nan(nan.parse().unwrap()),
+        None => Rules::default().with_off_grid(rules.parse().unwrap()),
+    };
+    normalize_by(&key(), window, &[rows(given)], rules)
+}
+
+/// The rows as seconds after [`BASE`] and their numbers.
+fn found(normal: &Normalized) -> Vec<(i64, f64)> {
+    check(&key(), &normal.rows).unwrap();
+    let times = timestamps(&normal.rows).unwrap().values().iter().map(|micros| micros / 1_000_000 - BASE);
+    times.zip(normal.rows.column(1).as_primitive::<Float64Type>().values().iter().copied()).collect()
+}
+
+fn secs(points: &[Timestamp]) -> Vec<i64> {
+    points.iter().map(|point| point.as_secs() - BASE).collect()
+}
+
+#[test]
+fn each_rule_says_what_becomes_of_a_row_off_the_grid() {
+    let given = [(BASE, 1.0), (BASE + 67, 2.0), (BASE + 177, 3.0), (BASE + 240, 4.0)];
+    let kept = vec![(0, 1.0), (240, 4.0)];
+    for (rule, expected, moved, off_grid) in [
+        ("list", kept.clone(), vec![], 2),
+        ("drop", kept, vec![], 2),
+        ("floor", vec![(0, 1.0), (60, 2.0), (120, 3.0), (240, 4.0)], vec![60, 120], 0),
+        ("nearest:3s", vec![(0, 1.0), (180, 3.0), (240, 4.0)], vec![180], 1),
+        ("nearest:20s", vec![(0, 1.0), (60, 2.0), (180, 3.0), (240, 4.0)], vec![60, 180], 0),
+    ] {
+        let normal = ruled(rule, window(0, 60), &given).unwrap();
+        assert_eq!(found(&normal), expected, "{rule}");
+        assert_eq!(secs(&normal.moved), moved, "{rule}");
+        assert_eq!((normal.dropped.off_grid, normal.dropped.total()), (off_grid, off_grid), "{rule}");
+        assert_eq!(normal.off_grid.len() as u64, off_grid, "{rule}");
+    }
+    let error = ruled("refuse", window(0, 60), &given).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rows are off the grid, which is to be refused (with_off_grid) (series: BTC@1m, rows: 2, first: \
+         2024-01-01T00:01:07Z)"
+    );
+    assert_eq!(error.kind(), crate::ErrorKind::Schema);
+    // Outside the window a row is nobody's.
+    assert_eq!(ruled("refuse", window(0, 1), &given).unwrap().dropped.outside, 3);
+}
+
+#[test]
+fn rows_of_one_bar_are_never_merged_and_the_one_on_the_grid_stays() {
+    let on_grid = [(BASE + 60, 1.0), (BASE + 61, 2.0), (BASE + 119, 3.0), (BASE + 180, 4.0)];
+    let beside = [(BASE + 61, 1.0), (BASE + 119, 2.0), (BASE + 180, 4.0)];
+    for given in [&on_grid[..], &beside] {
+        let mut backwards = given.to_vec();
+        backwards.reverse();
+        let mut turned = given.to_vec();
+        turned.rotate_left(1);
+        for order in [given.to_vec(), backwards, turned] {
+            let normal = ruled("floor", window(0, 60), &order).unwrap();
+            assert_eq!(found(&normal), [(60, 1.0), (180, 4.0)], "{order:?}");
+            let others = given.len() as u64 - 2;
+            assert_eq!((normal.dropped.conflict, normal.dropped.total()), (others, others), "{order:?}");
+            let named: Vec<_> =
+                normal.conflicts.iter().map(|row| (row.ts.as_secs() - BASE, &*row.kept)).collect();
+            assert_eq!(named, vec![(60, "1.0"); given.len() - 2], "{order:?}");
+        }
+    }
+    // The same row twice is no conflict, wherever it stood.
+    let normal = ruled("floor", window(0, 60), &[(BASE + 61, 1.0), (BASE + 60, 1.0)]).unwrap();
+    assert_eq!((found(&normal), normal.dropped.duplicate), (vec![(60, 1.0)], 1));
+    let normal = ruled("nearest:30s", window(0, 60), &[(BASE + 58, 2.0), (BASE + 60, 1.0)]).unwrap();
+    assert_eq!((found(&normal), normal.dropped.conflict), (vec![(60, 1.0)], 1));
+    // Ticks are no bars, whatever the rule.
+    let ticks: Vec<_> = (0..300).map(|at| (BASE + at * 7, 1.0)).collect();
+    let error = ruled("floor", window(0, 60), &ticks).unwrap_err().to_string();
+    assert!(error.starts_with("the rows are bars of a shorter interval"), "{error}");
+}
+
+#[test]
+fn a_row_comes_into_the_window_of_its_nearest_bar_and_into_no_other() {
+    let given = [(BASE + 58, 1.0), (BASE + 122, 2.0), (BASE + 178, 3.0), (BASE + 240, 4.0)];
+    let rules = Rules::default().with_off_grid(OffGridRule::Nearest(Duration::from_secs(5)));
+    assert_eq!(rules.asked(window(1, 2), Interval::MINUTE), window(0, 2));
+    assert_eq!(Rules::default().asked(window(1, 2), Interval::MINUTE), window(1, 2));
+    // A source that gives what it is asked for, and one that gives everything.
+    let asked = |minute: i64| {
+        let asked = rules.asked(window(minute, minute + 1), Interval::MINUTE);
+        let is_asked = |row: &&(i64, f64)| asked.contains(Timestamp::from_secs(row.0).unwrap());
+        given.iter().filter(is_asked).copied().collect::<Vec<_>>()
+    };
+    let mut all = Vec::new();
+    for minute in 0..6 {
+        let normal = ruled("nearest:5s", window(minute, minute + 1), &asked(minute)).unwrap();
+        assert_eq!(
+            normal.dropped.total(),
+            0,
+            "what was asked for to be sure is nothing to tell of: {minute}"
+        );
+        assert_eq!(found(&ruled("nearest:5s", window(minute, minute + 1), &given).unwrap()), found(&normal));
+        all.extend(found(&normal));
+    }
+    assert_eq!(all, [(60, 1.0), (120, 2.0), (180, 3.0), (240, 4.0)]);
+    // Too far from any bar it is listed in the window in which it stands, and only there.
+    let stray = [(BASE + 90, 1.0)];
+    let listed = |minute| ruled("nearest:5s", window(minute, minute + 1), &stray).unwrap().dropped;
+    assert_eq!((listed(1).off_grid, listed(2).off_grid, listed(2).total()), (1, 0, 0));
+}
+
+#[test]
+fn a_row_without_a_price_is_kept_left_out_or_refused() {
+    let ts = || Arc::new(TimestampSecondArray::from_iter_values((0..5).map(|at| BASE + at * 60))) as ArrayRef;
+    let open =
+        Arc::new(Float64Array::from(vec![Some(1.0), None, Some(3.0), Some(4.0), Some(5.0)])) as ArrayRef;
+    let close = Arc::new(Float64Array::from(vec![1.0, 2.0, f64::NAN, 4.0, 5.0])) as ArrayRef;
+    let volume =
+        Arc::new(Float64Array::from(vec![Some(1.0), Some(2.0), Some(3.0), Some(f64::NAN), None])) as ArrayRef;
+    let given = batch(vec![("ts", ts()), ("Open", open), ("close", close), ("volume", volume)]);
+    let by = |rule: &str| {
+        let rules = Rules::default().with_nan(rule.parse().unwrap());
+        normalize_by(&key(), window(0, 60), std::slice::from_ref(&given), rules)
+    };
+    let kept = by("keep").unwrap();
+    assert_eq!((kept.rows.num_rows(), kept.dropped.total()), (5, 0));
+    let missing = by("missing").unwrap();
+    assert_eq!(secs(&missing.without_price), [60, 120]);
+    assert_eq!((missing.dropped.nan, missing.dropped.total()), (2, 2));
+    let times = timestamps(&missing.rows).unwrap().values().iter().map(|micros| micros / 1_000_000 - BASE);
+    assert_eq!(times.collect::<Vec<_>>(), [0, 180, 240], "a volume may be none");
+    let error = by("refuse").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rows have no number for a price, which is to be refused (with_nan) (series: BTC@1m, rows: 2, first: \
+         2024-01-01T00:01:00Z)"
+    );
+    assert_eq!(error.kind(), crate::ErrorKind::Schema);
+    // Rows that have all of their prices are nothing to any rule.
+    for rule in ["keep", "missing", "refuse"] {
+        let normal = ruled(&format!("nan:{rule}"), window(0, 60), &[(BASE, 1.0)]);
+        assert_eq!(normal.unwrap().rows.num_rows(), 1, "{rule}");
+    }
+}
+
 #[test]
 fn what_has_no_time_is_refused_by_row() {
     let nulls = TimestampSecondArray::from(vec![Some(BASE), None]);

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
-use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange};
+use qmtl_history_api::{
+    DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange, Timestamp, frame,
+};
 use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileFetcher, Profile};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -168,17 +170,25 @@ async fn first_rows(
     let sole = found.symbol.as_deref().unwrap_or("inspected");
     let node = if series.symbol.is_empty() { sole } else { &series.symbol };
     let key = SeriesKey { node_id: NodeId::new(node)?, interval };
-    let length = Duration::from_secs(interval.as_secs().unsigned_abs().saturating_mul(count as u64 + 1));
-    let end = series.first.checked_add(length).unwrap_or(series.last).max(series.last.min(series.first));
-    let start = interval.floor(series.first).unwrap_or(series.first);
-    let start = start.checked_sub(interval.duration()).unwrap_or(start);
-    let Some(range) = TimeRange::checked(start, end) else { return Ok(None) };
-    let fetched = file.fetch(&FetchRequest::new(key.clone(), range)).await;
-    // A file that is refused under this name or interval is described all the same.
-    let Ok(fetched) = fetched else { return Ok(None) };
-    let batch = fetched.batches.into_batch().await?;
-    let rows = qmtl_history_api::frame::normalize_by(&key, range, &[batch], file.profile().rules);
-    Ok(rows.ok().map(|normal| normal.rows.slice(0, count.min(normal.rows.num_rows()))))
+    let first = interval.floor(series.first).unwrap_or(series.first);
+    let start = first.checked_sub(interval.duration()).unwrap_or(first);
+    let mut bars = count as u64 + 1;
+    // Further, as long as bars without rows leave too few.
+    loop {
+        let length = Duration::from_secs(interval.as_secs().unsigned_abs().saturating_mul(bars));
+        let end = first.checked_add(length).unwrap_or(Timestamp::MAX);
+        let Some(range) = TimeRange::checked(start, end) else { return Ok(None) };
+        let fetched = file.fetch(&FetchRequest::new(key.clone(), range)).await;
+        // A file that is refused under this name or interval is described all the same.
+        let Ok(fetched) = fetched else { return Ok(None) };
+        let batch = fetched.batches.into_batch().await?;
+        let rules = file.profile().rules;
+        let Ok(normal) = frame::normalize_by(&key, range, &[batch], rules) else { return Ok(None) };
+        if normal.rows.num_rows() >= count || end > series.last {
+            return Ok(Some(normal.rows.slice(0, count.min(normal.rows.num_rows()))));
+        }
+        bars = bars.saturating_mul(4);
+    }
 }
 
 /// Bars between the first and the last row that have none, where all rows were read.

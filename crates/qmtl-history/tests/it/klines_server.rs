@@ -23,6 +23,11 @@ pub(crate) struct KlinesServer {
 
 impl KlinesServer {
     pub(crate) fn start(minutes: BTreeSet<i64>) -> Self {
+        Self::late(minutes, |_| 0)
+    }
+
+    /// Serves bars that open so many milliseconds after their minute.
+    pub(crate) fn late(minutes: BTreeSet<i64>, late: fn(i64) -> i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (minutes, asked) = (Arc::new(minutes), Arc::new(Mutex::new(Vec::new())));
@@ -30,7 +35,7 @@ impl KlinesServer {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (minutes, log) = (Arc::clone(&minutes), Arc::clone(&log));
-                std::thread::spawn(move || serve(&stream, &minutes, &log));
+                std::thread::spawn(move || serve(&stream, (&minutes, late), &log));
             }
         });
         Self { url, asked }
@@ -42,14 +47,17 @@ impl KlinesServer {
     }
 }
 
+/// The minutes that have a bar, and how late it opens.
+type Bars<'a> = (&'a BTreeSet<i64>, fn(i64) -> i64);
+
 /// Answers requests until the client goes.
-fn serve(stream: &TcpStream, minutes: &BTreeSet<i64>, log: &Mutex<Vec<Asked>>) {
+fn serve(stream: &TcpStream, bars: Bars<'_>, log: &Mutex<Vec<Asked>>) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(request) = lines.next() {
         while lines.next().is_some_and(|header| !header.is_empty()) {}
         let target = request.split(' ').nth(1).unwrap().to_owned();
         let (status, body) = match target.split_once('?') {
-            Some(("/api/v3/klines", query)) => ("200 OK", klines(query, minutes, log)),
+            Some(("/api/v3/klines", query)) => ("200 OK", klines(query, bars, log)),
             _ => ("404 Not Found", String::from("nothing here")),
         };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -60,7 +68,7 @@ fn serve(stream: &TcpStream, minutes: &BTreeSet<i64>, log: &Mutex<Vec<Asked>>) {
     }
 }
 
-fn klines(query: &str, minutes: &BTreeSet<i64>, log: &Mutex<Vec<Asked>>) -> String {
+fn klines(query: &str, (minutes, late): Bars<'_>, log: &Mutex<Vec<Asked>>) -> String {
     let number = |name: &str| -> Option<i64> {
         query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
     };
@@ -70,11 +78,13 @@ fn klines(query: &str, minutes: &BTreeSet<i64>, log: &Mutex<Vec<Asked>>) -> Stri
         limit: usize::try_from(number("limit").unwrap_or(500)).unwrap(),
     };
     log.lock().unwrap().push(asked);
-    let first = asked.start.div_euclid(60_000) + i64::from(asked.start.rem_euclid(60_000) != 0);
     let mut body = String::from("[");
-    for minute in minutes.range(first..=asked.end.div_euclid(60_000)).take(asked.limit.min(1_000)) {
+    let opens = |minute: &i64| minute * 60_000 + late(*minute);
+    let is_asked = |minute: &&i64| (asked.start..=asked.end).contains(&opens(minute));
+    let near = minutes.range(asked.start.div_euclid(60_000)..=asked.end.div_euclid(60_000));
+    for minute in near.filter(is_asked).take(asked.limit.min(1_000)) {
         let comma = if body.len() > 1 { "," } else { "" };
-        let (opens, price) = (minute * 60_000, price(*minute));
+        let (opens, price) = (opens(minute), price(*minute));
         write!(
             body,
             "{comma}[{opens},\"{price}\",\"{price}\",\"{price}\",\"{price}\",\"1.5\",{},\"3\",7,\"1\",\"2\",\"0\"]",

@@ -5,6 +5,7 @@ mod bad_input;
 #[cfg(feature = "s3")]
 mod bucket;
 mod candles;
+mod compare;
 mod demo;
 #[cfg(any(feature = "questdb", feature = "s3"))]
 mod elsewhere;
@@ -14,9 +15,11 @@ mod folders;
 mod follow;
 mod grid;
 mod hints;
+mod inspect;
 mod klines_server;
 mod many;
 mod names;
+mod odd_rows;
 mod output;
 mod proofs;
 #[cfg(feature = "questdb")]

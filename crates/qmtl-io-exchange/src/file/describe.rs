@@ -47,9 +47,9 @@ pub struct DescribedSeries {
     pub symbol: String,
     /// Its rows, doubled ones included.
     pub rows: u64,
-    /// The time of its first row.
+    /// The time of its first row; when that bar opened, where times are closes of bars of a known interval.
     pub first: Timestamp,
-    /// The time of its last row.
+    /// The same of its last row.
     pub last: Timestamp,
     /// The distance of most neighbouring rows; `None` with fewer than two.
     pub distance: Option<Duration>,
@@ -86,6 +86,7 @@ impl FileFetcher {
 
     fn described(&self, symbol: &str, found: &Series) -> Option<DescribedSeries> {
         let unit = self.0.opened.unit;
+        let stamp = self.0.config.stamp();
         let (first, last) = (unit.instant(found.first)?, unit.instant(found.last)?);
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
@@ -93,10 +94,13 @@ impl FileFetcher {
         let is_monthly = found.gaps.are_months(unit);
         let interval = by_name.or_else(|| {
             let plain = usual(distance?).filter(|_| !is_monthly)?;
+            let opening = stamp.opening(first, plain)?;
             // All rows may stand on a grid that begins elsewhere.
-            let is_shifted = !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain));
-            if is_shifted { plain.through(first) } else { Some(plain) }
+            let is_shifted = !plain.is_on_grid(opening) && found.gaps.are_multiples_of(unit.steps(plain));
+            if is_shifted { plain.through(opening) } else { Some(plain) }
         });
+        let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval)).unwrap_or(ts);
+        let (first, last) = (opening(first), opening(last));
         Some(DescribedSeries { symbol: symbol.to_owned(), rows: found.rows, first, last, distance, interval })
     }
 }

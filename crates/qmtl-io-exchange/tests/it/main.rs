@@ -5,6 +5,7 @@
 mod archive;
 mod bad_input;
 mod binance;
+mod clocks;
 mod coinbase;
 mod conformance;
 mod files;

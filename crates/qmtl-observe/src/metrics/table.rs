@@ -132,7 +132,7 @@ table! {
     ROWS_WRITTEN: Counter "qmtl_backfill_rows_written_total" ["node_id", "interval"] Count,
         "Rows stored where none was.";
     ROWS_DROPPED: Counter "qmtl_backfill_rows_dropped_total" ["reason"] Count,
-        "Fetched rows that were not written: outside, duplicate, conflict, forming or off_grid.";
+        "Fetched rows that were not written: outside, duplicate, conflict, forming, off_grid or nan.";
     KNOWN_EMPTY: Gauge "qmtl_backfill_known_empty_bars" ["node_id", "interval"] Count,
         "Bars that a source proved not to exist.";
     LEASE_HELD: Gauge "qmtl_backfill_lease_held" [] Count,
