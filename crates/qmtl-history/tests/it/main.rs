@@ -21,6 +21,7 @@ mod many;
 mod names;
 mod odd_rows;
 mod output;
+mod pages;
 mod proofs;
 #[cfg(feature = "questdb")]
 mod questdb;
