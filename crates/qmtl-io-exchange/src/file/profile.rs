@@ -126,8 +126,8 @@ const PROFILES: [Profile; 18] = [
     },
     Profile {
         name: "mt5",
-        about: "MetaTrader 5, exported bars: <DATE> <TIME>; times are the broker's (--zone)",
-        renamed: &[("TICKVOL", "tick_volume"), ("VOL", "volume"), ("SPREAD", "spread")],
+        about: "MetaTrader 5, exported bars: the volume counts price changes; times are the broker's (--zone)",
+        renamed: &[("TICKVOL", "volume"), ("VOL", "real_volume"), ("SPREAD", "spread")],
         sign: Sign::Header(&["<DATE>", "<OPEN>", "<TICKVOL>", "<SPREAD>"]),
         ..PLAIN
     },
