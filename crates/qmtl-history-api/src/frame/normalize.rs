@@ -184,37 +184,47 @@ pub fn normalize_by(
     strays.extend(&normal.off_grid);
     strays.sort_unstable();
     check_spacing(key, order.iter().filter(|row| !is_moved(**row as usize)).map(|row| at(*row)), &strays)?;
-    if order.windows(2).any(|pair| at(pair[0]) == at(pair[1])) {
-        let differs = first_difference(&joined)?;
-        let mut failure = None;
-        order.dedup_by(|later, kept| {
-            let same_time = at(*later) == at(*kept);
-            if same_time {
-                match differs(*kept as usize, *later as usize) {
-                    None => normal.dropped.duplicate += 1,
-                    Some(column) => {
-                        normal.dropped.conflict += 1;
-                        if normal.conflicts.len() < CONFLICTS_NAMED {
-                            match conflict(&joined, at(*kept), column, [*kept, *later]) {
-                                Ok(conflict) => normal.conflicts.push(conflict),
-                                Err(error) => failure = Some(error),
-                            }
-                        }
-                    }
-                }
-            }
-            same_time
-        });
-        if let Some(error) = failure {
-            return Err(error);
-        }
-    }
+    without_doubles(&joined, &ts, &mut order, &mut normal)?;
     check_repeats(key, &normal, order.len())?;
     let moved = order.iter().filter(|row| is_moved(**row as usize));
     normal.moved = moved.map(|row| Timestamp::from_micros(at(*row))).collect::<Result<_>>()?;
     normal.rows = assemble(&joined, &ts, &order)?;
     without_prices(key, rules.nan, &mut normal)?;
     Ok(normal)
+}
+
+/// Takes out all but the first of the rows of one time, and counts and names what they differ in.
+fn without_doubles(
+    joined: &RecordBatch,
+    ts: &[i64],
+    order: &mut Vec<u32>,
+    normal: &mut Normalized,
+) -> Result<()> {
+    let at = |row: u32| ts[row as usize];
+    if !order.windows(2).any(|pair| at(pair[0]) == at(pair[1])) {
+        return Ok(());
+    }
+    let differs = first_difference(joined)?;
+    let mut failure = None;
+    order.dedup_by(|later, kept| {
+        let is_same_time = at(*later) == at(*kept);
+        if is_same_time {
+            match differs(*kept as usize, *later as usize) {
+                None => normal.dropped.duplicate += 1,
+                Some(column) => {
+                    normal.dropped.conflict += 1;
+                    if normal.conflicts.len() < CONFLICTS_NAMED {
+                        match conflict(joined, at(*kept), column, [*kept, *later]) {
+                            Ok(conflict) => normal.conflicts.push(conflict),
+                            Err(error) => failure = Some(error),
+                        }
+                    }
+                }
+            }
+        }
+        is_same_time
+    });
+    failure.map_or(Ok(()), Err)
 }
 
 /// Where the rows stand by a rule.

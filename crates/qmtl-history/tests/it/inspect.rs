@@ -158,7 +158,7 @@ fn it_prints_one_object_with_all_that_was_found() {
     let said = scene.json(&["inspect", "x.csv"]);
     let fields: Vec<_> = said.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected =
-        ["file", "notes", "time", "columns", "symbol_column", "series", "first_rows", "command"];
+        ["file", "read_of", "notes", "time", "columns", "symbol_column", "series", "first_rows", "command"];
     expected.sort_unstable();
     let mut sorted = fields.clone();
     sorted.sort_unstable();
