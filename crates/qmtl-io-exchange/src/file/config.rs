@@ -137,8 +137,8 @@ pub struct FileConfig {
     pub(super) stamp: Option<Stamp>,
     pub(super) rules: Rules,
     pub(super) sample_bytes: Option<u64>,
-    pub(super) profile: Option<Profile>,
-    pub(super) has_own_profile: bool,
+    /// The layout that was named, or that none is to be taken; `None` takes the one that the file shows.
+    pub(super) profile: Option<Option<Profile>>,
     /// Other names of columns, of those that a file has, from its profile.
     pub(super) usually_renamed: &'static [(&'static str, &'static str)],
 }
@@ -180,7 +180,6 @@ impl FileConfig {
             rules: Rules::default(),
             sample_bytes: None,
             profile: None,
-            has_own_profile: true,
             usually_renamed: &[],
         }
     }
@@ -346,8 +345,7 @@ impl FileConfig {
     /// What is said otherwise counts more.
     #[must_use]
     pub fn with_profile(mut self, profile: Option<Profile>) -> Self {
-        self.profile = profile;
-        self.has_own_profile = false;
+        self.profile = Some(profile);
         self
     }
 

@@ -109,11 +109,10 @@ impl Unit {
     /// What is said of a table, by its profile too, and what was told of that by itself.
     fn profiled(&self, bytes: &FileBytes, name: &Path) -> Result<(FileConfig, Option<String>)> {
         let config = self.config.clone();
-        if !config.has_own_profile {
-            return match config.profile {
-                Some(profile) => Ok((profile.applied(config)?, None)),
-                None => Ok((config, None)),
-            };
+        match config.profile {
+            Some(Some(profile)) => return Ok((profile.applied(config)?, None)),
+            Some(None) => return Ok((config, None)),
+            None => {}
         }
         let head = text::head(bytes)?;
         let shown = Profile::of(name, &head).filter(|_| FileFormat::of_content(&head).is_none());
