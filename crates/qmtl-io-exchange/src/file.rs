@@ -37,7 +37,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
-use qmtl_history_api::frame::OffGridRule;
+use qmtl_history_api::frame::{OffGrid, OffGridRule, close_stamps};
 use qmtl_history_api::{
     BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, NodeId,
     PageOrder, RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, Timestamp, async_trait,
@@ -395,13 +395,7 @@ fn all_elsewhere(first: Timestamp, interval: Interval) -> Option<String> {
              stamped otherwise (with_stamp) or moved onto the grid (with_off_grid)"
         ));
     }
-    let is_close = interval.ceil(first).is_some_and(|end| end.since(first) <= Duration::from_millis(1));
-    is_close.then(|| {
-        format!(
-            "every row stands at the last millisecond of a bar of {interval}: they are stamped with their close \
-             (with_stamp)"
-        )
-    })
+    close_stamps(interval, &[OffGrid::new(first, interval)])
 }
 
 /// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts. A single letter is

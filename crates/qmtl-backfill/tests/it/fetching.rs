@@ -383,7 +383,8 @@ async fn a_type_that_contradicts_the_stored_one_fails_its_window_alone() {
         failures(&report),
         [(
             span(10, 20),
-            "the column is stored with another type; give the new one another name, or leave it out (with_column) (series: ohlcv:binance:BTC/USDT:1m@1m, column: close, \
+            "the column is stored with another type; give the new one another name, or leave it out \
+             (with_column) (series: ohlcv:binance:BTC/USDT:1m@1m, column: close, \
              stored: Float64, given: Utf8, row: 0, source: fake)"
                 .to_owned()
         )]
@@ -408,7 +409,8 @@ async fn requests_of_one_window_that_contradict_each_other_leave_nothing_behind(
         failures(&report),
         [(
             span(0, 10),
-            "the column is stored with another type; give the new one another name, or leave it out (with_column) (series: ohlcv:binance:BTC/USDT:1m@1m, column: close, \
+            "the column is stored with another type; give the new one another name, or leave it out \
+             (with_column) (series: ohlcv:binance:BTC/USDT:1m@1m, column: close, \
              stored: Int64, given: Float64, row: 0, source: fake)"
                 .to_owned()
         )]

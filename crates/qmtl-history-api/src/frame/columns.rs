@@ -15,12 +15,13 @@ pub fn check_types(key: &SeriesKey, batch: &Schema, stored: &Schema) -> Result<(
     match clash(stored, batch) {
         None => Ok(()),
         Some((known, given)) => Err(Error::schema(
-            "the column is stored with another type; give the new one another name, or leave it out (with_column)",
+            "the column is stored with another type; give the new one another name, or leave it out \
+             (with_column)",
         )
-            .with("series", key)
-            .with("column", given.name())
-            .with("stored", known.data_type())
-            .with("given", given.data_type())),
+        .with("series", key)
+        .with("column", given.name())
+        .with("stored", known.data_type())
+        .with("given", given.data_type())),
     }
 }
 

@@ -54,17 +54,13 @@ impl OffGrid {
 /// one: `Schema`, naming the phase that fits or why none does; `None` where they tell of none.
 #[must_use]
 pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
-    if rows.len() > 1 && rows.iter().all(|row| row.is_close(key.interval)) {
-        let message = format!(
-            "every row stands at the last millisecond of a bar of {}: they are stamped with their close (with_stamp)",
-            key.interval
-        );
-        return Some(Error::schema(message).with("series", key).with("first", rows[0].ts));
+    let fault = |message: String| Error::schema(message).with("series", key).with("first", rows[0].ts);
+    if let Some(told) = close_stamps(key.interval, rows).filter(|_| rows.len() > 1) {
+        return Some(fault(told));
     }
     let mut fitting: Vec<_> = rows.iter().map(|row| key.interval.through(row.ts)).collect::<Option<_>>()?;
     fitting.sort_unstable();
     fitting.dedup();
-    let fault = |message: String| Error::schema(message).with("series", key).with("first", rows[0].ts);
     match fitting[..] {
         [fits] if rows.len() > 1 => Some(fault(format!(
             "no row is on the grid of {}, but all are on that of {fits}: use that interval",
@@ -80,6 +76,18 @@ pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
         ),
         _ => None,
     }
+}
+
+/// What is wrong where all rows stand in the last millisecond of a bar, as close times do; `None` where not all do.
+#[must_use]
+pub fn close_stamps(interval: Interval, rows: &[OffGrid]) -> Option<String> {
+    let are_close = !rows.is_empty() && rows.iter().all(|row| row.is_close(interval));
+    are_close.then(|| {
+        format!(
+            "every row stands at the last millisecond of a bar of {interval}: they are stamped with their close \
+             (with_stamp)"
+        )
+    })
 }
 
 /// How much later clocks stand in summer.

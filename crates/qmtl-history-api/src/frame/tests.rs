@@ -432,7 +432,8 @@ fn stored_types_are_not_contradicted() {
         .unwrap();
     assert_eq!(
         check_types(&key(), &schema_of([("close", DataType::Utf8)]), &stored).unwrap_err().to_string(),
-        "the column is stored with another type; give the new one another name, or leave it out (with_column) (series: BTC@1m, column: close, stored: Float64, given: Utf8)"
+        "the column is stored with another type; give the new one another name, or leave it out \
+         (with_column) (series: BTC@1m, column: close, stored: Float64, given: Utf8)"
     );
 }
 
