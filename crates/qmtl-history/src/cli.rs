@@ -186,10 +186,10 @@ Examples:
 }
 
 const BACKFILL_HELP: &str = "\
-Without a range, a fill from files takes all that they have. Ends are exclusive: --end 2024-06-01 leaves out the bar that opens on June 1st. Bars that have
-not closed are never written. A stored row is replaced only with --replace, which requests every bar
-of the range again; stored rows that the source does not have stay. Ctrl-C keeps what is stored; run
-the same command again to continue.
+Without a range, a fill from files takes all that they have. Ends are exclusive: --end 2024-06-01
+leaves out the bar that opens on June 1st. Bars that have not closed are never written. A stored row
+is replaced only with --replace, which requests every bar of the range again; stored rows that the
+source does not have stay. Ctrl-C keeps what is stored; run the same command again to continue.
 
 Examples:
   qmtl-history backfill --store ./history --source binance --node BTCUSDT --interval 1m --last 30d

@@ -9,12 +9,13 @@ use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind,
-    HistoryBackend, ProgressSink, RangeSet, SeriesKey, StopSignal, TimeRange, Timestamp,
+    HistoryBackend, RangeSet, SeriesKey, StopSignal, TimeRange, Timestamp,
 };
 
 use crate::cli::{BackfillArgs, FillArgs, SourceArgs};
-use crate::console::Console;
+use crate::console::{Console, Style};
 use crate::outcome::{Failure, Outcome, Result};
+use crate::progress::Progress;
 use crate::range::{ClosedRange, Span};
 use crate::series::{self, Wanted};
 use crate::source::{self, Asking, FileSource, Names, Opened, Source, Venue};
@@ -281,18 +282,19 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
         .into_iter()
         .map(|order| {
             let files = order.sources.first().filter(|_| order.is_from_files());
-            let holds = files.map(|files| open(files).holds(&order.key)).transpose();
-            let ClosedRange { range, left_out } = match (order.closed, &holds) {
+            let (holds, error) = match files.map(|files| open(files).holds(&order.key)).transpose() {
+                Ok(holds) => (holds.flatten(), None),
                 // Without a range there is nothing to tell of a series that the files do not serve.
-                (None, Err(error)) => return Err(refused(error.clone())),
-                _ => order.closed(holds.as_ref().ok().copied().flatten().flatten(), now).map_err(refused)?,
+                Err(error) if order.closed.is_none() => return Err(refused(error)),
+                Err(error) => (None, Some(error)),
             };
+            let ClosedRange { range, left_out } = order.closed(holds, now).map_err(refused)?;
             Ok(Job {
                 range,
                 left_out,
                 is_from_files: files.is_some(),
-                refused: holds.as_ref().err().cloned(),
-                holds: holds.ok().flatten().flatten(),
+                refused: error,
+                holds,
                 strategy: order.strategy(|source| Arc::clone(&open(source).fetcher), limits),
                 key: order.key,
             })
@@ -310,6 +312,15 @@ fn refused(error: Error) -> Failure {
 }
 
 impl Job {
+    /// The line with which what is said of it begins.
+    pub(crate) fn show(&self, console: &Console) -> Result<()> {
+        console.line(format!(
+            "{}  {}",
+            console.paint(Style::Bold, &self.key.to_string()),
+            console.paint(Style::Dim, &text::range(self.range, self.key.interval))
+        ))
+    }
+
     /// What the files hold, where some of `missing` lies outside of it.
     pub(crate) fn beyond_files(&self, missing: &RangeSet) -> Option<String> {
         let holds = self.holds.filter(|holds| !missing.difference(&(*holds).into()).is_empty())?;
@@ -346,30 +357,37 @@ impl Job {
         Ok(self.strategy.plan(&self.request(), backend).await?)
     }
 
+    /// What came of it, where it failed as a whole too.
+    pub(crate) fn told(&self, report: Result<BackfillReport, Error>) -> BackfillReport {
+        report.unwrap_or_else(|error| {
+            let mut report = BackfillReport::new(self.key.clone(), self.range);
+            report.missing = RangeSet::from(self.range).on_grid(self.key.interval);
+            report.failed.push((self.range, error));
+            report
+        })
+    }
+
     fn request(&self) -> BackfillRequest {
         BackfillRequest::new(self.key.clone(), self.range)
     }
 }
 
-/// Fills all jobs, a few at once, and hands each report to `done` as it comes.
+/// Fills all jobs, a few at once; their reports in the order of the jobs.
 ///
 /// When it is stopped, what is under way ends well and is told; jobs that had not begun end as cancelled.
 pub(crate) async fn fill(
     jobs: &[Job],
     limits: &Limits,
     backend: &dyn HistoryBackend,
-    (progress, stop, done): (
-        &dyn ProgressSink,
-        &StopSignal,
-        impl Fn(usize, Result<BackfillReport, Error>) + Send + Sync,
-    ),
-) {
-    let done = &done;
-    stream::iter(jobs.iter().enumerate())
-        .for_each_concurrent(limits.at_once, |(index, job)| async move {
-            let request = job.request().with_stop(stop.clone());
-            let strategy = limits.in_time(&job.strategy);
-            done(index, strategy.ensure_range(&request, backend, progress).await);
-        })
-        .await;
+    (progress, stop): (&Progress, &StopSignal),
+) -> Vec<Result<BackfillReport, Error>> {
+    let filled = stream::iter(jobs.iter().enumerate()).map(|(index, job)| async move {
+        let request = job.request().with_stop(stop.clone());
+        let report = limits.in_time(&job.strategy).ensure_range(&request, backend, progress).await;
+        progress.finish(&job.key);
+        (index, report)
+    });
+    let mut reports: Vec<_> = filled.buffer_unordered(limits.at_once).collect().await;
+    reports.sort_by_key(|(index, _)| *index);
+    reports.into_iter().map(|(_, report)| report).collect()
 }

@@ -164,6 +164,15 @@ pub(super) fn more(console: &Console, all: usize) -> Result<()> {
     }
 }
 
+/// The windows that failed, each behind a label and so many blanks.
+pub(super) fn show_failed(report: &BackfillReport, blanks: &str, console: &Console) -> Result<()> {
+    for (range, error) in report.failed.iter().take(SHOWN) {
+        let (label, range) = (console.paint(Style::Red, "failed"), text::range(*range, report.key.interval));
+        console.line(format!("  {label}{blanks}{range}: {}", outcome::chain(error)))?;
+    }
+    more(console, report.failed.len())
+}
+
 pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcome> {
     if args.dry_run {
         return plan::dry_run(&args.fill, context, args.replace).await;
@@ -318,25 +327,17 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     });
     let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&**store, |replacing| replacing);
     let stop = context.signals.stop();
-    let reports: Mutex<Vec<Option<Result<BackfillReport, Error>>>> = Mutex::new(vec![None; jobs.len()]);
-    let keep = |index: usize, report| {
-        progress.finish(&jobs[index].key);
-        reports.lock().unwrap_or_else(PoisonError::into_inner)[index] = Some(report);
-    };
-    fill::fill(&jobs, limits, backend, (&progress, &stop, keep)).await;
-    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let [Some(Err(error))] = reports.as_slice() {
+    let reports = fill::fill(&jobs, limits, backend, (&progress, &stop)).await;
+    if let [Err(error)] = reports.as_slice() {
         let error = error.clone();
         return Err(if is_stopped(&error, &stop) { interrupted(error) } else { error.into() });
     }
     let count = jobs.len();
     let mut done = Vec::new();
     for (job, report) in jobs.into_iter().zip(reports) {
-        let report = match report {
-            Some(Err(error)) if is_stopped(&error, &stop) => continue,
-            Some(report) => report,
-            None => continue,
-        };
+        if report.as_ref().is_err_and(|error| is_stopped(error, &stop)) {
+            continue;
+        }
         let mut item = Done::new(job, report, context.clock.now());
         if let Some((replacing, reason)) = replacing.as_ref().zip(reason.clone()) {
             item.replaced = Some((replacing.replaced(&item.job.key), reason));
@@ -381,12 +382,7 @@ impl Done {
     }
 
     pub(super) fn new(job: Job, report: Result<BackfillReport, Error>, now: Timestamp) -> Self {
-        let mut report = report.unwrap_or_else(|error| {
-            let mut report = BackfillReport::new(job.key.clone(), job.range);
-            report.missing = RangeSet::from(job.range).on_grid(job.key.interval);
-            report.failed.push((job.range, error));
-            report
-        });
+        let mut report = job.told(report);
         if job.is_from_files {
             // A file publishes nothing.
             report.too_young = RangeSet::new();
@@ -464,11 +460,7 @@ impl Done {
     /// The result for people.
     fn show(&self, console: &Console) -> Result<()> {
         let (report, interval) = (&self.report, self.job.key.interval);
-        console.line(format!(
-            "{}  {}",
-            console.paint(Style::Bold, &self.job.key.to_string()),
-            console.paint(Style::Dim, &text::range(self.job.range, interval))
-        ))?;
+        self.job.show(console)?;
         console.line(format!("  stored       {}", self.stored()))?;
         if let Some((rows, reason)) = &self.replaced {
             let rows = text::counted(*rows, "row");
@@ -546,15 +538,7 @@ impl Done {
     /// What failed and what nobody could say.
     fn show_open_ends(&self, console: &Console) -> Result<()> {
         let interval = self.job.key.interval;
-        for (range, error) in self.report.failed.iter().take(SHOWN) {
-            let label = console.paint(Style::Red, "failed");
-            console.line(format!(
-                "  {label}       {}: {}",
-                text::range(*range, interval),
-                outcome::chain(error)
-            ))?;
-        }
-        more(console, self.report.failed.len())?;
+        show_failed(&self.report, "       ", console)?;
         if let Some(error) = &self.report.last_error {
             console.line(format!("  waited for   {}", outcome::chain(error)))?;
         }

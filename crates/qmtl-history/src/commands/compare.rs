@@ -1,17 +1,15 @@
 //! `backfill --compare`: requests the bars of a range again, and lists where they differ from the stored ones.
 
-use std::sync::{Mutex, PoisonError};
-
 use qmtl_history_api::frame::Conflict;
 use qmtl_history_api::{BackfillReport, Error, HistoryBackend, RangeSet, Timestamp};
 use serde::Serialize;
 
 use super::Context;
-use super::backfill::{self, Contradiction, FailedWindow, Open, SHOWN, more};
+use super::backfill::{self, Contradiction, FailedWindow, Open, SHOWN, more, show_failed};
 use crate::again::Compared;
 use crate::console::{Console, Style};
 use crate::fill::{self, Job};
-use crate::outcome::{self, Outcome, Result};
+use crate::outcome::{Outcome, Result};
 use crate::progress::Progress;
 use crate::shapes::{OneOrMany, Pair, Series, pairs};
 use crate::text;
@@ -53,17 +51,10 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let Open { jobs, limits, store, .. } = open;
     let (progress, stop) = (Progress::new(&context.console), context.signals.stop());
     let comparing = store.comparing();
-    let reports: Mutex<Vec<(usize, Result<BackfillReport, Error>)>> = Mutex::default();
-    let keep = |index: usize, report| {
-        progress.finish(&jobs[index].key);
-        reports.lock().unwrap_or_else(PoisonError::into_inner).push((index, report));
-    };
-    fill::fill(&jobs, &limits, &comparing, (&progress, &stop, keep)).await;
+    let reports = fill::fill(&jobs, &limits, &comparing, (&progress, &stop)).await;
     let one = jobs.len() == 1;
-    let mut reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    reports.sort_by_key(|(index, _)| *index);
     let mut results = Vec::new();
-    for (job, (_, report)) in jobs.into_iter().zip(reports) {
+    for (job, report) in jobs.into_iter().zip(reports) {
         let report = match report {
             Err(error) if backfill::is_stopped(&error, &stop) => continue,
             Err(error) if one => return Err(error.into()),
@@ -102,11 +93,7 @@ impl Found {
         compared: Compared,
         (backend, now): (&dyn HistoryBackend, Timestamp),
     ) -> Result<Self> {
-        let report = report.unwrap_or_else(|error| {
-            let mut report = BackfillReport::new(job.key.clone(), job.range);
-            report.failed.push((job.range, error));
-            report
-        });
+        let report = job.told(report);
         let stored = backend.coverage(&job.key, job.range).await?;
         let given = compared.coverage.present();
         let absent = compared.coverage.empty_by_any(now);
@@ -136,11 +123,7 @@ impl Comparison {
     fn show(&self, console: &Console) -> Result<()> {
         let Found { job, report, compared, both, not_in_source, not_told } = &self.of;
         let interval = job.key.interval;
-        console.line(format!(
-            "{}  {}",
-            console.paint(Style::Bold, &job.key.to_string()),
-            console.paint(Style::Dim, &text::range(job.range, interval))
-        ))?;
+        job.show(console)?;
         console.line(format!("  compared       {}", text::set(both, interval)))?;
         let style = if compared.count == 0 { Style::Green } else { Style::Yellow };
         let differ = text::counted(compared.count, "bar");
@@ -161,14 +144,6 @@ impl Comparison {
                 more(console, set.len())?;
             }
         }
-        for (range, error) in report.failed.iter().take(SHOWN) {
-            let label = console.paint(Style::Red, "failed");
-            console.line(format!(
-                "  {label}         {}: {}",
-                text::range(*range, interval),
-                outcome::chain(error)
-            ))?;
-        }
-        more(console, report.failed.len())
+        show_failed(report, "         ", console)
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Context;
-use crate::cli::InspectArgs;
+use crate::cli::{InspectArgs, SourceArgs};
 use crate::console::{Console, Style};
 use crate::outcome::{Failure, Outcome, Result};
 use crate::shapes::Seconds;
@@ -78,10 +78,10 @@ const SERIES_SHOWN: usize = 10;
 pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome> {
     let Some(named) = &args.file else { return profiles(&context.console) };
     let path = source::file_path(named, Path::new(""))?;
-    let mut source = crate::cli::SourceArgs { rename: args.column.clone(), ..args.source.clone() };
+    let mut source = SourceArgs { rename: args.column.clone(), ..args.source.clone() };
     let waits = Waits::new(&context.console);
     let what = format!("{} has not been read to its end yet", path.display());
-    let open = async |source: &crate::cli::SourceArgs| -> Result<FileFetcher, Error> {
+    let open = async |source: &SourceArgs| -> Result<FileFetcher, Error> {
         let config: FileConfig = FileSource::new(path.clone(), source, Interval::MINUTE)?.config;
         let config = if args.full { config } else { config.with_sample(SAMPLE_BYTES) };
         waits.during(&what, FileFetcher::open(config)).await
@@ -207,21 +207,20 @@ fn command(
 ) -> Option<String> {
     let interval = found.series.iter().find_map(|series| series.interval)?;
     let name = source_name(named);
-    let mut words = vec!["qmtl-history backfill --store ./history --source".to_owned(), quoted(&name)];
+    let mut words =
+        vec!["qmtl-history backfill --store ./history --source".to_owned(), text::shell_word(&name)];
     words.extend(given(named));
     match symbol_column {
         Some(column) => {
             if args.source.symbol_column.is_none() {
-                words.push(format!("--symbol-column {}", quoted(column)));
+                words.push(text::option("--symbol-column", column));
             }
-            words.extend(
-                found.series.iter().take(3).map(|series| format!("--node {}", quoted(&series.symbol))),
-            );
+            words.extend(found.series.iter().take(3).map(|series| text::option("--node", &series.symbol)));
         }
         None => {
             let stem = || Path::new(named).file_name()?.to_str()?.split('.').next().map(str::to_owned);
             let node = found.symbol.clone().or_else(stem).filter(|node| !node.is_empty() && node != "-");
-            words.push(format!("--node {}", quoted(node.as_deref().unwrap_or("NODE"))));
+            words.push(text::option("--node", node.as_deref().unwrap_or("NODE")));
         }
     }
     words.push(format!("--interval {interval}"));
@@ -248,19 +247,9 @@ fn given(named: &str) -> Vec<String> {
             }
             continue;
         }
-        words.push(quoted(&word));
+        words.push(text::shell_word(&word));
     }
     words
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+,@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 fn inspected(

@@ -127,11 +127,7 @@ pub(crate) async fn plans(
 
 fn show(job: &Job, plan: &Plan, (limits, why): (&Limits, &str), context: &Context) -> Result<()> {
     let (console, interval) = (&context.console, job.key.interval);
-    console.line(format!(
-        "{}  {}",
-        console.paint(Style::Bold, &job.key.to_string()),
-        console.paint(Style::Dim, &text::range(job.range, interval))
-    ))?;
+    job.show(console)?;
     if !plan.out_of_reach().is_empty() {
         console.line(format!("  {}", text::out_of_reach(plan.out_of_reach(), interval)))?;
     }
