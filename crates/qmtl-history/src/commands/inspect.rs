@@ -8,7 +8,7 @@ use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::{
     DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange, Timestamp, frame,
 };
-use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileFetcher, Profile};
+use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileSet, Profile};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -81,10 +81,10 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
     let mut source = SourceArgs { rename: args.column.clone(), ..args.source.clone() };
     let waits = Waits::new(&context.console);
     let what = format!("{} has not been read to its end yet", path.display());
-    let open = async |source: &SourceArgs| -> Result<FileFetcher, Error> {
+    let open = async |source: &SourceArgs| -> Result<FileSet, Error> {
         let config: FileConfig = FileSource::new(path.clone(), source, Interval::MINUTE)?.config;
         let config = if args.full { config } else { config.with_sample(SAMPLE_BYTES) };
-        waits.during(&what, FileFetcher::open(config)).await
+        waits.during(&what, FileSet::open([config])).await
     };
     let file = match open(&source).await {
         // It says itself which column tells its series apart.
@@ -102,18 +102,22 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
         Failure::Error { error, hint: None, outcome }
     })?;
     let found = file.describe();
+    // Of a file alone it is clear which one is meant.
+    let own = format!("{}: ", path.display());
+    let notes: Vec<_> =
+        file.notes().iter().map(|note| note.strip_prefix(&own).unwrap_or(note).to_owned()).collect();
     let rows = first_rows(&file, &found, args.rows).await?;
     if context.console.is_json() {
         context.console.json(&inspected(
             (args, named),
-            (&file, &found),
+            (&notes, &found),
             source.symbol_column,
             rows.as_ref(),
         )?)?;
     } else {
         show(
             (args, named),
-            (&file, &found),
+            (&notes, &found),
             source.symbol_column.as_deref(),
             rows.as_ref(),
             &context.console,
@@ -160,11 +164,7 @@ fn value(error: &Error, name: &str) -> Option<String> {
 }
 
 /// The first rows of the first series.
-async fn first_rows(
-    file: &FileFetcher,
-    found: &FileDescription,
-    count: usize,
-) -> Result<Option<RecordBatch>> {
+async fn first_rows(file: &FileSet, found: &FileDescription, count: usize) -> Result<Option<RecordBatch>> {
     let Some(series) = found.series.first() else { return Ok(None) };
     let interval = series.interval.unwrap_or(Interval::MINUTE);
     let sole = found.symbol.as_deref().unwrap_or("inspected");
@@ -218,8 +218,11 @@ fn command(
             words.extend(found.series.iter().take(3).map(|series| text::option("--node", &series.symbol)));
         }
         None => {
-            let stem = || Path::new(named).file_name()?.to_str()?.split('.').next().map(str::to_owned);
-            let node = found.symbol.clone().or_else(stem).filter(|node| !node.is_empty() && node != "-");
+            let bare = named.strip_prefix("file:").unwrap_or(named);
+            let stem = || Path::new(bare).file_name()?.to_str()?.split('.').next().map(str::to_owned);
+            let is_name =
+                |node: &String| !matches!(node.as_str(), "" | "-") && !node.contains(['*', '?', '[']);
+            let node = found.symbol.clone().or_else(stem).filter(is_name);
             words.push(text::option("--node", node.as_deref().unwrap_or("NODE")));
         }
     }
@@ -254,7 +257,7 @@ fn given(named: &str) -> Vec<String> {
 
 fn inspected(
     (args, named): (&InspectArgs, &str),
-    (file, found): (&FileFetcher, &FileDescription),
+    (notes, found): (&[String], &FileDescription),
     symbol_column: Option<String>,
     rows: Option<&RecordBatch>,
 ) -> Result<Inspected> {
@@ -280,7 +283,7 @@ fn inspected(
     Ok(Inspected {
         file: named.to_owned(),
         read_of: found.read_of,
-        notes: file.notes().to_vec(),
+        notes: notes.to_vec(),
         time: Time { column: found.time_column.clone(), form: found.time_form.clone() },
         columns: columns.collect(),
         series: series.collect(),
@@ -292,7 +295,7 @@ fn inspected(
 
 fn show(
     (args, named): (&InspectArgs, &str),
-    (file, found): (&FileFetcher, &FileDescription),
+    (notes, found): (&[String], &FileDescription),
     symbol_column: Option<&str>,
     rows: Option<&RecordBatch>,
     console: &Console,
@@ -304,7 +307,7 @@ fn show(
             "  read     {read} of {all}: the beginning and the end; --full reads everything"
         ))?;
     }
-    for note in file.notes() {
+    for note in notes {
         console.line(format!("  note     {}", text::in_line(note)))?;
     }
     console.line(format!("  time     {}: {}", text::in_line(&found.time_column), found.time_form))?;

@@ -223,3 +223,27 @@ fn a_file_that_tells_no_interval_or_is_none_is_told() {
     run.fails_with(2, "a time comes twice in its time zone");
     assert!(run.stderr.contains("line: 3"), "{run:?}");
 }
+
+#[test]
+fn a_folder_is_described_as_one_source() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("days")).unwrap();
+    for day in 0..3 {
+        let rows: String =
+            (0..24).map(|hour| format!("{},1\n", 1_704_067_200 + (day * 24 + hour) * 3_600)).collect();
+        scene.file(&format!("days/{day}.csv"), &format!("ts,close\n{rows}"));
+    }
+    scene.file("days/README", "what this is");
+    let said = scene.json(&["inspect", "file:days"]);
+    let series = &said["series"][0];
+    assert_eq!((series["rows"].as_u64(), series["without_row"].as_u64()), (Some(72), Some(0)));
+    assert_eq!(
+        (series["first"].as_i64(), series["last"].as_i64()),
+        (Some(1_704_067_200), Some(1_704_322_800))
+    );
+    assert_eq!(series["interval"], "1h");
+    assert_eq!(
+        said["command"],
+        "qmtl-history backfill --store ./history --source file:days --node days --interval 1h"
+    );
+}

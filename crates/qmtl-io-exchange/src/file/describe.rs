@@ -6,10 +6,10 @@ use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Interval, Timestamp};
 
 use super::index::Series;
-use super::{FileFetcher, name};
+use super::{FileFetcher, FileSet, name};
 
-/// What a file was found to hold.
-#[derive(Clone, Debug)]
+/// What a file was found to hold, or several together.
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct FileDescription {
     /// The column that holds the time.
@@ -102,6 +102,45 @@ impl FileFetcher {
         let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval)).unwrap_or(ts);
         let (first, last) = (opening(first), opening(last));
         Some(DescribedSeries { symbol: symbol.to_owned(), rows: found.rows, first, last, distance, interval })
+    }
+}
+
+impl FileSet {
+    /// What the files were found to hold together. Rows are counted of each file, also where several have a bar; what can
+    /// be said of one file only is said of the first.
+    #[must_use]
+    pub fn describe(&self) -> FileDescription {
+        self.files().iter().map(FileFetcher::describe).reduce(FileDescription::joined).unwrap_or_default()
+    }
+}
+
+impl FileDescription {
+    /// With what another file of the same set holds.
+    fn joined(mut self, other: Self) -> Self {
+        for column in other.columns {
+            if self.columns.iter().all(|known| known.name != column.name) {
+                self.columns.push(column);
+            }
+        }
+        for series in other.series {
+            match self.series.binary_search_by(|known| known.symbol.cmp(&series.symbol)) {
+                Err(at) => self.series.insert(at, series),
+                Ok(at) => {
+                    let known = &mut self.series[at];
+                    known.rows += series.rows;
+                    known.first = known.first.min(series.first);
+                    known.last = known.last.max(series.last);
+                    known.distance = known.distance.or(series.distance);
+                    known.interval = known.interval.or(series.interval);
+                }
+            }
+        }
+        let sum = |(read, of): (u64, u64), (more, all)| (read + more, of + all);
+        self.read_of = match (self.read_of, other.read_of) {
+            (Some(own), Some(other)) => Some(sum(own, other)),
+            (own, other) => own.or(other),
+        };
+        self
     }
 }
 

@@ -38,8 +38,8 @@ enum Sign {
     None,
     /// All of these columns are in its first line.
     Header(&'static [&'static str]),
-    /// Its name contains this.
-    Name(&'static str),
+    /// Its name contains all of these, as one way of naming such files has it.
+    Name(&'static [[&'static str; 2]]),
 }
 
 /// A layout that says nothing.
@@ -101,7 +101,7 @@ const PROFILES: [Profile; 18] = [
         delimiter: Some(';'),
         time_format: Some("%Y%m%d %H%M%S"),
         zone: Some("EST"),
-        sign: Sign::Name("DAT_ASCII_"),
+        sign: Sign::Name(&[["DAT_ASCII_", "_M1"], ["HISTDATA_COM_ASCII_", "_M1"]]),
         ..PLAIN
     },
     Profile {
@@ -241,7 +241,7 @@ impl Profile {
             line.split([',', ';', '\t']).map(|field| field.trim().trim_matches('"')).collect();
         let is_shown = |profile: &&Self| match profile.sign {
             Sign::None => false,
-            Sign::Name(part) => file.contains(part),
+            Sign::Name(ways) => ways.iter().any(|parts| parts.iter().all(|part| file.contains(part))),
             Sign::Header(columns) => columns.iter().all(|column| fields.contains(column)),
         };
         PROFILES.iter().find(is_shown).copied()
@@ -307,6 +307,8 @@ mod tests {
             Profile::of(Path::new(name), head.as_bytes()).map(|profile| profile.name)
         };
         assert_eq!(of("DAT_ASCII_EURUSD_M1_202401.csv", "20240101 170000;1"), Some("histdata"));
+        assert_eq!(of("HISTDATA_COM_ASCII_EURUSD_M1202401.zip", ""), Some("histdata"));
+        assert_eq!(of("DAT_ASCII_EURUSD_T_202401.csv", "20240101 170003660,1.1,1.2,0"), None, "ticks");
         assert_eq!(
             of("x.csv", "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n"),
             Some("mt5")

@@ -111,6 +111,10 @@ impl FileSet {
         &self.notes
     }
 
+    pub(super) fn files(&self) -> &[FileFetcher] {
+        &self.files
+    }
+
     /// From the first bar of a series in any file to the end of its last one.
     ///
     /// Errors: as [`FileFetcher::range`], for a symbol only when all files lack it.
