@@ -312,7 +312,7 @@ pub struct SourceArgs {
     /// The layout of a text file, such as mt4 or kraken, or none; `inspect --profiles` lists them [default: the one that
     /// the file shows for certain]
     #[arg(long, value_name = "NAME", value_parser = parse_profile)]
-    pub profile: Option<Option<Profile>>,
+    pub profile: Option<ProfileChoice>,
     /// The time zone of times in the file that have no offset, such as America/New_York or +05:30 [default: UTC]
     #[arg(long, value_name = "ZONE", value_parser = parse_zone)]
     pub zone: Option<Zone>,
@@ -427,8 +427,11 @@ pub(crate) fn parse_time_format(text: &str) -> Result<TimeFormat, String> {
     TimeFormat::new(text).map_err(|e| e.message().to_owned())
 }
 
+/// A profile, or none. The parser of the command line takes an option of an option for a flag without a value.
+pub(crate) type ProfileChoice = Option<Profile>;
+
 /// Reads the name of a profile, or `none`.
-pub(crate) fn parse_profile(text: &str) -> Result<Option<Profile>, String> {
+pub(crate) fn parse_profile(text: &str) -> Result<ProfileChoice, String> {
     if text == "none" { Ok(None) } else { Profile::named(text).map(Some).map_err(|e| e.message().to_owned()) }
 }
 

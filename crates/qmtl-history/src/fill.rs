@@ -140,7 +140,9 @@ pub(crate) async fn orders(args: &FillArgs, clock: &dyn Clock, console: &Console
 
 /// The same for series that have been read already: a list in a pipe can be read once only.
 pub(crate) fn orders_of(wanted: Vec<Wanted>, args: &FillArgs, clock: &dyn Clock) -> Result<Vec<Order>> {
-    series::told_apart(&wanted)?;
+    // What several files tell of their series is known when they are open.
+    let series = wanted.iter().map(|wanted| (&wanted.key, wanted.sources.as_slice()));
+    series::told_apart(series, |_, file| file.may_be_several())?;
     let (span, now) = (args.range.span()?, clock.now());
     let orders = wanted
         .into_iter()
@@ -277,6 +279,8 @@ pub(crate) async fn jobs(orders: Vec<Order>, limits: &Limits, waits: &Waits) -> 
         let found = opened.iter().find(|(known, _)| known == source);
         &found.expect("every source was opened above").1
     };
+    let series = orders.iter().map(|order| (&order.key, order.sources.as_slice()));
+    series::told_apart(series, |source, _| open(source).tells_series()).map_err(refused)?;
     let now = limits.asking.clock.now();
     orders
         .into_iter()

@@ -40,7 +40,10 @@ fn lists() {
             return;
         }
         let read = series::parse(&list, Path::new("/nowhere"));
-        if let Err(error) = read.and_then(|wanted| series::told_apart(&wanted)) {
+        if let Err(error) = read.and_then(|wanted| {
+            let series = wanted.iter().map(|wanted| (&wanted.key, wanted.sources.as_slice()));
+            series::told_apart(series, |_, file| file.may_be_several())
+        }) {
             check_error(&error);
         }
     });

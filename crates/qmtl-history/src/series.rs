@@ -102,15 +102,21 @@ fn told_by_list(args: &SourceArgs) -> Result<()> {
 }
 
 /// Refuses two nodes that would be filled from one file without anything that tells their series apart: both
-/// would get the same rows. The same node at two intervals is fine, since a file holds one of them.
-pub(crate) fn told_apart(wanted: &[Wanted]) -> Result<()> {
+/// would get the same rows. The same node at two intervals is fine, since a file holds one of them. `is_told` says of a
+/// file whether something else tells its series apart.
+pub(crate) fn told_apart<'a>(
+    series: impl Iterator<Item = (&'a SeriesKey, &'a [Source])>,
+    is_told: impl Fn(&Source, &FileSource) -> bool,
+) -> Result<()> {
     let mut owners: BTreeMap<PathBuf, &NodeId> = BTreeMap::new();
-    for Wanted { key, sources, .. } in wanted {
+    for (key, sources) in series {
         let files = sources.iter().filter_map(|source| match source {
-            Source::Files(files) => Some(files),
+            Source::Files(files) => Some(files.iter().map(move |file| (source, file))),
             Source::Exchange(_) => None,
         });
-        for file in files.flatten().filter(|file| !file.has_symbol_column) {
+        let untold =
+            files.flatten().filter(|(source, file)| !file.has_symbol_column && !is_told(source, file));
+        for (_, file) in untold {
             // A file that is not there is refused when it is opened.
             let path = file.path.canonicalize().unwrap_or_else(|_| file.path.clone());
             let owner = *owners.entry(path).or_insert(&key.node_id);
@@ -524,7 +530,8 @@ mod tests {
         let judge = |first: &str, second: &str| {
             let list =
                 format!("interval = \"1m\"\n[[series]]\nnode = \"A\"\n{first}\n[[series]]\n{second}\n");
-            told_apart(&parse(&list, folder.path()).unwrap())
+            let wanted = parse(&list, folder.path()).unwrap();
+            told_apart(wanted.iter().map(|wanted| (&wanted.key, wanted.sources.as_slice())), |_, _| false)
         };
         let file = "source = \"file:a.csv\"";
         let error = judge(file, "node = \"B\"\nsource = [\"coinbase\", \"file:./../x/../a.csv\"]");

@@ -164,6 +164,14 @@ pub(crate) struct FileSource {
 }
 
 impl FileSource {
+    /// Whether it may be many files, whose names tell their series: a folder, a pattern, or an archive.
+    pub(crate) fn may_be_several(&self) -> bool {
+        let name = self.path.to_string_lossy().to_ascii_lowercase();
+        let is_archive =
+            [".zip", ".tar", ".tgz"].iter().any(|end| name.ends_with(end)) || name.contains(".tar.");
+        self.path.is_dir() || is_archive || (name.contains(['*', '?']) && !self.path.exists())
+    }
+
     /// A file as the options say. `interval` is vouched for where the file is said to be sparse.
     ///
     /// `InvalidInput` for a delimiter that cannot be.
@@ -300,6 +308,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// Whether it holds several series that the names of its files tell apart.
+    pub(crate) fn tells_series(&self) -> bool {
+        self.files.as_ref().is_some_and(FileSet::tells_series)
+    }
+
     /// From the first to the last bar of a series in files; `None` where there are none.
     ///
     /// Fails as a fetch from them does: `NotFound` where no file has the series, `InvalidInput` where one says that it

@@ -399,11 +399,11 @@ fn span(length: Duration) -> String {
     }
 }
 
-/// `3 rows with no number (NaN or null) in close, the first at 2024-01-01T00:00:00Z`.
+/// `3 rows without a number (NaN, infinite or null) in close, the first at 2024-01-01T00:00:00Z`.
 pub(crate) fn not_numbers(nan: &NotNumbers) -> String {
     let column = in_line(&nan.column);
     format!(
-        "{} with no number (NaN or null) in {column}, the first at {}",
+        "{} without a number (NaN, infinite or null) in {column}, the first at {}",
         counted(nan.rows, "row"),
         nan.first
     )

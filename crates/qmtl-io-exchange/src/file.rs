@@ -256,14 +256,11 @@ impl Inner {
     fn check_symbol(&self, node: &NodeId) -> Result<()> {
         let by_column = self.opened.sole.as_ref().map(|(column, value)| (column.as_str(), value.clone()));
         let is_told = self.config.symbol_column.is_some();
-        let by_name = || self.by_name(name::told).map(|(symbol, _)| ("the file's name", symbol));
+        let by_name = || self.by_name(name::symbol).map(|symbol| ("the file's name", symbol));
         let Some((place, symbol)) = by_column.or_else(|| by_name().filter(|_| !is_told)) else {
             return Ok(());
         };
-        let folded = |name: &str| {
-            name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
-        };
-        if folded(node.as_str()).contains(&folded(&symbol)) {
+        if name::is_of(&symbol, node.as_str()) {
             return Ok(());
         }
         if is_symbol(node.as_str()) {
@@ -341,7 +338,15 @@ impl Inner {
                     shown(gap)
                 ));
             }
-            Spacing::Wider(_) | Spacing::Fits => {}
+            Spacing::Mixed(gap) if self.config.interval.is_none() => {
+                return refuse(format!(
+                    "a part of the file holds bars of {interval}, and many rows in another part lie {} apart, so that nothing \
+                     between them is proven absent; make a file of each part, or vouch that it is a sparse series \
+                     (with_interval)",
+                    shown(gap)
+                ));
+            }
+            Spacing::Mixed(_) | Spacing::Wider(_) | Spacing::Fits => {}
         }
         let instant = |value| {
             let outside = || Error::schema("a time lies outside the years 1678 to 9999").with("value", value);

@@ -68,8 +68,8 @@ pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
         ))),
         [early, late] if late.phase_secs() - early.phase_secs() == SUMMER_TIME_SECS => Some(
             fault(format!(
-                "no row is on the grid of {}; they miss it by two distances, an hour apart, like days of a time zone \
-                 with summer time, which no fixed interval fits: take their dates as their times (with_stamp)",
+                "no row is on the grid of {}: bars begin at two times of day an hour apart, as days do in a zone with \
+                 summer time; store each by its date (with_stamp date)",
                 key.interval
             ))
             .with("fitting", format_args!("{early}, {late}")),
@@ -85,7 +85,7 @@ pub fn close_stamps(interval: Interval, rows: &[OffGrid]) -> Option<String> {
     are_close.then(|| {
         format!(
             "every row stands at the last millisecond of a bar of {interval}: they are stamped with their close \
-             (with_stamp)"
+             (with_stamp close)"
         )
     })
 }
@@ -107,25 +107,26 @@ pub struct Conflict {
     pub other: String,
 }
 
-/// A column in which some values are no numbers: NaN in any column of floating-point numbers, and null in
-/// one of prices.
+/// A column in which some values are no numbers: NaN in any column of floating-point numbers, and also null and infinity
+/// in one of prices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NotNumbers {
     /// The column.
     pub column: String,
-    /// Rows with NaN or null there.
+    /// The rows with such a value there.
     pub rows: u64,
     /// The first of them.
     pub first: Timestamp,
 }
 
 impl NotNumbers {
-    /// The rows in which `column` has NaN, given its values and the times of the rows; `None` without any.
+    /// The rows in which `column` has none, given its values and the times of the rows; `None` without any.
     #[must_use]
     pub fn of(column: &str, values: &[f64], times: impl Fn(usize) -> Timestamp) -> Option<Self> {
-        let first = values.iter().position(|value| value.is_nan())?;
-        let rows = values[first..].iter().filter(|value| value.is_nan()).count() as u64;
+        let is_none = |value: &f64| value.is_nan() || (value.is_infinite() && is_price(column));
+        let first = values.iter().position(is_none)?;
+        let rows = values[first..].iter().filter(|value| is_none(value)).count() as u64;
         Some(Self { column: column.to_owned(), rows, first: times(first) })
     }
 }
@@ -200,19 +201,22 @@ pub(super) fn no_price(rows: &RecordBatch) -> Vec<bool> {
 
 /// Tells of a row of a column whether its number is none; `None` for a column that has all of them.
 fn none_at<'a>(name: &str, column: &'a ArrayRef) -> Option<Box<dyn Fn(usize) -> bool + 'a>> {
-    let counts_nulls = is_price(name) && column.null_count() > 0;
+    let is_price = is_price(name);
+    let counts_nulls = is_price && column.null_count() > 0;
     let is_null = move |row: usize| counts_nulls && column.is_null(row);
     match column.data_type() {
         DataType::Float64 => {
             let values = column.as_primitive::<Float64Type>().values();
-            let has_nan = values.iter().any(|value| value.is_nan());
-            let is_nan = move |row: usize| values[row].is_nan() && column.is_valid(row);
-            (has_nan || counts_nulls).then(|| Box::new(move |row| is_nan(row) || is_null(row)) as _)
+            let is_none = move |value: &f64| value.is_nan() || (is_price && value.is_infinite());
+            let has_none = values.iter().any(is_none);
+            let is_none = move |row: usize| is_none(&values[row]) && column.is_valid(row);
+            (has_none || counts_nulls).then(|| Box::new(move |row| is_none(row) || is_null(row)) as _)
         }
         DataType::Float32 => {
             let values = column.as_primitive::<Float32Type>().values();
-            let is_nan = move |row: usize| values[row].is_nan() && column.is_valid(row);
-            Some(Box::new(move |row| is_nan(row) || is_null(row)))
+            let is_none = move |value: f32| value.is_nan() || (is_price && value.is_infinite());
+            let is_none = move |row: usize| is_none(values[row]) && column.is_valid(row);
+            Some(Box::new(move |row| is_none(row) || is_null(row)))
         }
         _ => counts_nulls.then(|| Box::new(is_null) as _),
     }

@@ -12,7 +12,7 @@ use crate::{Error, Interval, Result, TimeRange, Timestamp};
 pub struct Rules {
     /// Rows that stand on no point of the grid.
     pub off_grid: OffGridRule,
-    /// Rows with NaN or null in a column of prices.
+    /// Rows with NaN, infinity or null in a column of prices.
     pub nan: NanRule,
 }
 
@@ -127,7 +127,7 @@ impl FromStr for OffGridRule {
     }
 }
 
-/// What becomes of a row with NaN or null in a column of prices.
+/// What becomes of a row with NaN, infinity or null in a column of prices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NanRule {

@@ -1,7 +1,7 @@
 //! `inspect`: what a file holds, how it is read, and the command that stores it.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
@@ -37,8 +37,10 @@ struct Inspected {
     series: Vec<Found>,
     /// The first rows of the first series, as they would be stored.
     first_rows: Box<RawValue>,
-    /// What stores them; null where the rows do not tell which bars they are.
+    /// What stores the first of them; null where the rows do not tell which bars they are.
     command: Option<String>,
+    /// What stores all of them, a command for each interval.
+    commands: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -77,7 +79,12 @@ const SERIES_SHOWN: usize = 10;
 
 pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome> {
     let Some(named) = &args.file else { return profiles(&context.console) };
-    let path = source::file_path(named, Path::new(""))?;
+    // Here nothing but a file can be meant.
+    let path = if Path::new(named).exists() {
+        PathBuf::from(named)
+    } else {
+        source::file_path(named, Path::new(""))?
+    };
     let mut source = SourceArgs { rename: args.column.clone(), ..args.source.clone() };
     let waits = Waits::new(&context.console);
     let what = format!("{} has not been read to its end yet", path.display());
@@ -199,25 +206,34 @@ fn without_row(found: &FileDescription, series: &DescribedSeries) -> Option<u64>
     Some(range.count(interval).saturating_sub(series.rows))
 }
 
-/// The command that stores the file.
+/// The commands that store the file, one for each interval.
+fn commands(of: (&InspectArgs, &str), found: &FileDescription, symbol_column: Option<&str>) -> Vec<String> {
+    let mut intervals: Vec<_> = found.series.iter().filter_map(|series| series.interval).collect();
+    let mut seen = HashSet::new();
+    intervals.retain(|interval| seen.insert(*interval));
+    intervals.into_iter().map(|interval| command(of, found, symbol_column, interval)).collect()
+}
+
 fn command(
     (args, named): (&InspectArgs, &str),
     found: &FileDescription,
     symbol_column: Option<&str>,
-) -> Option<String> {
-    let interval = found.series.iter().find_map(|series| series.interval)?;
+    interval: Interval,
+) -> String {
     let name = source_name(named);
     let mut words =
         vec!["qmtl-history backfill --store ./history --source".to_owned(), text::shell_word(&name)];
     words.extend(given(named));
-    match symbol_column {
-        Some(column) => {
-            if args.source.symbol_column.is_none() {
-                words.push(text::option("--symbol-column", column));
-            }
-            words.extend(found.series.iter().take(3).map(|series| text::option("--node", &series.symbol)));
-        }
-        None => {
+    if let Some(column) = symbol_column.filter(|_| args.source.symbol_column.is_none()) {
+        words.push(text::option("--symbol-column", column));
+    }
+    // Those that one command takes.
+    let shown = || {
+        found.series.iter().filter(|series| series.interval == Some(interval) && !series.symbol.is_empty())
+    };
+    match shown().count() {
+        1.. => words.extend(shown().map(|series| text::option("--node", &series.symbol))),
+        0 => {
             let bare = named.strip_prefix("file:").unwrap_or(named);
             let stem = || Path::new(bare).file_name()?.to_str()?.split('.').next().map(str::to_owned);
             let is_name =
@@ -227,7 +243,15 @@ fn command(
         }
     }
     words.push(format!("--interval {interval}"));
-    Some(words.join(" "))
+    if is_by_date(args, found) {
+        words.push("--stamp date".to_owned());
+    }
+    words.join(" ")
+}
+
+/// Whether the days of a series begin where a zone has its midnight, which is no grid.
+fn is_by_date(args: &InspectArgs, found: &FileDescription) -> bool {
+    args.source.stamp.is_none() && found.series.iter().any(|series| series.has_local_days)
 }
 
 /// The file as --source takes it.
@@ -280,6 +304,7 @@ fn inspected(
     // Between its rows, and nowhere else.
     let shown = shown.unwrap_or_else(|| "[]".to_owned()).replace('\n', "");
     let first_rows = RawValue::from_string(shown);
+    let commands = commands((args, named), found, symbol_column.as_deref());
     Ok(Inspected {
         file: named.to_owned(),
         read_of: found.read_of,
@@ -288,7 +313,8 @@ fn inspected(
         columns: columns.collect(),
         series: series.collect(),
         first_rows: first_rows.map_err(|e| Error::unexpected("rows are no JSON").caused_by(e))?,
-        command: command((args, named), found, symbol_column.as_deref()),
+        command: commands.first().cloned(),
+        commands,
         symbol_column,
     })
 }
@@ -319,9 +345,15 @@ fn show(
             text::in_line(&format!("{}, {}{own}", column.name, column.data_type.to_string().to_lowercase()));
         console.line(format!("  {label:<7}  {told}"))?;
     }
-    if let Some(column) = symbol_column {
-        let count = text::count(found.series.len() as u64);
-        console.line(format!("  series   {count}, told apart by {}", text::in_line(column)))?;
+    let count = text::count(found.series.len() as u64);
+    match symbol_column {
+        Some(column) => {
+            console.line(format!("  series   {count}, told apart by {}", text::in_line(column)))?
+        }
+        None if found.series.iter().any(|series| !series.symbol.is_empty()) => {
+            console.line(format!("  series   {count}, told apart by the names of the files"))?;
+        }
+        None => {}
     }
     for series in found.series.iter().take(SERIES_SHOWN) {
         let rows = text::counted(series.rows, "row");
@@ -342,10 +374,7 @@ fn show(
         console.line(format!("  rows     {}", text::in_line(&told)))?;
     }
     if let Some(rest) = found.series.len().checked_sub(SERIES_SHOWN).filter(|rest| *rest > 0) {
-        console.line(format!(
-            "           ... and {}; --json has them all",
-            text::counted(rest as u64, "series")
-        ))?;
+        console.line(format!("           ... and {} more; --json has them all", text::count(rest as u64)))?;
     }
     if let Some(rows) = rows.filter(|rows| rows.num_rows() > 0) {
         console.line("\nThe first rows as they are stored:")?;
@@ -353,11 +382,21 @@ fn show(
             console.line(format!("  {}", text::in_line(line)))?;
         }
     }
-    match command((args, named), found, symbol_column) {
-        Some(command) => console.line(format!("\nThis stores them:\n  {command}")),
-        None => console
-            .line("\nThe rows do not tell which interval they have; say it with --interval in a backfill."),
+    if is_by_date(args, found) {
+        console.line(
+            "\nThe days begin at a midnight that is not that of UTC all the year; --stamp date stores each as its date.",
+        )?;
     }
+    let commands = commands((args, named), found, symbol_column);
+    if commands.is_empty() {
+        return console.line(if found.series.iter().any(|series| series.distance.is_some_and(is_month)) {
+            "\nMonths are no interval: keep days or weeks, and make months of them."
+        } else {
+            "\nThe rows do not tell which interval they have; say it with --interval in a backfill."
+        });
+    }
+    console.line(if commands.len() == 1 { "\nThis stores them:" } else { "\nThese store them:" })?;
+    commands.iter().try_for_each(|command| console.line(format!("  {command}")))
 }
 
 fn is_month(distance: Duration) -> bool {

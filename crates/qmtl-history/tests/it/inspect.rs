@@ -157,8 +157,18 @@ fn it_prints_one_object_with_all_that_was_found() {
     scene.file("x.csv", "Open Time;Close;Note\n1704067200;1,5;a\n1704067260;2,5;b\n1704067380;3,5;c\n");
     let said = scene.json(&["inspect", "x.csv"]);
     let fields: Vec<_> = said.as_object().unwrap().keys().map(String::as_str).collect();
-    let mut expected =
-        ["file", "read_of", "notes", "time", "columns", "symbol_column", "series", "first_rows", "command"];
+    let mut expected = [
+        "file",
+        "read_of",
+        "notes",
+        "time",
+        "columns",
+        "symbol_column",
+        "series",
+        "first_rows",
+        "command",
+        "commands",
+    ];
     expected.sort_unstable();
     let mut sorted = fields.clone();
     sorted.sort_unstable();
@@ -246,4 +256,83 @@ fn a_folder_is_described_as_one_source() {
         said["command"],
         "qmtl-history backfill --store ./history --source file:days --node days --interval 1h"
     );
+}
+
+#[test]
+fn a_command_is_named_for_each_interval_and_all_of_its_series() {
+    let scene = Scene::new();
+    let mut text = String::from("symbol,ts,close\n");
+    for symbol in ["AAA", "BBB", "CCC", "DDD"] {
+        (0..5).for_each(|hour| text += &format!("{symbol},{},1\n", 1_704_067_200 + hour * 3_600));
+    }
+    (0..5).for_each(|day| text += &format!("EEE,{},1\n", 1_704_067_200 + day * 86_400));
+    scene.file("x.csv", &text);
+    let said = scene.json(&["inspect", "x.csv"]);
+    let base = "qmtl-history backfill --store ./history --source file:x.csv --symbol-column symbol";
+    assert_eq!(
+        said["commands"],
+        json!([
+            format!("{base} --node AAA --node BBB --node CCC --node DDD --interval 1h"),
+            format!("{base} --node EEE --interval 1d"),
+        ])
+    );
+    assert_eq!(said["command"], said["commands"][0]);
+    let shown = scene.run(&["inspect", "x.csv"]).stdout;
+    assert!(shown.contains("These store them:\n  qmtl-history backfill "), "{shown}");
+}
+
+#[test]
+fn days_of_a_zone_with_summer_time_are_stored_by_their_dates() {
+    let scene = Scene::new();
+    scene.file(
+        "NOVA.csv",
+        "Date,Close\n2024-03-08 00:00:00-05:00,1\n2024-03-09 00:00:00-05:00,1\n2024-03-10 00:00:00-05:00,1\n\
+         2024-03-11 00:00:00-04:00,1\n2024-03-12 00:00:00-04:00,1\n",
+    );
+    let said = scene.json(&["inspect", "NOVA.csv"]);
+    let command = "qmtl-history backfill --store ./history --source file:NOVA.csv --node NOVA --interval 1d --stamp date";
+    assert_eq!(said["command"], command);
+    let filled = typed(&scene, command);
+    assert_eq!(filled.code, Some(0), "{filled:?}");
+}
+
+#[test]
+fn a_profile_is_named_on_the_command_line() {
+    let scene = Scene::new();
+    scene.file("x.csv", "1704067200,1,2,0.5,1.5,9,3\n1704070800,1.5,2,1,1.25,8,2\n");
+    for (profile, column) in [("kraken", "trades"), ("none", "column_7")] {
+        let said = scene.json(&["inspect", "x.csv", "--profile", profile]);
+        assert_eq!(said["columns"][5]["name"], column, "{said}");
+    }
+    scene.run(&["inspect", "x.csv", "--profile", "krakn"]).fails_with(2, "kraken");
+}
+
+#[test]
+fn nodes_are_filled_from_the_files_that_are_called_after_them() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.path("pairs")).unwrap();
+    for (name, close) in [("XBTUSD", 42_000), ("ETHUSD", 2_300)] {
+        let rows =
+            (0..3).map(|hour| format!("{},{close}\n", 1_704_067_200 + hour * 3_600)).collect::<String>();
+        scene.file(&format!("pairs/{name}_60.csv"), &format!("ts,close\n{rows}"));
+    }
+    let fill = ["backfill", "--source", "file:pairs", "--interval", "1h"];
+    let run = scene.run(&[&fill[..], &["--node", "BTCUSD", "--node", "ETHUSD"]].concat());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for (node, close) in [("BTCUSD", ",42000"), ("ETHUSD", ",2300")] {
+        let rows = scene.run(&["export", "--node", node, "--interval", "1h"]).stdout;
+        assert_eq!(rows.lines().filter(|line| line.contains(close)).count(), 3, "{rows}");
+    }
+    let run = scene.run(&[&fill[..], &["--node", "SOLUSD"]].concat());
+    run.fails_with(2, "no file is named after this series");
+    let run = scene.run(&[
+        "backfill",
+        "--source",
+        "file:pairs/ETHUSD_60.csv",
+        "--interval",
+        "1h",
+        "--node",
+        "XBTUSD",
+    ]);
+    run.fails_with(2, "the file holds another symbol than the node is named after");
 }

@@ -286,7 +286,7 @@ fn a_plan_refuses_rows_on_another_phase_as_a_fill_does() {
     let closes = scene.file("y.csv", "ts,close\n1704067259999,1\n1704067319999,2\n1704067379999,3\n");
     for command in ["plan", "backfill"] {
         let run = scene.run(&[&[command, "--source", &closes], &SERIES[..]].concat());
-        let told = "they are stamped with their close (--stamp)";
+        let told = "they are stamped with their close (--stamp close)";
         assert!(format!("{}{}", run.stdout, run.stderr).contains(told), "{command} {run:?}");
     }
     let run = fill(&scene, &closes, &["--stamp", "close", "--json"]);

@@ -171,7 +171,7 @@ fn nan_is_told_where_it_is_stored_and_where_a_warm_up_meets_it() {
     let words = ["warmup", "--node", "x", "--interval", "1m", "--period", "3", "--as-of", "1704067380"];
     let primed = scene.run(&words);
     assert!(primed.stdout.contains(
-        "NaN           1 row with no number (NaN or null) in close, the first at 2024-01-01T00:01:00Z"
+        "NaN           1 row without a number (NaN, infinite or null) in close, the first at 2024-01-01T00:01:00Z"
     ));
     assert_eq!(scene.run(&[&words[..], &["--json"]].concat()).object()["nan"], filled.object()["nan"]);
 }

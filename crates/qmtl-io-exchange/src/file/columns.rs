@@ -8,7 +8,7 @@ use super::config::FileConfig;
 use crate::kline;
 
 /// Names of a time column. Case, blanks, underscores and dashes do not matter.
-const TIME_NAMES: [&str; 14] = [
+const TIME_NAMES: [&str; 15] = [
     "ts",
     "timestamp",
     "time",
@@ -23,6 +23,7 @@ const TIME_NAMES: [&str; 14] = [
     "window_start",
     "trade_date",
     "trade_time",
+    "datum",
 ];
 
 /// What a column may be called for short, where no other one has that name. Single letters count where all four prices

@@ -6,7 +6,7 @@ use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Interval, Timestamp};
 
 use super::index::Series;
-use super::{FileFetcher, FileSet, name};
+use super::{FileFetcher, FileSet, Stamp, name};
 
 /// What a file was found to hold, or several together.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,9 @@ pub struct DescribedSeries {
     pub distance: Option<Duration>,
     /// The interval of bars that the rows may be; `None` where they tell of none.
     pub interval: Option<Interval>,
+    /// The rows are days that begin at two times of day an hour apart, as those of a zone with summer time do: their dates
+    /// are what tells them ([`Stamp::Date`](super::Stamp::Date)).
+    pub has_local_days: bool,
 }
 
 impl FileFetcher {
@@ -72,8 +75,7 @@ impl FileFetcher {
             let found = opened.index.series(symbol)?;
             self.described(symbol, found)
         });
-        let path = &self.0.config.path;
-        let by_name = || name::told(path).map(|(symbol, _)| symbol).or_else(|| name::capitals(path));
+        let by_name = || self.0.by_name(name::symbol).or_else(|| self.0.by_name(name::capitals));
         FileDescription {
             time_column: opened.time.0.clone(),
             time_form: opened.time.1.clone(),
@@ -90,7 +92,7 @@ impl FileFetcher {
         let (first, last) = (unit.instant(found.first)?, unit.instant(found.last)?);
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
-        let by_name = name::told(&self.0.config.path).map(|(_, interval)| interval);
+        let by_name = self.0.by_name(name::told).map(|(_, interval)| interval);
         let is_monthly = found.gaps.are_months(unit);
         let interval = by_name.or_else(|| {
             let plain = usual(distance?).filter(|_| !is_monthly)?;
@@ -101,7 +103,17 @@ impl FileFetcher {
         });
         let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval)).unwrap_or(ts);
         let (first, last) = (opening(first), opening(last));
-        Some(DescribedSeries { symbol: symbol.to_owned(), rows: found.rows, first, last, distance, interval })
+        let has_local_days =
+            stamp != Stamp::Date && interval == Some(Interval::DAY) && found.gaps.are_local_days(unit);
+        Some(DescribedSeries {
+            symbol: symbol.to_owned(),
+            rows: found.rows,
+            first,
+            last,
+            distance,
+            interval,
+            has_local_days,
+        })
     }
 }
 
@@ -110,7 +122,15 @@ impl FileSet {
     /// be said of one file only is said of the first.
     #[must_use]
     pub fn describe(&self) -> FileDescription {
-        self.files().iter().map(FileFetcher::describe).reduce(FileDescription::joined).unwrap_or_default()
+        let described = self.files().map(|(file, symbol)| {
+            let mut found = file.describe();
+            if let Some(symbol) = symbol {
+                found.symbol = None;
+                found.series.iter_mut().for_each(|series| symbol.clone_into(&mut series.symbol));
+            }
+            found
+        });
+        described.reduce(FileDescription::joined).unwrap_or_default()
     }
 }
 
@@ -123,15 +143,22 @@ impl FileDescription {
             }
         }
         for series in other.series {
-            match self.series.binary_search_by(|known| known.symbol.cmp(&series.symbol)) {
-                Err(at) => self.series.insert(at, series),
-                Ok(at) => {
+            let is_it = |known: &DescribedSeries| {
+                let is_one = known.interval.is_none()
+                    || series.interval.is_none()
+                    || known.interval == series.interval;
+                known.symbol == series.symbol && (series.symbol.is_empty() || is_one)
+            };
+            match self.series.iter().position(is_it) {
+                None => self.series.push(series),
+                Some(at) => {
                     let known = &mut self.series[at];
                     known.rows += series.rows;
                     known.first = known.first.min(series.first);
                     known.last = known.last.max(series.last);
                     known.distance = known.distance.or(series.distance);
                     known.interval = known.interval.or(series.interval);
+                    known.has_local_days |= series.has_local_days;
                 }
             }
         }

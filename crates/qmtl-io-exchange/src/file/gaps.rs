@@ -4,6 +4,9 @@ use qmtl_history_api::Interval;
 
 use super::time::TsUnit;
 
+/// How many equal distances in a row no chance makes: of a sparse series, or at the borders of days.
+const RUN: u64 = 20;
+
 /// The most distances that are told apart.
 const KEPT: usize = 24;
 
@@ -12,6 +15,8 @@ const KEPT: usize = 24;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gaps {
     kept: Vec<(u64, u64)>,
+    /// The distances of which many came one after another.
+    runs: Vec<u64>,
     /// Some were forgotten.
     is_cut: bool,
 }
@@ -25,11 +30,16 @@ pub(super) enum Spacing {
     Closer(u64),
     /// Rows lie further apart; this is the closest distance that is usual.
     Wider(u64),
+    /// Many rows in a row are such bars, and many others lie so far apart.
+    Mixed(u64),
 }
 
 impl Gaps {
-    /// Adds a distance that occurs `times` times.
+    /// Adds a distance that occurs `times` times in a row.
     pub(super) fn add(&mut self, gap: u64, times: u64) {
+        if times >= RUN && self.runs.len() < KEPT && !self.runs.contains(&gap) {
+            self.runs.push(gap);
+        }
         if let Some((_, count)) = self.kept.iter_mut().find(|(known, _)| *known == gap) {
             *count += times;
         } else if self.kept.len() < KEPT {
@@ -57,6 +67,15 @@ impl Gaps {
         !self.is_cut && length > 0 && self.kept.iter().all(|(gap, _)| gap % length == 0)
     }
 
+    /// Whether all distances that are remembered are days, but for an hour where clocks were put on or back.
+    pub(super) fn are_local_days(&self, unit: TsUnit) -> bool {
+        let (day, hour) = (unit.steps(Interval::DAY), unit.steps(Interval::HOUR));
+        let off = |gap: u64| (gap % day).min(day - gap % day);
+        let is_moved = |gap: u64| off(gap) == hour;
+        self.kept.iter().any(|(gap, _)| is_moved(*gap))
+            && self.kept.iter().all(|(gap, _)| gap % day == 0 || is_moved(*gap))
+    }
+
     /// Whether there are distances, and all that are remembered are those of months.
     pub(super) fn are_months(&self, unit: TsUnit) -> bool {
         let day = unit.steps(Interval::DAY);
@@ -80,14 +99,18 @@ impl Gaps {
         let is_tied = self.kept.iter().any(|(gap, count)| *count == most && !is_shorter(*gap));
         if (is_shorter(usual) && !is_tied) || count(&is_shorter) * 2 > self.total() {
             let kept = self.kept.iter().copied().filter(|(gap, _)| is_shorter(*gap)).collect();
-            let shorter = Self { kept, is_cut: self.is_cut };
+            let shorter = Self { kept, is_cut: self.is_cut, ..Self::default() };
             return shorter.most_frequent().map_or(Spacing::Fits, |(gap, _)| Spacing::Closer(gap));
         }
         let near = count(&|gap| !is_longer(gap));
         if is_longer(usual) && (near < 2 || near * 20 < self.total()) {
             return Spacing::Wider(usual);
         }
-        Spacing::Fits
+        let other = self.runs.iter().copied().filter(|gap| is_longer(*gap)).min();
+        match other.filter(|_| self.runs.iter().any(|gap| !is_longer(*gap))) {
+            Some(other) => Spacing::Mixed(other),
+            None => Spacing::Fits,
+        }
     }
 }
 
@@ -108,7 +131,7 @@ mod tests {
             (&[(60, 30)], 300, Spacing::Closer(60)),
             (&[(300, 30)], 60, Spacing::Wider(300)),
             // Weekends, and hours of a day's trading.
-            (&[(86_400, 200), (259_200, 50)], 86_400, Spacing::Fits),
+            (&[(86_400, 200), (259_200, 19)], 86_400, Spacing::Fits),
             // One row of 600 seven seconds late, and rows that are late by milliseconds.
             (&[(60, 597), (67, 1), (53, 1)], 60, Spacing::Fits),
             (&[(53, 1), (67, 1)], 60, Spacing::Fits),
@@ -122,6 +145,10 @@ mod tests {
             // Bars of a minute for the greater part, and many holes.
             (&[(60, 40), (120, 20), (600, 20), (1_200, 20)], 300, Spacing::Closer(60)),
             (&[], 60, Spacing::Fits),
+            // Hours, and minutes behind them.
+            (&[(3_600, 23), (60, 29)], 60, Spacing::Mixed(3_600)),
+            (&[(60, 29), (3_600, 23)], 60, Spacing::Mixed(3_600)),
+            (&[(60, 29), (3_600, 19)], 60, Spacing::Fits),
         ] {
             assert_eq!(gaps(of).spacing(length), expected, "{of:?} as {length}");
         }

@@ -4,6 +4,17 @@ use std::path::Path;
 
 use qmtl_history_api::Interval;
 
+/// What prices are counted in.
+const QUOTES: [&str; 12] =
+    ["USDT", "USDC", "BUSD", "USD", "EUR", "GBP", "JPY", "CHF", "BTC", "XBT", "ETH", "KRW"];
+
+/// Words in capitals that are no symbols.
+const NO_SYMBOLS: [&str; 28] = [
+    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "SEPT", "OCT", "NOV", "DEC", "CSV",
+    "OHLC", "OHLCV", "UTC", "GMT", "PART", "DATA", "FILE", "EXPORT", "BARS", "KLINES", "OHLCVT", "CHART",
+    "HISTORY", "PRICES",
+];
+
 /// The symbol and the interval that a name tells: `BTCUSDT-1h-2024-01.zip`, `BTC-USD-1d.csv`,
 /// `Binance_BTCUSDT_1m.csv`.
 ///
@@ -26,26 +37,92 @@ pub(super) fn told(path: &Path) -> Option<(String, Interval)> {
     })
 }
 
+/// The symbol that a name tells, by itself or before a timeframe: `XBTUSD_60.csv`, `EURUSD_H1_202401.csv`,
+/// `NASDAQ_AAPL, 60.csv`, `ETHUSDT.csv`, and what [`told`] knows. Which interval a bare number means is not certain.
+pub(super) fn symbol(path: &Path) -> Option<String> {
+    if let Some((symbol, _)) = told(path) {
+        return Some(symbol);
+    }
+    let words = words(path)?;
+    let is_pair =
+        |word: &str| QUOTES.iter().any(|quote| word.len() > quote.len() + 1 && word.ends_with(quote));
+    let is_symbol = |word: &String| {
+        word.len() > 1
+            && is_capital(word)
+            && word.bytes().filter(u8::is_ascii_uppercase).count() > 1
+            && !NO_SYMBOLS.contains(&word.as_str())
+    };
+    if let [sole] = &words[..] {
+        return Some(sole.clone()).filter(|sole| is_symbol(sole) && is_pair(sole));
+    }
+    let before = |at: usize| words[..at].iter().rev().find(|word| !word.is_empty());
+    let at = (1..words.len()).find(|at| timeframe_of(&words[*at]).is_some())?;
+    // A bare number may count the parts of a file, unless it stands where charts write it.
+    let is_chart = path.file_name()?.to_string_lossy().contains(", ") || !is_digits(&words[at]);
+    before(at).filter(|word| is_symbol(word) && (is_chart || is_pair(word))).cloned()
+}
+
+/// The interval that stands behind the symbol of a name. A bare number may be something else.
+pub(super) fn timeframe(path: &Path) -> Option<Interval> {
+    if let Some((_, interval)) = told(path) {
+        return Some(interval);
+    }
+    symbol(path)?;
+    words(path)?.iter().skip(1).find_map(|word| timeframe_of(word))
+}
+
+/// The length of bars as charts name it: `60` minutes, `H1`, `1D`, `5min`.
+fn timeframe_of(word: &str) -> Option<Interval> {
+    const MINUTES: [&str; 14] =
+        ["1", "2", "3", "5", "10", "15", "30", "45", "60", "120", "180", "240", "720", "1440"];
+    if MINUTES.contains(&word) {
+        return format!("{word}m").parse().ok();
+    }
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let number = word.trim_matches(is_letter);
+    let letters = word.replace(number, "");
+    if number.is_empty() || number.len() > 2 || !is_digits(number) {
+        return None;
+    }
+    let unit = match letters.as_str() {
+        "min" | "minute" | "M" => "m",
+        "hour" | "H" => "h",
+        "day" | "D" => "d",
+        "W" => "w",
+        _ => return None,
+    };
+    format!("{number}{unit}").parse().ok()
+}
+
+/// Whether a node that is named after a symbol is named after this one. The base of a pair is enough: `BTC` of `BTCUSDT`.
+pub(super) fn is_of(symbol: &str, node: &str) -> bool {
+    let (symbol, node) = (folded(symbol), folded(node));
+    let is_quote = |rest: &str| QUOTES.iter().any(|quote| folded(quote) == rest);
+    node.contains(&symbol) || symbol.strip_prefix(&node).is_some_and(is_quote)
+}
+
 /// The words of a name that may be symbols, in order, as one: `Binance_BTCUSDT_2024_minute.csv` has `BTCUSDT`. Two
 /// files of one series do not differ in them.
 pub(super) fn capitals(path: &Path) -> Option<String> {
-    const OTHERS: [&str; 22] = [
-        "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "SEPT", "OCT", "NOV", "DEC", "CSV",
-        "OHLC", "OHLCV", "UTC", "GMT", "PART", "DATA", "FILE", "EXPORT",
-    ];
     let words = words(path)?;
     let may_be = |word: &&String| {
         let letters = word.chars().filter(char::is_ascii_uppercase).count();
-        is_capital(word) && letters >= 2 && !OTHERS.contains(&word.as_str())
+        is_capital(word) && letters >= 2 && !NO_SYMBOLS.contains(&word.as_str())
     };
     let found: Vec<_> = words.iter().filter(may_be).map(String::as_str).collect();
     (!found.is_empty()).then(|| found.join("-"))
 }
 
+/// A symbol as it is compared: small letters and digits; Kraken and others write XBT for BTC.
+pub(super) fn folded(symbol: &str) -> String {
+    let letters = symbol.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
+    letters.collect::<String>().replace("xbt", "btc")
+}
+
 /// The words of a name up to its first dot.
 fn words(path: &Path) -> Option<Vec<String>> {
     let name = path.file_name()?.to_string_lossy();
-    Some(name.split('.').next()?.split(['-', '_', ' ']).map(str::to_owned).collect())
+    Some(name.split('.').next()?.split(['-', '_', ' ', ',']).map(str::to_owned).collect())
 }
 
 fn is_digits(word: &str) -> bool {
@@ -82,6 +159,29 @@ mod tests {
             let told_by_it =
                 told_by_it.map(|(symbol, interval)| (symbol.to_owned(), interval.parse().unwrap()));
             assert_eq!(told(Path::new(name)), told_by_it, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_symbol_stands_before_a_timeframe_or_alone() {
+        for (name, told_by_it) in [
+            ("XBTUSD_60.csv", Some("XBTUSD")),
+            ("kr/ETHUSD_1440.csv", Some("ETHUSD")),
+            ("EURUSD_H1_202401020000_202402010000.csv", Some("EURUSD")),
+            ("NASDAQ_AAPL, 60.csv", Some("AAPL")),
+            ("BINANCE_BTCUSDT, 1D (2).csv", Some("BTCUSDT")),
+            ("AAPL_5min.txt", Some("AAPL")),
+            ("DAT_ASCII_EURUSD_M1_2024.csv", Some("EURUSD")),
+            ("ETHUSDT.csv", Some("ETHUSDT")),
+            ("BTC-USD-1d.csv", Some("BTC-USD")),
+            ("AB-1.csv", None),
+            ("PART_1.csv", None),
+            ("A_1.csv", None),
+            ("export_60.csv", None),
+            ("NOTES.csv", None),
+            ("BTCUSDT_2024_minute.csv", None),
+        ] {
+            assert_eq!(symbol(Path::new(name)).as_deref(), told_by_it, "{name}");
         }
     }
 

@@ -96,6 +96,8 @@ struct Suspect {
     hash: u64,
     /// Rows that have a value.
     rows: u64,
+    /// The first row that has none.
+    blank: Option<u64>,
     /// The hashes of its values, as long as they are few.
     seen: HashSet<u64>,
     /// The first value.
@@ -132,6 +134,7 @@ impl OneSeries {
                 last: Vec::new(),
                 hash: 0,
                 rows: 0,
+                blank: None,
                 seen: HashSet::new(),
                 first: Vec::new(),
                 second: None,
@@ -163,6 +166,7 @@ impl OneSeries {
         for suspect in &mut self.suspects {
             let value = field(suspect.at).trim_ascii();
             if value.is_empty() {
+                suspect.blank = suspect.blank.or(Some(row));
                 continue;
             }
             suspect.take(value, row);
@@ -204,6 +208,11 @@ impl OneSeries {
             }
         }
         let sole = self.suspects.into_iter().find(|suspect| suspect.is_named && suspect.rows > 0);
+        if let Some((suspect, row)) = sole.as_ref().and_then(|suspect| Some((suspect, suspect.blank?))) {
+            let message = "a row has no value in the column that names the series of all others; correct it, or take \
+                           the column out of the file if it does not name series";
+            return Err(Error::invalid(message).with("column", &suspect.name).with(self.place, row));
+        }
         Ok(sole.map(|suspect| (suspect.name, String::from_utf8_lossy(&suspect.first).into_owned())))
     }
 }

@@ -14,7 +14,7 @@ use super::config::{FileConfig, FileFormat};
 use super::listing::{self, Chosen};
 use super::members::Archive;
 use super::profile::Profile;
-use super::table::Opened;
+use super::table::{EMPTY, Opened, no_rows};
 use super::unpack::{self, Compression};
 use super::{Inner, csv, ipc, json, parquet, text};
 
@@ -59,7 +59,7 @@ impl Unit {
                 Some(version) => reopened(file, config.path.clone(), version)?,
             };
             if bytes.len() == 0 {
-                return Err(Error::schema("the file is empty"));
+                return Err(no_rows(EMPTY));
             }
             if let Some(packed @ (FileFormat::Zip | FileFormat::Gzip)) = config.format {
                 packed.check(&bytes)?;
@@ -120,7 +120,8 @@ impl Unit {
             Some(profile) => {
                 let told: Vec<_> =
                     profile.settings().into_iter().map(|(what, value)| format!("{what} {value}")).collect();
-                let note = format!("it is read as files of {} are: {}", profile.name, told.join(", "));
+                let note =
+                    format!("recognised as a file of the profile {}: {}", profile.name, told.join(", "));
                 Ok((profile.applied_by_itself(config)?, Some(note)))
             }
             None => Ok((config, None)),

@@ -10,15 +10,19 @@ use qmtl_history_api::arrow_array::{RecordBatch, RecordBatchOptions, new_null_ar
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::{
-    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, PageOrder, RangeSet,
-    Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
+    BatchStream, DataFetcher, Error, ErrorKind, FetchLimits, FetchRequest, Fetched, Interval, PageOrder,
+    RangeSet, Result, SeriesKey, SourceId, SourceProfile, TimeRange, async_trait, frame,
 };
 
 use super::open::Unit;
+use super::table::{NO_ROWS, is_empty, no_rows};
 use super::{FileConfig, FileFetcher, blocking, listing, name};
 
 /// Of how many series a set remembers where its files have them.
 const KNOWN_SERIES: usize = 256;
+
+/// How many of the series in a source an error names.
+const SHOWN: usize = 8;
 
 /// The most files that are scanned at a time.
 const MAX_SCANS: usize = 8;
@@ -32,6 +36,9 @@ const MAX_SCANS: usize = 8;
 /// time, where the hole between the last bar of the one and the first bar of the other is shorter than half of
 /// the shorter of the two. A longer one proves nothing: a file may have been forgotten.
 ///
+/// Files whose names tell different symbols or intervals (`XBTUSD_60.csv`, `ETHUSD_60.csv`) are different series: a node
+/// gets those that are named after it and hold its interval.
+///
 /// A fetch reads the files that overlap it. There may be any number of files: few of a process are open at a time.
 #[derive(Clone, Debug)]
 pub struct FileSet {
@@ -39,6 +46,8 @@ pub struct FileSet {
     schema: SchemaRef,
     source: SourceId,
     notes: Arc<[String]>,
+    /// What their names tell of each, where they are of several series.
+    names: Option<Arc<[Named]>>,
     /// What the files have of the series that were asked for.
     known: Arc<Mutex<HashMap<SeriesKey, Arc<Parts>>>>,
 }
@@ -62,23 +71,38 @@ impl FileSet {
                 blocking(move || listed(&config)).await.map_err(|e| e.with("path", path.display()))?;
             let (configs, note) = listed;
             notes.extend(note.map(|note| format!("{}: {note}", path.display())));
-            files.extend(configs);
+            let is_one_of_many = configs.len() > 1;
+            files.extend(configs.into_iter().map(|config| (config, is_one_of_many)));
         }
         let at_once = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_SCANS);
         let is_compared = Arc::new(AtomicBool::new(false));
-        let opened: Vec<(FileFetcher, Option<String>)> = stream::iter(files)
+        let opened: Vec<Scanned> = stream::iter(files)
             .map(opened)
             .buffered(at_once)
-            .map_ok(|unit| stream::iter((0..unit.len()).map(move |at| Ok((Arc::clone(&unit), at)))))
+            .map_ok(|(unit, is_one_of_many)| {
+                let tables = unit.len();
+                let is_one_of_many = is_one_of_many || tables > 1;
+                stream::iter((0..tables).map(move |at| Ok((Arc::clone(&unit), at, is_one_of_many))))
+            })
             .try_flatten()
-            .map_ok(|(unit, at)| scanned(unit, at, Arc::clone(&is_compared)))
+            .map_ok(|(unit, at, is_one_of_many)| scanned(unit, at, is_one_of_many, Arc::clone(&is_compared)))
             .try_buffered(at_once)
             .try_collect()
             .await?;
-        let (files, beside): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        notes.extend(beside.into_iter().flatten());
+        notes.extend(opened.iter().filter_map(|scanned| scanned.beside.clone()));
+        let empty = opened.iter().filter(|scanned| scanned.file.is_none()).count();
+        let files: Vec<_> = opened.into_iter().filter_map(|scanned| scanned.file).collect();
+        if files.is_empty() && empty > 0 {
+            return Err(no_rows(NO_ROWS).with("files", empty));
+        }
         let set = Self::new(files)?;
         notes.extend(set.notes.iter().cloned());
+        if empty > 0 {
+            notes.push(match empty {
+                1 => "1 file without rows is left out".to_owned(),
+                _ => format!("{empty} files without rows are left out"),
+            });
+        }
         Ok(Self { notes: notes.into(), ..set })
     }
 
@@ -87,15 +111,18 @@ impl FileSet {
     /// Its id does not depend on their order. Its name is that of the file whose name comes first, so that a set
     /// to which later days are added remains the same source in another version.
     ///
-    /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or
-    /// in their names (`BTCUSDT.csv`, `ETHUSDT.csv`), and no symbol column was given; `Schema` when two files have a
+    /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or in what
+    /// may be symbols in their names, without telling them for certain, and no symbol column was given; `Schema` when two files have a
     /// column of one name and different types, naming both.
     pub fn new(files: impl IntoIterator<Item = FileFetcher>) -> Result<Self> {
         let files: Arc<[_]> = files.into_iter().collect();
-        are_one_series(&files)?;
+        let names = named(&files);
+        if names.is_none() {
+            are_one_series(&files)?;
+        }
         let (schema, source) = (joined_schema(&files)?, joined_id(&files)?);
         let notes = joined_notes(&files).into();
-        Ok(Self { files, schema, source, notes, known: Arc::default() })
+        Ok(Self { files, schema, source, notes, names, known: Arc::default() })
     }
 
     /// The columns of every answer: `ts`, then the payload in the order in which the files name it.
@@ -111,8 +138,49 @@ impl FileSet {
         &self.notes
     }
 
-    pub(super) fn files(&self) -> &[FileFetcher] {
-        &self.files
+    /// Whether the files are of several series, which their names tell apart.
+    #[must_use]
+    pub fn tells_series(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// The files, each with the symbol that its name tells where they are of several series.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&FileFetcher, Option<&str>)> {
+        let symbol = |at: usize| self.names.as_ref().map(|names| names[at].symbol.as_str());
+        self.files.iter().enumerate().map(move |(at, file)| (file, symbol(at)))
+    }
+
+    /// The places of the files that may hold a series.
+    ///
+    /// `NotFound` where the names of files tell their series, and none is named after this one.
+    fn places(&self, key: &SeriesKey) -> Result<Vec<usize>> {
+        let Some(names) = &self.names else { return Ok((0..self.files.len()).collect()) };
+        let node = key.node_id.as_str();
+        // Files of one symbol may be read for a node of any name.
+        let is_sole = names.iter().all(|named| name::folded(&named.symbol) == name::folded(&names[0].symbol));
+        // Of BTCUSD and BTCUSDT the longer one is meant where both are in the name of a node.
+        let fits = |named: &&Named| name::is_of(&named.symbol, node);
+        let symbol =
+            names.iter().filter(fits).map(|named| name::folded(&named.symbol)).max_by_key(String::len);
+        let is_it = |named: &Named| {
+            (is_sole || symbol.as_ref().is_some_and(|symbol| name::folded(&named.symbol) == *symbol))
+                && named.interval.is_none_or(|interval| interval == key.interval)
+        };
+        let places: Vec<_> = (0..names.len()).filter(|at| is_it(&names[*at])).collect();
+        if places.is_empty() {
+            let mut known: Vec<_> = names.iter().map(Named::shown).collect();
+            known.sort_unstable();
+            known.dedup();
+            let shown = known.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "no file is named after this series, and names tell the files of this source apart; call the node as \
+                 the files call it",
+            )
+            .with("series", key)
+            .with("files_of", if known.len() > SHOWN { format!("{shown}, ...") } else { shown }));
+        }
+        Ok(places)
     }
 
     /// From the first bar of a series in any file to the end of its last one.
@@ -132,7 +200,8 @@ impl FileSet {
         }
         let (mut having, mut lacking) = (Vec::new(), Vec::new());
         let mut unknown = None;
-        for (at, file) in self.files.iter().enumerate() {
+        for at in self.places(key)? {
+            let file = &self.files[at];
             match file.range(key) {
                 Ok(extent) => having.push((at, extent)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -165,6 +234,44 @@ struct Parts {
     proven: RangeSet,
 }
 
+/// What a name tells of the series of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    symbol: String,
+    interval: Option<Interval>,
+}
+
+impl Named {
+    /// Whether another name is that of another series.
+    fn is_other(&self, other: &Self) -> bool {
+        let is_longer = self.interval.zip(other.interval).is_some_and(|(own, other)| own != other);
+        is_longer || name::folded(&self.symbol) != name::folded(&other.symbol)
+    }
+
+    fn shown(&self) -> String {
+        match self.interval {
+            Some(interval) => format!("{} of {interval}", self.symbol),
+            None => self.symbol.clone(),
+        }
+    }
+}
+
+/// What the names of files tell of their series, where all tell and they are of several.
+fn named(files: &[FileFetcher]) -> Option<Arc<[Named]>> {
+    let named = |file: &FileFetcher| {
+        let is_alone = file.0.config.symbol_column.is_none() && file.0.opened.sole.is_none();
+        let symbol = file.0.by_name(name::symbol).filter(|_| is_alone)?;
+        // Of BTCUSD_1 and BTCUSD_2 the number may be any.
+        let distance = file.describe().series.first().and_then(|series| series.interval);
+        let by_rows = || file.0.by_name(name::timeframe).filter(|interval| distance == Some(*interval));
+        let interval = file.0.by_name(name::told).map(|(_, interval)| interval).or_else(by_rows);
+        Some(Named { symbol, interval })
+    };
+    let names: Arc<[Named]> = files.iter().map(named).collect::<Option<_>>()?;
+    let first = names.first()?;
+    names.iter().any(|other| first.is_other(other)).then_some(names)
+}
+
 /// The files that a configuration stands for, and what is said of those that are left out.
 fn listed(config: &FileConfig) -> Result<(Vec<FileConfig>, Option<String>)> {
     let listing = if config.is_stdin { None } else { listing::list(&config.path)? };
@@ -177,22 +284,34 @@ fn listed(config: &FileConfig) -> Result<(Vec<FileConfig>, Option<String>)> {
     })
 }
 
-async fn opened(config: FileConfig) -> Result<Arc<Unit>> {
+/// Opens a file, and says whether it is one of many.
+async fn opened((config, is_one_of_many): (FileConfig, bool)) -> Result<(Arc<Unit>, bool)> {
     let path = config.path.clone();
     let unit = blocking(move || Unit::open(config)).await;
-    unit.map(Arc::new).map_err(|e| e.with("file", path.display()))
+    unit.map(|unit| (Arc::new(unit), is_one_of_many)).map_err(|e| e.with("file", path.display()))
 }
 
-/// Scans a table, and says what was left out beside the first one of an archive.
+/// A table of a file.
+struct Scanned {
+    /// `None` where it has no row, and is one of many.
+    file: Option<FileFetcher>,
+    /// What was left out beside the first one of an archive.
+    beside: Option<String>,
+}
+
 async fn scanned(
     unit: Arc<Unit>,
     at: usize,
+    is_one_of_many: bool,
     is_compared: Arc<AtomicBool>,
-) -> Result<(FileFetcher, Option<String>)> {
+) -> Result<Scanned> {
     let path = unit.path().to_owned();
-    let note = unit.note.as_ref().filter(|_| at == 0).map(|note| format!("{}: {note}", path.display()));
-    let inner = blocking(move || unit.table(at, is_compared)).await;
-    inner.map(|inner| (FileFetcher(Arc::new(inner)), note)).map_err(|e| e.with("file", path.display()))
+    let beside = unit.note.as_ref().filter(|_| at == 0).map(|note| format!("{}: {note}", path.display()));
+    match blocking(move || unit.table(at, is_compared)).await {
+        Ok(inner) => Ok(Scanned { file: Some(FileFetcher(Arc::new(inner))), beside }),
+        Err(e) if is_one_of_many && is_empty(&e) => Ok(Scanned { file: None, beside }),
+        Err(e) => Err(e.with("file", path.display())),
+    }
 }
 
 #[async_trait]

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
-use qmtl_history_api::Result;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
+use qmtl_history_api::{Error, Result};
 
 use super::index::Index;
 use super::time::TsUnit;
@@ -58,4 +58,19 @@ pub(super) struct Opened {
     pub(super) read_of: Option<(u64, u64)>,
     /// What of it is not as in a plain file, for people.
     pub(super) notes: Vec<String>,
+}
+
+/// That a file has no byte that says anything.
+pub(super) const EMPTY: &str = "the file is empty";
+
+/// That a file ends behind its header.
+pub(super) const NO_ROWS: &str = "the file has a header but no rows";
+
+pub(super) fn no_rows(what: &'static str) -> Error {
+    Error::schema(what)
+}
+
+/// Whether a file was refused because it has no rows, which does no harm among others.
+pub(super) fn is_empty(error: &Error) -> bool {
+    [EMPTY, NO_ROWS].contains(&error.message())
 }

@@ -135,6 +135,8 @@ impl Local {
     pub(super) fn instant(&self, wall: Wall, symbol: &str, row: u64) -> Result<i64> {
         let Wall { micros, offset } = wall;
         match (self.zone, &self.folds) {
+            // In UTC, as programs write instants, the date is that of the zone; any other offset is that of the exchange.
+            (Some(_), _) if self.is_date && offset == Some(0) => Ok(self.of_instant(micros)),
             _ if self.is_date => Ok(micros.div_euclid(DAY) * DAY),
             (Some(zone), folds) if offset.is_none() => match (zone.offsets(micros), folds) {
                 (_, None) => Ok(micros),

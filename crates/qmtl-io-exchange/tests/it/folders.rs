@@ -159,11 +159,19 @@ async fn what_is_no_source_says_what_it_saw() {
         "{error}"
     );
     let mixed = folder(&[("BTCUSDT-1h.csv", &day(0, 1)), ("ETHUSDT-1h.csv", &day(1, 1))]);
+    let set = open(mixed.path()).await.unwrap();
+    assert_eq!(set.range(&key("ETHUSDT", "1h")).unwrap(), days(1, 2), "names tell the series apart");
     assert_eq!(
-        refused(mixed.path()).await,
+        set.range(&key("X", "1h")).unwrap_err().to_string(),
+        "no file is named after this series, and names tell the files of this source apart; call the node as the files call \
+         it (series: X@1h, files_of: BTCUSDT of 1h, ETHUSDT of 1h)"
+    );
+    let untold = folder(&[("BTC-usd-a.csv", &day(0, 1)), ("ETH-usd-a.csv", &day(1, 1))]);
+    assert_eq!(
+        refused(untold.path()).await,
         "files of different symbols are named for one series; name one symbol's files, in a folder by a pattern such as \
-         BTCUSDT-*, or the column that tells them apart (with_symbol_column) (symbols: BTCUSDT, ETHUSDT, files: \
-         FOLDER/BTCUSDT-1h.csv, FOLDER/ETHUSDT-1h.csv)"
+         BTCUSDT-*, or the column that tells them apart (with_symbol_column) (symbols: BTC, ETH, files: \
+         FOLDER/BTC-usd-a.csv, FOLDER/ETH-usd-a.csv)"
     );
     let bad = folder(&[("a.csv", &day(0, 1)), ("b.csv", b"ts,close\nx,1\ny,2\nz,3\n")]);
     let error = refused(bad.path()).await;
@@ -310,4 +318,39 @@ async fn more_files_than_may_be_open_are_read_and_few_are_kept_open() {
     file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let error = fetched(&set, days(0, 1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+}
+
+#[tokio::test]
+async fn names_tell_pairs_and_intervals_apart() {
+    let rows = |count: i64, step: i64| {
+        let lines = (0..count).map(|at| format!("{},1\n", 1_704_067_200 + at * step));
+        format!("ts,close\n{}", lines.collect::<String>()).into_bytes()
+    };
+    let (minutes, hours) = (rows(90, 60), rows(24, 3_600));
+    let files = [
+        ("XBTUSD_1.csv", minutes.as_slice()),
+        ("XBTUSD_60.csv", &hours),
+        ("XBTUSDT_60.csv", &hours[..hours.len() / 2]),
+        ("ETHUSD_60.csv", b"ts,close\n"),
+    ];
+    let folder = folder(&files);
+    let set = open(folder.path()).await.unwrap();
+    let bars = |node: &str, interval: &str| {
+        let key = key(node, interval);
+        set.range(&key).map(|range| range.count(key.interval))
+    };
+    assert_eq!(bars("BTCUSD", "1m").unwrap(), 90);
+    assert_eq!(bars("kraken:XBT/USD", "1h").unwrap(), 24);
+    assert!(bars("BTCUSDT", "1h").unwrap() < 24, "the longer symbol is meant");
+    let error = bars("ETHUSD", "1h").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "a file without rows is none");
+    assert!(set.notes().iter().any(|note| note == "1 file without rows is left out"), "{:?}", set.notes());
+    let described = set.describe();
+    let series: Vec<_> =
+        described.series.iter().map(|series| (series.symbol.as_str(), series.rows)).collect();
+    assert!([("XBTUSD", 90), ("XBTUSD", 24)].iter().all(|one| series.contains(one)), "{series:?}");
+    // Numbers that count parts say nothing of intervals.
+    let parts = self::folder(&[("XBTUSD_1.csv", &day(0, 1)), ("XBTUSD_2.csv", &day(1, 1))]);
+    let set = open(parts.path()).await.unwrap();
+    assert_eq!(set.range(&key("any", "1h")).unwrap(), days(0, 2));
 }

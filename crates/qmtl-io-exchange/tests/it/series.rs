@@ -83,9 +83,12 @@ async fn several_series_are_never_read_as_one() {
         let mixed = write(name, batch([Some("BTC"), Some("ETH")]));
         let error = FileFetcher::open(mixed.config()).await.unwrap_err();
         assert!(error.to_string().starts_with(&format!("{several} (column: pair")), "{error}");
-        // One value, or none, is one series, and the column is payload.
-        let one = write(name, batch([Some("BTC"), None]));
+        // One value is one series, and the column is payload.
+        let one = write(name, batch([Some("BTC"), Some("BTC")]));
         assert_eq!(one.open().await.schema().fields().len(), 3);
+        let blank = write(name, batch([Some("BTC"), None]));
+        let error = FileFetcher::open(blank.config()).await.unwrap_err().to_string();
+        assert!(error.starts_with("a row has no value in the column that names the series"), "{error}");
     }
 }
 
@@ -358,16 +361,20 @@ async fn blanks_around_a_symbol_are_none_and_another_case_is_told() {
 async fn files_of_one_set_are_not_called_after_two_symbols() {
     let folder = tempfile::tempdir().unwrap();
     let rows = |from: i64| format!("ts,close\n{},1\n{},2\n", BASE + from, BASE + from + 60);
-    for names in [
-        ["BTCUSDT.csv", "ETHUSDT.csv"],
-        ["BTCUSDT_1m.csv", "ETHUSDT_1m.csv"],
-        ["Binance_BTCUSDT_2024_minute.csv", "Binance_ETHUSDT_2024_minute.csv"],
-    ] {
+    for names in [["BTCUSDT.csv", "ETHUSDT.csv"], ["BTCUSDT_1m.csv", "ETHUSDT_1m.csv"]] {
         let first = opened(&folder, names[0], &rows(0), None).await;
         let second = opened(&folder, names[1], &rows(120), None).await;
-        let error = FileSet::new([first, second]).unwrap_err().to_string();
-        assert!(error.starts_with("files of different symbols are named for one series"), "{error}");
+        let set = FileSet::new([first, second]).unwrap();
+        let range = |node: &str| set.range(&SeriesKey::new(node, Interval::MINUTE).unwrap());
+        assert_eq!(range("BTCUSDT").unwrap().start().as_secs(), BASE, "{names:?}");
+        assert_eq!(range("binance:eth/usdt").unwrap().start().as_secs(), BASE + 120, "{names:?}");
+        assert_eq!(range("bars").unwrap_err().kind(), ErrorKind::NotFound);
     }
+    let names = ["Binance_BTCUSDT_2024_minute.csv", "Binance_ETHUSDT_2024_minute.csv"];
+    let first = opened(&folder, names[0], &rows(0), None).await;
+    let second = opened(&folder, names[1], &rows(120), None).await;
+    let error = FileSet::new([first, second]).unwrap_err().to_string();
+    assert!(error.starts_with("files of different symbols are named for one series"), "{error}");
     for names in [["2024-01.csv", "2024-02.csv"], ["BTCUSDT-1m-2024-01.csv", "BTCUSDT-1m-2024-02.csv"]] {
         let first = opened(&folder, names[0], &rows(0), None).await;
         let second = opened(&folder, names[1], &rows(120), None).await;

@@ -652,3 +652,90 @@ fn an_option_that_cannot_be_is_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_half_written_last_row_is_left_out() {
+    let rows = "ts,open,high,low,close\n1709510400,20.5,22.25,20,21.75\n1709514000,21.75,23,21.5,22.5\n";
+    let candles = CANDLES.map(|line| line.rsplit_once(' ').unwrap().0);
+    for last in ["1709517600,22.5,24,22,2", "1709517600,22.5,24,22,", "1709517600,22.5,24", "17095"] {
+        check_text(&format!("{rows}{last}"), "1h", &candles, &["the last line is cut off and left out"])
+            .await;
+    }
+    let whole = format!("{}\n2024-03-04T02:00:00Z 22.5 24 22 22.75", candles.join("\n"));
+    let note = "the last line has no line end, so its last value may be cut off";
+    check_text(&format!("{rows}1709517600,22.5,24,22,22.75"), "1h", &[&whole], &[note]).await;
+    // Where other rows lack the last value too, nothing is cut off.
+    let text = "ts,close,note\n1709510400,1,\n1709514000,2,";
+    let rows = ["ts close note", "2024-03-04T00:00:00Z 1 -", "2024-03-04T01:00:00Z 2 -"];
+    check_text(text, "1h", &rows, &[note]).await;
+}
+
+#[tokio::test]
+async fn a_line_of_totals_is_no_row() {
+    let text = "Kurse DAX;;;;;\nDatum;open;high;low;close;volume\n13.03.2024 00:00;20,5;22,25;20,0;21,75;310\n\
+                13.03.2024 01:00;21,75;23,0;21,5;22,5;45,5\nSumme;;;;;355,5\n";
+    let (rows, notes) = read(file("a.csv", text).config(), "1h").await.unwrap();
+    assert_eq!(rows.lines().count(), 3, "{rows}");
+    assert!(notes.contains(&"1 line is left out behind the table".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"1 line before the table is left out".to_owned()), "{notes:?}");
+    let middle = "ts,close\n1709510400,1\nTotal,1\n1709514000,2\n";
+    let error = read(file("a.csv", middle).config(), "1h").await.unwrap_err().to_string();
+    assert!(error.contains("(line: 3, "), "{error}");
+}
+
+#[tokio::test]
+async fn columns_that_rows_contradict_are_refused() {
+    let rows = "1709510400,20.5,20,22.25,21.75\n1709514000,21.75,21.5,23,22.5\n1709517600,22.5,22,24,23\n";
+    let told = "in nearly all rows the high is not the highest price or the low not the lowest, so the columns have other \
+                names; name them all in their order (with_columns) (first: open 20.5, high 20, low 22.25, close 21.75";
+    let named = file("a.csv", format!("ts,open,high,low,close\n{rows}"));
+    let bare = file("a.csv", rows);
+    let columns = |names: &str| bare.config().with_columns(names.split(','));
+    for config in [named.config(), columns("ts,open,high,low,close")] {
+        let error = read(config, "1h").await.unwrap_err().to_string();
+        assert!(error.starts_with(told), "{error}");
+    }
+    assert!(read(columns("ts,open,low,high,close"), "1h").await.is_ok());
+    let joined = format!("ts,open,low,high,close\n{rows}ts,open,high,low,close\n1709521200,22,24,21,23\n");
+    let error = read(file("a.csv", joined).config(), "1h").await.unwrap_err().to_string();
+    assert!(error.starts_with("the header comes again with its columns in another order"), "{error}");
+    assert!(error.contains("(line: 5, "), "{error}");
+}
+
+#[tokio::test]
+async fn an_average_price_and_a_spread_are_no_volume() {
+    for rows in [
+        "1704412800,10,12,9,11,10.5,700,3\n1704412860,11,11,11,11,0.0,0,0\n1704412920,11,13,10,12,11.2,900,5\n",
+        "1704412800,1.5,1.75,1.25,1.5,3,1500\n1704412860,1.5,1.75,1.25,1.5,2,900\n1704412920,1.5,1.75,1.25,1.5,4,90\n",
+    ] {
+        let (shown, _) = read(file("a.csv", rows).config(), "1m").await.unwrap();
+        assert!(shown.starts_with("ts open high low close column_6 column_7"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn two_intervals_in_one_file_prove_nothing_between_them() {
+    let hours = (0..30).map(|at| 1_709_510_400 + at * 3_600);
+    let minutes = (0..30).map(|at| 1_709_701_200 + at * 60);
+    let lines = hours.chain(minutes).map(|ts| format!("{ts},1\n")).collect::<String>();
+    let file = file("a.csv", format!("ts,close\n{lines}"));
+    let error = read(file.config(), "1m").await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("a part of the file holds bars of 1m, and many rows in another part lie 1h apart"),
+        "{error}"
+    );
+    let minute = "1m".parse().unwrap();
+    assert!(read(file.config().with_interval(minute), "1m").await.is_ok(), "vouched for");
+}
+
+#[tokio::test]
+async fn a_row_of_null_is_a_row_where_a_rule_treats_those() {
+    let rules = |rule| qmtl_history_api::frame::Rules::default().with_nan(rule);
+    let text = "ts,close\n1709510400,1\n1709514000,null\n1709517600,3\n";
+    let null = file("a.csv", text);
+    let (rows, _) = read(null.config(), "1h").await.unwrap();
+    assert_eq!(rows.lines().count(), 3, "it proves that there is no bar");
+    let config = null.config().with_rules(rules(qmtl_history_api::frame::NanRule::Missing));
+    let (rows, _) = read(config, "1h").await.unwrap();
+    assert!(rows.contains("2024-03-04T01:00:00Z -"), "{rows}");
+}

@@ -8,6 +8,7 @@ use super::number::{Notation, Signs, is_null, number};
 use super::split::{Record, SplitFault, Splitter};
 use crate::file::columns;
 use crate::file::config::FileConfig;
+use crate::file::table::{EMPTY, no_rows};
 use crate::file::time::{TimeFormat, parse_iso};
 
 /// What fields may be separated by, and what is said of it.
@@ -68,7 +69,7 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
     let lines = cut(body, delimiter, first_line, at_end);
     let lines = lines.map_err(|(fault, line)| Error::schema(fault.message()).with("line", line))?;
     if lines.iter().flat_map(|line| &line.fields).all(|field| field.trim_ascii().is_empty()) {
-        return Err(Error::schema("the file is empty"));
+        return Err(no_rows(EMPTY));
     }
     let width = usual_width(&lines);
     let Place { header, index, first } = header(&lines, width, config)?;
@@ -104,7 +105,10 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
         }
     };
     let rows = lines.into_iter().skip(first).filter(|line| line.fields.len() == width);
-    let sample: Vec<Fields> = rows.map(|line| line.fields).collect();
+    let mut sample: Vec<Fields> = rows.map(|line| line.fields).collect();
+    if at_end {
+        take_footer_off(&mut sample);
+    }
     let header = match header {
         Some(names) if !sample.is_empty() => Some(fit(names, &sample, width, config)?),
         header => header,
@@ -356,6 +360,14 @@ fn fit(mut header: Vec<String>, sample: &[Fields], width: usize, config: &FileCo
     .with("names", header.len())
     .with("fields", width)
     .with("columns", header.join(", ")))
+}
+
+/// Takes the last rows off that have a word for a time, such as a line of totals: they tell nothing of the others.
+fn take_footer_off(sample: &mut Vec<Fields>) {
+    let time = sample.first().and_then(|row| row.iter().position(|field| is_time(field)));
+    let Some(time) = time else { return };
+    let is_footer = |row: &Fields| !row[time].is_empty() && !row[time].iter().any(u8::is_ascii_digit);
+    while sample.pop_if(|row| is_footer(row)).is_some() {}
 }
 
 fn notation(sample: &[Fields], config: &FileConfig) -> Result<Notation> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_schema::DataType;
+use qmtl_history_api::frame::NanRule;
 use qmtl_history_api::{Error, Result};
 
 use super::MAX_LINE_BYTES;
@@ -12,6 +13,7 @@ use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns::{self, Payload, Roles};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
+use crate::file::table::{NO_ROWS, no_rows};
 use crate::file::time::{Reading, TimeFormat, parse_iso, parse_text};
 use crate::file::zone::Local;
 use crate::kline;
@@ -69,6 +71,8 @@ pub(super) struct Layout {
     pub(super) local: Local,
     /// The place of the close time of klines.
     pub(super) close_time: Option<usize>,
+    /// Whether rows of words for no value are rows with nulls, which a rule treats.
+    pub(super) keeps_nulls: bool,
     /// Whether the columns are told by their number alone, so that each row must prove to be a kline.
     pub(super) is_bare: bool,
     /// The byte and the line at which the first row starts.
@@ -89,7 +93,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
     let is_bare = dialect.header.is_none() && config.columns.is_empty() && are_klines(&dialect);
     let own = if is_bare { kline_names() } else { own_names(config, &dialect, &mut notes)? };
     if dialect.sample.is_empty() && at_end && dialect.start == text.len() {
-        return Err(Error::schema("the file has a header but no rows"));
+        return Err(no_rows(NO_ROWS));
     }
     let own: Vec<_> = own.iter().map(String::as_str).collect();
     let names = distinct(columns::named(config, &own)?, &mut notes);
@@ -108,6 +112,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         let unread = (0..names.len()).filter(is_unread);
         notes.extend(unread.map(|at| format!("column {} has no name and is not read", at + 1)));
     }
+    check_prices(&dialect, &payload)?;
     let one_series = match roles.symbol {
         Some(_) => OneSeries::default(),
         None => one_series(&payload),
@@ -141,12 +146,45 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
             format: format.map(Arc::new),
             local,
             close_time,
+            keeps_nulls: config.rules.nan != NanRule::Keep,
             is_bare,
             data_start: (head.len() - text.len() + dialect.start) as u64,
             data_line: dialect.line,
         },
         notes,
     ))
+}
+
+/// `InvalidInput` where nearly all rows say that the columns called after prices hold others: a high below the low, or prices
+/// outside of both. A few such rows are faults of the data, which are stored as they are.
+fn check_prices(dialect: &Dialect, payload: &[Column]) -> Result<()> {
+    const FEWEST_ROWS: usize = 3;
+    let at = |name: &str| payload.iter().find(|column| column.name == name).map(|column| column.at);
+    let (Some(open), Some(high), Some(low), Some(close)) = (at("open"), at("high"), at("low"), at("close"))
+    else {
+        return Ok(());
+    };
+    let (mut rows, mut wrong, mut first) = (0, 0, None);
+    for row in &dialect.sample {
+        let value = |at: usize| dialect.notation.number(&row[at]).filter(|value| value.is_finite());
+        let (Some(o), Some(h), Some(l), Some(c)) = (value(open), value(high), value(low), value(close))
+        else {
+            continue;
+        };
+        rows += 1;
+        if h < o.max(c) || l > o.min(c) {
+            wrong += 1;
+            first = first.or(Some(format!("open {o}, high {h}, low {l}, close {c}")));
+        }
+    }
+    match first.filter(|_| wrong >= FEWEST_ROWS && wrong * 5 > rows * 4) {
+        None => Ok(()),
+        Some(first) => Err(Error::invalid(
+            "in nearly all rows the high is not the highest price or the low not the lowest, so the columns have other names; \
+             name them all in their order (with_columns)",
+        )
+        .with("first", first)),
+    }
 }
 
 /// The names of the columns: given, in the header, or proven by the rows.
@@ -361,10 +399,15 @@ fn opens_first(mut candles: Vec<Ends>) -> bool {
 fn is_volume(dialect: &Dialect, at: usize) -> bool {
     let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
     let (mut is_whole, mut has_fractions) = (true, false);
+    // Behind an average price, which some write as 0 for a bar without trades, or a spread, stands the volume.
+    let is_last = at + 2 == dialect.width;
+    let [sum, next] = [at + 1, at + 2].map(|at| sum(dialect, at));
+    let may_be_next = !is_last && next.is_some_and(|next| sum.is_some_and(|sum| next > sum));
     for row in &dialect.sample {
         let [close, volume] = [at, at + 1].map(|at| dialect.notation.number(&row[at]));
         match (close, volume) {
             (_, Some(volume)) if volume.is_nan() || volume < 0.0 => return false,
+            (Some(_), Some(volume)) if volume == 0.0 && !is_last => {}
             (Some(close), Some(volume)) => {
                 let ratio = volume / close;
                 (least, most) = (least.min(ratio), most.max(ratio));
@@ -375,11 +418,19 @@ fn is_volume(dialect: &Dialect, at: usize) -> bool {
             _ => {}
         }
     }
+    if is_whole && may_be_next {
+        return false;
+    }
     // No price is 0 or doubles against the close. The last column of six is no close that was adjusted far, beside which
     // the volume would stand.
-    let is_last = at + 2 == dialect.width;
     let is_far = !(0.5..=2.0).contains(&least) && !(0.5..=2.0).contains(&most);
     (is_whole && has_fractions) || most == 0.0 || most > 2.0 * least || (is_last && is_far)
+}
+
+/// The sum of a column of whole numbers; `None` for any other.
+fn sum(dialect: &Dialect, at: usize) -> Option<f64> {
+    let value = |row: &Fields| dialect.notation.number(row.get(at)?).filter(|value| value.fract() == 0.0);
+    dialect.sample.iter().map(value).sum()
 }
 
 /// Whether a column of a headerless file has fractions, which no time of day has.

@@ -17,7 +17,7 @@ use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
 use crate::file::one_series::OneSeries;
-use crate::file::table::{Opened, symbol_of};
+use crate::file::table::{NO_ROWS, Opened, no_rows, symbol_of};
 use crate::file::time::{Reading, not_of_form, parse_iso, parse_text, parse_wall};
 use crate::file::zone::{FoldsSeen, Wall};
 
@@ -32,8 +32,7 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
             .with("column", &layout.ts_name));
     }
     let mut found = Scan::new(bytes, layout.clone())?.run()?;
-    let (min, max) =
-        found.index.bounds().ok_or_else(|| Error::schema("the file has a header but no rows"))?;
+    let (min, max) = found.index.bounds().ok_or_else(|| no_rows(NO_ROWS))?;
     if layout.reading == Reading::Undecided {
         let reading =
             Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?;
@@ -143,6 +142,8 @@ struct Scan<'a> {
     one_series: OneSeries,
     lengths: Lengths,
     odd: OddLines,
+    /// All rows so far have a value in their last column.
+    is_filled: bool,
     /// What tells how doubled hours are read, in a scan that finds that out.
     folds: FoldsSeen,
     /// The symbol of the last row and its id: neighbouring rows often share it.
@@ -161,7 +162,20 @@ impl<'a> Scan<'a> {
         let is_open = last != *b"\n";
         let (lengths, odd) = (Lengths::default(), OddLines { is_open, ..OddLines::default() });
         let folds = FoldsSeen::default();
-        Ok(Self { bytes, layout, extents, builder, undecided, one_series, lengths, odd, folds, symbol })
+        let is_filled = true;
+        Ok(Self {
+            bytes,
+            layout,
+            extents,
+            builder,
+            undecided,
+            one_series,
+            lengths,
+            odd,
+            is_filled,
+            folds,
+            symbol,
+        })
     }
 
     fn run(mut self) -> Result<Found> {
@@ -222,6 +236,7 @@ impl<'a> Scan<'a> {
         let time = match layout.row_time(record) {
             Ok(time) => time,
             Err(_) if layout.is_header(record) => {
+                layout.check_header(record)?;
                 self.odd.headers += 1;
                 return Ok(());
             }
@@ -231,6 +246,14 @@ impl<'a> Scan<'a> {
                 return self.odd_line(record, byte, is_cut, error);
             }
         };
+        let is_last = byte + record.bytes() as u64 >= self.bytes.len();
+        let is_filled = !record.field(layout.width - 1).is_empty();
+        if is_last && self.odd.is_open && (layout.is_cut_price(record) || (self.is_filled && !is_filled)) {
+            let error = Error::schema("the last line is cut off").with("line", record.line);
+            self.odd.tail = Some((byte, error, 1));
+            return Ok(());
+        }
+        self.is_filled &= is_filled;
         if let Some((_, error, _)) = self.odd.tail.take() {
             // There is a row behind it.
             return Err(error);
@@ -283,7 +306,12 @@ impl<'a> Scan<'a> {
         let has_time = record.len() > self.layout.ts && self.layout.time(record).is_ok();
         let is_empty =
             (0..record.len()).filter(|at| *at != self.layout.ts).all(|at| is_null(record.field(at)));
-        if (is_other && (is_cut || !has_time)) || (!has_time && is_empty) {
+        // A line of totals has a word in place of the time.
+        let is_word = !has_time
+            && record.len() > self.layout.ts
+            && !record.field(self.layout.ts).trim_ascii().is_empty()
+            && !record.field(self.layout.ts).iter().any(u8::is_ascii_digit);
+        if (is_other && (is_cut || !has_time)) || (!has_time && is_empty) || is_word {
             self.odd.tail = Some((byte, error, 1));
             return Ok(());
         }
@@ -341,8 +369,38 @@ impl Layout {
         found > 0 && found >= names.min(2) && found + 1 >= names && record.len() <= header.len() + 1
     }
 
-    /// Whether a row says in words that it has no value.
+    /// `Schema` where a header that comes again has its columns in another order.
+    fn check_header(&self, record: &Record<'_>) -> Result<()> {
+        let header = self.header.as_deref().unwrap_or_default();
+        let is_moved = |at: usize| {
+            let name = std::str::from_utf8(record.field(at)).map_or("", |field| name_of(field, at));
+            !name.is_empty() && header[at] != name && header.iter().any(|own| own == name)
+        };
+        if record.len() != header.len() || !(0..record.len()).any(is_moved) {
+            return Ok(());
+        }
+        Err(Error::schema(
+            "the header comes again with its columns in another order; make a file of its own of the rows below it",
+        )
+        .with("line", record.line))
+    }
+
+    /// Whether the last field of a row is a price that does not go with the others, as one does that was cut off.
+    fn is_cut_price(&self, record: &Record<'_>) -> bool {
+        let at = |name: &str| self.payload.iter().find(|column| column.name == name).map(|column| column.at);
+        let value = |name: &str| at(name).and_then(|at| self.notation.number(record.field(at)));
+        let is_last = |name: &&str| at(name) == Some(self.width - 1);
+        let (Some(high), Some(low)) = (value("high"), value("low")) else { return false };
+        let are_between =
+            ["open", "close"].iter().filter_map(|name| value(name)).all(|v| low <= v && v <= high);
+        ["open", "high", "low", "close"].iter().any(is_last) && !(low <= high && are_between)
+    }
+
+    /// Whether a row says in words that it has no value, so that there is no bar.
     pub(super) fn is_no_bar(&self, record: &Record<'_>) -> bool {
+        if self.keeps_nulls {
+            return false;
+        }
         let mut fields = self.payload.iter().map(|column| record.field(column.at));
         fields.clone().any(|field| !field.trim_ascii().is_empty()) && fields.all(is_null)
     }

@@ -28,8 +28,11 @@ fn a_column_named_for_symbols_has_one_value() {
                  one out of the file if it does not (column: {name}, values: \"a\", \"b\", line: 5)"
             )
         );
-        let sole = verdict(name, &rows(&["a", "", "a"])).unwrap();
+        let sole = verdict(name, &rows(&["a", "a", "a"])).unwrap();
         assert_eq!(sole, Some((name.to_owned(), "a".to_owned())));
+        let error = verdict(name, &rows(&["a", "", "a"])).unwrap_err().to_string();
+        assert!(error.starts_with("a row has no value in the column that names the series"), "{error}");
+        assert!(error.ends_with(&format!("(column: {name}, line: 3)")), "{error}");
     }
     for name in ["market_cap", "note", "metric", "asset_volume", "contracts", "bitcoin", "id"] {
         assert!(!tells_series_apart(name), "{name}");
