@@ -465,10 +465,10 @@ fn parse_rename(text: &str) -> Result<(String, String), String> {
 
 /// The type of a CSV column by its name.
 pub(crate) fn column_type(name: &str) -> Result<ColumnType, String> {
-    Ok(match name {
+    Ok(match name.to_ascii_lowercase().as_str() {
         "float64" => ColumnType::Float64,
         "int64" => ColumnType::Int64,
-        "text" => ColumnType::Utf8,
+        "text" | "utf8" => ColumnType::Utf8,
         _ => return Err("the types are float64, int64 and text".into()),
     })
 }

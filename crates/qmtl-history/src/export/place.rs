@@ -101,7 +101,16 @@ fn behind_links(out: &Path) -> io::Result<PathBuf> {
 }
 
 pub(crate) fn cannot_write(out: &Path, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Storage, "cannot write the export").with("out", out.display()).caused_by(cause)
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    match folder {
+        Some(folder) => {
+            Error::new(ErrorKind::NotFound, "the folder of the export does not exist; make it first")
+                .with("folder", folder.display())
+        }
+        None => Error::new(ErrorKind::Storage, "cannot write the export")
+            .with("out", out.display())
+            .caused_by(cause),
+    }
 }
 
 /// Opens what is written to and not replaced. A FIFO takes as long as its reader needs to come.

@@ -113,6 +113,18 @@ pub(super) fn capitals(path: &Path) -> Option<String> {
     (!found.is_empty()).then(|| found.join("-"))
 }
 
+/// What of a name is neither a date nor a number, nor says how long bars are: what files of one series have in common.
+pub(super) fn words_alone(path: &Path) -> Option<Vec<String>> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let stem =
+        name.split_once(".csv").or_else(|| name.rsplit_once('.')).map_or(name.as_str(), |(stem, _)| stem);
+    let is_month =
+        |word: &str| word.len() >= 3 && NO_SYMBOLS[..12].iter().any(|month| month.eq_ignore_ascii_case(word));
+    let words =
+        stem.split(|c: char| !c.is_alphabetic()).filter(|word| word.chars().count() > 1 && !is_month(word));
+    Some(words.map(str::to_owned).collect())
+}
+
 /// A symbol as it is compared: small letters and digits; Kraken and others write XBT for BTC.
 pub(super) fn folded(symbol: &str) -> String {
     let letters = symbol.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);

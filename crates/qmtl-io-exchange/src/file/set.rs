@@ -121,7 +121,9 @@ impl FileSet {
             are_one_series(&files)?;
         }
         let (schema, source) = (joined_schema(&files)?, joined_id(&files)?);
-        let notes = joined_notes(&files).into();
+        let mut notes = joined_notes(&files);
+        notes.extend(names.is_none().then(|| unlike(&files)).flatten());
+        let notes = notes.into();
         Ok(Self { files, schema, source, notes, names, known: Arc::default() })
     }
 
@@ -369,6 +371,20 @@ fn joined_notes(files: &[FileFetcher]) -> Vec<String> {
         _ => format!("{} and {} others: {note}", file.0.shown(), times - 1),
     };
     found.into_iter().map(told).collect()
+}
+
+/// That files are called after different things, which may be symbols, and are read as one series all the same.
+fn unlike(files: &[FileFetcher]) -> Option<String> {
+    let untold =
+        files.iter().filter(|file| file.0.config.symbol_column.is_none() && file.0.opened.sole.is_none());
+    let mut named = untold.filter_map(|file| Some((file.0.by_name(name::words_alone)?, file)));
+    let (words, first) = named.next()?;
+    let (_, other) = named.find(|(others, _)| *others != words)?;
+    Some(format!(
+        "{} and {} are read as one series, though they are called differently",
+        first.0.shown(),
+        other.0.shown()
+    ))
 }
 
 /// Fails when two files without a symbol column name different symbols: their rows would become one series.

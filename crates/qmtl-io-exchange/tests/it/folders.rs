@@ -321,6 +321,20 @@ async fn more_files_than_may_be_open_are_read_and_few_are_kept_open() {
 }
 
 #[tokio::test]
+async fn files_that_are_called_differently_are_told() {
+    let note = |folder: &tempfile::TempDir, set: &FileSet| {
+        let base = format!("{}/", folder.path().display());
+        set.notes().iter().map(|note| note.replace(&base, "")).collect::<Vec<_>>()
+    };
+    let folder = folder(&[("apple.csv", &day(0, 1)), ("tesla.csv", &day(1, 1))]);
+    let set = open(folder.path()).await.unwrap();
+    let told = "apple.csv and tesla.csv are read as one series, though they are called differently";
+    assert_eq!(note(&folder, &set), [told]);
+    let days = self::folder(&[("bars-2024-jan.csv", &day(0, 1)), ("bars-2024-feb_1.csv", &day(1, 1))]);
+    assert!(open(days.path()).await.unwrap().notes().is_empty());
+}
+
+#[tokio::test]
 async fn names_tell_pairs_and_intervals_apart() {
     let rows = |count: i64, step: i64| {
         let lines = (0..count).map(|at| format!("{},1\n", 1_704_067_200 + at * step));

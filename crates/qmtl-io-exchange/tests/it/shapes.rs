@@ -703,6 +703,20 @@ async fn columns_that_rows_contradict_are_refused() {
 }
 
 #[tokio::test]
+async fn prices_in_another_order_are_told_with_the_order_that_fits() {
+    let rows = "1709510400,20,22.25,20.5,21.75,310\n1709514000,21.5,23,21.75,22.5,45.5\n1709517600,22,24,22.5,23,7\n";
+    let bare = file("a.csv", rows);
+    let error = read(bare.config(), "1h").await.unwrap_err().to_string();
+    let order = "ts,low,high,open,close,volume";
+    assert!(error.contains(&format!("rows_fit: {order}")), "{error}");
+    let (shown, _) = read(bare.config().with_columns(order.split(',')), "1h").await.unwrap();
+    assert!(
+        shown.starts_with("ts low high open close volume\n2024-03-04T00:00:00Z 20 22.25 20.5 21.75 310"),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
 async fn an_average_price_and_a_spread_are_no_volume() {
     for rows in [
         "1704412800,10,12,9,11,10.5,700,3\n1704412860,11,11,11,11,0.0,0,0\n1704412920,11,13,10,12,11.2,900,5\n",

@@ -354,7 +354,7 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
     let clock = (prices == 2).then_some(1);
     let instants = instants(&times(sample, 0, clock)).unwrap_or_default();
     let (mut is_sure, mut are_prices, mut candles) = (false, true, Vec::new());
-    for (row, time) in sample.iter().zip(instants) {
+    for (row, time) in sample.iter().zip(instants.iter().copied()) {
         let [open, high, low, close] = [0, 1, 2, 3].map(|at| value(row, prices + at));
         if let (Some(open), Some(high), Some(low), Some(close)) = (open, high, low, close) {
             are_prices &= high >= open.max(close) && low <= open.min(close);
@@ -365,7 +365,11 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
         }
     }
     if !are_prices || !is_sure {
-        return refuse("the columns behind the time are not open, high, low and close");
+        let refused = refuse("the columns behind the time are not open, high, low and close");
+        return match fitting(dialect, prices, &instants) {
+            Some(names) => refused.map_err(|e| e.with("rows_fit", names)),
+            None => refused,
+        };
     }
     if !opens_first(candles) {
         return refuse("the rows do not tell which of the prices is the open and which the close");
@@ -378,6 +382,42 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
         names.push(if is_volume { "volume".to_owned() } else { format!("column_{}", at + 1) });
     }
     Ok(names)
+}
+
+/// The order of columns in which four prices of another order than usual are open, high, low and close, if the rows tell.
+fn fitting(dialect: &Dialect, prices: usize, times: &[i64]) -> Option<String> {
+    let value = |row: &Fields, at: usize| {
+        dialect.notation.number(&row[prices + at]).filter(|value| value.is_finite())
+    };
+    let values = |row: &Fields| Some([value(row, 0)?, value(row, 1)?, value(row, 2)?, value(row, 3)?]);
+    let rows: Vec<[f64; 4]> = dialect.sample.iter().map(values).collect::<Option<_>>()?;
+    let is_end = |at: usize, is: fn(&f64, &f64) -> bool| {
+        rows.iter().all(|row| row.iter().all(|other| is(&row[at], other)))
+    };
+    let high = (0..4).find(|at| is_end(*at, f64::ge))?;
+    let low = (0..4).find(|at| is_end(*at, f64::le))?;
+    let mut others = (0..4).filter(|at| ![high, low].contains(at));
+    let (first, second) = (others.next()?, others.next()?);
+    let ends = |open: usize, close: usize| {
+        opens_first(times.iter().zip(&rows).map(|(time, row)| (*time, row[open], row[close])).collect())
+    };
+    let (open, close) = match (ends(first, second), ends(second, first)) {
+        (true, false) => (first, second),
+        (false, true) => (second, first),
+        _ => return None,
+    };
+    let mut names: Vec<String> =
+        if prices == 2 { vec!["date".into(), "time".into()] } else { vec!["ts".into()] };
+    names.resize(prices + 4, String::new());
+    for (at, name) in [(open, "open"), (high, "high"), (low, "low"), (close, "close")] {
+        name.clone_into(&mut names[prices + at]);
+    }
+    let others = (names.len()..dialect.width).map(|at| match at - prices {
+        4 => "volume".to_owned(),
+        _ => format!("column_{}", at + 1),
+    });
+    names.extend(others.collect::<Vec<_>>());
+    Some(names.join(","))
 }
 
 /// The time of a candle, and the two prices of it that may be its open and its close.
