@@ -498,9 +498,22 @@ pub(super) fn epoch(field: &[u8]) -> Option<i64> {
     integer(field).or_else(|| {
         let field = field.trim_ascii();
         let point = memchr::memchr(b'.', field)?;
+        if field.iter().any(|byte| b"eE".contains(byte)) {
+            return scientific(std::str::from_utf8(field).ok()?);
+        }
         let (whole, zeros) = (&field[..point], &field[point + 1..]);
         integer(whole).filter(|_| !zeros.is_empty() && zeros.iter().all(|digit| *digit == b'0'))
     })
+}
+
+/// A whole number as `1.704067200000e+09`, which has all of its digits.
+fn scientific(text: &str) -> Option<i64> {
+    let (mantissa, exponent) = text.split_once(['e', 'E'])?;
+    let (whole, fraction) = mantissa.split_once('.')?;
+    let places: usize = exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?;
+    let (digits, zeros) = fraction.split_at_checked(places)?;
+    let is_whole = zeros.bytes().all(|digit| digit == b'0');
+    integer(format!("{whole}{digits}").as_bytes()).filter(|_| is_whole)
 }
 
 /// Whether a field of a column of no known type is a number; digits with zeros before them are a name, and a letter
