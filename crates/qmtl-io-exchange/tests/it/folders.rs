@@ -322,7 +322,7 @@ async fn more_files_than_may_be_open_are_read_and_few_are_kept_open() {
 
 #[tokio::test]
 async fn files_that_are_called_differently_are_told() {
-    let note = |folder: &tempfile::TempDir, set: &FileSet| {
+    let note = |folder: &TempDir, set: &FileSet| {
         let base = format!("{}/", folder.path().display());
         set.notes().iter().map(|note| note.replace(&base, "")).collect::<Vec<_>>()
     };
