@@ -195,7 +195,7 @@ fn rows_that_all_miss_the_grid_alike_tell_of_another_one() {
         );
     }
     let zone = told("1d", &["2024-01-02T05:00:00Z", "2024-07-01T04:00:00Z", "2024-07-02T04:00:00Z"]).unwrap();
-    assert!(zone.contains("like days of a time zone with summer time"), "{zone}");
+    assert!(zone.contains("store each by its date (with_stamp date)"), "{zone}");
     assert!(zone.contains("fitting: 1d+4h, 1d+5h"), "{zone}");
     // One row tells of no grid, nor do several that differ, or lie between two seconds.
     assert_eq!(told("1h", &["2024-01-08T14:30:00Z"]), None);

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::frame::Normalized;
 use qmtl_history_api::{
     DataFetcher, Error, ErrorKind, FetchRequest, Interval, NodeId, SeriesKey, TimeRange, Timestamp, frame,
 };
-use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileSet, Profile};
+use qmtl_io_exchange::{DescribedSeries, FileConfig, FileDescription, FileSet, Profile, Stamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -108,7 +109,15 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
         };
         Failure::Error { error, hint: None, outcome }
     })?;
-    let found = file.describe();
+    let mut found = file.describe();
+    let mut file = file;
+    if let Some(stamp) = stamp(args, &found) {
+        // What is shown is what the command stores.
+        source.stamp = Some(stamp);
+        file = open(&source).await?;
+        found = file.describe();
+        found.series.iter_mut().for_each(|series| series.stamp = Some(stamp));
+    }
     // Of a file alone it is clear which one is meant.
     let own = format!("{}: ", path.display());
     let notes: Vec<_> =
@@ -119,7 +128,7 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
             (args, named),
             (&notes, &found),
             source.symbol_column,
-            rows.as_ref(),
+            rows.as_ref().map(|found| &found.rows),
         )?)?;
     } else {
         show(
@@ -171,7 +180,7 @@ fn value(error: &Error, name: &str) -> Option<String> {
 }
 
 /// The first rows of the first series.
-async fn first_rows(file: &FileSet, found: &FileDescription, count: usize) -> Result<Option<RecordBatch>> {
+async fn first_rows(file: &FileSet, found: &FileDescription, count: usize) -> Result<Option<Normalized>> {
     let Some(series) = found.series.first() else { return Ok(None) };
     let interval = series.interval.unwrap_or(Interval::MINUTE);
     let sole = found.symbol.as_deref().unwrap_or("inspected");
@@ -190,9 +199,10 @@ async fn first_rows(file: &FileSet, found: &FileDescription, count: usize) -> Re
         let Ok(fetched) = fetched else { return Ok(None) };
         let batch = fetched.batches.into_batch().await?;
         let rules = file.profile().rules;
-        let Ok(normal) = frame::normalize_by(&key, range, &[batch], rules) else { return Ok(None) };
+        let Ok(mut normal) = frame::normalize_by(&key, range, &[batch], rules) else { return Ok(None) };
         if normal.rows.num_rows() >= count || end > series.last {
-            return Ok(Some(normal.rows.slice(0, count.min(normal.rows.num_rows()))));
+            normal.rows = normal.rows.slice(0, count.min(normal.rows.num_rows()));
+            return Ok(Some(normal));
         }
         bars = bars.saturating_mul(4);
     }
@@ -243,15 +253,15 @@ fn command(
         }
     }
     words.push(format!("--interval {interval}"));
-    if is_by_date(args, found) {
-        words.push("--stamp date".to_owned());
+    if let Some(stamp) = stamp(args, found) {
+        words.push(format!("--stamp {stamp}"));
     }
     words.join(" ")
 }
 
-/// Whether the days of a series begin where a zone has its midnight, which is no grid.
-fn is_by_date(args: &InspectArgs, found: &FileDescription) -> bool {
-    args.source.stamp.is_none() && found.series.iter().any(|series| series.has_local_days)
+/// What the times of the rows must be taken for, where nobody says.
+fn stamp(args: &InspectArgs, found: &FileDescription) -> Option<Stamp> {
+    found.series.iter().find_map(|series| series.stamp).filter(|_| args.source.stamp.is_none())
 }
 
 /// The file as --source takes it.
@@ -323,7 +333,7 @@ fn show(
     (args, named): (&InspectArgs, &str),
     (notes, found): (&[String], &FileDescription),
     symbol_column: Option<&str>,
-    rows: Option<&RecordBatch>,
+    shown: Option<&Normalized>,
     console: &Console,
 ) -> Result<()> {
     console.line(console.paint(Style::Bold, &text::in_line(named)))?;
@@ -376,16 +386,26 @@ fn show(
     if let Some(rest) = found.series.len().checked_sub(SERIES_SHOWN).filter(|rest| *rest > 0) {
         console.line(format!("           ... and {} more; --json has them all", text::count(rest as u64)))?;
     }
-    if let Some(rows) = rows.filter(|rows| rows.num_rows() > 0) {
+    let off_grid = shown.map_or(&[][..], |shown| &shown.off_grid);
+    if let Some(rows) = shown.map(|shown| &shown.rows).filter(|rows| rows.num_rows() > 0) {
         console.line("\nThe first rows as they are stored:")?;
         for line in table_writer::text_of(rows, TextForm::Csv, TimeForm::Iso)?.lines() {
             console.line(format!("  {}", text::in_line(line)))?;
         }
     }
-    if is_by_date(args, found) {
-        console.line(
+    match stamp(args, found) {
+        Some(Stamp::Date) => console.line(
             "\nThe days begin at a midnight that is not that of UTC all the year; --stamp date stores each as its date.",
-        )?;
+        )?,
+        Some(stamp) => console.line(format!("\nThe rows stand at the ends of their bars; --stamp {stamp} says so."))?,
+        None => {}
+    }
+    if let Some(first) = off_grid.first() {
+        let count = text::counted(off_grid.len() as u64, "row");
+        console.line(format!(
+            "\nOf the first rows {count} off the grid, first at {}; --off-grid says what becomes of such rows.",
+            first.ts
+        ))?;
     }
     let commands = commands((args, named), found, symbol_column);
     if commands.is_empty() {

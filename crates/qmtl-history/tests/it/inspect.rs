@@ -294,6 +294,7 @@ fn days_of_a_zone_with_summer_time_are_stored_by_their_dates() {
     assert_eq!(said["command"], command);
     let filled = typed(&scene, command);
     assert_eq!(filled.code, Some(0), "{filled:?}");
+    assert_eq!(said["first_rows"][0]["ts"], 1_709_856_000, "as it is stored");
 }
 
 #[test]
@@ -335,4 +336,21 @@ fn nodes_are_filled_from_the_files_that_are_called_after_them() {
         "XBTUSD",
     ]);
     run.fails_with(2, "the file holds another symbol than the node is named after");
+}
+
+#[test]
+fn ends_of_bars_and_rows_beside_the_grid_are_told() {
+    let scene = Scene::new();
+    let rows = |at: &dyn Fn(i64) -> String| (0..6).map(|row| format!("{},1\n", at(row))).collect::<String>();
+    let closes = rows(&|row| format!("{}", 1_704_067_259_999_i64 + row * 60_000));
+    scene.file("closes.csv", &format!("ts,close\n{closes}"));
+    let said = scene.json(&["inspect", "closes.csv"]);
+    let command = "qmtl-history backfill --store ./history --source file:closes.csv --node closes --interval 1m --stamp close";
+    assert_eq!((&said["command"], &said["first_rows"][0]["ts"]), (&json!(command), &json!(1_704_067_200)));
+    assert_eq!(typed(&scene, command).code, Some(0));
+    let late = rows(&|row| format!("{}", 1_704_067_200 + row * 60 + row % 3));
+    scene.file("late.csv", &format!("ts,close\n{late}"));
+    let shown = scene.run(&["inspect", "late.csv"]).stdout;
+    let told = "Of the first rows 4 rows off the grid, first at 2024-01-01T00:01:01Z; --off-grid says";
+    assert!(shown.contains("bars of 1m") && shown.contains(told), "{shown}");
 }

@@ -55,9 +55,9 @@ pub struct DescribedSeries {
     pub distance: Option<Duration>,
     /// The interval of bars that the rows may be; `None` where they tell of none.
     pub interval: Option<Interval>,
-    /// The rows are days that begin at two times of day an hour apart, as those of a zone with summer time do: their dates
-    /// are what tells them ([`Stamp::Date`](super::Stamp::Date)).
-    pub has_local_days: bool,
+    /// What the times must be taken for where no stamp was given and they fit no grid as they stand: closes, as at
+    /// `00:59:59.999`, or the dates of days that begin at midnight in a zone with summer time.
+    pub stamp: Option<Stamp>,
 }
 
 impl FileFetcher {
@@ -88,14 +88,27 @@ impl FileFetcher {
 
     fn described(&self, symbol: &str, found: &Series) -> Option<DescribedSeries> {
         let unit = self.0.opened.unit;
-        let stamp = self.0.config.stamp();
+        let given = self.0.config.stamp();
         let (first, last) = (unit.instant(found.first)?, unit.instant(found.last)?);
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
         let by_name = self.0.by_name(name::told).map(|(_, interval)| interval);
         let is_monthly = found.gaps.are_months(unit);
+        let plain = distance.and_then(usual).filter(|_| !is_monthly);
+        let is_closing = |plain: Interval| {
+            let is_moved =
+                Stamp::Close.opening(first, plain).is_some_and(|opening| plain.is_on_grid(opening));
+            is_moved && !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain))
+        };
+        let suggested = match plain {
+            _ if given != Stamp::Open => None,
+            Some(plain) if is_closing(plain) => Some(Stamp::Close),
+            Some(Interval::DAY) if found.gaps.are_local_days(unit) => Some(Stamp::Date),
+            _ => None,
+        };
+        let stamp = suggested.unwrap_or(given);
         let interval = by_name.or_else(|| {
-            let plain = usual(distance?).filter(|_| !is_monthly)?;
+            let plain = plain?;
             let opening = stamp.opening(first, plain)?;
             // All rows may stand on a grid that begins elsewhere.
             let is_shifted = !plain.is_on_grid(opening) && found.gaps.are_multiples_of(unit.steps(plain));
@@ -103,8 +116,6 @@ impl FileFetcher {
         });
         let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval)).unwrap_or(ts);
         let (first, last) = (opening(first), opening(last));
-        let has_local_days =
-            stamp != Stamp::Date && interval == Some(Interval::DAY) && found.gaps.are_local_days(unit);
         Some(DescribedSeries {
             symbol: symbol.to_owned(),
             rows: found.rows,
@@ -112,7 +123,7 @@ impl FileFetcher {
             last,
             distance,
             interval,
-            has_local_days,
+            stamp: suggested,
         })
     }
 }
@@ -158,7 +169,7 @@ impl FileDescription {
                     known.last = known.last.max(series.last);
                     known.distance = known.distance.or(series.distance);
                     known.interval = known.interval.or(series.interval);
-                    known.has_local_days |= series.has_local_days;
+                    known.stamp = known.stamp.or(series.stamp);
                 }
             }
         }
@@ -171,7 +182,8 @@ impl FileDescription {
     }
 }
 
-/// The interval of bars that lie so far apart: a usual one that is nearly as long, else one of as many seconds.
+/// The interval of bars that lie so far apart: a usual one that is as long within a twentieth, as rows may be late by
+/// seconds; else one of as many seconds.
 fn usual(distance: Duration) -> Option<Interval> {
     const USUAL: [&str; 22] = [
         "1s", "5s", "10s", "15s", "30s", "1m", "2m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "4h",
@@ -179,7 +191,7 @@ fn usual(distance: Duration) -> Option<Interval> {
     ];
     let is_near = |interval: &Interval| {
         let length = interval.duration();
-        length.abs_diff(distance).saturating_mul(100) <= length
+        length.abs_diff(distance).saturating_mul(20) <= length
     };
     let usual = USUAL.iter().filter_map(|text| text.parse().ok()).find(is_near);
     usual.or_else(|| format!("{}s", distance.as_secs()).parse().ok().filter(|_| distance.subsec_nanos() == 0))

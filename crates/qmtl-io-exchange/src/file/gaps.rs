@@ -88,11 +88,11 @@ impl Gaps {
     }
 
     /// Whether the rows may be bars of this length. A few rows that stand elsewhere decide nothing, and nor do
-    /// distances that are off by a hundredth, such as those of rows that are stamped some milliseconds late.
+    /// distances that are off by a twentieth, such as those of rows that are stamped seconds late.
     pub(super) fn spacing(&self, length: u64) -> Spacing {
         let Some((usual, most)) = self.most_frequent() else { return Spacing::Fits };
-        let is_shorter = |gap: u64| gap.saturating_mul(100) < length.saturating_mul(99);
-        let is_longer = |gap: u64| gap.saturating_mul(100) > length.saturating_mul(101);
+        let is_shorter = |gap: u64| gap.saturating_mul(20) < length.saturating_mul(19);
+        let is_longer = |gap: u64| gap.saturating_mul(20) > length.saturating_mul(21);
         let count = |is: &dyn Fn(u64) -> bool| {
             self.kept.iter().filter(|(gap, _)| is(*gap)).map(|(_, count)| count).sum::<u64>()
         };
@@ -134,6 +134,7 @@ mod tests {
             (&[(86_400, 200), (259_200, 19)], 86_400, Spacing::Fits),
             // One row of 600 seven seconds late, and rows that are late by milliseconds.
             (&[(60, 597), (67, 1), (53, 1)], 60, Spacing::Fits),
+            (&[(61, 40), (58, 20)], 60, Spacing::Fits),
             (&[(53, 1), (67, 1)], 60, Spacing::Fits),
             (&[(28_799_983, 40), (28_800_017, 40), (28_800_004, 7)], 28_800_000, Spacing::Fits),
             // A minute's row between those of five minutes.

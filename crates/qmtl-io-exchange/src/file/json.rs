@@ -1,7 +1,8 @@
-//! JSON: rows as lists or objects, in one list, one a line or inside of an object, or columns as lists. They are rewritten
-//! as CSV, their numbers digit by digit, so that all that is known of text holds for them too.
+//! JSON: rows as lists or objects, in one list, one a line or inside of an object, columns as lists, or keyed by time. They
+//! are rewritten as CSV, their numbers digit by digit, so that all that is known of text holds for them too.
 
 mod shape;
+mod tree;
 mod walk;
 
 use std::collections::HashMap;
@@ -79,6 +80,14 @@ fn write(bytes: &FileBytes, shape: &Shape, target: &mut Capped) -> Result<()> {
     let mut line = Vec::new();
     let places: HashMap<&str, usize> =
         shape.keys.iter().enumerate().map(|(at, key)| (key.as_str(), at)).collect();
+    if shape.place == Place::Whole {
+        for row in tree::find(bytes)?.unwrap_or_default().rows {
+            line.clear();
+            row.iter().try_for_each(|value| push_or_null(&mut line, value.as_deref()))?;
+            end(&mut line, target)?;
+        }
+        return Ok(());
+    }
     if matches!(shape.place, Place::Columns(_)) {
         let columns = walk::columns(bytes, shape)?;
         let rows = columns.iter().map(Vec::len).max().unwrap_or_default();

@@ -60,7 +60,7 @@ const PLAIN: Profile = Profile {
 /// A time, four prices and a volume.
 const CANDLE: [&str; 6] = ["ts", "open", "high", "low", "close", "volume"];
 
-const PROFILES: [Profile; 18] = [
+const PROFILES: [Profile; 19] = [
     Profile {
         name: "alphavantage",
         about: "Alpha Vantage, intraday: times of New York",
@@ -102,6 +102,15 @@ const PROFILES: [Profile; 18] = [
         time_format: Some("%Y%m%d %H%M%S"),
         zone: Some("EST"),
         sign: Sign::Name(&[["DAT_ASCII_", "_M1"], ["HISTDATA_COM_ASCII_", "_M1"]]),
+        ..PLAIN
+    },
+    Profile {
+        name: "histdata-mt",
+        about: "HistData.com, MetaTrader M1: commas, EST without summer time",
+        columns: &["date", "time", "open", "high", "low", "close", "volume"],
+        time_format: Some("%Y.%m.%d %H:%M"),
+        zone: Some("EST"),
+        sign: Sign::Name(&[["DAT_MT_", "_M1"], ["HISTDATA_COM_MT_", "_M1"]]),
         ..PLAIN
     },
     Profile {
@@ -308,6 +317,7 @@ mod tests {
         };
         assert_eq!(of("DAT_ASCII_EURUSD_M1_202401.csv", "20240101 170000;1"), Some("histdata"));
         assert_eq!(of("HISTDATA_COM_ASCII_EURUSD_M1202401.zip", ""), Some("histdata"));
+        assert_eq!(of("DAT_MT_EURUSD_M1_2024.csv", "2024.01.01,17:00,1.1"), Some("histdata-mt"));
         assert_eq!(of("DAT_ASCII_EURUSD_T_202401.csv", "20240101 170003660,1.1,1.2,0"), None, "ticks");
         assert_eq!(
             of("x.csv", "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n"),

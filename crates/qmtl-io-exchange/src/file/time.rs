@@ -455,6 +455,10 @@ impl TimeFormat {
         }
         let date = parsed.to_naive_date().ok()?;
         let has_time = parsed.hour_div_12().is_some() || parsed.hour_mod_12().is_some();
+        if has_time && parsed.minute().is_none() {
+            // An hour alone is a full one.
+            parsed.set_minute(0).ok()?;
+        }
         let time = if has_time { parsed.to_naive_time().ok()? } else { NaiveTime::MIN };
         let told = parsed.offset().map(|secs| i64::from(secs) * 1_000_000);
         let offset = told.or(self.tells_offset.then_some(0));

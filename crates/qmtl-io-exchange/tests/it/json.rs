@@ -54,6 +54,70 @@ async fn candles_in_every_form() {
 }
 
 #[tokio::test]
+async fn tables_that_are_not_written_by_rows() {
+    let names = ["open", "high", "low", "close", "volume"];
+    let rows = [
+        ["21", "22.5", "20.25", "22", "70"],
+        ["22", "23", "21.5", "21.75", "8.5"],
+        ["21.75", "21.75", "19", "20", "null"],
+    ];
+    let times = ["1709510400000", "1709514000000", "1709517600000"];
+    let texts = ["2024-03-04 00:00:00", "2024-03-04 01:00:00", "2024-03-04 02:00:00"];
+    let object = |entries: Vec<(String, String)>| {
+        let entries: Vec<_> = entries.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        format!("{{{}}}", entries.join(","))
+    };
+    let row = |at: usize, name: &dyn Fn(usize) -> String| {
+        object((0..5).map(|column| (name(column), rows[at][column].to_owned())).collect())
+    };
+    let plain = |column: usize| names[column].to_owned();
+    let by_time = |keys: [&str; 3], name: &dyn Fn(usize) -> String| {
+        object((0..3).map(|at| (keys[at].to_owned(), row(at, name))).collect())
+    };
+    let by_column = |keys: [&str; 3]| {
+        let column = |column: usize| {
+            object((0..3).map(|at| (keys[at].to_owned(), rows[at][column].to_owned())).collect())
+        };
+        (0..5).map(|at| (names[at].to_owned(), column(at))).collect::<Vec<_>>()
+    };
+    let column = |column: usize| format!("[{}]", rows.map(|row| row[column]).join(","));
+    let numbered =
+        [("ts".to_owned(), object((0..3).map(|at| (at.to_string(), times[at].to_owned())).collect()))];
+    let numbered = numbered.into_iter().chain(by_column(["0", "1", "2"])).collect();
+    let series = by_time(texts, &|column| format!("{}. {}", column + 1, names[column]));
+    let quote = object((0..5).map(|at| (names[at].to_owned(), column(at))).collect());
+    let data = format!("[{}]", rows.map(|row| format!("[{}]", row.join(","))).join(","));
+    let columns = format!("[{}]", names.map(|name| format!("\"{name}\"")).join(","));
+    let records = (0..3).map(|at| row(at, &plain).replacen('{', &format!("{{\"ts\":{},", times[at]), 1));
+    let records = records.collect::<Vec<_>>().join(",");
+    for content in [
+        by_time(times, &plain),
+        object(by_column(times)),
+        object(numbered),
+        format!("{{\"columns\":{columns},\"index\":[{}],\"data\":{data}}}", times.join(",")),
+        format!(
+            "{{\"schema\":{{\"fields\":[{{\"name\":\"ts\"}},{{\"name\":\"open\"}}]}},\"data\":[{records}]}}"
+        ),
+        format!("{{\"Meta Data\":{{\"2. Symbol\":\"X\"}},\"Time Series (60min)\":{series}}}"),
+        format!(
+            "{{\"chart\":{{\"error\":null,\"result\":[{{\"meta\":{{\"symbol\":\"X\",\"ranges\":[\"1d\",\"5d\"]}},\
+             \"timestamp\":[1709510400,1709514000,1709517600],\"indicators\":{{\"quote\":[{quote}]}}}}]}}}}"
+        ),
+    ] {
+        let file = file("a.json", content.clone());
+        let (rows, _) = read(file.config()).await;
+        let rows = rows.replacen("timestamp", "ts", 1);
+        assert_eq!(rows, CANDLES, "{content}");
+    }
+    let two = format!("{{\"a\":{},\"b\":{}}}", by_time(times, &plain), by_time(texts, &plain));
+    let error = FileFetcher::open(file("a.json", two).config()).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("the JSON holds several tables; keep the one that is meant (keys: a, b"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn numbers_keep_their_digits_and_what_is_no_value_is_left_out() {
     let content = "[{\"ts\":1709510400,\"close\":0.1234567890123456789,\"id\":9007199254740993,\"note\":\"a,\\\"b\\\"\",\
                    \"info\":{\"x\":[1]}},{\"ts\":1709514000,\"close\":null,\"id\":2,\"note\":\"ü\\u00e9\",\"info\":{}}]";
@@ -93,7 +157,7 @@ async fn what_is_wrong_is_told_with_its_row() {
             "the JSON holds no rows; write it as a list with an object or a list for each (",
         ),
         (
-            "{\"ts\":{\"0\":1},\"close\":{\"0\":2}}",
+            "{\"ts\":{\"a\":1},\"close\":{\"b\":2}}",
             ErrorKind::Schema,
             "the JSON holds no rows; write it as a list with an object or a list for each (",
         ),

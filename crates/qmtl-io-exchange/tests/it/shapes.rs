@@ -61,7 +61,7 @@ const CANDLES: [&str; 3] = [
 
 #[tokio::test]
 async fn delimiters() {
-    for (mark, name) in [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")] {
+    for (mark, name) in [(";", "semicolons"), ("\t", "tabs"), ("|", "bars"), (" ", "blanks")] {
         let text = "ts,open,high,low,close,volume\n1709510400,20.5,22.25,20,21.75,310\n\
                     1709514000,21.75,23,21.5,22.5,45.5\n";
         let note = format!("columns are separated by {name}");
@@ -80,7 +80,7 @@ async fn delimiters() {
                                 1709514000 21.75 23 21.5 22.5 45.5\n",
     );
     let config = spaced.config().with_delimiter(' ').unwrap();
-    check(&spaced, config, "1h", &CANDLES, &["columns are separated by another sign"]).await;
+    check(&spaced, config, "1h", &CANDLES, &["columns are separated by blanks"]).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use crate::file::time::{TimeFormat, parse_iso};
 /// What fields may be separated by, and what is said of it.
 const DELIMITERS: [(u8, &str); 4] = [(b',', "commas"), (b';', "semicolons"), (b'\t', "tabs"), (b'|', "bars")];
 
+/// How many fields blanks must part to be what separates them: times have blanks as well.
+const FEWEST_BLANK_FIELDS: usize = 5;
+
 /// The most rows that are looked at.
 const SAMPLE_ROWS: usize = 1_000;
 
@@ -75,8 +78,11 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
     let Place { header, index, first } = header(&lines, width, config)?;
     let mut notes = Vec::new();
     if delimiter != b',' {
-        let name =
-            DELIMITERS.iter().find(|(known, _)| *known == delimiter).map_or("another sign", |(_, name)| name);
+        let name = match DELIMITERS.iter().find(|(known, _)| *known == delimiter) {
+            Some((_, name)) => name,
+            None if delimiter == b' ' => "blanks",
+            None => "another sign",
+        };
         notes.push(format!("columns are separated by {name}"));
     }
     match header.unwrap_or(first) {
@@ -183,6 +189,7 @@ fn delimiter_of(text: &[u8], at_end: bool) -> u8 {
     let occurring: Vec<u8> = DELIMITERS.iter().map(|(delimiter, _)| *delimiter).filter(occurs).collect();
     match occurring[..] {
         [only] => only,
+        [] if fit(b' ').2 >= FEWEST_BLANK_FIELDS => b' ',
         _ => {
             let fits = occurring.iter().rev().map(|delimiter| (fit(*delimiter), *delimiter));
             let best = fits.max_by_key(|(fit, _)| *fit).filter(|((lines, ..), _)| *lines > 0);

@@ -7,6 +7,7 @@ use qmtl_history_api::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::tree;
 use super::walk::{AsRow, Row, Walk};
 use crate::file::bytes::FileBytes;
 
@@ -32,6 +33,8 @@ pub(super) enum Place {
     List(Vec<String>),
     /// In the object at the end of these keys stands a list for each column.
     Columns(Vec<String>),
+    /// They are what the whole file is turned into.
+    Whole,
 }
 
 /// What a value holds.
@@ -59,6 +62,22 @@ struct Form {
 ///
 /// `Schema` where there are none or several lists of them, and where rows differ in their form, naming the row.
 pub(super) fn find(bytes: &FileBytes) -> Result<Shape> {
+    let found = streamed(bytes);
+    // Lists without names may have them beside.
+    let is_sure = |shape: &Shape| {
+        !shape.keys.is_empty() || !matches!(&shape.place, Place::List(path) if !path.is_empty())
+    };
+    if found.as_ref().is_ok_and(is_sure) {
+        return found;
+    }
+    match tree::find(bytes)? {
+        Some(table) => Ok(Shape { place: Place::Whole, keys: table.keys, nested: Vec::new() }),
+        None => found,
+    }
+}
+
+/// What can be read a row at a time.
+fn streamed(bytes: &FileBytes) -> Result<Shape> {
     let walk = Walk::default();
     let mut values = walk.values(bytes)?;
     let first = OfNode { walk: &walk }.deserialize(&mut values).map_err(|e| walk.error(e))?;

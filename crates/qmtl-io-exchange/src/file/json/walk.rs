@@ -16,7 +16,7 @@ use super::{MAX_COLUMNS_BYTES, MAX_ROW_BYTES};
 use crate::file::bytes::{Cursor, FileBytes, corrupt, io_error};
 
 /// The mark that some editors put before UTF-8 text.
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -155,6 +155,7 @@ pub(super) fn rows(bytes: &FileBytes, shape: &Shape, mut take: impl FnMut(Row) -
             }
             Ok(())
         }
+        Place::Whole => Ok(()),
         Place::List(path) | Place::Columns(path) => {
             let inside = Inside { walk: &walk, path, take: &mut take };
             inside.deserialize(&mut values).map_err(|e| walk.error(e))

@@ -155,3 +155,11 @@ fn iso_text_names_instants() {
         assert_eq!(parse_iso(text), None, "{text}");
     }
 }
+
+#[test]
+fn an_hour_alone_is_a_full_one() {
+    let format = TimeFormat::new("%Y-%m-%d %I-%p").unwrap();
+    assert_eq!(format.micros("2018-01-10 04-AM"), Some((BAR - 3_300) * 1_000_000));
+    assert_eq!(format.micros("2018-01-10 04-PM"), Some((BAR - 3_300 + 43_200) * 1_000_000));
+    assert_eq!(format.micros("2018-01-10 13-PM"), None);
+}

@@ -1,0 +1,262 @@
+//! Tables that are not written row by row: keyed by their times, by columns, or in several parts of one object, as pandas
+//! and some vendors write them. They are turned into rows in memory.
+
+use std::collections::HashMap;
+
+use qmtl_history_api::{Error, Result};
+use serde::de::DeserializeSeed;
+use serde_json::value::RawValue;
+
+use super::MAX_COLUMNS_BYTES;
+use super::walk::{AsRow, BOM, Row, Walk};
+use crate::file::bytes::{FileBytes, io_error};
+use crate::file::columns;
+use crate::file::time::parse_iso;
+
+/// How deep a table may lie.
+const MAX_DEPTH: usize = 16;
+
+/// What the column of times is called where they are keys.
+const TS: &str = "ts";
+
+type Value = Box<RawValue>;
+type Entry = (String, Value);
+
+/// Columns and rows, which have a value or none for each column.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) keys: Vec<String>,
+    pub(super) rows: Vec<Vec<Option<Value>>>,
+}
+
+/// Looks for the table; `None` where there is none, or the file is larger than 64 MiB.
+///
+/// `Schema` where there are several.
+pub(super) fn find(bytes: &FileBytes) -> Result<Option<Table>> {
+    if bytes.len() > MAX_COLUMNS_BYTES {
+        return Ok(None);
+    }
+    let mut text = vec![0; usize::try_from(bytes.len()).unwrap_or(usize::MAX)];
+    let count = bytes.read_at(&mut text, 0).map_err(io_error)?;
+    let text = text[..count].strip_prefix(BOM).unwrap_or(&text[..count]);
+    // What is no JSON was told by whoever looked before.
+    let Ok(root) = serde_json::from_slice::<Value>(text) else { return Ok(None) };
+    let mut found = Vec::new();
+    search(&root, 0, &mut Vec::new(), &mut found);
+    if found.len() > 1 {
+        let paths: Vec<_> = found.into_iter().map(|(path, _)| path).collect();
+        return Err(Error::schema("the JSON holds several tables; keep the one that is meant")
+            .with("keys", paths.join(", ")));
+    }
+    Ok(found.pop().map(|(_, table)| table))
+}
+
+/// What a list or an object holds.
+fn parts(value: &RawValue) -> Option<Row> {
+    if !value.get().starts_with(['[', '{']) {
+        return None;
+    }
+    AsRow(&Walk::default()).deserialize(&mut serde_json::Deserializer::from_str(value.get())).ok()
+}
+
+fn object(value: &RawValue) -> Option<Vec<Entry>> {
+    match parts(value)? {
+        Row::Object(entries) => Some(entries),
+        Row::List(_) => None,
+    }
+}
+
+fn list(value: &RawValue) -> Option<Vec<Value>> {
+    match parts(value)? {
+        Row::List(values) => Some(values),
+        Row::Object(_) => None,
+    }
+}
+
+fn is_scalar(value: &RawValue) -> bool {
+    !value.get().starts_with(['[', '{'])
+}
+
+fn search(value: &RawValue, depth: usize, path: &mut Vec<String>, found: &mut Vec<(String, Table)>) {
+    if depth > MAX_DEPTH {
+        return;
+    }
+    match parts(value) {
+        // A list of one thing is that thing.
+        Some(Row::List(values)) if values.len() == 1 => search(&values[0], depth + 1, path, found),
+        Some(Row::Object(entries)) => {
+            let table = in_parts(&entries)
+                .or_else(|| by_time(&entries))
+                .or_else(|| by_column(&entries))
+                .or_else(|| beside_times(&entries));
+            if let Some(table) = table {
+                found.push((path.join("."), table));
+                return;
+            }
+            for (key, value) in entries {
+                path.push(key);
+                search(&value, depth + 1, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Rows under `data` with the names of their columns beside them, and perhaps an index: pandas' `split` and `table`.
+fn in_parts(entries: &[Entry]) -> Option<Table> {
+    let part = |name: &str| entries.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let data = list(part("data")?)?;
+    if let Some(columns) = part("columns") {
+        let names = list(columns)?.into_iter().map(|name| serde_json::from_str(name.get()).ok());
+        let keys = names.collect::<Option<Vec<String>>>()?;
+        let rows = data.iter().map(|row| Some(list(row)?.into_iter().map(Some).collect::<Vec<_>>()));
+        let mut table = Table { keys, rows: rows.collect::<Option<_>>()? };
+        if table.rows.iter().any(|row| row.len() != table.keys.len()) {
+            return None;
+        }
+        let index = part("index").and_then(|index| list(index)).filter(|index| index.len() == data.len());
+        if let Some(index) = index.filter(|_| !table.has_time()) {
+            table.keys.insert(0, TS.to_owned());
+            table.rows.iter_mut().zip(index).for_each(|(row, time)| row.insert(0, Some(time)));
+        }
+        return Some(table);
+    }
+    part("schema")?;
+    let rows = data.iter().map(|row| object(row)).collect::<Option<Vec<_>>>()?;
+    Some(Table::of_objects(rows))
+}
+
+/// An object for each time, which is its key.
+fn by_time(entries: &[Entry]) -> Option<Table> {
+    if entries.is_empty() || !entries.iter().all(|(key, _)| is_time(key)) {
+        return None;
+    }
+    let rows = entries.iter().map(|(time, row)| {
+        let values = object(row)?.into_iter().map(|(name, value)| (unnumbered(&name).to_owned(), value));
+        Some(std::iter::once((TS.to_owned(), text(time)?)).chain(values).collect())
+    });
+    Some(Table::of_objects(rows.collect::<Option<Vec<Vec<_>>>>()?))
+}
+
+/// An object for each column, whose keys are times or numbers of rows.
+fn by_column(entries: &[Entry]) -> Option<Table> {
+    let columns = entries.iter().map(|(_, column)| object(column)).collect::<Option<Vec<_>>>()?;
+    let index: Vec<String> = columns.first()?.iter().map(|(key, _)| key.clone()).collect();
+    let is_number = |key: &String| key.bytes().all(|byte| byte.is_ascii_digit());
+    if index.is_empty() || !index.iter().all(|key| is_number(key) || is_time(key)) {
+        return None;
+    }
+    let mut table = Table {
+        keys: entries.iter().map(|(key, _)| key.clone()).collect(),
+        rows: index.iter().map(|_| Vec::new()).collect(),
+    };
+    if !table.has_time() {
+        if !index.iter().all(|key| is_time(key)) {
+            return None;
+        }
+        table.keys.insert(0, TS.to_owned());
+        for (row, key) in table.rows.iter_mut().zip(&index) {
+            row.push(text(key));
+        }
+    }
+    for column in columns {
+        if column.len() != index.len() {
+            return None;
+        }
+        let mut values: HashMap<String, Value> = column.into_iter().collect();
+        for (row, key) in table.rows.iter_mut().zip(&index) {
+            row.push(Some(values.remove(key)?).filter(|value| is_scalar(value)));
+        }
+    }
+    Some(table)
+}
+
+/// A list of times, and lists that are as long anywhere beside it.
+fn beside_times(entries: &[Entry]) -> Option<Table> {
+    let values = |value: &Value| list(value).filter(|values| values.iter().all(|value| is_scalar(value)));
+    let times =
+        |(key, value): &Entry| values(value).filter(|times| columns::is_time(key) && !times.is_empty());
+    let (at, times) = entries.iter().enumerate().find_map(|(at, entry)| Some((at, times(entry)?)))?;
+    let mut columns = vec![(entries[at].0.clone(), times)];
+    let mut open: Vec<Vec<Entry>> = vec![entries.to_vec()];
+    for depth in 0..MAX_DEPTH {
+        let mut next = Vec::new();
+        for (at_key, value) in open.into_iter().flatten() {
+            let is_known = columns.iter().any(|(known, _)| *known == at_key);
+            match parts(&value) {
+                Some(Row::Object(inner)) => next.push(inner),
+                Some(Row::List(inner)) if inner.len() == 1 && !is_scalar(&inner[0]) => {
+                    next.extend(object(&inner[0]))
+                }
+                Some(Row::List(inner))
+                    if !is_known
+                        && inner.len() == columns[0].1.len()
+                        && inner.iter().all(|value| is_scalar(value)) =>
+                {
+                    columns.push((at_key, inner));
+                }
+                _ => {}
+            }
+        }
+        // Lists of the same object are what streams find.
+        if next.is_empty() && depth == 0 {
+            return None;
+        }
+        open = next;
+    }
+    if columns.len() < 2 {
+        return None;
+    }
+    let mut rows: Vec<Vec<Option<Value>>> = columns[0].1.iter().map(|_| Vec::new()).collect();
+    let mut keys = Vec::new();
+    for (key, values) in columns {
+        keys.push(key);
+        rows.iter_mut().zip(values).for_each(|(row, value)| row.push(Some(value)));
+    }
+    Some(Table { keys, rows })
+}
+
+impl Table {
+    /// Rows with the columns that any of them has, but for those that hold more than a value.
+    fn of_objects(objects: Vec<Vec<Entry>>) -> Self {
+        let (mut keys, mut places): (Vec<String>, HashMap<String, usize>) = Default::default();
+        let mut rows = Vec::with_capacity(objects.len());
+        for object in objects {
+            let mut row: Vec<Option<Value>> = vec![None; keys.len()];
+            for (key, value) in object.into_iter().filter(|(_, value)| is_scalar(value)) {
+                let at = *places.entry(key).or_insert_with_key(|key| {
+                    keys.push(key.clone());
+                    keys.len() - 1
+                });
+                row.resize(row.len().max(at + 1), None);
+                row[at] = Some(value);
+            }
+            rows.push(row);
+        }
+        rows.iter_mut().for_each(|row| row.resize(keys.len(), None));
+        Self { keys, rows }
+    }
+
+    fn has_time(&self) -> bool {
+        self.keys.iter().any(|key| columns::is_time(key))
+    }
+}
+
+/// Whether a key is a time: text, or a count since 1970 that is no number of a row.
+fn is_time(key: &str) -> bool {
+    const FEWEST_DIGITS: usize = 9;
+    let is_count = key.len() >= FEWEST_DIGITS && key.bytes().all(|byte| byte.is_ascii_digit());
+    is_count || (key.contains(['-', '/']) && parse_iso(key).is_some())
+}
+
+/// A name without the number before it: `1. open`.
+fn unnumbered(name: &str) -> &str {
+    let rest = name.trim_start_matches(|c: char| c.is_ascii_digit());
+    if rest.len() == name.len() { name } else { rest.strip_prefix(". ").unwrap_or(name) }
+}
+
+/// A key as a value.
+fn text(key: &str) -> Option<Value> {
+    serde_json::value::to_raw_value(key).ok()
+}
