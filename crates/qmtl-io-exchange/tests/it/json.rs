@@ -98,6 +98,7 @@ async fn tables_that_are_not_written_by_rows() {
         format!(
             "{{\"schema\":{{\"fields\":[{{\"name\":\"ts\"}},{{\"name\":\"open\"}}]}},\"data\":[{records}]}}"
         ),
+        format!("{{\"Time Series (60min)\":{series}}}"),
         format!("{{\"Meta Data\":{{\"2. Symbol\":\"X\"}},\"Time Series (60min)\":{series}}}"),
         format!(
             "{{\"chart\":{{\"error\":null,\"result\":[{{\"meta\":{{\"symbol\":\"X\",\"ranges\":[\"1d\",\"5d\"]}},\

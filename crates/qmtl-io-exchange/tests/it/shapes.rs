@@ -692,10 +692,14 @@ async fn columns_that_rows_contradict_are_refused() {
     let named = file("a.csv", format!("ts,open,high,low,close\n{rows}"));
     let bare = file("a.csv", rows);
     let columns = |names: &str| bare.config().with_columns(names.split(','));
-    for config in [named.config(), columns("ts,open,high,low,close")] {
+    for config in
+        [columns("ts,open,high,low,close"), named.config().with_columns("ts,open,high,low,close".split(','))]
+    {
         let error = read(config, "1h").await.unwrap_err().to_string();
         assert!(error.starts_with(told), "{error}");
     }
+    let (_, notes) = read(named.config(), "1h").await.unwrap();
+    assert_eq!(notes, [told.split(", so").next().unwrap()], "the file's own names are taken, and told");
     assert!(read(columns("ts,open,low,high,close"), "1h").await.is_ok());
     let joined = format!("ts,open,low,high,close\n{rows}ts,open,high,low,close\n1709521200,22,24,21,23\n");
     let error = read(file("a.csv", joined).config(), "1h").await.unwrap_err().to_string();

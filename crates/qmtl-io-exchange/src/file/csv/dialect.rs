@@ -67,6 +67,7 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
     let body = &text[skipped..];
     let delimiter = match config.delimiter {
         Some(delimiter) => delimiter,
+        None if is_parted_by_blanks(body, at_end) => b' ',
         None => delimiter_of(body, at_end),
     };
     let lines = cut(body, delimiter, first_line, at_end);
@@ -175,6 +176,18 @@ fn cut(text: &[u8], delimiter: u8, first_line: u64, at_end: bool) -> Result<Vec<
     Ok(lines)
 }
 
+/// Whether nothing but blanks can separate the columns of a table.
+fn is_parted_by_blanks(text: &[u8], at_end: bool) -> bool {
+    let occurs = |(delimiter, _): &(u8, &str)| memchr::memchr(*delimiter, text).is_some();
+    if DELIMITERS.iter().any(occurs) {
+        return false;
+    }
+    let lines = cut(text, b' ', 1, at_end).unwrap_or_default();
+    let width = usual_width(&lines);
+    width >= FEWEST_BLANK_FIELDS
+        && lines.iter().filter(|line| line.fields.len() == width).count() == lines.len()
+}
+
 /// The delimiter that cuts most lines into one and the same number of fields.
 fn delimiter_of(text: &[u8], at_end: bool) -> u8 {
     let fit = |delimiter: u8| {
@@ -189,7 +202,6 @@ fn delimiter_of(text: &[u8], at_end: bool) -> u8 {
     let occurring: Vec<u8> = DELIMITERS.iter().map(|(delimiter, _)| *delimiter).filter(occurs).collect();
     match occurring[..] {
         [only] => only,
-        [] if fit(b' ').2 >= FEWEST_BLANK_FIELDS => b' ',
         _ => {
             let fits = occurring.iter().rev().map(|delimiter| (fit(*delimiter), *delimiter));
             let best = fits.max_by_key(|(fit, _)| *fit).filter(|((lines, ..), _)| *lines > 0);

@@ -112,7 +112,15 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         let unread = (0..names.len()).filter(is_unread);
         notes.extend(unread.map(|at| format!("column {} has no name and is not read", at + 1)));
     }
-    check_prices(&dialect, &payload)?;
+    if let Some(wrong) = contradicted(&dialect, &payload) {
+        // The names of a header are those of whoever wrote the file; others are a guess.
+        if dialect.header.is_none() || !config.columns.is_empty() {
+            return Err(wrong);
+        }
+        notes.push(
+            "in nearly all rows the high is not the highest price or the low not the lowest".to_owned(),
+        );
+    }
     let one_series = match roles.symbol {
         Some(_) => OneSeries::default(),
         None => one_series(&payload),
@@ -155,14 +163,14 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
     ))
 }
 
-/// `InvalidInput` where nearly all rows say that the columns called after prices hold others: a high below the low, or prices
+/// What is wrong where nearly all rows say that the columns called after prices hold others: a high below the low, or prices
 /// outside of both. A few such rows are faults of the data, which are stored as they are.
-fn check_prices(dialect: &Dialect, payload: &[Column]) -> Result<()> {
+fn contradicted(dialect: &Dialect, payload: &[Column]) -> Option<Error> {
     const FEWEST_ROWS: usize = 3;
     let at = |name: &str| payload.iter().find(|column| column.name == name).map(|column| column.at);
     let (Some(open), Some(high), Some(low), Some(close)) = (at("open"), at("high"), at("low"), at("close"))
     else {
-        return Ok(());
+        return None;
     };
     let (mut rows, mut wrong, mut first) = (0, 0, None);
     for row in &dialect.sample {
@@ -177,14 +185,12 @@ fn check_prices(dialect: &Dialect, payload: &[Column]) -> Result<()> {
             first = first.or(Some(format!("open {o}, high {h}, low {l}, close {c}")));
         }
     }
-    match first.filter(|_| wrong >= FEWEST_ROWS && wrong * 5 > rows * 4) {
-        None => Ok(()),
-        Some(first) => Err(Error::invalid(
-            "in nearly all rows the high is not the highest price or the low not the lowest, so the columns have other names; \
-             name them all in their order (with_columns)",
-        )
-        .with("first", first)),
-    }
+    let first = first.filter(|_| wrong >= FEWEST_ROWS && wrong * 5 > rows * 4)?;
+    let told = Error::invalid(
+        "in nearly all rows the high is not the highest price or the low not the lowest, so the columns have other names; \
+         name them all in their order (with_columns)",
+    );
+    Some(told.with("first", first))
 }
 
 /// The names of the columns: given, in the header, or proven by the rows.

@@ -166,7 +166,8 @@ fn by_column(entries: &[Entry]) -> Option<Table> {
         }
         let mut values: HashMap<String, Value> = column.into_iter().collect();
         for (row, key) in table.rows.iter_mut().zip(&index) {
-            row.push(Some(values.remove(key)?).filter(|value| is_scalar(value)));
+            // What holds more than a value is no column.
+            row.push(Some(values.remove(key).filter(|value| is_scalar(value))?));
         }
     }
     Some(table)
