@@ -263,7 +263,10 @@ impl Inner {
         if name::is_of(&symbol, node.as_str()) {
             return Ok(());
         }
-        if is_symbol(node.as_str()) {
+        // A number and a word may be names of one thing.
+        let is_id = symbol.bytes().all(|byte| byte.is_ascii_digit());
+        let is_word = !node.as_str().bytes().any(|byte| byte.is_ascii_digit());
+        if is_symbol(node.as_str()) && !(is_id && is_word) {
             let remedy = match self.opened.sole {
                 Some(_) => {
                     "if it is the right file, say which symbol is the node's in it (with_symbol_column, with_symbol)"

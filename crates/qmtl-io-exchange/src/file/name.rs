@@ -97,8 +97,13 @@ fn timeframe_of(word: &str) -> Option<Interval> {
 /// Whether a node that is named after a symbol is named after this one. The base of a pair is enough: `BTC` of `BTCUSDT`.
 pub(super) fn is_of(symbol: &str, node: &str) -> bool {
     let (symbol, node) = (folded(symbol), folded(node));
-    let is_quote = |rest: &str| QUOTES.iter().any(|quote| folded(quote) == rest);
-    node.contains(&symbol) || symbol.strip_prefix(&node).is_some_and(is_quote)
+    // Of futures the currency of settlement stands behind that of the prices.
+    let is_quotes = |rest: &str| {
+        let one =
+            |rest: &str| QUOTES.iter().find_map(|quote| Some(rest.strip_prefix(&folded(quote))?.to_owned()));
+        one(rest).is_some_and(|rest| rest.is_empty() || one(&rest).is_some_and(|rest| rest.is_empty()))
+    };
+    node.contains(&symbol) || symbol.strip_prefix(&node).is_some_and(is_quotes)
 }
 
 /// The words of a name that may be symbols, in order, as one: `Binance_BTCUSDT_2024_minute.csv` has `BTCUSDT`. Two
