@@ -124,9 +124,9 @@ impl NotNumbers {
     /// The rows in which `column` has none, given its values and the times of the rows; `None` without any.
     #[must_use]
     pub fn of(column: &str, values: &[f64], times: impl Fn(usize) -> Timestamp) -> Option<Self> {
-        let is_none = |value: &f64| value.is_nan() || (value.is_infinite() && is_price(column));
-        let first = values.iter().position(is_none)?;
-        let rows = values[first..].iter().filter(|value| is_none(value)).count() as u64;
+        let is_price = is_price(column);
+        let first = values.iter().position(|value| is_none(*value, is_price))?;
+        let rows = values[first..].iter().filter(|value| is_none(**value, is_price)).count() as u64;
         Some(Self { column: column.to_owned(), rows, first: times(first) })
     }
 }
@@ -199,6 +199,11 @@ pub(super) fn no_price(rows: &RecordBatch) -> Vec<bool> {
     (0..rows.num_rows()).map(|row| none.iter().any(|is_none| is_none(row))).collect()
 }
 
+/// Whether a value is no number; an infinite one is no price.
+fn is_none(value: f64, is_price: bool) -> bool {
+    value.is_nan() || (is_price && value.is_infinite())
+}
+
 /// Tells of a row of a column whether its number is none; `None` for a column that has all of them.
 fn none_at<'a>(name: &str, column: &'a ArrayRef) -> Option<Box<dyn Fn(usize) -> bool + 'a>> {
     let is_price = is_price(name);
@@ -207,15 +212,13 @@ fn none_at<'a>(name: &str, column: &'a ArrayRef) -> Option<Box<dyn Fn(usize) -> 
     match column.data_type() {
         DataType::Float64 => {
             let values = column.as_primitive::<Float64Type>().values();
-            let is_none = move |value: &f64| value.is_nan() || (is_price && value.is_infinite());
-            let has_none = values.iter().any(is_none);
-            let is_none = move |row: usize| is_none(&values[row]) && column.is_valid(row);
+            let has_none = values.iter().any(|value| is_none(*value, is_price));
+            let is_none = move |row: usize| is_none(values[row], is_price) && column.is_valid(row);
             (has_none || counts_nulls).then(|| Box::new(move |row| is_none(row) || is_null(row)) as _)
         }
         DataType::Float32 => {
             let values = column.as_primitive::<Float32Type>().values();
-            let is_none = move |value: f32| value.is_nan() || (is_price && value.is_infinite());
-            let is_none = move |row: usize| is_none(values[row]) && column.is_valid(row);
+            let is_none = move |row: usize| is_none(values[row].into(), is_price) && column.is_valid(row);
             Some(Box::new(move |row| is_none(row) || is_null(row)))
         }
         _ => counts_nulls.then(|| Box::new(is_null) as _),

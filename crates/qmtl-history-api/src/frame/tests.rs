@@ -151,6 +151,25 @@ fn values_that_are_no_numbers_are_told_by_column() {
     let normal = normalize(&key(), window(0, 60), &[given]).unwrap();
     let [null] = &not_numbers(&normal.rows)[..] else { panic!("one column has them") };
     assert_eq!((&*null.column, null.rows, null.first.as_secs()), ("Open", 1, BASE + 60));
+    // Nor is an infinite one, whatever it is held in; a volume may be.
+    for width in [DataType::Float64, DataType::Float32] {
+        let infinite = || {
+            let values: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NEG_INFINITY]));
+            arrow_cast::cast::cast(&values, &width).unwrap()
+        };
+        let ts = Arc::new(TimestampSecondArray::from(vec![BASE, BASE + 60]));
+        let given = batch(vec![("ts", ts), ("low", infinite()), ("volume", infinite())]);
+        let normal = normalize(&key(), window(0, 60), std::slice::from_ref(&given)).unwrap();
+        let [found] = &not_numbers(&normal.rows)[..] else { panic!("one column has them") };
+        assert_eq!((&*found.column, found.rows, found.first.as_secs()), ("low", 1, BASE + 60));
+        let rules = Rules::default().with_nan(NanRule::Missing);
+        let normal = normalize_by(&key(), window(0, 60), &[given], rules).unwrap();
+        assert_eq!((normal.rows.num_rows(), normal.dropped.nan), (1, 1), "{width}");
+    }
+    let times = |row: usize| Timestamp::from_secs(BASE + i64::try_from(row).unwrap()).unwrap();
+    let values = [1.0, f64::INFINITY, f64::NAN];
+    assert_eq!(NotNumbers::of("close", &values, times).unwrap().rows, 2);
+    assert_eq!(NotNumbers::of("volume", &values, times).unwrap().first, times(2));
 }
 
 #[test]
