@@ -8,11 +8,14 @@ use qmtl_history_api::Interval;
 const QUOTES: [&str; 12] =
     ["USDT", "USDC", "BUSD", "USD", "EUR", "GBP", "JPY", "CHF", "BTC", "XBT", "ETH", "KRW"];
 
-/// Words in capitals that are no symbols.
-const NO_SYMBOLS: [&str; 28] = [
-    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "SEPT", "OCT", "NOV", "DEC", "CSV",
-    "OHLC", "OHLCV", "UTC", "GMT", "PART", "DATA", "FILE", "EXPORT", "BARS", "KLINES", "OHLCVT", "CHART",
-    "HISTORY", "PRICES",
+/// Months in capitals, as they are cut.
+const MONTHS: [&str; 13] =
+    ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "SEPT", "OCT", "NOV", "DEC"];
+
+/// Other words in capitals that are no symbols.
+const NO_SYMBOLS: [&str; 15] = [
+    "CSV", "OHLC", "OHLCV", "UTC", "GMT", "PART", "DATA", "FILE", "EXPORT", "BARS", "KLINES", "OHLCVT",
+    "CHART", "HISTORY", "PRICES",
 ];
 
 /// The symbol and the interval that a name tells: `BTCUSDT-1h-2024-01.zip`, `BTC-USD-1d.csv`,
@@ -46,20 +49,14 @@ pub(super) fn symbol(path: &Path) -> Option<String> {
     let words = words(path)?;
     let is_pair =
         |word: &str| QUOTES.iter().any(|quote| word.len() > quote.len() + 1 && word.ends_with(quote));
-    let is_symbol = |word: &String| {
-        word.len() > 1
-            && is_capital(word)
-            && word.bytes().filter(u8::is_ascii_uppercase).count() > 1
-            && !NO_SYMBOLS.contains(&word.as_str())
-    };
     if let [sole] = &words[..] {
-        return Some(sole.clone()).filter(|sole| is_symbol(sole) && is_pair(sole));
+        return Some(sole.clone()).filter(|sole| may_be_symbol(sole) && is_pair(sole));
     }
     let before = |at: usize| words[..at].iter().rev().find(|word| !word.is_empty());
     let at = (1..words.len()).find(|at| timeframe_of(&words[*at]).is_some())?;
     // A bare number may count the parts of a file, unless it stands where charts write it.
     let is_chart = path.file_name()?.to_string_lossy().contains(", ") || !is_digits(&words[at]);
-    before(at).filter(|word| is_symbol(word) && (is_chart || is_pair(word))).cloned()
+    before(at).filter(|word| may_be_symbol(word) && (is_chart || is_pair(word))).cloned()
 }
 
 /// The interval that stands behind the symbol of a name. A bare number may be something else.
@@ -110,11 +107,7 @@ pub(super) fn is_of(symbol: &str, node: &str) -> bool {
 /// files of one series do not differ in them.
 pub(super) fn capitals(path: &Path) -> Option<String> {
     let words = words(path)?;
-    let may_be = |word: &&String| {
-        let letters = word.chars().filter(char::is_ascii_uppercase).count();
-        is_capital(word) && letters >= 2 && !NO_SYMBOLS.contains(&word.as_str())
-    };
-    let found: Vec<_> = words.iter().filter(may_be).map(String::as_str).collect();
+    let found: Vec<_> = words.iter().map(String::as_str).filter(|word| may_be_symbol(word)).collect();
     (!found.is_empty()).then(|| found.join("-"))
 }
 
@@ -124,7 +117,7 @@ pub(super) fn words_alone(path: &Path) -> Option<Vec<String>> {
     let stem =
         name.split_once(".csv").or_else(|| name.rsplit_once('.')).map_or(name.as_str(), |(stem, _)| stem);
     let is_month =
-        |word: &str| word.len() >= 3 && NO_SYMBOLS[..12].iter().any(|month| month.eq_ignore_ascii_case(word));
+        |word: &str| word.len() >= 3 && MONTHS.iter().any(|month| month.eq_ignore_ascii_case(word));
     let words =
         stem.split(|c: char| !c.is_alphabetic()).filter(|word| word.chars().count() > 1 && !is_month(word));
     Some(words.map(str::to_owned).collect())
@@ -144,6 +137,12 @@ fn words(path: &Path) -> Option<Vec<String>> {
 
 fn is_digits(word: &str) -> bool {
     word.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a word is of capitals, two or more of them letters, and no word that such names have beside symbols.
+fn may_be_symbol(word: &str) -> bool {
+    let letters = word.bytes().filter(u8::is_ascii_uppercase).count();
+    is_capital(word) && letters > 1 && !MONTHS.contains(&word) && !NO_SYMBOLS.contains(&word)
 }
 
 /// Of capitals and digits, and not of digits alone.
@@ -200,6 +199,32 @@ mod tests {
         ] {
             assert_eq!(symbol(Path::new(name)).as_deref(), told_by_it, "{name}");
         }
+    }
+
+    #[test]
+    fn a_node_may_be_called_after_the_base_of_a_pair() {
+        for (symbol, node, is) in [
+            ("BTCUSDT", "binance:BTC/USDT", true),
+            ("XBTUSD", "btcusd", true),
+            ("BTCUSDT", "BTC", true),
+            ("XRP-USDT-USDT", "XRP", true),
+            ("BTCUSDT", "BTCUSD", false),
+            ("BTCUSD", "BTCUSDT", true),
+            ("ETHUSDT", "BTCUSDT", false),
+            ("AAPL", "A", false),
+        ] {
+            assert_eq!(is_of(symbol, node), is, "{symbol} {node}");
+        }
+    }
+
+    #[test]
+    fn what_files_of_one_series_have_in_common_is_neither_date_nor_number() {
+        let words = |name: &str| words_alone(Path::new(name)).unwrap();
+        let months =
+            ["JAN", "feb", "Mar", "Sept", "dec"].map(|month| words(&format!("bars_2024-{month}_2.csv.gz")));
+        assert!(months.iter().all(|words| words == &["bars"]), "{months:?}");
+        assert_ne!(words("BRK.A.csv"), words("apple.csv"));
+        assert_ne!(words("600519.SH.csv"), words("000001.SZ.csv"));
     }
 
     #[test]

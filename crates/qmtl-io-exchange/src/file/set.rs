@@ -15,7 +15,7 @@ use qmtl_history_api::{
 };
 
 use super::open::Unit;
-use super::table::{NO_ROWS, is_empty, no_rows};
+use super::table::{NO_ROWS, is_empty};
 use super::{FileConfig, FileFetcher, blocking, listing, name};
 
 /// Of how many series a set remembers where its files have them.
@@ -93,15 +93,14 @@ impl FileSet {
         let empty = opened.iter().filter(|scanned| scanned.file.is_none()).count();
         let files: Vec<_> = opened.into_iter().filter_map(|scanned| scanned.file).collect();
         if files.is_empty() && empty > 0 {
-            return Err(no_rows(NO_ROWS).with("files", empty));
+            return Err(Error::schema(NO_ROWS).with("files", empty));
         }
         let set = Self::new(files)?;
         notes.extend(set.notes.iter().cloned());
-        if empty > 0 {
-            notes.push(match empty {
-                1 => "1 file without rows is left out".to_owned(),
-                _ => format!("{empty} files without rows are left out"),
-            });
+        match empty {
+            0 => {}
+            1 => notes.push("1 file without rows is left out".to_owned()),
+            _ => notes.push(format!("{empty} files without rows are left out")),
         }
         Ok(Self { notes: notes.into(), ..set })
     }
@@ -112,8 +111,8 @@ impl FileSet {
     /// to which later days are added remains the same source in another version.
     ///
     /// Errors: `InvalidInput` when there is no file, or when two of them name different symbols, in a column or in what
-    /// may be symbols in their names, without telling them for certain, and no symbol column was given; `Schema` when two files have a
-    /// column of one name and different types, naming both.
+    /// may be symbols in their names, and no symbol column was given; `Schema` when two files have a column of one name
+    /// and different types, naming both.
     pub fn new(files: impl IntoIterator<Item = FileFetcher>) -> Result<Self> {
         let files: Arc<[_]> = files.into_iter().collect();
         let names = named(&files);
@@ -158,14 +157,20 @@ impl FileSet {
     fn places(&self, key: &SeriesKey) -> Result<Vec<usize>> {
         let Some(names) = &self.names else { return Ok((0..self.files.len()).collect()) };
         let node = key.node_id.as_str();
-        // Files of one symbol may be read for a node of any name.
-        let is_sole = names.iter().all(|named| name::folded(&named.symbol) == name::folded(&names[0].symbol));
-        // Of BTCUSD and BTCUSDT the longer one is meant where both are in the name of a node.
-        let fits = |named: &&Named| name::is_of(&named.symbol, node);
-        let symbol =
-            names.iter().filter(fits).map(|named| name::folded(&named.symbol)).max_by_key(String::len);
+        let mut symbols: Vec<&str> = names.iter().map(|named| named.folded.as_str()).collect();
+        symbols.sort_unstable();
+        symbols.dedup();
+        let symbol = match symbols[..] {
+            // Files of one symbol may be read for a node of any name.
+            [sole] => Some(sole),
+            // Of BTCUSD and BTCUSDT the longer one is meant where both are in the name of a node.
+            _ => symbols
+                .into_iter()
+                .filter(|symbol| name::is_of(symbol, node))
+                .max_by_key(|symbol| symbol.len()),
+        };
         let is_it = |named: &Named| {
-            (is_sole || symbol.as_ref().is_some_and(|symbol| name::folded(&named.symbol) == *symbol))
+            Some(named.folded.as_str()) == symbol
                 && named.interval.is_none_or(|interval| interval == key.interval)
         };
         let places: Vec<_> = (0..names.len()).filter(|at| is_it(&names[*at])).collect();
@@ -237,17 +242,19 @@ struct Parts {
 }
 
 /// What a name tells of the series of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Named {
     symbol: String,
+    /// The symbol as it is compared.
+    folded: String,
     interval: Option<Interval>,
 }
 
 impl Named {
     /// Whether another name is that of another series.
     fn is_other(&self, other: &Self) -> bool {
-        let is_longer = self.interval.zip(other.interval).is_some_and(|(own, other)| own != other);
-        is_longer || name::folded(&self.symbol) != name::folded(&other.symbol)
+        let has_other_bars = self.interval.zip(other.interval).is_some_and(|(own, other)| own != other);
+        has_other_bars || self.folded != other.folded
     }
 
     fn shown(&self) -> String {
@@ -263,11 +270,11 @@ fn named(files: &[FileFetcher]) -> Option<Arc<[Named]>> {
     let named = |file: &FileFetcher| {
         let is_alone = file.0.config.symbol_column.is_none() && file.0.opened.sole.is_none();
         let symbol = file.0.by_name(name::symbol).filter(|_| is_alone)?;
-        // Of BTCUSD_1 and BTCUSD_2 the number may be any.
-        let distance = file.describe().series.first().and_then(|series| series.interval);
-        let by_rows = || file.0.by_name(name::timeframe).filter(|interval| distance == Some(*interval));
+        // Of BTCUSD_1 and BTCUSD_2 the number may be any: the rows must agree.
+        let of_rows = || file.describe().series.first().and_then(|series| series.interval);
+        let by_rows = || file.0.by_name(name::timeframe).filter(|interval| of_rows() == Some(*interval));
         let interval = file.0.by_name(name::told).map(|(_, interval)| interval).or_else(by_rows);
-        Some(Named { symbol, interval })
+        Some(Named { folded: name::folded(&symbol), symbol, interval })
     };
     let names: Arc<[Named]> = files.iter().map(named).collect::<Option<_>>()?;
     let first = names.first()?;
