@@ -14,7 +14,7 @@ use super::config::{FileConfig, FileFormat};
 use super::listing::{self, Chosen};
 use super::members::Archive;
 use super::profile::Profile;
-use super::table::{EMPTY, Opened, no_rows};
+use super::table::{EMPTY, Opened};
 use super::unpack::{self, Compression};
 use super::{Inner, csv, ipc, json, parquet, text};
 
@@ -59,7 +59,7 @@ impl Unit {
                 Some(version) => reopened(file, config.path.clone(), version)?,
             };
             if bytes.len() == 0 {
-                return Err(no_rows(EMPTY));
+                return Err(Error::schema(EMPTY));
             }
             if let Some(packed @ (FileFormat::Zip | FileFormat::Gzip)) = config.format {
                 packed.check(&bytes)?;

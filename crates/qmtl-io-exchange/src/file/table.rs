@@ -66,10 +66,6 @@ pub(super) const EMPTY: &str = "the file is empty";
 /// That a file ends behind its header.
 pub(super) const NO_ROWS: &str = "the file has a header but no rows";
 
-pub(super) fn no_rows(what: &'static str) -> Error {
-    Error::schema(what)
-}
-
 /// Whether a file was refused because it has no rows, which does no harm among others.
 pub(super) fn is_empty(error: &Error) -> bool {
     [EMPTY, NO_ROWS].contains(&error.message())

@@ -318,6 +318,12 @@ async fn dates_are_days_of_the_exchange_also_where_summer_time_begins() {
     let text = file("a.csv", csv(&seconds.each_ref().map(String::as_str)));
     let new_york = "America/New_York".parse().unwrap();
     assert_eq!(read(dated(&text).with_zone(new_york), "1d").await.unwrap(), numbered(days));
+    // So are the same instants as text, which programs write in UTC.
+    let written = file("a.csv", csv(&midnights));
+    assert_eq!(read(dated(&written).with_zone(new_york), "1d").await.unwrap(), numbered(days));
+    for file in columnar(Arc::new(StringArray::from(midnights.to_vec()))) {
+        assert_eq!(read(dated(&file).with_zone(new_york), "1d").await.unwrap(), numbered(days));
+    }
     let instants = TimestampMicrosecondArray::from(midnights.map(micros).to_vec()).with_timezone("UTC");
     for file in columnar(Arc::new(instants)) {
         assert_eq!(read(dated(&file).with_zone(new_york), "1d").await.unwrap(), numbered(days));

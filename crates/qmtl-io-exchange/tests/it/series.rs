@@ -317,6 +317,11 @@ async fn a_file_of_another_symbol_is_refused_for_a_node_that_is_named_after_one(
             assert!(range(FileConfig::new(path), node).await.is_ok(), "{node}");
         }
     }
+    // A number and a word may be names of one thing; two numbers or two words are not.
+    let with_id = folder.path().join("ids.csv");
+    std::fs::write(&with_id, "ts,instrument_id,close\n1704067200,5482,1\n1704067260,5482,2\n").unwrap();
+    assert!(range(FileConfig::new(&with_id), "ES").await.is_ok());
+    assert!(range(FileConfig::new(&with_id), "ES1").await.is_err());
     // The remedy.
     let told = FileConfig::new(&with_column)
         .with_symbol_column("symbol")

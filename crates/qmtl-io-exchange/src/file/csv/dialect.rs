@@ -8,7 +8,7 @@ use super::number::{Notation, Signs, is_null, number};
 use super::split::{Record, SplitFault, Splitter};
 use crate::file::columns;
 use crate::file::config::FileConfig;
-use crate::file::table::{EMPTY, no_rows};
+use crate::file::table::EMPTY;
 use crate::file::time::{TimeFormat, parse_iso};
 
 /// What fields may be separated by, and what is said of it.
@@ -73,7 +73,7 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
     let lines = cut(body, delimiter, first_line, at_end);
     let lines = lines.map_err(|(fault, line)| Error::schema(fault.message()).with("line", line))?;
     if lines.iter().flat_map(|line| &line.fields).all(|field| field.trim_ascii().is_empty()) {
-        return Err(no_rows(EMPTY));
+        return Err(Error::schema(EMPTY));
     }
     let width = usual_width(&lines);
     let Place { header, index, first } = header(&lines, width, config)?;
@@ -184,8 +184,7 @@ fn is_parted_by_blanks(text: &[u8], at_end: bool) -> bool {
     }
     let lines = cut(text, b' ', 1, at_end).unwrap_or_default();
     let width = usual_width(&lines);
-    width >= FEWEST_BLANK_FIELDS
-        && lines.iter().filter(|line| line.fields.len() == width).count() == lines.len()
+    width >= FEWEST_BLANK_FIELDS && lines.iter().all(|line| line.fields.len() == width)
 }
 
 /// The delimiter that cuts most lines into one and the same number of fields.
@@ -385,8 +384,12 @@ fn fit(mut header: Vec<String>, sample: &[Fields], width: usize, config: &FileCo
 fn take_footer_off(sample: &mut Vec<Fields>) {
     let time = sample.first().and_then(|row| row.iter().position(|field| is_time(field)));
     let Some(time) = time else { return };
-    let is_footer = |row: &Fields| !row[time].is_empty() && !row[time].iter().any(u8::is_ascii_digit);
-    while sample.pop_if(|row| is_footer(row)).is_some() {}
+    while sample.pop_if(|row| is_word(&row[time])).is_some() {}
+}
+
+/// Whether a field in place of a time is a word, as a line of totals has.
+pub(super) fn is_word(field: &[u8]) -> bool {
+    !field.trim_ascii().is_empty() && !field.iter().any(u8::is_ascii_digit)
 }
 
 fn notation(sample: &[Fields], config: &FileConfig) -> Result<Notation> {

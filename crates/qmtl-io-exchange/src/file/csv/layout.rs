@@ -13,7 +13,7 @@ use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns::{self, Payload, Roles};
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::one_series::{Holds, OneSeries, has_leading_zeros};
-use crate::file::table::{NO_ROWS, no_rows};
+use crate::file::table::NO_ROWS;
 use crate::file::time::{Reading, TimeFormat, parse_iso, parse_text};
 use crate::file::zone::Local;
 use crate::kline;
@@ -93,7 +93,7 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
     let is_bare = dialect.header.is_none() && config.columns.is_empty() && are_klines(&dialect);
     let own = if is_bare { kline_names() } else { own_names(config, &dialect, &mut notes)? };
     if dialect.sample.is_empty() && at_end && dialect.start == text.len() {
-        return Err(no_rows(NO_ROWS));
+        return Err(Error::schema(NO_ROWS));
     }
     let own: Vec<_> = own.iter().map(String::as_str).collect();
     let names = distinct(columns::named(config, &own)?, &mut notes);
@@ -174,15 +174,12 @@ fn contradicted(dialect: &Dialect, payload: &[Column]) -> Option<Error> {
     };
     let (mut rows, mut wrong, mut first) = (0, 0, None);
     for row in &dialect.sample {
-        let value = |at: usize| dialect.notation.number(&row[at]).filter(|value| value.is_finite());
-        let (Some(o), Some(h), Some(l), Some(c)) = (value(open), value(high), value(low), value(close))
-        else {
-            continue;
-        };
+        let Some(prices) = prices(dialect, row, [open, high, low, close]) else { continue };
         rows += 1;
-        if h < o.max(c) || l > o.min(c) {
+        if !is_candle(prices) {
             wrong += 1;
-            first = first.or(Some(format!("open {o}, high {h}, low {l}, close {c}")));
+            let [open, high, low, close] = prices;
+            first = first.or_else(|| Some(format!("open {open}, high {high}, low {low}, close {close}")));
         }
     }
     let first = first.filter(|_| wrong >= FEWEST_ROWS && wrong * 5 > rows * 4)?;
@@ -191,6 +188,18 @@ fn contradicted(dialect: &Dialect, payload: &[Column]) -> Option<Error> {
          name them all in their order (with_columns)",
     );
     Some(told.with("first", first))
+}
+
+/// Four numbers of a row; `None` unless all are finite.
+fn prices(dialect: &Dialect, row: &Fields, places: [usize; 4]) -> Option<[f64; 4]> {
+    let values = places.map(|at| dialect.notation.number(&row[at]).filter(|value| value.is_finite()));
+    let [Some(first), Some(second), Some(third), Some(fourth)] = values else { return None };
+    Some([first, second, third, fourth])
+}
+
+/// Whether four prices may be open, high, low and close.
+fn is_candle([open, high, low, close]: [f64; 4]) -> bool {
+    high >= open.max(close) && low <= open.min(close)
 }
 
 /// The names of the columns: given, in the header, or proven by the rows.
@@ -348,31 +357,30 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
     let sample = dialect.sample.as_slice();
     let is_time = |clock: Option<usize>| dialect.width > 1 && instants(&times(sample, 0, clock)).is_some();
     let is_clock = || sample.iter().all(|row| integer(&row[1]).is_some() || row[1].contains(&b':'));
-    let prices = match (is_time(None), dialect.width) {
+    let first = match (is_time(None), dialect.width) {
         (_, 6..) if is_clock() && !is_price(dialect, 1) && is_time(Some(1)) => 2,
         (true, _) => 1,
         _ => return refuse("its first column is no time"),
     };
-    if dialect.width < prices + 4 {
+    if dialect.width < first + 4 {
         return refuse("it has fewer columns than a time and four prices");
     }
-    let value = |row: &Fields, at: usize| dialect.notation.number(&row[at]).filter(|value| value.is_finite());
-    let clock = (prices == 2).then_some(1);
+    let clock = (first == 2).then_some(1);
     let instants = instants(&times(sample, 0, clock)).unwrap_or_default();
+    let places = [0, 1, 2, 3].map(|at| first + at);
     let (mut is_sure, mut are_prices, mut candles) = (false, true, Vec::new());
     for (row, time) in sample.iter().zip(instants.iter().copied()) {
-        let [open, high, low, close] = [0, 1, 2, 3].map(|at| value(row, prices + at));
-        if let (Some(open), Some(high), Some(low), Some(close)) = (open, high, low, close) {
-            are_prices &= high >= open.max(close) && low <= open.min(close);
+        if let Some(candle @ [open, high, low, close]) = prices(dialect, row, places) {
+            are_prices &= is_candle(candle);
             is_sure |= high > low;
             candles.push((time, open, close));
         } else {
-            are_prices &= (0..4).all(|at| is_null(&row[prices + at]));
+            are_prices &= places.iter().all(|at| is_null(&row[*at]));
         }
     }
     if !are_prices || !is_sure {
         let refused = refuse("the columns behind the time are not open, high, low and close");
-        return match fitting(dialect, prices, &instants) {
+        return match fitting(dialect, first, &instants) {
             Some(names) => refused.map_err(|e| e.with("rows_fit", names)),
             None => refused,
         };
@@ -380,28 +388,24 @@ fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
     if !opens_first(candles) {
         return refuse("the rows do not tell which of the prices is the open and which the close");
     }
-    let mut names: Vec<String> =
-        if prices == 2 { vec!["date".to_owned(), "time".to_owned()] } else { vec!["ts".to_owned()] };
+    let mut names = time_names(first);
     names.extend(["open", "high", "low", "close"].map(str::to_owned));
     for at in names.len()..dialect.width {
-        let is_volume = at == prices + 4 && is_volume(dialect, prices + 3);
+        let is_volume = at == first + 4 && is_volume(dialect, first + 3);
         names.push(if is_volume { "volume".to_owned() } else { format!("column_{}", at + 1) });
     }
     Ok(names)
 }
 
 /// The order of columns in which four prices of another order than usual are open, high, low and close, if the rows tell.
-fn fitting(dialect: &Dialect, prices: usize, times: &[i64]) -> Option<String> {
-    let value = |row: &Fields, at: usize| {
-        dialect.notation.number(&row[prices + at]).filter(|value| value.is_finite())
-    };
-    let values = |row: &Fields| Some([value(row, 0)?, value(row, 1)?, value(row, 2)?, value(row, 3)?]);
-    let rows: Vec<[f64; 4]> = dialect.sample.iter().map(values).collect::<Option<_>>()?;
+fn fitting(dialect: &Dialect, first_price: usize, times: &[i64]) -> Option<String> {
+    let places = [0, 1, 2, 3].map(|at| first_price + at);
+    let rows = dialect.sample.iter().map(|row| prices(dialect, row, places)).collect::<Option<Vec<_>>>()?;
     let is_end = |at: usize, is: fn(&f64, &f64) -> bool| {
         rows.iter().all(|row| row.iter().all(|other| is(&row[at], other)))
     };
     let high = (0..4).find(|at| is_end(*at, f64::ge))?;
-    let low = (0..4).find(|at| is_end(*at, f64::le))?;
+    let low = (0..4).find(|at| *at != high && is_end(*at, f64::le))?;
     let mut others = (0..4).filter(|at| ![high, low].contains(at));
     let (first, second) = (others.next()?, others.next()?);
     let ends = |open: usize, close: usize| {
@@ -412,18 +416,23 @@ fn fitting(dialect: &Dialect, prices: usize, times: &[i64]) -> Option<String> {
         (false, true) => (second, first),
         _ => return None,
     };
-    let mut names: Vec<String> =
-        if prices == 2 { vec!["date".into(), "time".into()] } else { vec!["ts".into()] };
-    names.resize(prices + 4, String::new());
+    let mut names = time_names(first_price);
+    names.resize(first_price + 4, String::new());
     for (at, name) in [(open, "open"), (high, "high"), (low, "low"), (close, "close")] {
-        name.clone_into(&mut names[prices + at]);
+        name.clone_into(&mut names[first_price + at]);
     }
-    let others = (names.len()..dialect.width).map(|at| match at - prices {
+    let others = (names.len()..dialect.width).map(|at| match at - first_price {
         4 => "volume".to_owned(),
         _ => format!("column_{}", at + 1),
     });
     names.extend(others.collect::<Vec<_>>());
     Some(names.join(","))
+}
+
+/// The names of what stands before the prices of rows without a header.
+fn time_names(count: usize) -> Vec<String> {
+    let names: &[&str] = if count == 2 { &["date", "time"] } else { &["ts"] };
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// The time of a candle, and the two prices of it that may be its open and its close.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Error, Result, frame};
 
-use super::dialect::name_of;
+use super::dialect::{is_word, name_of};
 use super::layout::{self, Layout};
 use super::number::{is_null, number};
 use super::read::{CsvTable, Extent};
@@ -17,7 +17,7 @@ use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
 use crate::file::one_series::OneSeries;
-use crate::file::table::{NO_ROWS, Opened, no_rows, symbol_of};
+use crate::file::table::{NO_ROWS, Opened, symbol_of};
 use crate::file::time::{Reading, not_of_form, parse_iso, parse_text, parse_wall};
 use crate::file::zone::{FoldsSeen, Wall};
 
@@ -32,7 +32,7 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
             .with("column", &layout.ts_name));
     }
     let mut found = Scan::new(bytes, layout.clone())?.run()?;
-    let (min, max) = found.index.bounds().ok_or_else(|| no_rows(NO_ROWS))?;
+    let (min, max) = found.index.bounds().ok_or_else(|| Error::schema(NO_ROWS))?;
     if layout.reading == Reading::Undecided {
         let reading =
             Reading::of_integers(config.ts_unit, min, max).map_err(|e| e.with("column", &layout.ts_name))?;
@@ -233,6 +233,7 @@ impl<'a> Scan<'a> {
     /// Takes a line that starts at this byte.
     fn row(&mut self, record: &Record<'_>, byte: u64) -> Result<()> {
         let layout = &self.layout;
+        let may_be_cut = self.odd.is_open && byte + record.bytes() as u64 >= self.bytes.len();
         let time = match layout.row_time(record) {
             Ok(time) => time,
             Err(_) if layout.is_header(record) => {
@@ -240,15 +241,10 @@ impl<'a> Scan<'a> {
                 self.odd.headers += 1;
                 return Ok(());
             }
-            Err(error) => {
-                let is_last = byte + record.bytes() as u64 >= self.bytes.len();
-                let is_cut = is_last && self.odd.is_open;
-                return self.odd_line(record, byte, is_cut, error);
-            }
+            Err(error) => return self.odd_line(record, byte, may_be_cut, error),
         };
-        let is_last = byte + record.bytes() as u64 >= self.bytes.len();
         let is_filled = !record.field(layout.width - 1).is_empty();
-        if is_last && self.odd.is_open && (layout.is_cut_price(record) || (self.is_filled && !is_filled)) {
+        if may_be_cut && (layout.is_cut_price(record) || (self.is_filled && !is_filled)) {
             let error = Error::schema("the last line is cut off").with("line", record.line);
             self.odd.tail = Some((byte, error, 1));
             return Ok(());
@@ -307,11 +303,8 @@ impl<'a> Scan<'a> {
         let is_empty =
             (0..record.len()).filter(|at| *at != self.layout.ts).all(|at| is_null(record.field(at)));
         // A line of totals has a word in place of the time.
-        let is_word = !has_time
-            && record.len() > self.layout.ts
-            && !record.field(self.layout.ts).trim_ascii().is_empty()
-            && !record.field(self.layout.ts).iter().any(u8::is_ascii_digit);
-        if (is_other && (is_cut || !has_time)) || (!has_time && is_empty) || is_word {
+        let is_total = !has_time && record.len() > self.layout.ts && is_word(record.field(self.layout.ts));
+        if (is_other && (is_cut || !has_time)) || (!has_time && is_empty) || is_total {
             self.odd.tail = Some((byte, error, 1));
             return Ok(());
         }
@@ -360,10 +353,8 @@ impl Layout {
     /// Whether a line is the header again: has its names, but for one that was added to fit the rows, or changed.
     pub(super) fn is_header(&self, record: &Record<'_>) -> bool {
         let Some(header) = &self.header else { return false };
-        let is_name = |at: &usize| {
-            let name = std::str::from_utf8(record.field(*at)).map(|field| name_of(field, *at));
-            name.is_ok_and(|name| !name.is_empty() && header.iter().any(|own| own == name))
-        };
+        let is_name =
+            |at: &usize| name_in(record, *at).is_some_and(|name| header.iter().any(|own| own == name));
         let names = header.iter().filter(|name| !name.is_empty()).count();
         let found = (0..record.len()).filter(is_name).count();
         found > 0 && found >= names.min(2) && found + 1 >= names && record.len() <= header.len() + 1
@@ -373,8 +364,7 @@ impl Layout {
     fn check_header(&self, record: &Record<'_>) -> Result<()> {
         let header = self.header.as_deref().unwrap_or_default();
         let is_moved = |at: usize| {
-            let name = std::str::from_utf8(record.field(at)).map_or("", |field| name_of(field, at));
-            !name.is_empty() && header[at] != name && header.iter().any(|own| own == name)
+            name_in(record, at).is_some_and(|name| header[at] != name && header.iter().any(|own| own == name))
         };
         if record.len() != header.len() || !(0..record.len()).any(is_moved) {
             return Ok(());
@@ -499,6 +489,12 @@ impl Layout {
             reading => reading.integer(layout::epoch(close_time)?.checked_add(1)?).ok(),
         }
     }
+}
+
+/// The name that a line has at a place, if it is a header.
+fn name_in<'r>(record: &Record<'r>, at: usize) -> Option<&'r str> {
+    let field = std::str::from_utf8(record.field(at)).ok()?;
+    Some(name_of(field, at)).filter(|name| !name.is_empty())
 }
 
 fn iso(field: &[u8]) -> Option<i64> {

@@ -173,39 +173,20 @@ fn by_column(entries: &[Entry]) -> Option<Table> {
     Some(table)
 }
 
-/// A list of times, and lists that are as long anywhere beside it.
+/// A list of times, and lists that are as long in what stands beside it.
 fn beside_times(entries: &[Entry]) -> Option<Table> {
-    let values = |value: &Value| list(value).filter(|values| values.iter().all(|value| is_scalar(value)));
-    let times =
-        |(key, value): &Entry| values(value).filter(|times| columns::is_time(key) && !times.is_empty());
-    let (at, times) = entries.iter().enumerate().find_map(|(at, entry)| Some((at, times(entry)?)))?;
-    let mut columns = vec![(entries[at].0.clone(), times)];
-    let mut open: Vec<Vec<Entry>> = vec![entries.to_vec()];
-    for depth in 0..MAX_DEPTH {
-        let mut next = Vec::new();
-        for (at_key, value) in open.into_iter().flatten() {
-            let is_known = columns.iter().any(|(known, _)| *known == at_key);
-            match parts(&value) {
-                Some(Row::Object(inner)) => next.push(inner),
-                Some(Row::List(inner)) if inner.len() == 1 && !is_scalar(&inner[0]) => {
-                    next.extend(object(&inner[0]))
-                }
-                Some(Row::List(inner))
-                    if !is_known
-                        && inner.len() == columns[0].1.len()
-                        && inner.iter().all(|value| is_scalar(value)) =>
-                {
-                    columns.push((at_key, inner));
-                }
-                _ => {}
-            }
-        }
-        // Lists of the same object are what streams find.
-        if next.is_empty() && depth == 0 {
-            return None;
-        }
-        open = next;
+    let times = |(key, value): &Entry| {
+        let times = scalars(value).filter(|times| columns::is_time(key) && !times.is_empty())?;
+        Some((key.clone(), times))
+    };
+    let mut columns = vec![entries.iter().find_map(times)?];
+    // Lists of the same object are what streams find.
+    let is_deeper =
+        |(_, value): &Entry| matches!(parts(value), Some(Row::Object(_))) || sole(value).is_some();
+    if !entries.iter().any(is_deeper) {
+        return None;
     }
+    gather(entries, 0, &mut columns);
     if columns.len() < 2 {
         return None;
     }
@@ -216,6 +197,33 @@ fn beside_times(entries: &[Entry]) -> Option<Table> {
         rows.iter_mut().zip(values).for_each(|(row, value)| row.push(Some(value)));
     }
     Some(Table { keys, rows })
+}
+
+/// Adds the lists in an object that are as long as the first one, and have a name of their own.
+fn gather(entries: &[Entry], depth: usize, columns: &mut Vec<(String, Vec<Value>)>) {
+    for (key, value) in entries {
+        let is_new = columns.iter().all(|(known, _)| known != key);
+        if let Some(inner) = object(value).or_else(|| sole(value)).filter(|_| depth < MAX_DEPTH) {
+            gather(&inner, depth + 1, columns);
+        } else if let Some(values) =
+            scalars(value).filter(|values| is_new && values.len() == columns[0].1.len())
+        {
+            columns.push((key.clone(), values));
+        }
+    }
+}
+
+/// The only object of a list.
+fn sole(value: &RawValue) -> Option<Vec<Entry>> {
+    match &list(value)?[..] {
+        [one] => object(one),
+        _ => None,
+    }
+}
+
+/// A list of values.
+fn scalars(value: &RawValue) -> Option<Vec<Value>> {
+    list(value).filter(|values| values.iter().all(|value| is_scalar(value)))
 }
 
 impl Table {
