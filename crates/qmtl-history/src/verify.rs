@@ -257,7 +257,7 @@ fn numbers(batch: &RecordBatch) -> Vec<Finding> {
         for (row, value) in values.iter().enumerate() {
             let (check, message) = match value {
                 Some(value) if value.is_nan() => {
-                    ("nan", "no number (NaN), so what is computed from it is none either")
+                    ("nan", "not a number (NaN); whatever is computed from it is NaN too")
                 }
                 Some(value) if value.is_infinite() => ("infinite", "not finite"),
                 _ => continue,

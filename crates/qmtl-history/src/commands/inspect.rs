@@ -109,8 +109,8 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
         };
         Failure::Error { error, hint: None, outcome }
     })?;
-    let mut found = file.describe();
     let mut file = file;
+    let mut found = file.describe();
     if let Some(stamp) = stamp(args, &found) {
         // What is shown is what the command stores.
         source.stamp = Some(stamp);
@@ -395,15 +395,18 @@ fn show(
     }
     match stamp(args, found) {
         Some(Stamp::Date) => console.line(
-            "\nThe days begin at a midnight that is not that of UTC all the year; --stamp date stores each as its date.",
+            "\nThe days begin at the midnight of a zone with summer time; --stamp date stores each under its date.",
         )?,
-        Some(stamp) => console.line(format!("\nThe rows stand at the ends of their bars; --stamp {stamp} says so."))?,
+        Some(stamp) => console.line(format!(
+            "\nThe times are those at which bars closed; --stamp {stamp} stores each bar under its opening."
+        ))?,
         None => {}
     }
     if let Some(first) = off_grid.first() {
-        let count = text::counted(off_grid.len() as u64, "row");
+        let (count, are) =
+            (text::count(off_grid.len() as u64), if off_grid.len() == 1 { "is" } else { "are" });
         console.line(format!(
-            "\nOf the first rows {count} off the grid, first at {}; --off-grid says what becomes of such rows.",
+            "\n{count} of the first rows {are} off the grid, the first at {}; --off-grid decides what becomes of such rows.",
             first.ts
         ))?;
     }

@@ -242,7 +242,7 @@ fn verify_reads_every_bar_and_finds_what_is_wrong() {
     check(
         run.object(),
         &expect![[r#"
-            findings: [{"check":"open_close","column":"close","message":"close lies outside low to high, 0.5 to 2","ts":1704067200,"value":"3"},{"check":"high_low","column":"high","message":"high is below low, which is 2","ts":1704067260,"value":"0.5"},{"check":"nan","column":"open","message":"no number (NaN), so what is computed from it is none either","ts":1704067320,"value":"NaN"}]
+            findings: [{"check":"open_close","column":"close","message":"close lies outside low to high, 0.5 to 2","ts":1704067200,"value":"3"},{"check":"high_low","column":"high","message":"high is below low, which is 2","ts":1704067260,"value":"0.5"},{"check":"nan","column":"open","message":"not a number (NaN); whatever is computed from it is NaN too","ts":1704067320,"value":"NaN"}]
             found: 3
             interval: 60
             node_id: "wild"

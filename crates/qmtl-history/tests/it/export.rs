@@ -468,6 +468,8 @@ fn a_folder_takes_a_file_of_each_series() {
     assert!(!scene.path("absent").exists());
     scene.run(&["export"]).fails_with(2, "--out DIR/ writes a file for each series");
     scene.run(&["export", "--out", "list.toml/"]).fails_with(1, "cannot write the export");
+    let one = ["export", "--node", "ü", "--interval", "1m", "--out", "nowhere/x.csv"];
+    scene.run(&one).fails_with(1, "the folder of the export does not exist; make it first (folder: nowhere)");
 }
 
 #[test]

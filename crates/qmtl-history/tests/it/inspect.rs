@@ -244,6 +244,8 @@ fn a_folder_is_described_as_one_source() {
         scene.file(&format!("days/{day}.csv"), &format!("ts,close\n{rows}"));
     }
     scene.file("days/README", "what this is");
+    let bare = scene.json(&["inspect", "days"]);
+    assert_eq!(bare["command"], scene.json(&["inspect", "file:days"])["command"]);
     let said = scene.json(&["inspect", "file:days"]);
     let series = &said["series"][0];
     assert_eq!((series["rows"].as_u64(), series["without_row"].as_u64()), (Some(72), Some(0)));
@@ -351,6 +353,7 @@ fn ends_of_bars_and_rows_beside_the_grid_are_told() {
     let late = rows(&|row| format!("{}", 1_704_067_200 + row * 60 + row % 3));
     scene.file("late.csv", &format!("ts,close\n{late}"));
     let shown = scene.run(&["inspect", "late.csv"]).stdout;
-    let told = "Of the first rows 4 rows off the grid, first at 2024-01-01T00:01:01Z; --off-grid says";
+    let told =
+        "\n4 of the first rows are off the grid, the first at 2024-01-01T00:01:01Z; --off-grid decides";
     assert!(shown.contains("bars of 1m") && shown.contains(told), "{shown}");
 }
