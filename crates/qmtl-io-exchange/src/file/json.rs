@@ -118,6 +118,13 @@ fn write(bytes: &FileBytes, shape: &Shape, target: &mut Capped) -> Result<()> {
     })
 }
 
+/// That two columns have different numbers of values.
+fn unequal((first, length): (&str, u64), (other, count): (&str, u64)) -> Error {
+    Error::schema("the columns of the JSON do not have the same number of values")
+        .with("columns", format_args!("{first}, {other}"))
+        .with("values", format_args!("{length}, {count}"))
+}
+
 /// Ends a line, in which a comma stands behind each field.
 fn end(line: &mut Vec<u8>, target: &mut Capped) -> Result<()> {
     line.pop();

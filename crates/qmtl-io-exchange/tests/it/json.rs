@@ -110,6 +110,21 @@ async fn tables_that_are_not_written_by_rows() {
         let rows = rows.replacen("timestamp", "ts", 1);
         assert_eq!(rows, CANDLES, "{content}");
     }
+    // What is left out, and what is not of one length, is told as where rows or columns are lists.
+    let nested = by_time(times, &plain).replace("{\"open\"", "{\"meta\":{\"a\":1},\"open\"");
+    let (rows, notes) = read(file("a.json", nested).config()).await;
+    assert_eq!(rows, CANDLES);
+    assert!(notes.contains(&"what holds lists or objects is left out: meta".to_owned()), "{notes:?}");
+    let short =
+        "{\"timestamp\":[1709510400,1709514000],\"quote\":{\"open\":[1,2],\"close\":[1],\"zones\":[[1]]}}";
+    let short = format!("{{\"chart\":{{\"result\":[{short}]}}}}");
+    let error = FileFetcher::open(file("a.json", short).config()).await.unwrap_err().to_string();
+    let told =
+        "the columns of the JSON do not have the same number of values (columns: open, close, values: 2, 1";
+    assert!(error.starts_with(told), "{error}");
+    let own = by_time(times, &plain).replace("{\"open\"", "{\"ts\":1700000000,\"open\"");
+    let error = FileFetcher::open(file("a.json", own).config()).await.unwrap_err().to_string();
+    assert!(error.starts_with("several columns may hold the time"), "{error}");
     let two = format!("{{\"a\":{},\"b\":{}}}", by_time(times, &plain), by_time(texts, &plain));
     let error = FileFetcher::open(file("a.json", two).config()).await.unwrap_err().to_string();
     assert!(

@@ -7,8 +7,8 @@ use qmtl_history_api::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::tree;
 use super::walk::{AsRow, Row, Walk};
+use super::{tree, unequal};
 use crate::file::bytes::FileBytes;
 
 /// The most columns.
@@ -71,7 +71,7 @@ pub(super) fn find(bytes: &FileBytes) -> Result<Shape> {
         return found;
     }
     match tree::find(bytes)? {
-        Some(table) => Ok(Shape { place: Place::Whole, keys: table.keys, nested: Vec::new() }),
+        Some(table) => Ok(Shape { place: Place::Whole, keys: table.keys, nested: table.nested }),
         None => found,
     }
 }
@@ -143,9 +143,7 @@ fn gather(
 fn of_columns(path: Vec<String>, found: Vec<(String, u64)>) -> Result<Shape> {
     let (first, length) = found.first().cloned().unwrap_or_default();
     if let Some((other, count)) = found.iter().find(|(_, count)| *count != length) {
-        return Err(Error::schema("the columns of the JSON do not have the same number of values")
-            .with("columns", format_args!("{first}, {other}"))
-            .with("values", format_args!("{length}, {count}")));
+        return Err(unequal((&first, length), (other, *count)));
     }
     let keys = found.into_iter().map(|(key, _)| key).collect();
     Ok(Shape { place: Place::Columns(path), keys, nested: Vec::new() })

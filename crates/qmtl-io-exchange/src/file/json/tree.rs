@@ -7,8 +7,8 @@ use qmtl_history_api::{Error, Result};
 use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
-use super::MAX_COLUMNS_BYTES;
 use super::walk::{AsRow, BOM, Row, Walk};
+use super::{MAX_COLUMNS_BYTES, unequal};
 use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns;
 use crate::file::time::parse_iso;
@@ -27,11 +27,13 @@ type Entry = (String, Value);
 pub(super) struct Table {
     pub(super) keys: Vec<String>,
     pub(super) rows: Vec<Vec<Option<Value>>>,
+    /// Names of what is left out, because it holds more than a value.
+    pub(super) nested: Vec<String>,
 }
 
 /// Looks for the table; `None` where there is none, or the file is larger than 64 MiB.
 ///
-/// `Schema` where there are several.
+/// `Schema` where there are several, or its columns do not have the same number of values.
 pub(super) fn find(bytes: &FileBytes) -> Result<Option<Table>> {
     if bytes.len() > MAX_COLUMNS_BYTES {
         return Ok(None);
@@ -42,7 +44,7 @@ pub(super) fn find(bytes: &FileBytes) -> Result<Option<Table>> {
     // What is no JSON was told by whoever looked before.
     let Ok(root) = serde_json::from_slice::<Value>(text) else { return Ok(None) };
     let mut found = Vec::new();
-    search(&root, 0, &mut Vec::new(), &mut found);
+    search(&root, 0, &mut Vec::new(), &mut found)?;
     if found.len() > 1 {
         let paths: Vec<_> = found.into_iter().map(|(path, _)| path).collect();
         return Err(Error::schema("the JSON holds several tables; keep the one that is meant")
@@ -77,30 +79,37 @@ fn is_scalar(value: &RawValue) -> bool {
     !value.get().starts_with(['[', '{'])
 }
 
-fn search(value: &RawValue, depth: usize, path: &mut Vec<String>, found: &mut Vec<(String, Table)>) {
+fn search(
+    value: &RawValue,
+    depth: usize,
+    path: &mut Vec<String>,
+    found: &mut Vec<(String, Table)>,
+) -> Result<()> {
     if depth > MAX_DEPTH {
-        return;
+        return Ok(());
     }
     match parts(value) {
         // A list of one thing is that thing.
-        Some(Row::List(values)) if values.len() == 1 => search(&values[0], depth + 1, path, found),
+        Some(Row::List(values)) if values.len() == 1 => search(&values[0], depth + 1, path, found)?,
         Some(Row::Object(entries)) => {
-            let table = in_parts(&entries)
-                .or_else(|| by_time(&entries))
-                .or_else(|| by_column(&entries))
-                .or_else(|| beside_times(&entries));
+            let table = in_parts(&entries).or_else(|| by_time(&entries)).or_else(|| by_column(&entries));
+            let table = match table {
+                None => beside_times(&entries)?,
+                table => table,
+            };
             if let Some(table) = table {
                 found.push((path.join("."), table));
-                return;
+                return Ok(());
             }
             for (key, value) in entries {
                 path.push(key);
-                search(&value, depth + 1, path, found);
+                search(&value, depth + 1, path, found)?;
                 path.pop();
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// Rows under `data` with the names of their columns beside them, and perhaps an index: pandas' `split` and `table`.
@@ -111,7 +120,7 @@ fn in_parts(entries: &[Entry]) -> Option<Table> {
         let names = list(columns)?.into_iter().map(|name| serde_json::from_str(name.get()).ok());
         let keys = names.collect::<Option<Vec<String>>>()?;
         let rows = data.iter().map(|row| Some(list(row)?.into_iter().map(Some).collect::<Vec<_>>()));
-        let mut table = Table { keys, rows: rows.collect::<Option<_>>()? };
+        let mut table = Table { keys, rows: rows.collect::<Option<_>>()?, ..Table::default() };
         if table.rows.iter().any(|row| row.len() != table.keys.len()) {
             return None;
         }
@@ -132,11 +141,15 @@ fn by_time(entries: &[Entry]) -> Option<Table> {
     if entries.is_empty() || !entries.iter().all(|(key, _)| is_time(key)) {
         return None;
     }
-    let rows = entries.iter().map(|(time, row)| {
-        let values = object(row)?.into_iter().map(|(name, value)| (unnumbered(&name).to_owned(), value));
-        Some(std::iter::once((TS.to_owned(), text(time)?)).chain(values).collect())
-    });
-    Some(Table::of_objects(rows.collect::<Option<Vec<Vec<_>>>>()?))
+    let named = |(name, value): Entry| (unnumbered(&name).to_owned(), value);
+    let rows = entries.iter().map(|(_, row)| Some(object(row)?.into_iter().map(named).collect()));
+    let mut rows = rows.collect::<Option<Vec<Vec<Entry>>>>()?;
+    // Where rows have times of their own as well, whoever reads them decides between the two.
+    let has_own = rows.iter().flatten().any(|(name, _)| name == TS);
+    for ((time, _), row) in entries.iter().zip(&mut rows) {
+        row.insert(0, (if has_own { "time" } else { TS }.to_owned(), text(time)?));
+    }
+    Some(Table::of_objects(rows))
 }
 
 /// An object for each column, whose keys are times or numbers of rows.
@@ -150,6 +163,7 @@ fn by_column(entries: &[Entry]) -> Option<Table> {
     let mut table = Table {
         keys: entries.iter().map(|(key, _)| key.clone()).collect(),
         rows: index.iter().map(|_| Vec::new()).collect(),
+        ..Table::default()
     };
     if !table.has_time() {
         if !index.iter().all(|key| is_time(key)) {
@@ -174,21 +188,23 @@ fn by_column(entries: &[Entry]) -> Option<Table> {
 }
 
 /// A list of times, and lists that are as long in what stands beside it.
-fn beside_times(entries: &[Entry]) -> Option<Table> {
+///
+/// `Schema` where of the lists that stand together only some are as long.
+fn beside_times(entries: &[Entry]) -> Result<Option<Table>> {
     let times = |(key, value): &Entry| {
         let times = scalars(value).filter(|times| columns::is_time(key) && !times.is_empty())?;
         Some((key.clone(), times))
     };
-    let mut columns = vec![entries.iter().find_map(times)?];
     // Lists of the same object are what streams find.
     let is_deeper =
         |(_, value): &Entry| matches!(parts(value), Some(Row::Object(_))) || sole(value).is_some();
-    if !entries.iter().any(is_deeper) {
-        return None;
-    }
-    gather(entries, 0, &mut columns);
+    let Some(times) = entries.iter().find_map(times).filter(|_| entries.iter().any(is_deeper)) else {
+        return Ok(None);
+    };
+    let mut columns = vec![times];
+    gather(entries, 0, &mut columns)?;
     if columns.len() < 2 {
-        return None;
+        return Ok(None);
     }
     let mut rows: Vec<Vec<Option<Value>>> = columns[0].1.iter().map(|_| Vec::new()).collect();
     let mut keys = Vec::new();
@@ -196,20 +212,30 @@ fn beside_times(entries: &[Entry]) -> Option<Table> {
         keys.push(key);
         rows.iter_mut().zip(values).for_each(|(row, value)| row.push(Some(value)));
     }
-    Some(Table { keys, rows })
+    Ok(Some(Table { keys, rows, nested: Vec::new() }))
 }
 
-/// Adds the lists in an object that are as long as the first one, and have a name of their own.
-fn gather(entries: &[Entry], depth: usize, columns: &mut Vec<(String, Vec<Value>)>) {
+/// Adds the lists in an object that are as long as the times, and have a name of their own.
+fn gather(entries: &[Entry], depth: usize, columns: &mut Vec<(String, Vec<Value>)>) -> Result<()> {
+    let length = columns[0].1.len();
+    let (mut as_long, mut other) = (None, None);
     for (key, value) in entries {
-        let is_new = columns.iter().all(|(known, _)| known != key);
         if let Some(inner) = object(value).or_else(|| sole(value)).filter(|_| depth < MAX_DEPTH) {
-            gather(&inner, depth + 1, columns);
-        } else if let Some(values) =
-            scalars(value).filter(|values| is_new && values.len() == columns[0].1.len())
-        {
-            columns.push((key.clone(), values));
+            gather(&inner, depth + 1, columns)?;
+        } else if let Some(values) = scalars(value).filter(|values| !values.is_empty()) {
+            if values.len() != length {
+                other = Some((key, values.len()));
+                continue;
+            }
+            as_long = Some(key);
+            if columns.iter().all(|(known, _)| known != key) {
+                columns.push((key.clone(), values));
+            }
         }
+    }
+    match as_long.zip(other) {
+        Some((key, (other, count))) => Err(unequal((key, length as u64), (other, count as u64))),
+        None => Ok(()),
     }
 }
 
@@ -227,24 +253,30 @@ fn scalars(value: &RawValue) -> Option<Vec<Value>> {
 }
 
 impl Table {
-    /// Rows with the columns that any of them has, but for those that hold more than a value.
+    /// Rows with the columns that any of them has, but for those that hold more than a value in one.
     fn of_objects(objects: Vec<Vec<Entry>>) -> Self {
-        let (mut keys, mut places): (Vec<String>, HashMap<String, usize>) = Default::default();
-        let mut rows = Vec::with_capacity(objects.len());
+        let mut table = Self::default();
+        for (key, _) in objects.iter().flatten().filter(|(_, value)| !is_scalar(value)) {
+            if !table.nested.contains(key) {
+                table.nested.push(key.clone());
+            }
+        }
+        let mut places: HashMap<String, usize> = HashMap::new();
         for object in objects {
-            let mut row: Vec<Option<Value>> = vec![None; keys.len()];
-            for (key, value) in object.into_iter().filter(|(_, value)| is_scalar(value)) {
+            let mut row: Vec<Option<Value>> = vec![None; table.keys.len()];
+            for (key, value) in object.into_iter().filter(|(key, _)| !table.nested.contains(key)) {
                 let at = *places.entry(key).or_insert_with_key(|key| {
-                    keys.push(key.clone());
-                    keys.len() - 1
+                    table.keys.push(key.clone());
+                    table.keys.len() - 1
                 });
                 row.resize(row.len().max(at + 1), None);
                 row[at] = Some(value);
             }
-            rows.push(row);
+            table.rows.push(row);
         }
-        rows.iter_mut().for_each(|row| row.resize(keys.len(), None));
-        Self { keys, rows }
+        let width = table.keys.len();
+        table.rows.iter_mut().for_each(|row| row.resize(width, None));
+        table
     }
 
     fn has_time(&self) -> bool {
