@@ -260,7 +260,7 @@ impl Inner {
         let Some((place, symbol)) = by_column.or_else(|| by_name().filter(|_| !is_told)) else {
             return Ok(());
         };
-        if name::is_of(&symbol, node.as_str()) {
+        if name::fit(&symbol, node.as_str()).is_some() {
             return Ok(());
         }
         // A number and a word may be names of one thing.

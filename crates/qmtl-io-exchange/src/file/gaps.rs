@@ -62,6 +62,11 @@ impl Gaps {
         self.kept.iter().copied().max_by_key(|(gap, count)| (*count, std::cmp::Reverse(*gap)))
     }
 
+    /// The shortest distance.
+    pub(super) fn least(&self) -> Option<u64> {
+        self.kept.iter().map(|(gap, _)| *gap).min()
+    }
+
     /// Whether all distances are multiples of a length; false where more are known of than are remembered.
     pub(super) fn are_multiples_of(&self, length: u64) -> bool {
         !self.is_cut && length > 0 && self.kept.iter().all(|(gap, _)| gap % length == 0)

@@ -153,24 +153,32 @@ impl FileSet {
 
     /// The places of the files that may hold a series.
     ///
-    /// `NotFound` where the names of files tell their series, and none is named after this one.
+    /// `NotFound` where the names of files tell their series, and none is named after this one; `InvalidInput` where those
+    /// of several symbols may be.
     fn places(&self, key: &SeriesKey) -> Result<Vec<usize>> {
         let Some(names) = &self.names else { return Ok((0..self.files.len()).collect()) };
         let node = key.node_id.as_str();
         let mut symbols: Vec<&str> = names.iter().map(|named| named.folded.as_str()).collect();
         symbols.sort_unstable();
         symbols.dedup();
-        let symbol = match symbols[..] {
-            // Files of one symbol may be read for a node of any name.
-            [sole] => Some(sole),
-            // Of BTCUSD and BTCUSDT the longer one is meant where both are in the name of a node.
-            _ => symbols
-                .into_iter()
-                .filter(|symbol| name::is_of(symbol, node))
-                .max_by_key(|symbol| symbol.len()),
-        };
+        // Files of one symbol may be read for a node of any name.
+        if symbols.len() > 1 {
+            let best = names.iter().filter_map(|named| name::fit(&named.symbol, node)).max();
+            let fitting =
+                names.iter().filter(|named| best.is_some() && name::fit(&named.symbol, node) == best);
+            symbols = fitting.map(|named| named.folded.as_str()).collect();
+            symbols.sort_unstable();
+            symbols.dedup();
+        }
+        if symbols.len() > 1 {
+            return Err(Error::invalid(
+                "files of several symbols fit the name of this series; call the node as the files call one of them",
+            )
+            .with("series", key)
+            .with("symbols", symbols.join(", ")));
+        }
         let is_it = |named: &Named| {
-            Some(named.folded.as_str()) == symbol
+            symbols.contains(&named.folded.as_str())
                 && named.interval.is_none_or(|interval| interval == key.interval)
         };
         let places: Vec<_> = (0..names.len()).filter(|at| is_it(&names[*at])).collect();
@@ -270,9 +278,10 @@ fn named(files: &[FileFetcher]) -> Option<Arc<[Named]>> {
     let named = |file: &FileFetcher| {
         let is_alone = file.0.config.symbol_column.is_none() && file.0.opened.sole.is_none();
         let symbol = file.0.by_name(name::symbol).filter(|_| is_alone)?;
-        // Of BTCUSD_1 and BTCUSD_2 the number may be any: the rows must agree.
-        let of_rows = || file.describe().series.first().and_then(|series| series.interval);
-        let by_rows = || file.0.by_name(name::timeframe).filter(|interval| of_rows() == Some(*interval));
+        // Of BTCUSD_1 and BTCUSD_2 the number may be any: some rows must lie so far apart, and none closer.
+        let least = || file.0.opened.index.series("").and_then(|series| series.gaps.least());
+        let steps = |interval: &Interval| file.0.opened.unit.steps(*interval);
+        let by_rows = || file.0.by_name(name::timeframe).filter(|interval| least() == Some(steps(interval)));
         let interval = file.0.by_name(name::told).map(|(_, interval)| interval).or_else(by_rows);
         Some(Named { folded: name::folded(&symbol), symbol, interval })
     };

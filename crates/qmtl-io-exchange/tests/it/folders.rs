@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_array::cast::AsArray;
 use qmtl_history_api::arrow_array::types::Float64Type;
-use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, Fetched, TimeRange, frame};
+use qmtl_history_api::{DataFetcher, Error, ErrorKind, FetchRequest, Fetched, Interval, TimeRange, frame};
 use qmtl_io_exchange::{FileConfig, FileFetcher, FileSet};
 use tempfile::TempDir;
 
@@ -363,6 +363,26 @@ async fn names_tell_pairs_and_intervals_apart() {
     let series: Vec<_> =
         described.series.iter().map(|series| (series.symbol.as_str(), series.rows)).collect();
     assert!([("XBTUSD", 90), ("XBTUSD", 24)].iter().all(|one| series.contains(one)), "{series:?}");
+    // A third of its minutes is all that a thin market has.
+    let thin = (0..90).filter(|at| at % 3 != 1).map(|at| format!("{},1\n", 1_704_067_200 + at * 60));
+    let thin = format!("ts,close\n{}", thin.collect::<String>()).into_bytes();
+    let pairs =
+        self::folder(&[("XBTUSD_1.csv", &thin), ("XBTUSD_60.csv", &hours), ("XBTEUR_60.csv", &hours)]);
+    let set = open(pairs.path()).await.unwrap();
+    assert_eq!(set.range(&key("BTCUSD", "1h")).unwrap().count(Interval::HOUR), 24);
+    let error = set.range(&key("BTC", "1h")).unwrap_err().to_string();
+    assert!(error.starts_with("files of several symbols fit the name of this series"), "{error}");
+    assert!(error.contains("symbols: btceur, btcusd"), "{error}");
+    // Exports of charts tell classes of shares and futures, and symbols of one letter.
+    let names = ["BINANCE_BTCUSDT, 60.csv", "BINANCE_BTCUSDT.P, 60.csv", "NYSE_T, 60.csv"];
+    let contents = [day(0, 1), day(1, 1), day(2, 1)];
+    let charts: Vec<_> = names.iter().copied().zip(contents.iter().map(Vec::as_slice)).collect();
+    let charts = self::folder(&charts);
+    let set = open(charts.path()).await.unwrap();
+    for (node, whole) in [("BTCUSDT", days(0, 1)), ("BTCUSDT.P", days(1, 2)), ("NYSE:T", days(2, 3))] {
+        assert_eq!(set.range(&key(node, "1h")).unwrap(), whole, "{node}");
+    }
+    assert_eq!(set.range(&key("FT", "1h")).unwrap_err().kind(), ErrorKind::NotFound);
     // Numbers that count parts say nothing of intervals.
     let parts = self::folder(&[("XBTUSD_1.csv", &day(0, 1)), ("XBTUSD_2.csv", &day(1, 1))]);
     let set = open(parts.path()).await.unwrap();
