@@ -24,6 +24,8 @@ type Measure = fn(&Peers) -> Result<Vec<Row>>;
 const MEASURES: &[(&str, Measure)] = &[
     ("algebra", measures::algebra),
     ("csv", measures::csv),
+    ("archives", measures::archives),
+    ("inspect", measures::inspect),
     ("backfill", measures::backfill),
     ("exchange", exchange::exchange),
     ("store", store::store),

@@ -22,6 +22,7 @@ mod open;
 mod parquet;
 mod profile;
 mod set;
+mod spool;
 mod stamp;
 mod table;
 mod text;
@@ -397,13 +398,15 @@ impl Inner {
 /// Where the rows of a series stand of which one at `first` is off the grid, and the others are bars away from it; `None`
 /// where that tells nothing.
 fn all_elsewhere(first: Timestamp, interval: Interval) -> Option<String> {
-    if let Some(fits) = interval.through(first) {
-        return Some(format!(
+    if let Some(told) = close_stamps(interval, &[OffGrid::new(first, interval)]) {
+        return Some(told);
+    }
+    interval.through(first).map(|fits| {
+        format!(
             "no row is on the grid of {interval}, but all are on that of {fits}: use that interval, or say that rows are \
              stamped otherwise (with_stamp) or moved onto the grid (with_off_grid)"
-        ));
-    }
-    close_stamps(interval, &[OffGrid::new(first, interval)])
+        )
+    })
 }
 
 /// Whether a node is called as markets and shares are: capitals and digits, perhaps in two parts. A single letter is

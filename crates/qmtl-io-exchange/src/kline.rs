@@ -39,16 +39,17 @@ const CANDLE: [(&str, &[&str]); 9] = [
     ("taker_quote_volume", &["taker_buy_quote_volume", "taker_buy_quote_asset_volume"]),
 ];
 
-/// What is compared of a column's name: its letters and digits in lower case, without blanks, underscores
-/// and dashes.
-pub(crate) fn fold(name: &str) -> String {
-    name.chars().filter(|c| !matches!(c, ' ' | '_' | '-')).flat_map(char::to_lowercase).collect()
+/// Whether two names are of one column: their case, and blanks, underscores and dashes in them make no difference.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    fn compared(name: &str) -> impl Iterator<Item = char> {
+        name.chars().filter(|c| !matches!(c, ' ' | '_' | '-')).flat_map(char::to_lowercase)
+    }
+    compared(one).eq(compared(other))
 }
 
 /// The one name under which a usual column of a candle comes out of every file; `None` for any other name.
 pub(crate) fn canonical(name: &str) -> Option<&'static str> {
-    let folded = fold(name);
-    let is_named = |of: &&(&str, &[&str])| of.1.iter().chain([&of.0]).any(|name| fold(name) == folded);
+    let is_named = |of: &&(&str, &[&str])| of.1.iter().chain([&of.0]).any(|known| is_same(known, name));
     CANDLE.iter().find(is_named).map(|(name, _)| *name)
 }
 

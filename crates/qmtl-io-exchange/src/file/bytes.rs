@@ -11,6 +11,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use qmtl_history_api::{Error, ErrorKind, Result};
 
 use super::handles::Reopened;
+use super::spool::Content;
 
 /// A file's bytes, or a part of them.
 #[derive(Clone, Debug)]
@@ -50,14 +51,28 @@ impl FileBytes {
         Ok(Self { file: Handle::Reopened(Reopened::new(file, same)), start: 0, len })
     }
 
-    /// What `rewrite` makes of these bytes in a temporary file; it is made again after it was closed.
+    /// What `rewrite` makes of these bytes. A large content may be closed, and is made again then.
     pub(super) fn rewritten(
         &self,
-        rewrite: impl Fn(&Self) -> Result<File> + Send + Sync + 'static,
+        rewrite: impl Fn(&Self) -> Result<Content> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let file = rewrite(self)?;
+        let content = rewrite(self)?;
         let origin = self.clone();
-        Self::reopened(file, move || rewrite(&origin)).map_err(io_error)
+        Self::unpacked(content, move || rewrite(&origin))
+    }
+
+    /// A content that was unpacked; `again` unpacks it once more where it was closed.
+    pub(super) fn unpacked(
+        content: Content,
+        again: impl Fn() -> Result<Content> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        match content.shared() {
+            Ok((file, start, len)) => Ok(Self { file: Handle::Held(file), start, len }),
+            Err(content) => {
+                let again = move || again()?.into_file();
+                Self::reopened(content.into_file()?, again).map_err(io_error)
+            }
+        }
     }
 
     /// So many of the bytes from `at` on; `None` where there are fewer.

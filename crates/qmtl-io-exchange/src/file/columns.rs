@@ -67,7 +67,7 @@ pub(super) struct Payload {
 /// spellings.
 pub(super) fn is_called(own: &str, wanted: &str) -> bool {
     let is_usual = |name| kline::canonical(own).is_some_and(|own| kline::canonical(name) == Some(own));
-    own == wanted || is_usual(wanted) || (is_time(own) && kline::fold(own) == kline::fold(wanted))
+    own == wanted || is_usual(wanted) || (is_time(own) && kline::is_same(own, wanted))
 }
 
 /// The names of columns after those that are given for them, and those that are short for a usual one.
@@ -75,6 +75,9 @@ pub(super) fn is_called(own: &str, wanted: &str) -> bool {
 /// `InvalidInput` when the file lacks a column that is to be renamed.
 pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
     let mut names: Vec<String> = own.iter().map(|name| (*name).to_owned()).collect();
+    for (at, name) in of_two_header_rows(own) {
+        name.clone_into(&mut names[at]);
+    }
     for (from, to) in &config.renamed {
         let Some(at) = own.iter().position(|name| name == from) else {
             return Err(Error::invalid("the file lacks a column that is to be renamed (with_column)")
@@ -105,6 +108,24 @@ pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// What pandas calls the columns of a table with two header rows, such as `('Close', 'AAPL')`: the part by which they differ,
+/// where one part is the same of all.
+fn of_two_header_rows<'a>(own: &[&'a str]) -> Vec<(usize, &'a str)> {
+    let parts = |name: &&'a str| name.strip_prefix("('")?.strip_suffix("')")?.split_once("', '");
+    let all = own.iter().enumerate().filter_map(|(at, name)| Some((at, parts(name)?)));
+    // The index, such as `('Date', '')`, is of no series.
+    let (index, all): (Vec<_>, Vec<_>) = all.partition(|(_, (_, second))| second.is_empty());
+    let are_one = |part: fn(&(&'a str, &'a str)) -> &'a str| {
+        all.len() > 1 && all.iter().all(|(_, parts)| part(parts) == part(&all[0].1))
+    };
+    let names: Vec<_> = match (are_one(|parts| parts.1), are_one(|parts| parts.0)) {
+        (true, _) => all.iter().map(|(at, parts)| (*at, parts.0)).collect(),
+        (_, true) => all.iter().map(|(at, parts)| (*at, parts.1)).collect(),
+        _ => return Vec::new(),
+    };
+    names.into_iter().chain(index.into_iter().map(|(at, parts)| (at, parts.0))).collect()
 }
 
 fn shown(columns: &[&str]) -> String {
@@ -146,7 +167,7 @@ pub(super) fn find(
         return Err(Error::invalid("one column cannot hold both the time and the symbol")
             .with("columns", shown(columns)));
     }
-    let place = |name: &str| columns.iter().position(|own| kline::fold(own) == kline::fold(name));
+    let place = |name: &str| columns.iter().position(|own| kline::is_same(own, name));
     let unread = if place(kline::OPEN_TIME) == Some(ts) { kline::UNREAD.map(place) } else { [None; 2] };
     let is_other = |at| at != ts && Some(at) != clock && Some(at) != symbol;
     let [Some(close_time), Some(ignored)] = unread else {
@@ -187,8 +208,7 @@ fn payload(columns: &[&str], is_payload: impl Fn(usize) -> bool) -> Result<Vec<P
 
 /// Whether a column is named like a time.
 pub(super) fn is_time(name: &str) -> bool {
-    let folded = kline::fold(name);
-    TIME_NAMES.iter().any(|known| kline::fold(known) == folded)
+    TIME_NAMES.iter().any(|known| kline::is_same(known, name))
 }
 
 /// The column that is named like a time column, or what to do about it.

@@ -1,6 +1,5 @@
-//! Archives that hold files: zip and tar. What is in them comes out as parts of one temporary file, or of the archive.
+//! Archives that hold files: zip and tar. What is in them comes out as parts of one content, or of the archive.
 
-use std::fs::File;
 use std::io::{self, BufReader};
 
 use qmtl_history_api::{Error, Result};
@@ -8,8 +7,9 @@ use tar::EntryType;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::bytes::{Cursor, FileBytes, corrupt, io_error};
+use super::bytes::{Cursor, FileBytes, corrupt};
 use super::listing::{Chosen, choose, is_other};
+use super::spool::Content;
 use super::unpack::{Capped, damaged, rewrite};
 
 /// The most files of an archive.
@@ -59,7 +59,7 @@ impl Archive {
 /// Files with their names, and the names of those that are certainly no data.
 type Found = (Vec<(String, FileBytes)>, Vec<String>);
 
-/// The files of a zip archive, one behind the other in one temporary file.
+/// The files of a zip archive, one behind the other in one content.
 fn zip(bytes: &FileBytes, cap: u64) -> Result<Found> {
     let mut archive = opened_zip(bytes)?;
     let (mut names, mut places, mut left_out, mut is_encrypted) = (Vec::new(), Vec::new(), Vec::new(), false);
@@ -85,12 +85,11 @@ fn zip(bytes: &FileBytes, cap: u64) -> Result<Found> {
     if is_encrypted {
         return Err(Error::schema("the zip archive is encrypted; unpack it with its password first"));
     }
-    let (file, lengths) = unzip(archive, &names, &places, cap)?;
+    let (content, lengths) = unzip(archive, &names, &places, cap)?;
     let (origin, again) = (bytes.clone(), names.clone());
-    let all = FileBytes::reopened(file, move || {
-        unzip(opened_zip(&origin)?, &again, &places, cap).map(|(file, _)| file)
-    })
-    .map_err(io_error)?;
+    let all = FileBytes::unpacked(content, move || {
+        unzip(opened_zip(&origin)?, &again, &places, cap).map(|(content, _)| content)
+    })?;
     let mut start = 0;
     let mut files = Vec::new();
     for (name, length) in names.into_iter().zip(lengths) {
@@ -108,21 +107,21 @@ fn opened_zip(bytes: &FileBytes) -> Result<ZipArchive<BufReader<Cursor>>> {
     ZipArchive::new(BufReader::new(bytes.cursor())).map_err(zip_fault)
 }
 
-/// Unpacks members into one file; how long each is.
+/// Unpacks members into one content; how long each is.
 fn unzip(
     mut archive: ZipArchive<BufReader<Cursor>>,
     names: &[String],
     places: &[usize],
     cap: u64,
-) -> Result<(File, Vec<u64>)> {
+) -> Result<(Content, Vec<u64>)> {
     let mut lengths = Vec::new();
-    let file = rewrite(cap, |target| {
+    let content = rewrite(cap, |target| {
         for (at, name) in places.iter().zip(names) {
             lengths.push(unzip_one(&mut archive, *at, target).map_err(|e| e.with("member", name))?);
         }
         Ok(())
     })?;
-    Ok((file, lengths))
+    Ok((content, lengths))
 }
 
 fn unzip_one(archive: &mut ZipArchive<BufReader<Cursor>>, at: usize, target: &mut Capped) -> Result<u64> {

@@ -39,7 +39,9 @@ const MAX_SCANS: usize = 8;
 /// Files whose names tell different symbols or intervals (`XBTUSD_60.csv`, `ETHUSD_60.csv`) are different series: a node
 /// gets those that are named after it and hold its interval.
 ///
-/// A fetch reads the files that overlap it. There may be any number of files: few of a process are open at a time.
+/// A fetch reads the files that overlap it. There may be any number of files: few of a process are open at a time. What is
+/// unpacked from archives of less than 1 MiB each remains on disk as long as it is read, 2 GiB of it at most; larger ones
+/// are unpacked again when many are read in turn.
 #[derive(Clone, Debug)]
 pub struct FileSet {
     files: Arc<[FileFetcher]>,

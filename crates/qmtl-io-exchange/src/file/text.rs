@@ -31,8 +31,10 @@ const FOREIGN: [(&[u8], &str); 7] = [
 /// Whether a content of no known format may be text.
 pub(super) fn is_text(bytes: &FileBytes) -> Result<bool> {
     let head = head(bytes)?;
-    let is_control = |byte: &u8| matches!(byte, 0..=8 | 14..=25 | 28..=31);
-    Ok(encoding(&head).is_some() || !head.iter().any(is_control))
+    let is_control = |byte: u8| matches!(byte, 0..=8 | 14..=25 | 28..=31);
+    // Without a way out in between, which would have each byte looked at alone.
+    let has_controls = head.iter().fold(false, |has, byte| has | is_control(*byte));
+    Ok(encoding(&head).is_some() || !has_controls)
 }
 
 /// A text as UTF-8 with lines that end in LF, and what was changed for that; `None` where it is so already.

@@ -1,15 +1,15 @@
-//! Files that cannot be read at random are rewritten into a temporary file without a name,
-//! which is gone with its last handle. Its size is capped.
+//! Files that cannot be read at random are rewritten, up to a cap.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use bzip2::read::MultiBzDecoder;
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use qmtl_history_api::{Error, ErrorKind, Result};
+use qmtl_history_api::{Error, Result};
+use tempfile::SpooledTempFile;
 
 use super::bytes::{FileBytes, corrupt, io_error};
+use super::spool::{Content, no_room, unpacking};
 
 /// How much memory xz may ask for, in KiB: its strongest preset takes a quarter of that.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
@@ -17,7 +17,7 @@ const XZ_MEMORY_KIB: u32 = 256 << 10;
 /// Writes up to a number of bytes and remembers why it could not.
 #[derive(Debug)]
 pub(super) struct Capped {
-    file: File,
+    file: SpooledTempFile,
     left: u64,
     failed: Option<Fault>,
 }
@@ -48,15 +48,15 @@ impl Write for Capped {
     }
 }
 
-/// A temporary file of what `fill` writes, at most `cap` bytes.
-pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
+/// What `fill` writes, at most `cap` bytes.
+pub(super) fn rewrite(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<Content> {
     let too_much = "the file unpacks to more than the cap and may be a decompression bomb; raise the cap if it is not \
                     (with_max_unpacked_bytes)";
     written(cap, too_much, fill)
 }
 
 /// Text that `fill` writes otherwise than its file has it.
-pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
+pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<Content> {
     let too_much = "as UTF-8 with usual line ends the file is larger than the cap; raise the cap (with_max_unpacked_bytes)";
     written(cap, too_much, fill)
 }
@@ -65,24 +65,18 @@ pub(super) fn rewrite_text(cap: u64, fill: impl FnOnce(&mut Capped) -> Result<()
 pub(super) fn stream(mut from: impl Read, cap: u64) -> Result<FileBytes> {
     let too_much =
         "the pipe holds more than the cap; raise the cap if that is right (with_max_unpacked_bytes)";
-    let file = written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))?;
-    FileBytes::new(file).map_err(no_room)
+    let content = written(cap, too_much, |target| io::copy(&mut from, target).map(drop).map_err(io_error))?;
+    FileBytes::new(content.into_file()?).map_err(no_room)
 }
 
-fn written(cap: u64, too_much: &str, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<File> {
-    let mut target = Capped { file: tempfile::tempfile().map_err(no_room)?, left: cap, failed: None };
+fn written(cap: u64, too_much: &str, fill: impl FnOnce(&mut Capped) -> Result<()>) -> Result<Content> {
+    let mut target = Capped { file: unpacking(), left: cap, failed: None };
     let filled = fill(&mut target);
     match target.failed {
         Some(Fault::TooMuch) => Err(Error::invalid(too_much).with("cap_bytes", cap)),
         Some(Fault::Io(e)) => Err(no_room(e)),
-        None => filled.map(|()| target.file),
+        None => filled.map(|()| Content::of(target.file)),
     }
-}
-
-fn no_room(cause: io::Error) -> Error {
-    Error::new(ErrorKind::Storage, "cannot unpack into a temporary file; make room there, or set TMPDIR")
-        .with("folder", std::env::temp_dir().display())
-        .caused_by(cause)
 }
 
 /// How one file is compressed.

@@ -5,7 +5,7 @@ use qmtl_history_api::{Error, Result};
 use super::MAX_LINE_BYTES;
 use super::layout::epoch;
 use super::number::{Notation, Signs, is_null, number};
-use super::split::{Record, SplitFault, Splitter};
+use super::split::{Fields, Record, SplitFault, Splitter};
 use crate::file::columns;
 use crate::file::config::FileConfig;
 use crate::file::table::EMPTY;
@@ -41,9 +41,6 @@ pub(super) struct Dialect {
     pub(super) notes: Vec<String>,
 }
 
-/// The fields of a row.
-pub(super) type Fields = Vec<Vec<u8>>;
-
 /// A line that was cut.
 #[derive(Clone, Debug)]
 struct Line {
@@ -72,7 +69,7 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
     };
     let lines = cut(body, delimiter, first_line, at_end);
     let lines = lines.map_err(|(fault, line)| Error::schema(fault.message()).with("line", line))?;
-    if lines.iter().flat_map(|line| &line.fields).all(|field| field.trim_ascii().is_empty()) {
+    if lines.iter().flat_map(|line| line.fields.iter()).all(|field| field.trim_ascii().is_empty()) {
         return Err(Error::schema(EMPTY));
     }
     let width = usual_width(&lines);
@@ -134,7 +131,7 @@ pub(in crate::file) fn is_table(text: &[u8]) -> bool {
     let at_end = text.len() < MAX_LINE_BYTES;
     let lines = cut(text, delimiter_of(text, at_end), 1, at_end).unwrap_or_default();
     let width = usual_width(&lines);
-    let is_value = |field: &&Vec<u8>| number(field).is_some() || is_time(field);
+    let is_value = |field: &&[u8]| number(field).is_some() || is_time(field);
     let is_row = |line: &&Line| line.fields.len() == width && line.fields.iter().filter(is_value).count() > 1;
     let rows = lines.iter().filter(is_row).count();
     rows > 0 && rows * 2 >= lines.len()
@@ -163,9 +160,7 @@ fn cut(text: &[u8], delimiter: u8, first_line: u64, at_end: bool) -> Result<Vec<
     while lines.len() < SAMPLE_ROWS + MAX_JUNK_LINES {
         let line = records.line;
         let (fields, shown) = match records.next() {
-            Ok(Some(record)) => {
-                ((0..record.len()).map(|at| record.field(at).to_vec()).collect(), record.line)
-            }
+            Ok(Some(record)) => (record.to_fields(), record.line),
             Ok(None) => break,
             Err(fault) if lines.is_empty() => return Err((fault, line)),
             Err(_) => break,
@@ -256,7 +251,7 @@ fn header(lines: &[Line], width: usize, config: &FileConfig) -> Result<Place> {
         return Ok(Place { header: None, index: None, first: found.unwrap_or(0) });
     }
     let has_time = |line: &Line| {
-        let is_of = |(at, field): (usize, &Vec<u8>)| {
+        let is_of = |(at, field): (usize, &[u8])| {
             std::str::from_utf8(field).is_ok_and(|field| columns::is_time(name_of(field, at)))
         };
         line.fields.iter().enumerate().any(is_of)
@@ -290,7 +285,7 @@ fn header(lines: &[Line], width: usize, config: &FileConfig) -> Result<Place> {
 /// Whether most fields of a line are words, and none is a time.
 fn is_header(line: &Line) -> bool {
     let (mut words, mut values) = (0, 0);
-    for field in &line.fields {
+    for field in line.fields.iter() {
         let field = field.trim_ascii();
         let starts = |is: fn(&u8) -> bool| field.first().is_some_and(is);
         let is_quantity =
@@ -304,13 +299,13 @@ fn is_header(line: &Line) -> bool {
             words += 1;
         }
     }
-    words > values && !line.fields.iter().any(|field| is_time(field))
+    words > values && !line.fields.iter().any(is_time)
 }
 
 /// Whether a line says nothing but the name of the first column.
 fn is_index(line: &Line) -> bool {
-    let is_empty = |field: &Vec<u8>| field.trim_ascii().is_empty();
-    line.fields.len() > 2 && !is_empty(&line.fields[0]) && line.fields[1..].iter().all(is_empty)
+    let is_empty = |field: &[u8]| field.trim_ascii().is_empty();
+    line.fields.len() > 2 && !is_empty(&line.fields[0]) && line.fields.iter().skip(1).all(is_empty)
 }
 
 /// Whether a field can only be a time: no name of a column is one.
@@ -382,7 +377,7 @@ fn fit(mut header: Vec<String>, sample: &[Fields], width: usize, config: &FileCo
 
 /// Takes the last rows off that have a word for a time, such as a line of totals: they tell nothing of the others.
 fn take_footer_off(sample: &mut Vec<Fields>) {
-    let time = sample.first().and_then(|row| row.iter().position(|field| is_time(field)));
+    let time = sample.first().and_then(|row| row.iter().position(is_time));
     let Some(time) = time else { return };
     while sample.pop_if(|row| is_word(&row[time])).is_some() {}
 }
@@ -397,10 +392,10 @@ fn notation(sample: &[Fields], config: &FileConfig) -> Result<Notation> {
         return Ok(Notation { decimal, is_grouped: true });
     }
     let mut signs = Signs::default();
-    sample.iter().flatten().for_each(|field| signs.add(field));
+    sample.iter().flat_map(Fields::iter).for_each(|field| signs.add(field));
     signs.notation().ok_or_else(|| {
-        let is_it = |field: &&Vec<u8>| field.contains(&b',') && field.iter().any(u8::is_ascii_digit);
-        let shown = sample.iter().flatten().find(is_it).map_or(&b""[..], Vec::as_slice);
+        let is_it = |field: &&[u8]| field.contains(&b',') && field.iter().any(u8::is_ascii_digit);
+        let shown = sample.iter().flat_map(Fields::iter).find(is_it).unwrap_or_default();
         Error::invalid(
             "a comma in the numbers of the file may stand before a fraction or between thousands; say which one it is \
              (with_decimal)",

@@ -7,8 +7,9 @@ use qmtl_history_api::frame::NanRule;
 use qmtl_history_api::{Error, Result};
 
 use super::MAX_LINE_BYTES;
-use super::dialect::{self, Dialect, Fields};
+use super::dialect::{self, Dialect};
 use super::number::{Notation, integer, is_null, number};
+use super::split::Fields;
 use crate::file::bytes::{FileBytes, io_error};
 use crate::file::columns::{self, Payload, Roles};
 use crate::file::config::{ColumnType, FileConfig};
@@ -167,13 +168,14 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
 /// outside of both. A few such rows are faults of the data, which are stored as they are.
 fn contradicted(dialect: &Dialect, payload: &[Column]) -> Option<Error> {
     const FEWEST_ROWS: usize = 3;
+    const ROWS: usize = 100;
     let at = |name: &str| payload.iter().find(|column| column.name == name).map(|column| column.at);
     let (Some(open), Some(high), Some(low), Some(close)) = (at("open"), at("high"), at("low"), at("close"))
     else {
         return None;
     };
     let (mut rows, mut wrong, mut first) = (0, 0, None);
-    for row in &dialect.sample {
+    for row in dialect.sample.iter().take(ROWS) {
         let Some(prices) = prices(dialect, row, [open, high, low, close]) else { continue };
         rows += 1;
         if !is_candle(prices) {
@@ -235,7 +237,7 @@ fn time_format(
 
 /// The times of rows as text, a date and a time of day as one.
 fn times(sample: &[Fields], ts: usize, clock: Option<usize>) -> Vec<String> {
-    let text = |field: &Vec<u8>| String::from_utf8_lossy(field).trim().to_owned();
+    let text = |field: &[u8]| String::from_utf8_lossy(field).trim().to_owned();
     let time = |row: &Fields| match clock {
         Some(clock) => format!("{} {}", text(&row[ts]), text(&row[clock])),
         None => text(&row[ts]),
@@ -331,7 +333,7 @@ fn given_names(config: &FileConfig, dialect: &Dialect) -> Result<Vec<String>> {
 
 /// Whether rows without a header may be klines by their number of fields.
 fn are_klines(dialect: &Dialect) -> bool {
-    let is_number = |field: &Vec<u8>| number(field).is_some();
+    let is_number = |field: &[u8]| number(field).is_some();
     dialect.width == kline::FIELDS.len()
         && dialect.sample.first().is_some_and(|row| row.iter().all(is_number))
 }
@@ -345,7 +347,7 @@ fn kline_names() -> Vec<String> {
 /// of which the second is the highest and the third the lowest, then a volume.
 fn bare_names(dialect: &Dialect) -> Result<Vec<String>> {
     let refuse = |why: &str| {
-        let row = dialect.sample.first().into_iter().flatten();
+        let row = dialect.sample.first().into_iter().flat_map(Fields::iter);
         let shown: Vec<_> = row.take(8).map(|field| String::from_utf8_lossy(field).into_owned()).collect();
         Err(Error::schema(format!(
             "the file has no header, and {why}; name its columns in order (with_columns), such as \

@@ -129,12 +129,18 @@ pub(super) fn integer(field: &[u8]) -> Option<i64> {
     lexical_core::parse(field.trim_ascii()).ok()
 }
 
-/// How many digits stand behind the point of a number of digits and one point alone.
+/// How many digits stand behind the point of a number of digits alone, or of digits and one point between them.
 fn plain_fraction(field: &[u8]) -> Option<usize> {
-    let point = memchr::memchr(b'.', field)?;
-    let (whole, fraction) = (&field[..point], &field[point + 1..]);
-    let are_digits = |digits: &[u8]| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    (are_digits(whole) && are_digits(fraction)).then_some(fraction.len())
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let whole = digits(field);
+    match field.get(whole..)? {
+        _ if whole == 0 => None,
+        [] => Some(0),
+        [b'.', fraction @ ..] if !fraction.is_empty() && digits(fraction) == fraction.len() => {
+            Some(fraction.len())
+        }
+        _ => None,
+    }
 }
 
 /// What numbers say about the notation of their file.
@@ -153,14 +159,16 @@ pub(super) struct Signs {
 impl Signs {
     /// Takes in a field.
     pub(super) fn add(&mut self, field: &[u8]) {
-        if !field.iter().any(|b| b",.".contains(b)) || !field.iter().any(u8::is_ascii_digit) {
-            return;
+        // As most are. Three digits behind a point may be thousands.
+        match plain_fraction(field) {
+            Some(0) => return,
+            Some(digits) if digits != 3 || self.point => {
+                self.point = true;
+                return;
+            }
+            _ => {}
         }
-        // As most are: what is known already, or that three digits behind a point may be thousands alone.
-        if let Some(digits) = plain_fraction(field)
-            && (digits != 3 || self.point)
-        {
-            self.point = true;
+        if !field.iter().any(|b| b",.".contains(b)) || !field.iter().any(u8::is_ascii_digit) {
             return;
         }
         let is_in = |decimal, is_grouped| Notation { decimal, is_grouped }.spelled(field).is_some();

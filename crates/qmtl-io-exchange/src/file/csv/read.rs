@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use qmtl_history_api::arrow_array::builder::{Float64Builder, Int64Builder, StringBuilder};
-use qmtl_history_api::arrow_array::{ArrayRef, RecordBatch};
+use qmtl_history_api::arrow_array::{Array, ArrayRef, RecordBatch};
 use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef};
 use qmtl_history_api::{Error, ErrorKind, Result};
 
@@ -215,11 +215,16 @@ impl ColumnBuilder {
         Ok(())
     }
 
+    /// The column, without the room that was left for more: a window may hold the few rows of thousands of blocks.
     fn finish(self) -> ArrayRef {
+        fn fitted<A: Array + 'static>(mut column: A) -> ArrayRef {
+            column.shrink_to_fit();
+            Arc::new(column)
+        }
         match self {
-            Self::Float64(mut values) => Arc::new(values.finish()),
-            Self::Int64(mut values) => Arc::new(values.finish()),
-            Self::Utf8(mut values) => Arc::new(values.finish()),
+            Self::Float64(mut values) => fitted(values.finish()),
+            Self::Int64(mut values) => fitted(values.finish()),
+            Self::Utf8(mut values) => fitted(values.finish()),
         }
     }
 }
