@@ -19,7 +19,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 pub use columns::{check_types, conform, project, reversed, union};
 pub use normalize::{Dropped, Normalized, normalize, normalize_by};
-pub use odd::{Conflict, NotNumbers, OffGrid, close_stamps, differences, is_price, not_numbers, other_grid};
+pub use odd::{
+    Conflict, NotNumbers, OffGrid, close_slack, close_stamps, differences, is_price, not_numbers, other_grid,
+};
 pub use rules::{NanRule, OffGridRule, Rules};
 
 use crate::{Error, RangeSet, Result, SeriesKey, Timestamp};

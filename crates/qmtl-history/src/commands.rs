@@ -260,11 +260,21 @@ async fn unknown(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<Option
     if known.contains(key) {
         return Ok(None);
     }
+    let is_finer = |of: &&SeriesKey| {
+        of.node_id == key.node_id
+            && of.interval < key.interval
+            && key.interval.as_micros() % of.interval.as_micros() == 0
+    };
+    let finer = known.iter().filter(is_finer).max_by_key(|of| of.interval).map(ToString::to_string);
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();
     let hint = match known.as_slice() {
         _ if !damaged.is_empty() => {
             "it may be a damaged one: `qmtl-history ls` names the damaged folders".to_owned()
         }
+        _ if let Some(finer) = &finer => format!(
+            "it has {finer}: export that, and make bars of {} of it, as `resample` of pandas does",
+            key.interval
+        ),
         [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),
         few if few.len() <= 5 => format!("it has {}", few.join(", ")),
         _ => "`qmtl-history ls` lists what it has".to_owned(),

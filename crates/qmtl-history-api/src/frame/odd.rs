@@ -36,9 +36,9 @@ impl OffGrid {
         self.bar.map_or(Duration::ZERO, |bar| self.ts.since(bar))
     }
 
-    /// Whether it stands in the last millisecond before a point of the grid, as close times do.
+    /// Whether it stands just before a point of the grid, as close times do.
     fn is_close(&self, interval: Interval) -> bool {
-        interval.ceil(self.ts).is_some_and(|end| end.since(self.ts) <= Duration::from_millis(1))
+        interval.ceil(self.ts).is_some_and(|end| end.since(self.ts) <= close_slack(interval))
     }
 
     /// The bars that the row may have been meant for: those on both sides of it.
@@ -78,14 +78,20 @@ pub fn other_grid(key: &SeriesKey, rows: &[OffGrid]) -> Option<Error> {
     }
 }
 
-/// What is wrong where all rows stand in the last millisecond of a bar, as close times do; `None` where not all do.
+/// How long before the end of a bar its close time may stand: exchanges write the last microsecond or millisecond of it,
+/// or, of bars of a minute and longer, the last second.
+#[must_use]
+pub fn close_slack(interval: Interval) -> Duration {
+    if interval >= Interval::MINUTE { Duration::from_secs(1) } else { Duration::from_millis(1) }
+}
+
+/// What is wrong where all rows stand just before the end of a bar, as close times do; `None` where not all do.
 #[must_use]
 pub fn close_stamps(interval: Interval, rows: &[OffGrid]) -> Option<String> {
     let are_close = !rows.is_empty() && rows.iter().all(|row| row.is_close(interval));
     are_close.then(|| {
         format!(
-            "every row stands at the last millisecond of a bar of {interval}: they are stamped with their close \
-             (with_stamp close)"
+            "every row stands at the end of a bar of {interval}: they are stamped with their close (with_stamp close)"
         )
     })
 }

@@ -361,6 +361,16 @@ fn a_series_that_the_store_lacks() {
             .run(&[&[command], &x[..]].concat())
             .fails_with(1, "the store has no such series (series: x@1m)");
     }
+    let source = scene.file("x.csv", &super::minutes(10));
+    assert_eq!(
+        scene
+            .run(&[&["backfill", "--source", &source], &["--node", "y", "--interval", "1m"][..]].concat())
+            .code,
+        Some(0)
+    );
+    let coarser = scene.run(&["export", "--node", "y", "--interval", "5m"]);
+    coarser
+        .fails_with(1, "it has y@1m: export that, and make bars of 5m of it, as `resample` of pandas does");
     let coverage = scene.json(&[&["coverage"], &x[..]].concat());
     assert_eq!((coverage["rows"].as_i64(), coverage["present"].as_array().map(Vec::len)), (Some(0), Some(0)));
     scene

@@ -1,6 +1,14 @@
 //! Sources of many files: a folder, a pattern, a list that a shell made of one, an archive.
 
-use super::{Scene, minutes};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+
+use qmtl_history_api::Timestamp;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::{Run, Scene, minutes, program, read};
 
 /// Two hours of minutes in two files of a folder, a checksum beside them.
 fn halves() -> Scene {
@@ -52,4 +60,60 @@ fn a_list_of_series_names_a_folder_relative_to_itself() {
     let run = scene.run(&[&["backfill", "--nodes", &list], range].concat());
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("1 file without data (M-1m-2.csv.CHECKSUM) is left out"), "{run:?}");
+}
+
+/// Writes rows into a zip file of an exchange's archive.
+fn archive(scene: &Scene, path: &str, rows: &[String]) {
+    let path = scene.path(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let name = path.with_extension("csv").file_name().unwrap().to_string_lossy().into_owned();
+    let mut archive = ZipWriter::new(File::create(&path).unwrap());
+    archive.start_file(name, SimpleFileOptions::default()).unwrap();
+    archive.write_all(rows.concat().as_bytes()).unwrap();
+    archive.finish().unwrap();
+}
+
+#[test]
+fn a_year_is_the_same_from_daily_and_monthly_archives_and_one_file() {
+    const HOURS: i64 = 365 * 24;
+    /// 2023-01-01.
+    const START: i64 = 1_672_531_200;
+    let scene = Scene::new();
+    let (mut days, mut months) = (BTreeMap::<String, Vec<_>>::new(), BTreeMap::<String, Vec<_>>::new());
+    for hour in 0..HOURS {
+        // The exchange was closed for an hour, and for most of a day over the end of a month.
+        if hour == 1_000 || (1_410..1_425).contains(&hour) {
+            continue;
+        }
+        let open = (START + hour * 3_600) * 1_000;
+        let row = format!("{open},1.5,2.25,1.125,{}.5,7,{},8,9,3,4,0\n", hour % 50 + 1, open + 3_599_999);
+        let day = Timestamp::from_millis(open).unwrap().to_string()[..10].to_owned();
+        months.entry(day[..7].to_owned()).or_default().push(row.clone());
+        days.entry(day).or_default().push(row);
+    }
+    for (folder, files) in [("days", &days), ("months", &months)] {
+        for (name, rows) in files {
+            archive(&scene, &format!("{folder}/XBTEUR-1h-{name}.zip"), rows);
+        }
+    }
+    assert_eq!((days.len(), months.len()), (365, 12));
+    let series = ["--node", "XBTEUR", "--interval", "1h"];
+    let mut found = Vec::new();
+    for (store, source) in [("a", "file:days/*.zip"), ("b", "file:months"), ("c", "file:a.parquet")] {
+        let run = |words: &[&str]| {
+            let words = [words, &series, &["--store", store]].concat();
+            let run = Run::of(program().args(&words).current_dir(scene.path(".")).output().unwrap());
+            assert_eq!(run.code, Some(0), "{words:?}: {run:?}");
+            run.stdout
+        };
+        run(&["backfill", "--source", source]);
+        let coverage = run(&["coverage", "--json"]);
+        run(&["export", "--out", &format!("{store}.parquet")]);
+        run(&["export", "--out", &format!("{store}.csv")]);
+        found.push((coverage, read(scene.path(&format!("{store}.csv")))));
+    }
+    assert_eq!(found[0].1.lines().count(), 1 + 8_744);
+    assert!(found[0].0.contains("known_empty"), "{}", found[0].0);
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0], found[2]);
 }

@@ -283,12 +283,17 @@ fn a_plan_refuses_rows_on_another_phase_as_a_fill_does() {
             assert!(format!("{}{}", run.stdout, run.stderr).contains(told), "{command} {range:?} {run:?}");
         }
     }
-    let closes = scene.file("y.csv", "ts,close\n1704067259999,1\n1704067319999,2\n1704067379999,3\n");
-    for command in ["plan", "backfill"] {
-        let run = scene.run(&[&[command, "--source", &closes], &SERIES[..]].concat());
-        let told = "they are stamped with their close (--stamp close)";
-        assert!(format!("{}{}", run.stdout, run.stderr).contains(told), "{command} {run:?}");
+    let millis = "ts,close\n1704067259999,1\n1704067319999,2\n1704067379999,3\n";
+    let seconds = "ts,close\n1704067259,1\n1704067319,2\n1704067379,3\n";
+    for closes in [millis, seconds] {
+        let scene = Scene::new();
+        let closes = scene.file("y.csv", closes);
+        for command in ["plan", "backfill"] {
+            let run = scene.run(&[&[command, "--source", &closes], &SERIES[..]].concat());
+            let told = "they are stamped with their close (--stamp close)";
+            assert!(format!("{}{}", run.stdout, run.stderr).contains(told), "{command} {run:?}");
+        }
+        let run = fill(&scene, &closes, &["--stamp", "close", "--json"]);
+        assert_eq!((run.code, &run.object()["present"]), (Some(0), &json!([[START, START + 120]])));
     }
-    let run = fill(&scene, &closes, &["--stamp", "close", "--json"]);
-    assert_eq!((run.code, &run.object()["present"]), (Some(0), &json!([[START, START + 120]])));
 }

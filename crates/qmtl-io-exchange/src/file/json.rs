@@ -1,6 +1,7 @@
 //! JSON: rows as lists or objects, in one list, one a line or inside of an object, columns as lists, or keyed by time. They
 //! are rewritten as CSV, their numbers digit by digit, so that all that is known of text holds for them too.
 
+mod nan;
 mod shape;
 mod tree;
 mod walk;
@@ -29,8 +30,16 @@ const MAX_COLUMNS_BYTES: u64 = 64 << 20;
 
 /// Finds the rows, and reads them as CSV.
 pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
-    let shape = shape::find(bytes)?;
-    let mut notes = Vec::new();
+    let cap = config.max_unpacked_bytes;
+    let (mut quoted, mut notes) = (None, Vec::new());
+    let shape = shape::find(bytes).or_else(|error| {
+        quoted = nan::quoted(bytes, cap)?;
+        shape::find(quoted.as_ref().ok_or(error)?)
+    })?;
+    let bytes = quoted.as_ref().unwrap_or(bytes);
+    if quoted.is_some() {
+        notes.push("NaN and Infinity, which JSON does not have, are read as numbers".to_owned());
+    }
     if !shape.nested.is_empty() {
         notes.push(format!("what holds lists or objects is left out: {}", shape.nested.join(", ")));
     }
@@ -42,7 +51,6 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
         columns: names,
         ..config.clone()
     };
-    let cap = config.max_unpacked_bytes;
     let text = bytes.rewritten(move |bytes| rewrite_text(cap, |target| write(bytes, &shape, target)))?;
     let mut opened = csv::open(&text, &as_csv).map_err(|e| in_rows(&e))?;
     notes.append(&mut opened.notes);

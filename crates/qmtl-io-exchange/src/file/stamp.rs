@@ -12,8 +12,6 @@ use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::arrow_select::filter::filter_record_batch;
 use qmtl_history_api::{Error, FetchRequest, Interval, Result, TimeRange, Timestamp, frame};
 
-use super::CLOSE_SLACK_MICROS;
-
 /// What the time of a bar says of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -21,7 +19,7 @@ pub enum Stamp {
     /// When it opened.
     #[default]
     Open,
-    /// When it closed: the opening time of the next one, or up to a millisecond before it.
+    /// When it closed: the opening time of the next one, or up to [`frame::close_slack`] before it.
     Close,
     /// The date on which it was traded, whatever time of day stands beside it: bars of a day or longer, which come out
     /// at midnight UTC of that date.
@@ -59,7 +57,7 @@ impl Stamp {
         if self != Self::Close {
             return Some(ts);
         }
-        let is_near = |end: &Timestamp| end.since(ts).as_micros() <= u128::from(CLOSE_SLACK_MICROS);
+        let is_near = |end: &Timestamp| end.since(ts) <= frame::close_slack(interval);
         let end = interval.ceil(ts).filter(is_near).unwrap_or(ts);
         end.checked_add_micros(-interval.as_micros())
     }
@@ -71,7 +69,8 @@ impl Stamp {
             return range;
         }
         let later = |ts: Timestamp, micros| ts.checked_add_micros(micros).unwrap_or(Timestamp::MAX);
-        let start = later(range.start(), length - CLOSE_SLACK_MICROS.cast_signed());
+        let slack = i64::try_from(frame::close_slack(request.key.interval).as_micros()).unwrap_or(length);
+        let start = later(range.start(), length - slack);
         TimeRange::checked(start, later(range.end(), length)).unwrap_or(range)
     }
 
@@ -116,7 +115,8 @@ mod tests {
             (60_000_000, 0),
             (59_999_000, 0),
             (59_999_999, 0),
-            (59_998_999, -1_001),
+            (59_000_000, 0),
+            (58_999_999, -1_000_001),
             (90_000_000, 30_000_000),
         ] {
             let open = Timestamp::from_micros(open).unwrap();

@@ -53,6 +53,21 @@ async fn candles_in_every_form() {
     }
 }
 
+/// Python writes them, though JSON does not have them.
+#[tokio::test]
+async fn numbers_that_are_none() {
+    let told = "NaN and Infinity, which JSON does not have, are read as numbers";
+    let text = "[{\"ts\":1709510400,\"note\":\"NaN, \\\"Infinity\",\"open\":NaN,\"vol\": -Infinity},\n\
+                {\"ts\":1709514000,\"note\":\"\\\\\",\"open\":1.5e-1,\"vol\":Infinity}]";
+    let (rows, notes) = read(file("a.json", text).config()).await;
+    let same = "ts,note,open,vol\n1709510400,\"NaN, \"\"Infinity\",NaN,-inf\n1709514000,\\,0.15,inf\n";
+    assert_eq!((rows, notes), (read(file("a.csv", same).config()).await.0, vec![told.to_owned()]));
+    // What is no JSON either way is told as it stands in the file.
+    let error = FileFetcher::open(file("a.json", "[[1709510400,NaN],[1709514000,x]]").config()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("the file is not valid JSON"), "{error}");
+}
+
 #[tokio::test]
 async fn tables_that_are_not_written_by_rows() {
     let names = ["open", "high", "low", "close", "volume"];

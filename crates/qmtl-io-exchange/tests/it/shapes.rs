@@ -171,8 +171,18 @@ async fn lines_around_the_table() {
         &["2 lines below the header are left out"],
     )
     .await;
+    // As pandas writes the same table into a file of one header.
+    for columns in
+        ["\"('Close', 'ACME')\",\"('Open', 'ACME')\"", "\"('ACME', 'Close')\",\"('ACME', 'Open')\""]
+    {
+        let text = format!("\"('Date', '')\",{columns}\n2024-03-04,2,1\n2024-03-05,4,3\n");
+        let rows = &["ts close open", "2024-03-04T00:00:00Z 2 1", "2024-03-05T00:00:00Z 4 3"];
+        check_text(&text, "1d", rows, &[]).await;
+    }
     let header = table.lines().next().unwrap();
     let repeated = table.replace("\n1709514000", &format!("\n{header}\n1709514000"));
+    check_text(&repeated, "1h", &CANDLES, &["the header comes again once"]).await;
+    let repeated = table.replace("\n1709514000", &format!("\n{}\n1709514000", header.to_uppercase()));
     check_text(&repeated, "1h", &CANDLES, &["the header comes again once"]).await;
     let behind = "1 line is left out behind the table";
     check_text(&format!("{table}Total: 2 rows\n"), "1h", &CANDLES, &[behind]).await;

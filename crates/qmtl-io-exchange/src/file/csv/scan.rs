@@ -353,8 +353,9 @@ impl Layout {
     /// Whether a line is the header again: has its names, but for one that was added to fit the rows, or changed.
     pub(super) fn is_header(&self, record: &Record<'_>) -> bool {
         let Some(header) = &self.header else { return false };
-        let is_name =
-            |at: &usize| name_in(record, *at).is_some_and(|name| header.iter().any(|own| own == name));
+        let is_name = |at: &usize| {
+            name_in(record, *at).is_some_and(|name| header.iter().any(|own| own.eq_ignore_ascii_case(name)))
+        };
         let names = header.iter().filter(|name| !name.is_empty()).count();
         let found = (0..record.len()).filter(is_name).count();
         found > 0 && found >= names.min(2) && found + 1 >= names && record.len() <= header.len() + 1
@@ -364,7 +365,10 @@ impl Layout {
     fn check_header(&self, record: &Record<'_>) -> Result<()> {
         let header = self.header.as_deref().unwrap_or_default();
         let is_moved = |at: usize| {
-            name_in(record, at).is_some_and(|name| header[at] != name && header.iter().any(|own| own == name))
+            name_in(record, at).is_some_and(|name| {
+                let is_name = |own: &String| own.eq_ignore_ascii_case(name);
+                !is_name(&header[at]) && header.iter().any(is_name)
+            })
         };
         if record.len() != header.len() || !(0..record.len()).any(is_moved) {
             return Ok(());
