@@ -352,6 +352,16 @@ fn a_limit_on_file_sizes_is_an_error_with_a_remedy() {
 }
 
 #[test]
+fn of_bars_that_can_be_made_of_stored_ones_the_hint_says_so() {
+    let scene = Scene::new();
+    let source = scene.file("x.csv", &super::minutes(10));
+    scene.json(&["backfill", "--source", &source, "--node", "y", "--interval", "1m"]);
+    let hint = "it has y@1m: export that, and make bars of 5m of it, as `resample` of pandas does";
+    scene.run(&["export", "--node", "y", "--interval", "5m"]).fails_with(1, hint);
+    scene.run(&["export", "--node", "y", "--interval", "90s"]).fails_with(1, "hint: it has y@1m\n");
+}
+
+#[test]
 fn a_series_that_the_store_lacks() {
     let scene = Scene::new();
     std::fs::create_dir(scene.path("store")).unwrap();
@@ -361,16 +371,6 @@ fn a_series_that_the_store_lacks() {
             .run(&[&[command], &x[..]].concat())
             .fails_with(1, "the store has no such series (series: x@1m)");
     }
-    let source = scene.file("x.csv", &super::minutes(10));
-    assert_eq!(
-        scene
-            .run(&[&["backfill", "--source", &source], &["--node", "y", "--interval", "1m"][..]].concat())
-            .code,
-        Some(0)
-    );
-    let coarser = scene.run(&["export", "--node", "y", "--interval", "5m"]);
-    coarser
-        .fails_with(1, "it has y@1m: export that, and make bars of 5m of it, as `resample` of pandas does");
     let coverage = scene.json(&[&["coverage"], &x[..]].concat());
     assert_eq!((coverage["rows"].as_i64(), coverage["present"].as_array().map(Vec::len)), (Some(0), Some(0)));
     scene
