@@ -67,12 +67,29 @@ pub(crate) async fn select(
     }
 }
 
+/// Whether a flag is given, its name, and what says the same in a list of series.
+type Flag = (bool, &'static str, &'static str);
+
 /// Refuses flags beside a list of series that says the same of each: they would go unheard.
 fn told_by_list(args: &SourceArgs) -> Result<()> {
     let flags = [
         (!args.source.is_empty(), "--source", "source = \"binance\""),
         (!args.symbol.is_empty(), "--symbol", "symbol = \"BTCUSDT\""),
         (!args.product.is_empty(), "--product", "product = \"BTC-USD\""),
+        (args.off_grid.is_some(), "--off-grid", "off_grid = \"floor\""),
+        (args.nan.is_some(), "--nan", "nan = \"missing\""),
+    ];
+    match flags.into_iter().chain(of_files(args)).find(|(is_given, ..)| *is_given) {
+        Some((_, flag, entry)) => Err(Error::invalid(format!(
+            "with --nodes, the file takes the place of {flag}: write {entry} there"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The flags that say how a file is read.
+fn of_files(args: &SourceArgs) -> [Flag; 17] {
+    [
         (args.source_format.is_some(), "--source-format", "source_format = \"csv\""),
         (args.ts_column.is_some(), "--ts-column", "ts_column = \"time\""),
         (args.ts_unit.is_some(), "--ts-unit", "ts_unit = \"ms\""),
@@ -89,13 +106,18 @@ fn told_by_list(args: &SourceArgs) -> Result<()> {
         (args.profile.is_some(), "--profile", "profile = \"kraken\""),
         (args.zone.is_some(), "--zone", "zone = \"America/New_York\""),
         (args.stamp.is_some(), "--stamp", "stamp = \"close\""),
-        (args.off_grid.is_some(), "--off-grid", "off_grid = \"floor\""),
-        (args.nan.is_some(), "--nan", "nan = \"missing\""),
         (args.sparse, "--sparse", "sparse = true"),
-    ];
-    match flags.into_iter().find(|(is_given, ..)| *is_given) {
-        Some((_, flag, entry)) => Err(Error::invalid(format!(
-            "with --nodes, the file takes the place of {flag}: write {entry} there"
+    ]
+}
+
+/// Refuses flags that say how a file is read where no source is one: they would go unheard.
+fn heard(args: &SourceArgs, sources: &[Source]) -> Result<()> {
+    if sources.is_empty() || sources.iter().any(|source| matches!(source, Source::Files(_))) {
+        return Ok(());
+    }
+    match of_files(args).into_iter().find(|(is_given, ..)| *is_given) {
+        Some((_, flag, _)) => Err(Error::invalid(format!(
+            "{flag} says how a file is read, and no source is a file; leave it out"
         ))),
         None => Ok(()),
     }
@@ -176,6 +198,7 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
         })
     };
     let sources = join(args.source.iter().map(source).collect::<Result<Vec<_>>>()?);
+    heard(args, &sources)?;
     nodes
         .iter()
         .map(|node| {

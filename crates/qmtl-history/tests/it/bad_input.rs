@@ -351,6 +351,24 @@ fn a_limit_on_file_sizes_is_an_error_with_a_remedy() {
     assert!(run.stdout.contains("a limit on file sizes is reached: raise it, then run again"), "{run:?}");
 }
 
+#[cfg(feature = "binance")]
+#[test]
+fn flags_of_files_beside_an_exchange() {
+    let scene = Scene::new();
+    let range = ["--node", "BTCUSDT", "--interval", "1h", "--start", "2024-01-01", "--end", "2024-01-02"];
+    for flag in
+        [&["--zone", "Europe/Berlin"][..], &["--delimiter", ";"], &["--no-header"], &["--stamp", "close"]]
+    {
+        let told = format!("{} says how a file is read, and no source is a file; leave it out", flag[0]);
+        scene.run(&[&["plan", "--source", "binance"], flag, &range].concat()).fails_with(2, &told);
+    }
+    // One of several is.
+    let source = scene.file("BTCUSDT-1h.csv", "ts,close\n2024-01-01 01:00,1\n2024-01-01 02:00,2\n");
+    let run = scene
+        .run(&[&["plan", "--source", &source, "binance", "--zone", "Europe/Berlin"], &range[..]].concat());
+    assert_eq!(run.code, Some(0), "{run:?}");
+}
+
 #[test]
 fn of_bars_that_can_be_made_of_stored_ones_the_hint_says_so() {
     let scene = Scene::new();

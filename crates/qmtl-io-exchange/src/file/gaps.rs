@@ -81,10 +81,13 @@ impl Gaps {
             && self.kept.iter().all(|(gap, _)| gap % day == 0 || is_moved(*gap))
     }
 
-    /// Whether there are distances, and all that are remembered are those of months.
+    /// Whether there are distances, and all that are remembered are those of months, or of their first or last days of
+    /// trading.
     pub(super) fn are_months(&self, unit: TsUnit) -> bool {
         let day = unit.steps(Interval::DAY);
-        !self.kept.is_empty() && self.kept.iter().all(|(gap, _)| (28 * day..=31 * day).contains(gap))
+        let days = if self.kept.len() > 1 { 26..=35 } else { 28..=31 };
+        !self.kept.is_empty()
+            && self.kept.iter().all(|(gap, _)| (days.start() * day..=days.end() * day).contains(gap))
     }
 
     /// How often distances occur that are remembered.
@@ -158,6 +161,18 @@ mod tests {
         ] {
             assert_eq!(gaps(of).spacing(length), expected, "{of:?} as {length}");
         }
+    }
+
+    #[test]
+    fn months_are_told_by_their_lengths() {
+        const DAY: u64 = 86_400;
+        let are_months = |of: &[u64]| {
+            gaps(&of.iter().map(|days| (days * DAY, 1)).collect::<Vec<_>>()).are_months(TsUnit::Second)
+        };
+        assert!(are_months(&[31, 28, 31, 30]));
+        // The last days of trading: a month may end on a Saturday.
+        assert!(are_months(&[28, 31, 28, 33, 30]));
+        assert!(!are_months(&[35]) && !are_months(&[31, 62]) && !are_months(&[7, 28]) && !are_months(&[]));
     }
 
     #[test]
