@@ -187,6 +187,16 @@ async fn lines_around_the_table() {
     let behind = "1 line is left out behind the table";
     check_text(&format!("{table}Total: 2 rows\n"), "1h", &CANDLES, &[behind]).await;
     check_text(&format!("{table}Total,,,,,\n"), "1h", &CANDLES, &[behind]).await;
+    // A line below a date and a time of day that has neither, and one that has the date alone.
+    let two = "Date,Time,Close\n2024-03-04,00:00,1\n2024-03-04,01:00,2\n";
+    let rows = &["ts close", "2024-03-04T00:00:00Z 1", "2024-03-04T01:00:00Z 2"];
+    check_text(&format!("{two}Total: 2 rows\n"), "1h", rows, &[behind]).await;
+    let error =
+        read(file("a.csv", format!("{two}2024-03-04\n")).config(), "1h").await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("a line does not have as many fields as the header or the first line"),
+        "{error}"
+    );
     check_text(&format!("{table}1709517600,22"), "1h", &CANDLES, &["the last line is cut off and left out"])
         .await;
     check_text(

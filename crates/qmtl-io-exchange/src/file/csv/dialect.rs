@@ -309,7 +309,7 @@ fn is_index(line: &Line) -> bool {
 }
 
 /// Whether a field can only be a time: no name of a column is one.
-fn is_time(field: &[u8]) -> bool {
+pub(super) fn is_time(field: &[u8]) -> bool {
     const FEWEST_DIGITS: usize = 5;
     let Ok(text) = std::str::from_utf8(field) else { return false };
     let text = text.trim();

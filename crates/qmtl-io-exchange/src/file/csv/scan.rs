@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qmtl_history_api::arrow_schema::DataType;
 use qmtl_history_api::{Error, Result, frame};
 
-use super::dialect::{is_word, name_of};
+use super::dialect::{is_time, is_word, name_of};
 use super::layout::{self, Layout};
 use super::number::{is_null, number};
 use super::read::{CsvTable, Extent};
@@ -299,7 +299,12 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         let is_other = record.len() != self.layout.width;
-        let has_time = record.len() > self.layout.ts && self.layout.time(record).is_ok();
+        let layout = &self.layout;
+        // A time of day, or the symbol that tells which of two hours is meant, may be what is missing.
+        let is_readable =
+            [Some(layout.ts), layout.clock, layout.symbol].iter().flatten().all(|at| *at < record.len());
+        let has_time = record.len() > layout.ts
+            && (is_time(record.field(layout.ts)) || (is_readable && layout.time(record).is_ok()));
         let is_empty =
             (0..record.len()).filter(|at| *at != self.layout.ts).all(|at| is_null(record.field(at)));
         // A line of totals has a word in place of the time.
