@@ -13,7 +13,7 @@ use qmtl_history_api::{Clock, DataFetcher, Error, Interval, NodeId, Result, Seri
 use qmtl_io_exchange::{FileConfig, FileSet};
 
 use crate::cli::SourceArgs;
-use crate::outcome::not_built;
+use crate::outcome::{in_own_words, not_built};
 
 /// Where missing bars come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,7 +331,8 @@ pub(crate) async fn open(source: &Source, names: &[Names], asking: &Asking) -> R
     match source {
         Source::Files(files) => {
             let files = FileSet::open(files.iter().map(|file| file_config(file, names))).await?;
-            let (fetcher, notes) = (Arc::new(files.clone()), files.notes().to_vec());
+            let (fetcher, notes) =
+                (Arc::new(files.clone()), files.notes().iter().map(|note| in_own_words(note)).collect());
             Ok(Opened { fetcher, files: Some(files), notes })
         }
         #[cfg(any(feature = "binance", feature = "coinbase"))]

@@ -1,6 +1,7 @@
 //! A fetcher that reads candles from a file.
 
 mod bytes;
+mod clock;
 mod columns;
 mod config;
 mod csv;

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::Context;
 use crate::cli::{InspectArgs, SourceArgs};
 use crate::console::{Console, Style};
-use crate::outcome::{Failure, Outcome, Result};
+use crate::outcome::{Failure, Outcome, Result, in_own_words};
 use crate::shapes::Seconds;
 use crate::source::{self, FileSource};
 use crate::table_writer::{self, TextForm, TimeForm};
@@ -121,7 +121,7 @@ pub(crate) async fn run(args: &InspectArgs, context: &Context) -> Result<Outcome
     // Of a file alone it is clear which one is meant.
     let own = format!("{}: ", path.display());
     let notes: Vec<_> =
-        file.notes().iter().map(|note| note.strip_prefix(&own).unwrap_or(note).to_owned()).collect();
+        file.notes().iter().map(|note| in_own_words(note.strip_prefix(&own).unwrap_or(note))).collect();
     let rows = first_rows(&file, &found, args.rows).await?;
     if context.console.is_json() {
         context.console.json(&inspected(

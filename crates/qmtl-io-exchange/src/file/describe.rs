@@ -101,7 +101,7 @@ impl FileFetcher {
             is_moved && !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain))
         };
         let suggested = match plain {
-            _ if given != Stamp::Open => None,
+            _ if self.0.config.stamp.is_some() => None,
             Some(plain) if is_closing(plain) => Some(Stamp::Close),
             Some(Interval::DAY) if found.gaps.are_local_days(unit) => Some(Stamp::Date),
             _ => None,

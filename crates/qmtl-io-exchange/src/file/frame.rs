@@ -13,6 +13,7 @@ use qmtl_history_api::arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUni
 use qmtl_history_api::arrow_select::filter::filter;
 use qmtl_history_api::{Error, Result, Timestamp, frame};
 
+use super::clock::StepsBack;
 use super::columns::{self, Payload, Roles};
 use super::config::FileConfig;
 use super::index::{Index, IndexBuilder};
@@ -71,6 +72,8 @@ struct Scan {
     lengths: Lengths,
     /// What tells how doubled hours are read, in a scan that finds that out.
     folds: FoldsSeen,
+    /// Whether times without a zone look like those of local clocks.
+    steps_back: Option<StepsBack>,
     /// The place of the next row in the file.
     row: u64,
 }
@@ -147,10 +150,11 @@ impl Columns {
         } else if let Some(zone) = config.zone.filter(|_| scan.columns.local.is_open()) {
             notes.push(format!("times are instants already, so that the zone {zone} changes nothing"));
         }
-        let Scan { columns, builder, one_series, lengths, .. } = scan;
+        let Scan { columns, builder, one_series, lengths, steps_back, .. } = scan;
         let index = builder.finish();
         let unit = columns.reading.ok_or_else(no_row)?.unit();
         index.bounds().ok_or_else(no_row)?;
+        notes.extend(steps_back.and_then(|steps| steps.note(unit, index.usual_gap(), "row")));
         Ok(Scanned { columns, index, unit, bar: lengths.usual(), sole: one_series.finish()?, notes })
     }
 
@@ -349,8 +353,11 @@ impl Scan {
             Some(_) => OneSeries::default(),
             None => OneSeries::new("row", suspects),
         };
+        let is_watched = columns.is_wall && columns.local.is_plain() && columns.roles.symbol.is_none();
+        let steps_back = columns.reading.filter(|_| is_watched).map(|reading| StepsBack::new(reading.unit()));
         Self {
             columns,
+            steps_back,
             builder: IndexBuilder::default(),
             one_series,
             lengths: Lengths::default(),
@@ -382,6 +389,9 @@ impl Scan {
                 self.look_for_series(batch, &times)?;
                 let id = self.builder.id("")?;
                 times.values().iter().for_each(|time| self.builder.row(id, *time));
+                if let Some(steps) = &mut self.steps_back {
+                    (self.row..).zip(times.values()).for_each(|(row, time)| steps.add(*time, row));
+                }
             }
             Some(symbols) => {
                 let mut last = None;

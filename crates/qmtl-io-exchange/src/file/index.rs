@@ -54,6 +54,11 @@ impl Index {
         self.ids.get(symbol).map(|id| &self.series[*id])
     }
 
+    /// The distance of most neighbouring rows of a file of one series.
+    pub(super) fn usual_gap(&self) -> Option<u64> {
+        self.series("")?.gaps.most_frequent().map(|(gap, _)| gap)
+    }
+
     /// The names of all series.
     pub(super) fn symbols(&self) -> impl Iterator<Item = &str> {
         self.ids.keys().map(String::as_str)

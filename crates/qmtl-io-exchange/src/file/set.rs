@@ -189,13 +189,16 @@ impl FileSet {
             known.sort_unstable();
             known.dedup();
             let shown = known.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Error::new(
-                ErrorKind::NotFound,
+            let is_of_node = |named: &Named| name::fit(&named.symbol, node).is_some();
+            let message = if names.iter().any(is_of_node) {
+                "the files that are named after this node hold bars of another interval; ask for one that they hold"
+            } else {
                 "no file is named after this series, and names tell the files of this source apart; call the node as \
-                 the files call it",
-            )
-            .with("series", key)
-            .with("files_of", if known.len() > SHOWN { format!("{shown}, ...") } else { shown }));
+                 the files call it"
+            };
+            return Err(Error::new(ErrorKind::NotFound, message)
+                .with("series", key)
+                .with("files_of", if known.len() > SHOWN { format!("{shown}, ...") } else { shown }));
         }
         Ok(places)
     }

@@ -204,6 +204,33 @@ async fn each_series_goes_through_the_doubled_hour_in_its_own_rows() {
     }
 }
 
+/// Times that are read as UTC and cannot be: a note says so, for text and for columns of timestamps without a zone.
+#[tokio::test]
+async fn an_hour_that_comes_twice_is_noted_where_no_zone_is_given() {
+    let times = ["2024-11-03 00:00", "2024-11-03 01:00", "2024-11-03 01:00", "2024-11-03 02:00"];
+    let clock = times.map(|time| micros(&format!("{}:00Z", time.replace(' ', "T"))));
+    let told = |at: &str| {
+        format!(
+            "at {at} (2024-11-03T01:00:00Z) times go back, as those of local clocks do in autumn: say their time zone \
+             (with_zone), without which they are read as UTC"
+        )
+    };
+    let notes = |config| async { FileFetcher::open(config).await.unwrap().notes().to_vec() };
+    let text = file("a.csv", csv(&times));
+    assert_eq!(notes(text.config()).await, [told("line 4")]);
+    assert!(notes(in_zone(&text, "America/New_York")).await.is_empty());
+    for file in columnar(Arc::new(TimestampMicrosecondArray::from(clock.to_vec()))) {
+        assert_eq!(notes(file.config()).await, [told("row 2")]);
+    }
+    for file in columnar(Arc::new(TimestampMicrosecondArray::from(clock.to_vec()).with_timezone("UTC"))) {
+        assert!(notes(file.config()).await.is_empty());
+    }
+    // Numbers since 1970 are instants.
+    let epoch = clock.map(|micros| (micros / 1_000_000).to_string());
+    let epoch = file("a.csv", csv(&epoch.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert!(notes(epoch.config()).await.is_empty());
+}
+
 #[tokio::test]
 async fn a_file_may_have_its_newest_rows_first() {
     let times =

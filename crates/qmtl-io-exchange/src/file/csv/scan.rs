@@ -13,6 +13,7 @@ use super::read::{CsvTable, Extent};
 use super::split::{Record, Splitter};
 use super::{BLOCK_BYTES, MAX_LINE_BYTES};
 use crate::file::bytes::{FileBytes, io_error};
+use crate::file::clock::StepsBack;
 use crate::file::config::{ColumnType, FileConfig};
 use crate::file::index::{Index, IndexBuilder};
 use crate::file::lengths::{ADD_HEADER, Lengths, NOT_KLINES};
@@ -49,8 +50,9 @@ pub(in crate::file) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Op
     } else if let Some(zone) = config.zone.filter(|_| found.layout.local.is_open()) {
         notes.push(format!("times count from 1970 in UTC, so that the zone {zone} changes nothing"));
     }
-    let Found { layout, extents, index, one_series, lengths, odd, .. } = found;
+    let Found { layout, extents, index, one_series, lengths, odd, steps_back, .. } = found;
     notes.extend(odd.notes());
+    notes.extend(steps_back.note(layout.reading.unit(), index.usual_gap(), "line"));
     let sole = one_series.finish()?;
     let unit = layout.reading.unit();
     if layout.is_bare {
@@ -82,6 +84,7 @@ struct Found {
     lengths: Lengths,
     odd: OddLines,
     folds: FoldsSeen,
+    steps_back: StepsBack,
 }
 
 /// Lines that are no rows and do no harm.
@@ -146,6 +149,8 @@ struct Scan<'a> {
     is_filled: bool,
     /// What tells how doubled hours are read, in a scan that finds that out.
     folds: FoldsSeen,
+    /// Whether text without a zone looks like that of local clocks.
+    steps_back: StepsBack,
     /// The symbol of the last row and its id: neighbouring rows often share it.
     symbol: (Vec<u8>, usize),
 }
@@ -161,7 +166,7 @@ impl<'a> Scan<'a> {
         let one_series = layout.one_series.clone();
         let is_open = last != *b"\n";
         let (lengths, odd) = (Lengths::default(), OddLines { is_open, ..OddLines::default() });
-        let folds = FoldsSeen::default();
+        let (folds, steps_back) = (FoldsSeen::default(), StepsBack::new(layout.reading.unit()));
         let is_filled = true;
         Ok(Self {
             bytes,
@@ -174,6 +179,7 @@ impl<'a> Scan<'a> {
             odd,
             is_filled,
             folds,
+            steps_back,
             symbol,
         })
     }
@@ -211,7 +217,18 @@ impl<'a> Scan<'a> {
             buffer.copy_within(used..filled, 0);
             (filled, offset, line) = (filled - used, offset + used as u64, next_line);
         }
-        let Self { mut layout, mut extents, builder, undecided, one_series, lengths, odd, folds, .. } = self;
+        let Self {
+            mut layout,
+            mut extents,
+            builder,
+            undecided,
+            one_series,
+            lengths,
+            odd,
+            folds,
+            steps_back,
+            ..
+        } = self;
         if let Some((end, error, lines)) = &odd.tail {
             let is_short = *lines <= MAX_TAIL_LINES && !extents.is_empty();
             if !is_short {
@@ -227,7 +244,7 @@ impl<'a> Scan<'a> {
             layout.payload[index].column_type =
                 Some(if is_number { ColumnType::Float64 } else { ColumnType::Utf8 });
         }
-        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths, odd, folds })
+        Ok(Found { layout, extents, index: builder.finish(), one_series, lengths, odd, folds, steps_back })
     }
 
     /// Takes a line that starts at this byte.
@@ -258,6 +275,9 @@ impl<'a> Scan<'a> {
             && let Some(wall) = layout.wall(record)
         {
             layout.local.see(&mut self.folds, wall, &layout.symbol_text(record), record.line);
+        }
+        if layout.reading == Reading::Text && layout.local.is_plain() && layout.symbol.is_none() {
+            self.steps_back.add(time, record.line);
         }
         // It is not read, but proves that there is no bar.
         if layout.is_no_bar(record) {
