@@ -149,8 +149,8 @@ impl DataFetcher for FileFetcher {
             })
             .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
             .try_flatten();
-        let asked = request.clone();
-        let batches = batches.map(move |batch| stamp.opened(batch?, &asked));
+        let (asked, rule) = (request.clone(), self.0.config.rules.off_grid);
+        let batches = batches.map(move |batch| stamp.opened(batch?, &asked, rule));
         let proven = extent.intersect(request.range).map_or_else(RangeSet::new, RangeSet::from);
         let reason = format!("no row between the first and the last one of {}", self.0.source);
         Ok(Fetched::new(BatchStream::new(self.schema(), batches.boxed())).with_proven(proven, reason))
@@ -379,7 +379,7 @@ impl Inner {
 
     /// The bar of a row.
     fn bar_of(&self, ts: Timestamp, interval: Interval) -> Timestamp {
-        let opening = self.config.stamp().opening(ts, interval).unwrap_or(ts);
+        let opening = self.config.stamp().opening(ts, interval, self.config.rules.off_grid).unwrap_or(ts);
         let placed = self.config.rules.off_grid.moved(opening, interval);
         interval.floor(placed).unwrap_or(placed)
     }

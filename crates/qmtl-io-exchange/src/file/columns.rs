@@ -75,7 +75,7 @@ pub(super) fn is_called(own: &str, wanted: &str) -> bool {
 /// `InvalidInput` when the file lacks a column that is to be renamed.
 pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
     let mut names: Vec<String> = own.iter().map(|name| (*name).to_owned()).collect();
-    for (at, name) in of_two_header_rows(own) {
+    for (at, name) in of_two_header_rows(own, config)? {
         name.clone_into(&mut names[at]);
     }
     for (from, to) in &config.renamed {
@@ -112,7 +112,9 @@ pub(super) fn named(config: &FileConfig, own: &[&str]) -> Result<Vec<String>> {
 
 /// What pandas calls the columns of a table with two header rows, such as `('Close', 'AAPL')`: the part by which they differ,
 /// where one part is the same of all.
-fn of_two_header_rows<'a>(own: &[&'a str]) -> Vec<(usize, &'a str)> {
+///
+/// `Schema` where they are of several series side by side, and none is renamed.
+fn of_two_header_rows<'a>(own: &[&'a str], config: &FileConfig) -> Result<Vec<(usize, &'a str)>> {
     let parts = |name: &&'a str| name.strip_prefix("('")?.strip_suffix("')")?.split_once("', '");
     let all = own.iter().enumerate().filter_map(|(at, name)| Some((at, parts(name)?)));
     // The index, such as `('Date', '')`, is of no series.
@@ -122,10 +124,20 @@ fn of_two_header_rows<'a>(own: &[&'a str]) -> Vec<(usize, &'a str)> {
     };
     let names: Vec<_> = match (are_one(|parts| parts.1), are_one(|parts| parts.0)) {
         (true, _) => all.iter().map(|(at, parts)| (*at, parts.0)).collect(),
-        (_, true) => all.iter().map(|(at, parts)| (*at, parts.1)).collect(),
-        _ => return Vec::new(),
+        // Closes of several series have one first part too.
+        (_, true) if kline::canonical(all[0].1.0).is_none() => {
+            all.iter().map(|(at, parts)| (*at, parts.1)).collect()
+        }
+        _ if all.len() > 1 && config.renamed.is_empty() => {
+            return Err(Error::schema(
+                "the columns are those of several series side by side; write each series into a file of its own, or say \
+                 which columns are meant (with_column)",
+            )
+            .with("columns", shown(own)));
+        }
+        _ => Vec::new(),
     };
-    names.into_iter().chain(index.into_iter().map(|(at, parts)| (at, parts.0))).collect()
+    Ok(names.into_iter().chain(index.into_iter().map(|(at, parts)| (at, parts.0))).collect())
 }
 
 fn shown(columns: &[&str]) -> String {

@@ -88,7 +88,7 @@ impl FileFetcher {
 
     fn described(&self, symbol: &str, found: &Series) -> Option<DescribedSeries> {
         let unit = self.0.opened.unit;
-        let given = self.0.config.stamp();
+        let (given, rule) = (self.0.config.stamp(), self.0.config.rules.off_grid);
         let (first, last) = (unit.instant(found.first)?, unit.instant(found.last)?);
         let gap = found.gaps.most_frequent().map(|(gap, _)| gap);
         let distance = gap.map(|gap| Duration::from_micros(unit.distance_micros(gap)));
@@ -97,7 +97,7 @@ impl FileFetcher {
         let plain = distance.and_then(usual).filter(|_| !is_monthly);
         let is_closing = |plain: Interval| {
             let is_moved =
-                Stamp::Close.opening(first, plain).is_some_and(|opening| plain.is_on_grid(opening));
+                Stamp::Close.opening(first, plain, rule).is_some_and(|opening| plain.is_on_grid(opening));
             is_moved && !plain.is_on_grid(first) && found.gaps.are_multiples_of(unit.steps(plain))
         };
         let suggested = match plain {
@@ -109,12 +109,12 @@ impl FileFetcher {
         let stamp = suggested.unwrap_or(given);
         let interval = by_name.or_else(|| {
             let plain = plain?;
-            let opening = stamp.opening(first, plain)?;
+            let opening = stamp.opening(first, plain, rule)?;
             // All rows may stand on a grid that begins elsewhere.
             let is_shifted = !plain.is_on_grid(opening) && found.gaps.are_multiples_of(unit.steps(plain));
             if is_shifted { plain.through(opening) } else { Some(plain) }
         });
-        let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval)).unwrap_or(ts);
+        let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval, rule)).unwrap_or(ts);
         let (first, last) = (opening(first), opening(last));
         Some(DescribedSeries {
             symbol: symbol.to_owned(),

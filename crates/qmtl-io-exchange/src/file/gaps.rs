@@ -85,9 +85,14 @@ impl Gaps {
     /// trading.
     pub(super) fn are_months(&self, unit: TsUnit) -> bool {
         let day = unit.steps(Interval::DAY);
-        let days = if self.kept.len() > 1 { 26..=35 } else { 28..=31 };
-        !self.kept.is_empty()
-            && self.kept.iter().all(|(gap, _)| (days.start() * day..=days.end() * day).contains(gap))
+        match self.kept[..] {
+            [] => false,
+            // Two months of one length follow each other only where both have 31 days.
+            [(gap, times)] => {
+                (28 * day..=31 * day).contains(&gap) && (times == 1 || (times == 2 && gap == 31 * day))
+            }
+            _ => self.kept.iter().all(|(gap, _)| (26 * day..=35 * day).contains(gap)),
+        }
     }
 
     /// How often distances occur that are remembered.
@@ -172,6 +177,7 @@ mod tests {
         assert!(are_months(&[31, 28, 31, 30]));
         // The last days of trading: a month may end on a Saturday.
         assert!(are_months(&[28, 31, 28, 33, 30]));
+        assert!(are_months(&[28]) && are_months(&[31, 31]) && !are_months(&[28, 28]));
         assert!(!are_months(&[35]) && !are_months(&[31, 62]) && !are_months(&[7, 28]) && !are_months(&[]));
     }
 

@@ -100,6 +100,16 @@ impl IndexBuilder {
         Ok(id)
     }
 
+    /// Whether a series is known.
+    pub(super) fn has(&self, symbol: &[u8]) -> bool {
+        std::str::from_utf8(symbol).is_ok_and(|symbol| self.ids.contains_key(symbol))
+    }
+
+    /// Whether a series is known whose name begins so.
+    pub(super) fn has_longer(&self, start: &[u8]) -> bool {
+        self.ids.keys().any(|symbol| symbol.as_bytes().starts_with(start))
+    }
+
     /// Adds a row to the current block.
     pub(super) fn row(&mut self, id: usize, time: i64) {
         self.block.push((id, time));

@@ -7,7 +7,7 @@ use tar::EntryType;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::bytes::{Cursor, FileBytes, corrupt};
+use super::bytes::{Cursor, FileBytes, corrupt, io_error};
 use super::listing::{Chosen, choose, is_other};
 use super::spool::Content;
 use super::unpack::{Capped, damaged, rewrite};
@@ -62,6 +62,7 @@ type Found = (Vec<(String, FileBytes)>, Vec<String>);
 /// The files of a zip archive, one behind the other in one content.
 fn zip(bytes: &FileBytes, cap: u64) -> Result<Found> {
     let mut archive = opened_zip(bytes)?;
+    refuse_twins(bytes, &archive)?;
     let (mut names, mut places, mut left_out, mut is_encrypted) = (Vec::new(), Vec::new(), Vec::new(), false);
     for at in 0..archive.len() {
         let file = archive.by_index_raw(at).map_err(zip_fault)?;
@@ -101,6 +102,27 @@ fn zip(bytes: &FileBytes, cap: u64) -> Result<Found> {
         start += length;
     }
     Ok((files, left_out))
+}
+
+/// `Schema` where members have one name: of those the library knows the last one only.
+fn refuse_twins(bytes: &FileBytes, archive: &ZipArchive<BufReader<Cursor>>) -> Result<()> {
+    /// The end record without its comment, and where in it the number of members stands.
+    const END_BYTES: usize = 22;
+    const COUNT_AT: usize = 10;
+    let mut end = [0; END_BYTES];
+    let behind = (END_BYTES + archive.comment().len()) as u64;
+    let Some(at) = bytes.len().checked_sub(behind) else { return Ok(()) };
+    if bytes.read_at(&mut end, at).map_err(io_error)? < END_BYTES || !end.starts_with(b"PK\x05\x06") {
+        return Ok(());
+    }
+    let count = u16::from_le_bytes([end[COUNT_AT], end[COUNT_AT + 1]]);
+    // A larger number stands elsewhere.
+    if count == u16::MAX || usize::from(count) == archive.len() {
+        return Ok(());
+    }
+    Err(Error::schema("members of the zip archive have the same name; unpack it, and read its files")
+        .with("members", count)
+        .with("names", archive.len()))
 }
 
 fn opened_zip(bytes: &FileBytes) -> Result<ZipArchive<BufReader<Cursor>>> {

@@ -10,6 +10,7 @@ use qmtl_history_api::arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordB
 use qmtl_history_api::arrow_cast;
 use qmtl_history_api::arrow_schema::{Schema, SchemaRef};
 use qmtl_history_api::arrow_select::filter::filter_record_batch;
+use qmtl_history_api::frame::OffGridRule;
 use qmtl_history_api::{Error, FetchRequest, Interval, Result, TimeRange, Timestamp, frame};
 
 /// What the time of a bar says of it.
@@ -52,14 +53,17 @@ impl FromStr for Stamp {
 }
 
 impl Stamp {
-    /// When a bar with this time opened; `None` before 1678.
-    pub(super) fn opening(self, ts: Timestamp, interval: Interval) -> Option<Timestamp> {
+    /// When a bar with this time opened; `None` before 1678. A time at which no bar closes stays as it is where rows are
+    /// moved to the bar in which they stand.
+    pub(super) fn opening(self, ts: Timestamp, interval: Interval, rule: OffGridRule) -> Option<Timestamp> {
         if self != Self::Close {
             return Some(ts);
         }
         let is_near = |end: &Timestamp| end.since(ts) <= frame::close_slack(interval);
-        let end = interval.ceil(ts).filter(is_near).unwrap_or(ts);
-        end.checked_add_micros(-interval.as_micros())
+        match interval.ceil(ts).filter(is_near) {
+            None if rule == OffGridRule::Floor => Some(ts),
+            end => end.unwrap_or(ts).checked_add_micros(-interval.as_micros()),
+        }
     }
 
     /// Where the times of the rows stand that may be asked for.
@@ -69,9 +73,8 @@ impl Stamp {
             return range;
         }
         let later = |ts: Timestamp, micros| ts.checked_add_micros(micros).unwrap_or(Timestamp::MAX);
-        let slack = i64::try_from(frame::close_slack(request.key.interval).as_micros()).unwrap_or(length);
-        let start = later(range.start(), length - slack);
-        TimeRange::checked(start, later(range.end(), length)).unwrap_or(range)
+        // A row that is no close may be moved within its bar.
+        TimeRange::checked(range.start(), later(range.end(), length)).unwrap_or(range)
     }
 
     /// The columns of rows with the opening times of their bars.
@@ -84,14 +87,20 @@ impl Stamp {
     }
 
     /// The rows that are asked for, with the opening times of their bars.
-    pub(super) fn opened(self, batch: RecordBatch, request: &FetchRequest) -> Result<RecordBatch> {
+    pub(super) fn opened(
+        self,
+        batch: RecordBatch,
+        request: &FetchRequest,
+        rule: OffGridRule,
+    ) -> Result<RecordBatch> {
         if self != Self::Close {
             return Ok(batch);
         }
         let fault = |e| Error::unexpected("cannot give rows the opening times of their bars").caused_by(e);
         let times = arrow_cast::cast(batch.column(0), &frame::ts_type()).map_err(fault)?;
         let times = times.as_primitive::<TimestampMicrosecondType>().values();
-        let opening = |time: &i64| self.opening(Timestamp::from_micros(*time).ok()?, request.key.interval);
+        let opening =
+            |time: &i64| self.opening(Timestamp::from_micros(*time).ok()?, request.key.interval, rule);
         let openings: Vec<_> = times.iter().map(opening).collect();
         let is_wanted = |ts: &Option<Timestamp>| Some(ts.is_some_and(|ts| request.range.contains(ts)));
         let wanted: BooleanArray = openings.iter().map(is_wanted).collect();
@@ -121,10 +130,16 @@ mod tests {
         ] {
             let open = Timestamp::from_micros(open).unwrap();
             assert_eq!(
-                Stamp::Close.opening(Timestamp::from_micros(close).unwrap(), minute),
+                Stamp::Close.opening(Timestamp::from_micros(close).unwrap(), minute, OffGridRule::List),
                 Some(open),
                 "{close}"
             );
+        }
+        // One that is no close stands in the bar that it is moved to.
+        for (ts, moved) in [(90_000_000, 90_000_000), (59_999_000, 0)] {
+            let ts = Timestamp::from_micros(ts).unwrap();
+            let moved = Timestamp::from_micros(moved).ok();
+            assert_eq!(Stamp::Close.opening(ts, minute, OffGridRule::Floor), moved);
         }
     }
 }

@@ -355,3 +355,17 @@ async fn a_format_and_a_unit_can_be_said() {
     assert_eq!(fetcher.range(&key("X", "1m")).unwrap(), range(0, 120));
     assert_eq!(rows(&fetcher, &key("X", "1m"), range(0, 600)).await.unwrap().num_rows(), 2);
 }
+
+/// A reader of zip files knows the last one of them only.
+#[tokio::test]
+async fn members_of_one_name_are_refused() {
+    let [one, other] = ["ts,close\n1709510400,1\n", "ts,close\n1709514000,2\n"].map(str::as_bytes);
+    let mut archive = zipped(&[("X-1.csv", one), ("X-2.csv", other)]);
+    for at in 0..archive.len() - 7 {
+        if archive[at..].starts_with(b"X-2.csv") {
+            archive[at + 2] = b'1';
+        }
+    }
+    let error = FileFetcher::open(file("X.zip", archive).config()).await.unwrap_err().to_string();
+    assert!(error.starts_with("members of the zip archive have the same name; unpack it"), "{error}");
+}

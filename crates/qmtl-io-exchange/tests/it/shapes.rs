@@ -179,6 +179,9 @@ async fn lines_around_the_table() {
         let rows = &["ts close open", "2024-03-04T00:00:00Z 2 1", "2024-03-05T00:00:00Z 4 3"];
         check_text(&text, "1d", rows, &[]).await;
     }
+    let both = "\"('Date', '')\",\"('Close', 'ACME')\",\"('Close', 'NOVA')\"\n2024-03-04,2,1\n";
+    let error = read(file("a.csv", both).config(), "1d").await.unwrap_err().to_string();
+    assert!(error.starts_with("the columns are those of several series side by side"), "{error}");
     let header = table.lines().next().unwrap();
     let repeated = table.replace("\n1709514000", &format!("\n{header}\n1709514000"));
     check_text(&repeated, "1h", &CANDLES, &["the header comes again once"]).await;
@@ -191,6 +194,12 @@ async fn lines_around_the_table() {
     let two = "Date,Time,Close\n2024-03-04,00:00,1\n2024-03-04,01:00,2\n";
     let rows = &["ts close", "2024-03-04T00:00:00Z 1", "2024-03-04T01:00:00Z 2"];
     check_text(&format!("{two}Total: 2 rows\n"), "1h", rows, &[behind]).await;
+    for again in ["Date,Time,Close", "DATE,TIME,CLOSE", ",,", "Total,,3"] {
+        let (rows, _) = read(file("a.csv", format!("{two}{again}\n")).config(), "1h").await.unwrap();
+        assert_eq!(rows.lines().count(), 3, "{again}: {rows}");
+    }
+    let middle = two.replace("\n2024-03-04,01", "\nDate,Time,Close\n2024-03-04,01");
+    check_text(&middle, "1h", rows, &["the header comes again once"]).await;
     let error =
         read(file("a.csv", format!("{two}2024-03-04\n")).config(), "1h").await.unwrap_err().to_string();
     assert!(
@@ -689,6 +698,35 @@ async fn a_half_written_last_row_is_left_out() {
     let text = "ts,close,note\n1709510400,1,\n1709514000,2,";
     let rows = ["ts close note", "2024-03-04T00:00:00Z 1 -", "2024-03-04T01:00:00Z 2 -"];
     check_text(text, "1h", &rows, &[note]).await;
+}
+
+/// It would be read as midnight.
+#[tokio::test]
+async fn a_date_without_its_time_of_day_is_refused() {
+    for empty in ["", " "] {
+        let text = format!("date,time,close\n2024-03-04,01:00,1\n2024-03-04,{empty},2\n2024-03-04,03:00,3\n");
+        let error = read(file("a.csv", text).config(), "1h").await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("a row has no time of day; correct it, or take it out (line: 3,"),
+            "{error}"
+        );
+    }
+}
+
+/// Where the time or the symbol stands last, a part of it is another one.
+#[tokio::test]
+async fn a_time_or_a_symbol_that_is_cut_off_is_left_out() {
+    let cut = "the last line is cut off and left out";
+    let rows = &["ts close", "2024-03-04T00:00:00Z 1", "2024-03-05T00:00:00Z 2"];
+    check_text("close,date\n1,2024-03-04\n2,2024-03-05\n3,2024-03-1", "1d", rows, &[cut]).await;
+    let rows = &["ts close", "2024-03-04T10:08:00Z 1", "2024-03-04T10:09:00Z 2"];
+    let text = "close,date,time\n1,2024-03-04,10:08\n2,2024-03-04,10:09\n3,2024-03-04,10:1";
+    check_text(text, "1m", rows, &[cut]).await;
+    let text = "ts,close,symbol\n1709510400,1,AAPL\n1709514000,2,AAPL\n1709517600,3,AA";
+    let of = file("a.csv", text);
+    let fetcher = FileFetcher::open(of.config().with_symbol_column("symbol")).await.unwrap();
+    assert!(fetcher.notes().contains(&cut.to_owned()), "{:?}", fetcher.notes());
+    assert_eq!(fetcher.describe().series.len(), 1);
 }
 
 #[tokio::test]

@@ -281,7 +281,10 @@ fn instants(times: &[String]) -> Option<Vec<i64>> {
 /// of day beside a date.
 fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usize>)> {
     const DAY: i64 = 86_400_000_000;
-    let sample = dialect.sample.as_slice();
+    // A header that comes again, or a line of totals, tells nothing of the others.
+    let has_times = |row: &&Fields| places.iter().all(|at| row[*at].iter().any(u8::is_ascii_digit));
+    let kept: Vec<Fields> = dialect.sample.iter().filter(has_times).cloned().collect();
+    let sample = if kept.is_empty() { dialect.sample.as_slice() } else { kept.as_slice() };
     if sample.is_empty() {
         return None;
     }

@@ -151,6 +151,8 @@ struct Scan<'a> {
     folds: FoldsSeen,
     /// Whether text without a zone looks like that of local clocks.
     steps_back: StepsBack,
+    /// What the row before has in its last column, where that tells the time or the symbol.
+    last_key: Vec<u8>,
     /// The symbol of the last row and its id: neighbouring rows often share it.
     symbol: (Vec<u8>, usize),
 }
@@ -180,6 +182,7 @@ impl<'a> Scan<'a> {
             is_filled,
             folds,
             steps_back,
+            last_key: Vec::new(),
             symbol,
         })
     }
@@ -261,7 +264,9 @@ impl<'a> Scan<'a> {
             Err(error) => return self.odd_line(record, byte, may_be_cut, error),
         };
         let is_filled = !record.field(layout.width - 1).is_empty();
-        if may_be_cut && (layout.is_cut_price(record) || (self.is_filled && !is_filled)) {
+        if may_be_cut
+            && (layout.is_cut_price(record) || (self.is_filled && !is_filled) || self.is_cut_key(record))
+        {
             let error = Error::schema("the last line is cut off").with("line", record.line);
             self.odd.tail = Some((byte, error, 1));
             return Ok(());
@@ -304,12 +309,26 @@ impl<'a> Scan<'a> {
                 self.symbol = (symbol.to_vec(), id);
             }
         }
+        if layout.has_key_last() {
+            self.last_key.clear();
+            self.last_key.extend_from_slice(record.field(layout.width - 1));
+        }
         self.builder.row(self.symbol.1, time);
         for (index, is_number) in self.undecided.iter_mut().filter(|(_, is_number)| *is_number) {
             let field = record.field(layout.payload[*index].at);
             *is_number = field.is_empty() || layout::reads_as_number(field, layout.notation);
         }
         Ok(())
+    }
+
+    /// Whether the last field of a row is a time, or a symbol, of which the end was cut off.
+    fn is_cut_key(&self, record: &Record<'_>) -> bool {
+        let layout = &self.layout;
+        let field = record.field(layout.width - 1);
+        if layout.symbol == Some(layout.width - 1) {
+            return !self.builder.has(symbol_of(field)) && self.builder.has_longer(symbol_of(field));
+        }
+        layout.has_key_last() && field.len() < self.last_key.len()
     }
 
     /// Takes a line that is no row: an error, unless it may be behind the last one.
@@ -404,6 +423,12 @@ impl Layout {
         .with("line", record.line))
     }
 
+    /// Whether the last column tells the time or the symbol.
+    fn has_key_last(&self) -> bool {
+        let last = self.width - 1;
+        self.ts == last || self.clock == Some(last) || self.symbol == Some(last)
+    }
+
     /// Whether the last field of a row is a price that does not go with the others, as one does that was cut off.
     fn is_cut_price(&self, record: &Record<'_>) -> bool {
         let at = |name: &str| self.payload.iter().find(|column| column.name == name).map(|column| column.at);
@@ -476,6 +501,9 @@ impl Layout {
             let has_exponent = field.iter().any(|b| b"eE".contains(b)) && number(field).is_some();
             let error = match (field.trim_ascii().is_empty(), self.reading, &self.format) {
                 (true, _, _) => Error::schema("a row has no time"),
+                _ if self.clock.is_some_and(|at| record.field(at).trim_ascii().is_empty()) => {
+                    Error::schema("a row has no time of day; correct it, or take it out")
+                }
                 (_, Reading::Text, Some(format)) => not_of_form(format),
                 _ if has_exponent => Error::schema(
                     "a time has lost its digits, as spreadsheets cut them; write the file anew without a spreadsheet",
@@ -502,6 +530,8 @@ impl Layout {
         let text = |at: usize| std::str::from_utf8(record.field(at)).ok().map(str::trim);
         match self.clock {
             None => read(text(self.ts)?),
+            // A date alone would be read as midnight.
+            Some(clock) if text(clock)?.is_empty() => None,
             Some(clock) => read(&format!("{} {}", text(self.ts)?, text(clock)?)),
         }
     }
