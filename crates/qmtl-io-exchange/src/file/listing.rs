@@ -91,7 +91,10 @@ fn listed(found: Vec<PathBuf>, path: &Path) -> Result<Listing> {
         Some(name) => name.to_string_lossy().into_owned(),
         None => String::new(),
     };
-    let (others, maybe): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| is_other(&name(path)));
+    // Nobody may ever write to a pipe that happens to lie here. A link to nothing is a file that is missing.
+    let is_no_file = |path: &PathBuf| path.metadata().is_ok_and(|metadata| !metadata.is_file());
+    let (others, maybe): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|path| is_other(&name(path)) || is_no_file(path));
     let named = maybe.into_iter().map(|path| (path.to_string_lossy().into_owned(), path)).collect();
     let open = |path: &PathBuf| File::open(path).and_then(FileBytes::new).map_err(io_error);
     let Chosen { files, left_out } =

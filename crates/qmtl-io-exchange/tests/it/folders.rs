@@ -93,6 +93,15 @@ async fn a_folder_is_one_source_of_the_data_in_it() {
     assert!(note.starts_with(&start) && note.ends_with(") and 1 folder are left out"), "{note}");
     assert!(note.contains("d10.txt") && note.contains("README") && note.contains(".DS_Store"), "{note}");
     assert!(set.source_id().as_str().starts_with("file:d1.zip+others#"), "{}", set.source_id());
+    // Nobody writes to a pipe that lies there.
+    #[cfg(unix)]
+    {
+        let pipe = folder.path().join("d9.csv");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let notes = open(folder.path()).await.unwrap().notes().to_vec();
+        assert!(notes[0].starts_with(&format!("{at}: 5 files without data (")), "{notes:?}");
+        assert!(notes[0].contains("d9.csv"), "{notes:?}");
+    }
     // A day that was forgotten is not proven.
     std::fs::remove_file(folder.path().join("d2.csv.gz")).unwrap();
     let set = open(folder.path()).await.unwrap();
