@@ -110,14 +110,14 @@ fn of_files(args: &SourceArgs) -> [Flag; 17] {
     ]
 }
 
-/// Refuses flags that say how a file is read where no source is one: they would go unheard.
-fn heard(args: &SourceArgs, sources: &[Source]) -> Result<()> {
-    if sources.is_empty() || sources.iter().any(|source| matches!(source, Source::Files(_))) {
-        return Ok(());
-    }
-    match of_files(args).into_iter().find(|(is_given, ..)| *is_given) {
-        Some((_, flag, _)) => Err(Error::invalid(format!(
-            "{flag} says how a file is read, and no source is a file; leave it out"
+/// Refuses what says how a file is read where no source is one: it would go unheard. `given` names the first that is
+/// given of these flags, or of their entries in a list.
+fn heard(sources: &[Source], given: Option<&str>) -> Result<()> {
+    let are_exchanges =
+        !sources.is_empty() && sources.iter().all(|source| matches!(source, Source::Exchange(_)));
+    match given.filter(|_| are_exchanges) {
+        Some(name) => Err(Error::invalid(format!(
+            "{name} says how a file is read, and no source is a file; leave it out"
         ))),
         None => Ok(()),
     }
@@ -198,7 +198,7 @@ fn from_args(nodes: &[String], interval: &str, args: &SourceArgs) -> Result<Vec<
         })
     };
     let sources = join(args.source.iter().map(source).collect::<Result<Vec<_>>>()?);
-    heard(args, &sources)?;
+    heard(&sources, of_files(args).into_iter().find(|(is_given, ..)| *is_given).map(|(_, flag, _)| flag))?;
     nodes
         .iter()
         .map(|node| {
@@ -317,11 +317,17 @@ pub(crate) fn parse(text: &str, base: &Path) -> Result<Vec<Wanted>> {
         .enumerate()
         .map(|(index, entry)| {
             let mut merged = defaults.clone();
-            merged.extend(entry.as_table().cloned().unwrap_or_default());
+            let own = entry.as_table().cloned().unwrap_or_default();
+            // What stands at the top is for the series that have files.
+            let keys = of_files(&SourceArgs::default())
+                .map(|(.., entry)| entry.split(' ').next().unwrap_or_default());
+            let given = keys.into_iter().find(|key| own.contains_key(*key));
+            merged.extend(own);
             Value::Table(merged)
                 .try_into::<Entry>()
                 .map_err(bad)
                 .and_then(|entry| entry.wanted(base))
+                .and_then(|wanted| heard(&wanted.sources, given).map(|()| wanted))
                 .map_err(|e| e.with("entry", index + 1))
         })
         .collect()

@@ -362,6 +362,15 @@ fn flags_of_files_beside_an_exchange() {
         let told = format!("{} says how a file is read, and no source is a file; leave it out", flag[0]);
         scene.run(&[&["plan", "--source", "binance"], flag, &range].concat()).fails_with(2, &told);
     }
+    // In a list, what stands at the top is for the series that have files.
+    let list = |own: &str| {
+        let top = "interval = \"1h\"\nsource = \"binance\"\nzone = \"Europe/Berlin\"\n";
+        scene.file("list.toml", &format!("{top}[[series]]\nnode = \"BTCUSDT\"\n{own}"));
+        scene.run(&["plan", "--nodes", "list.toml", "--start", "2024-01-01", "--end", "2024-01-02"])
+    };
+    assert_eq!(list("").code, Some(0));
+    let told = "skip_lines says how a file is read, and no source is a file; leave it out (entry: 1";
+    list("skip_lines = 2\n").fails_with(2, told);
     // One of several is.
     let source = scene.file("BTCUSDT-1h.csv", "ts,close\n2024-01-01 01:00,1\n2024-01-01 02:00,2\n");
     let run = scene

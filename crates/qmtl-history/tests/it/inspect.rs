@@ -123,6 +123,23 @@ fn the_command_that_it_names_stores_the_rows_of_the_file() {
 }
 
 #[test]
+fn weeks_begin_on_the_day_of_most_rows() {
+    let scene = Scene::new();
+    // The fourth Friday was a holiday.
+    let days = [5, 12, 19, 25].map(|day| format!("2024-01-{day:02}"));
+    let days = days.into_iter().chain([2, 9, 16].map(|day| format!("2024-02-{day:02}")));
+    scene.file("weeks.csv", &format!("date,close\n{}", days.map(|day| day + ",1\n").collect::<String>()));
+    let said = scene.json(&["inspect", "weeks.csv"]);
+    assert_eq!(
+        (&said["series"][0]["interval"], &said["first_rows"][2]["ts"]),
+        (&json!("1w+4d"), &json!(1_705_622_400))
+    );
+    let filled = typed(&scene, said["command"].as_str().unwrap());
+    assert_eq!(filled.code, Some(3), "{filled:?}");
+    assert_eq!(filled.object()["off_grid"][0]["ts"], 1_706_140_800, "{filled:?}");
+}
+
+#[test]
 fn what_is_given_for_the_file_stands_in_the_command() {
     let scene = Scene::new();
     let Odd { name, text, .. } = &ODD[7];

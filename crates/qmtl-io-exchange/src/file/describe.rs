@@ -110,9 +110,14 @@ impl FileFetcher {
         let interval = by_name.or_else(|| {
             let plain = plain?;
             let opening = stamp.opening(first, plain, rule)?;
-            // All rows may stand on a grid that begins elsewhere.
-            let is_shifted = !plain.is_on_grid(opening) && found.gaps.are_multiples_of(unit.steps(plain));
-            if is_shifted { plain.through(opening) } else { Some(plain) }
+            // All rows may stand on a grid that begins elsewhere, or all but those before a holiday.
+            let fits = plain.through(opening);
+            let ends_there = || {
+                fits.is_some() && stamp.opening(last, plain, rule).and_then(|ts| plain.through(ts)) == fits
+            };
+            let is_shifted = !plain.is_on_grid(opening)
+                && (found.gaps.are_multiples_of(unit.steps(plain)) || ends_there());
+            if is_shifted { fits } else { Some(plain) }
         });
         let opening = |ts| interval.and_then(|interval| stamp.opening(ts, interval, rule)).unwrap_or(ts);
         let (first, last) = (opening(first), opening(last));
