@@ -260,10 +260,13 @@ async fn unknown(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<Option
     if known.contains(key) {
         return Ok(None);
     }
+    // Every bar of the longer interval begins with one of the shorter.
     let is_finer = |of: &&SeriesKey| {
+        let (finer, coarser) = (of.interval, key.interval);
         of.node_id == key.node_id
-            && of.interval < key.interval
-            && key.interval.as_micros() % of.interval.as_micros() == 0
+            && finer.as_secs() < coarser.as_secs()
+            && coarser.as_secs() % finer.as_secs() == 0
+            && (coarser.phase_secs() - finer.phase_secs()) % finer.as_secs() == 0
     };
     let finer = known.iter().filter(is_finer).max_by_key(|of| of.interval).map(ToString::to_string);
     let known: Vec<_> = known.iter().map(ToString::to_string).collect();

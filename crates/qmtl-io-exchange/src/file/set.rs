@@ -189,12 +189,11 @@ impl FileSet {
             known.sort_unstable();
             known.dedup();
             let shown = known.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-            let is_of_node = |named: &Named| name::fit(&named.symbol, node).is_some();
-            let message = if names.iter().any(is_of_node) {
-                "the files that are named after this node hold bars of another interval; ask for one that they hold"
-            } else {
+            let message = if symbols.is_empty() {
                 "no file is named after this series, and names tell the files of this source apart; call the node as \
                  the files call it"
+            } else {
+                "the files that are named after this node hold bars of another interval; ask for one that they hold"
             };
             return Err(Error::new(ErrorKind::NotFound, message)
                 .with("series", key)

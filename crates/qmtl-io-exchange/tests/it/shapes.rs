@@ -713,6 +713,13 @@ async fn a_date_without_its_time_of_day_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_time_of_day_that_no_row_has_is_no_part_of_the_time() {
+    let text = "date,time,close\n2024-03-04,,1\n2024-03-05,,2\n";
+    let (rows, _) = read(file("a.csv", text).config(), "1d").await.unwrap();
+    assert!(rows.contains("2024-03-04T00:00:00Z") && rows.contains("2024-03-05T00:00:00Z"), "{rows}");
+}
+
 /// Where the time or the symbol stands last, a part of it is another one.
 #[tokio::test]
 async fn a_time_or_a_symbol_that_is_cut_off_is_left_out() {

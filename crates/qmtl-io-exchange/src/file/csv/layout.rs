@@ -168,14 +168,13 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
 /// outside of both. A few such rows are faults of the data, which are stored as they are.
 fn contradicted(dialect: &Dialect, payload: &[Column]) -> Option<Error> {
     const FEWEST_ROWS: usize = 3;
-    const ROWS: usize = 100;
     let at = |name: &str| payload.iter().find(|column| column.name == name).map(|column| column.at);
     let (Some(open), Some(high), Some(low), Some(close)) = (at("open"), at("high"), at("low"), at("close"))
     else {
         return None;
     };
     let (mut rows, mut wrong, mut first) = (0, 0, None);
-    for row in dialect.sample.iter().take(ROWS) {
+    for row in &dialect.sample {
         let Some(prices) = prices(dialect, row, [open, high, low, close]) else { continue };
         rows += 1;
         if !is_candle(prices) {
@@ -236,13 +235,13 @@ fn time_format(
 }
 
 /// The times of rows as text, a date and a time of day as one.
-fn times(sample: &[Fields], ts: usize, clock: Option<usize>) -> Vec<String> {
+fn times<'a>(sample: impl IntoIterator<Item = &'a Fields>, ts: usize, clock: Option<usize>) -> Vec<String> {
     let text = |field: &[u8]| String::from_utf8_lossy(field).trim().to_owned();
     let time = |row: &Fields| match clock {
         Some(clock) => format!("{} {}", text(&row[ts]), text(&row[clock])),
         None => text(&row[ts]),
     };
-    sample.iter().map(time).collect()
+    sample.into_iter().map(time).collect()
 }
 
 /// The form of times in text where it is not ISO 8601 and the rows tell. `InvalidInput` where several fit.
@@ -281,14 +280,20 @@ fn instants(times: &[String]) -> Option<Vec<i64>> {
 /// of day beside a date.
 fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usize>)> {
     const DAY: i64 = 86_400_000_000;
+    // A column without any value says nothing.
+    let has_value = |at: &usize| dialect.sample.iter().any(|row| !row[*at].trim_ascii().is_empty());
+    let places: Vec<usize> = places.iter().copied().filter(has_value).collect();
     // A header that comes again, or a line of totals, tells nothing of the others.
     let has_times = |row: &&Fields| places.iter().all(|at| row[*at].iter().any(u8::is_ascii_digit));
-    let kept: Vec<Fields> = dialect.sample.iter().filter(has_times).cloned().collect();
-    let sample = if kept.is_empty() { dialect.sample.as_slice() } else { kept.as_slice() };
+    let mut sample: Vec<&Fields> = dialect.sample.iter().filter(has_times).collect();
+    if sample.is_empty() {
+        sample = dialect.sample.iter().collect();
+    }
     if sample.is_empty() {
         return None;
     }
-    let read: Vec<_> = places.iter().map(|at| (*at, instants(&times(sample, *at, None)))).collect();
+    let times = |ts: usize, clock| times(sample.iter().copied(), ts, clock);
+    let read: Vec<_> = places.iter().map(|at| (*at, instants(&times(*at, None)))).collect();
     for (ts, own) in read.iter().filter_map(|(at, own)| Some((*at, own.as_ref()?))) {
         let is_less = |(own, other): (&i64, &i64)| own == other || own.div_euclid(DAY) * DAY == *other;
         let says_less = |other: &Vec<i64>| own.iter().zip(other).all(is_less);
@@ -298,7 +303,7 @@ fn choose_time(dialect: &Dialect, places: &[usize]) -> Option<(usize, Option<usi
     }
     let are_days = |own: &Vec<i64>| own.iter().all(|time| time.rem_euclid(DAY) == 0);
     let (ts, _) = read.iter().find(|(_, own)| own.as_ref().is_some_and(are_days))?;
-    let clock = |at: usize| at != *ts && instants(&times(sample, *ts, Some(at))).is_some();
+    let clock = |at: usize| at != *ts && instants(&times(*ts, Some(at))).is_some();
     let mut clocks = places.iter().copied().filter(|at| clock(*at));
     let clock = clocks.next()?;
     clocks.next().is_none().then_some((*ts, Some(clock)))
