@@ -490,7 +490,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         (
             "ts,close\n01/02/2024,1.5\n01/03/2024,2.5\n",
             "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
-             value: \"01/02/2024\", forms: %d/%m/%Y or %m/%d/%Y, file: FILE)",
+             value: \"01/02/2024\", forms: %d/%m/%Y or %m/%d/%Y, line: 2, file: FILE)",
             "1d",
             |config| config.with_time_format(TimeFormat::new("%m/%d/%Y").unwrap()),
             &["ts close", "2024-01-02T00:00:00Z 1.5", "2024-01-03T00:00:00Z 2.5"],
@@ -499,7 +499,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         (
             "ts,close\n01/01/2024 00:00,1.5\n01/01/2024 01:00,2.5\n",
             "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
-             value: \"01/01/2024 00:00\", forms: %d/%m/%Y %H:%M or %m/%d/%Y %H:%M, file: FILE)",
+             value: \"01/01/2024 00:00\", forms: %d/%m/%Y %H:%M or %m/%d/%Y %H:%M, line: 2, file: FILE)",
             "1h",
             |config| config.with_time_format(TimeFormat::new("%d/%m/%Y %H:%M").unwrap()),
             &["ts close", "2024-01-01T00:00:00Z 1.5", "2024-01-01T01:00:00Z 2.5"],
@@ -507,7 +507,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         (
             "ts,close\n24/01/30,1.5\n24/01/31,2.5\n",
             "the times of the file can be read in several ways; say which one is right (with_time_format) (column: ts, \
-             value: \"24/01/30\", forms: %d/%m/%y or %y/%m/%d, file: FILE)",
+             value: \"24/01/30\", forms: %d/%m/%y or %y/%m/%d, line: 2, file: FILE)",
             "1d",
             |config| config.with_time_format(TimeFormat::new("%y/%m/%d").unwrap()),
             &["ts close", "2024-01-30T00:00:00Z 1.5", "2024-01-31T00:00:00Z 2.5"],
@@ -562,7 +562,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         (
             "date,open,close\n20240304,170000,1.5,2.5\n20240304,180000,2.5,3.5\n",
             "the header has not as many names as rows have fields; name all columns in their order (with_columns) \
-             (names: 3, fields: 4, columns: date, open, close, file: FILE)",
+             (names: 3, fields: 4, columns: date, open, close, line: 2, value: \"20240304\", file: FILE)",
             "1h",
             |config| config.with_columns(["date", "time", "open", "close"]),
             &["ts open close", "2024-03-04T17:00:00Z 1.5 2.5", "2024-03-04T18:00:00Z 2.5 3.5"],
@@ -570,7 +570,7 @@ async fn what_is_refused_names_a_remedy_that_works() {
         (
             "ts,open,close\nThu, 14 Mar 2024 00:00:00 GMT,1.5,2.5\nThu, 14 Mar 2024 01:00:00 GMT,2.5,3.5\n",
             "the header has not as many names as rows have fields; name all columns in their order (with_columns) \
-             (names: 3, fields: 4, columns: ts, open, close, file: FILE)",
+             (names: 3, fields: 4, columns: ts, open, close, line: 2, value: \"Thu\", file: FILE)",
             "1h",
             |config| config.with_columns(["", "ts", "open", "close"]),
             &["ts open close", "2024-03-14T00:00:00Z 1.5 2.5", "2024-03-14T01:00:00Z 2.5 3.5"],

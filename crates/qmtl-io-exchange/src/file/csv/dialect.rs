@@ -114,7 +114,10 @@ pub(super) fn detect(text: &[u8], at_end: bool, config: &FileConfig) -> Result<D
         take_footer_off(&mut sample);
     }
     let header = match header {
-        Some(names) if !sample.is_empty() => Some(fit(names, &sample, width, config)?),
+        Some(names) if !sample.is_empty() => Some(
+            fit(names, &sample, width, config)
+                .map_err(|e| e.with("line", line).with("value", Record::quoted(&sample[0][0])))?,
+        ),
         header => header,
     };
     let width = header.as_ref().map_or(width, Vec::len);

@@ -127,7 +127,8 @@ pub(super) fn detect(bytes: &FileBytes, config: &FileConfig) -> Result<(Layout, 
         None => one_series(&payload),
     };
     let times = times(&dialect.sample, roles.ts, roles.clock);
-    let (reading, format) = time_format(config, &times, &roles, names[roles.ts])?;
+    let (reading, format) =
+        time_format(config, &times, &roles, names[roles.ts]).map_err(|e| e.with("line", dialect.line))?;
     if let Some(format) = &format {
         let zone = match config.zone {
             _ if format.tells_offset() => String::new(),
