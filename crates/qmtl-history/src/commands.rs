@@ -275,7 +275,7 @@ async fn unknown(backend: &dyn HistoryBackend, key: &SeriesKey) -> Result<Option
             "it may be a damaged one: `qmtl-history ls` names the damaged folders".to_owned()
         }
         _ if let Some(finer) = &finer => format!(
-            "it has {finer}: export that, and make bars of {} of it, as `resample` of pandas does",
+            "it has {finer}: export that and resample it to {}, for example with pandas",
             key.interval
         ),
         [] => "the store is empty; `qmtl-history backfill` fills it".to_owned(),

@@ -117,7 +117,7 @@ fn heard(sources: &[Source], given: Option<&str>) -> Result<()> {
         !sources.is_empty() && sources.iter().all(|source| matches!(source, Source::Exchange(_)));
     match given.filter(|_| are_exchanges) {
         Some(name) => Err(Error::invalid(format!(
-            "{name} says how a file is read, and no source is a file; leave it out"
+            "{name} applies to files only, and no source is a file; leave it out"
         ))),
         None => Ok(()),
     }

@@ -359,7 +359,7 @@ fn flags_of_files_beside_an_exchange() {
     for flag in
         [&["--zone", "Europe/Berlin"][..], &["--delimiter", ";"], &["--no-header"], &["--stamp", "close"]]
     {
-        let told = format!("{} says how a file is read, and no source is a file; leave it out", flag[0]);
+        let told = format!("{} applies to files only, and no source is a file; leave it out", flag[0]);
         scene.run(&[&["plan", "--source", "binance"], flag, &range].concat()).fails_with(2, &told);
     }
     // In a list, what stands at the top is for the series that have files.
@@ -369,7 +369,7 @@ fn flags_of_files_beside_an_exchange() {
         scene.run(&["plan", "--nodes", "list.toml", "--start", "2024-01-01", "--end", "2024-01-02"])
     };
     assert_eq!(list("").code, Some(0));
-    let told = "skip_lines says how a file is read, and no source is a file; leave it out (entry: 1";
+    let told = "skip_lines applies to files only, and no source is a file; leave it out (entry: 1";
     list("skip_lines = 2\n").fails_with(2, told);
     // One of several is.
     let source = scene.file("BTCUSDT-1h.csv", "ts,close\n2024-01-01 01:00,1\n2024-01-01 02:00,2\n");
@@ -383,7 +383,7 @@ fn of_bars_that_can_be_made_of_stored_ones_the_hint_says_so() {
     let scene = Scene::new();
     let source = scene.file("x.csv", &super::minutes(10));
     scene.json(&["backfill", "--source", &source, "--node", "y", "--interval", "1m"]);
-    let hint = "it has y@1m: export that, and make bars of 5m of it, as `resample` of pandas does";
+    let hint = "it has y@1m: export that and resample it to 5m, for example with pandas";
     scene.run(&["export", "--node", "y", "--interval", "5m"]).fails_with(1, hint);
     for other in ["90s", "5m+30s"] {
         scene.run(&["export", "--node", "y", "--interval", other]).fails_with(1, "hint: it has y@1m\n");

@@ -48,8 +48,8 @@ impl StepsBack {
         self.found.iter().all(is_fold).then(|| {
             let at = unit.instant(*time).map_or_else(String::new, |ts| format!(" ({ts})"));
             format!(
-                "at {place} {row}{at} times go back, as those of local clocks do in autumn: say their time zone (with_zone), \
-                 without which they are read as UTC"
+                "times go back at {place} {row}{at}, as local clocks do in autumn: give their time zone (with_zone), or they \
+                 are read as UTC"
             )
         })
     }
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn an_hour_that_comes_twice_on_a_sunday_in_autumn_is_that_of_local_clocks() {
         let told = |note: Option<String>| {
-            note.is_some_and(|note| note.starts_with("at line 4 (2024-10-27T02:00:00Z)"))
+            note.is_some_and(|note| note.starts_with("times go back at line 4 (2024-10-27T02:00:00Z)"))
         };
         assert!(told(note(&[60, 120, 150, 120, 150, 180], SUNDAY, 30)));
         assert!(told(note(&[0, 60, 120, 120, 180], SUNDAY, 60)));

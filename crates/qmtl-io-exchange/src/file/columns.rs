@@ -130,8 +130,8 @@ fn of_two_header_rows<'a>(own: &[&'a str], config: &FileConfig) -> Result<Vec<(u
         }
         _ if all.len() > 1 && config.renamed.is_empty() => {
             return Err(Error::schema(
-                "the columns are those of several series side by side; write each series into a file of its own, or say \
-                 which columns are meant (with_column)",
+                "the file holds several series side by side; write each to a file of its own, or name the columns to read \
+                 (with_column)",
             )
             .with("columns", shown(own)));
         }

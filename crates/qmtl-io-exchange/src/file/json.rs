@@ -38,7 +38,7 @@ pub(super) fn open(bytes: &FileBytes, config: &FileConfig) -> Result<Opened> {
     })?;
     let bytes = quoted.as_ref().unwrap_or(bytes);
     if quoted.is_some() {
-        notes.push("NaN and Infinity, which JSON does not have, are read as numbers".to_owned());
+        notes.push("NaN and Infinity are not valid JSON; they are read as numbers".to_owned());
     }
     if !shape.nested.is_empty() {
         notes.push(format!("what holds lists or objects is left out: {}", shape.nested.join(", ")));

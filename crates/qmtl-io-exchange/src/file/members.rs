@@ -120,7 +120,7 @@ fn refuse_twins(bytes: &FileBytes, archive: &ZipArchive<BufReader<Cursor>>) -> R
     if count == u16::MAX || usize::from(count) == archive.len() {
         return Ok(());
     }
-    Err(Error::schema("members of the zip archive have the same name; unpack it, and read its files")
+    Err(Error::schema("several members of the zip archive share a name; unpack it and read the files")
         .with("members", count)
         .with("names", archive.len()))
 }

@@ -193,7 +193,7 @@ impl FileSet {
                 "no file is named after this series, and names tell the files of this source apart; call the node as \
                  the files call it"
             } else {
-                "the files that are named after this node hold bars of another interval; ask for one that they hold"
+                "the files named after this node hold bars of another interval; ask for one of theirs"
             };
             return Err(Error::new(ErrorKind::NotFound, message)
                 .with("series", key)

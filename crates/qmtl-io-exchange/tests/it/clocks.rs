@@ -211,8 +211,8 @@ async fn an_hour_that_comes_twice_is_noted_where_no_zone_is_given() {
     let clock = times.map(|time| micros(&format!("{}:00Z", time.replace(' ', "T"))));
     let told = |at: &str| {
         format!(
-            "at {at} (2024-11-03T01:00:00Z) times go back, as those of local clocks do in autumn: say their time zone \
-             (with_zone), without which they are read as UTC"
+            "times go back at {at} (2024-11-03T01:00:00Z), as local clocks do in autumn: give their time zone (with_zone), \
+             or they are read as UTC"
         )
     };
     let notes = |config| async { FileFetcher::open(config).await.unwrap().notes().to_vec() };

@@ -367,5 +367,5 @@ async fn members_of_one_name_are_refused() {
         }
     }
     let error = FileFetcher::open(file("X.zip", archive).config()).await.unwrap_err().to_string();
-    assert!(error.starts_with("members of the zip archive have the same name; unpack it"), "{error}");
+    assert!(error.starts_with("several members of the zip archive share a name; unpack it"), "{error}");
 }

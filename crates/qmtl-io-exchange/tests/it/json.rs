@@ -56,7 +56,7 @@ async fn candles_in_every_form() {
 /// Python writes them, though JSON does not have them.
 #[tokio::test]
 async fn numbers_that_are_none() {
-    let told = "NaN and Infinity, which JSON does not have, are read as numbers";
+    let told = "NaN and Infinity are not valid JSON; they are read as numbers";
     let text = "[{\"ts\":1709510400,\"note\":\"NaN, \\\"Infinity\",\"open\":NaN,\"vol\": -Infinity},\n\
                 {\"ts\":1709514000,\"note\":\"\\\\\",\"open\":1.5e-1,\"vol\":Infinity}]";
     let (rows, notes) = read(file("a.json", text).config()).await;

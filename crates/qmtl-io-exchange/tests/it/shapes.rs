@@ -181,7 +181,7 @@ async fn lines_around_the_table() {
     }
     let both = "\"('Date', '')\",\"('Close', 'ACME')\",\"('Close', 'NOVA')\"\n2024-03-04,2,1\n";
     let error = read(file("a.csv", both).config(), "1d").await.unwrap_err().to_string();
-    assert!(error.starts_with("the columns are those of several series side by side"), "{error}");
+    assert!(error.starts_with("the file holds several series side by side"), "{error}");
     let header = table.lines().next().unwrap();
     let repeated = table.replace("\n1709514000", &format!("\n{header}\n1709514000"));
     check_text(&repeated, "1h", &CANDLES, &["the header comes again once"]).await;
@@ -707,7 +707,7 @@ async fn a_date_without_its_time_of_day_is_refused() {
         let text = format!("date,time,close\n2024-03-04,01:00,1\n2024-03-04,{empty},2\n2024-03-04,03:00,3\n");
         let error = read(file("a.csv", text).config(), "1h").await.unwrap_err().to_string();
         assert!(
-            error.starts_with("a row has no time of day; correct it, or take it out (line: 3,"),
+            error.starts_with("a row has a date but no time of day; correct or remove it (line: 3,"),
             "{error}"
         );
     }

@@ -502,7 +502,7 @@ impl Layout {
             let error = match (field.trim_ascii().is_empty(), self.reading, &self.format) {
                 (true, _, _) => Error::schema("a row has no time"),
                 _ if self.clock.is_some_and(|at| record.field(at).trim_ascii().is_empty()) => {
-                    Error::schema("a row has no time of day; correct it, or take it out")
+                    Error::schema("a row has a date but no time of day; correct or remove it")
                 }
                 (_, Reading::Text, Some(format)) => not_of_form(format),
                 _ if has_exponent => Error::schema(
