@@ -39,7 +39,7 @@ struct Parser {
     longest: usize,
 }
 
-const PARSERS: [Parser; 10] = [
+const PARSERS: [Parser; 11] = [
     Parser {
         name: "arrow",
         package: "qmtl-io-exchange",
@@ -51,6 +51,13 @@ const PARSERS: [Parser; 10] = [
         name: "csv",
         package: "qmtl-io-exchange",
         test: "file::fuzz::csv",
+        folder: "src/file",
+        longest: 4096,
+    },
+    Parser {
+        name: "json",
+        package: "qmtl-io-exchange",
+        test: "file::fuzz::json",
         folder: "src/file",
         longest: 4096,
     },

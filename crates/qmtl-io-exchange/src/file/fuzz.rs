@@ -71,3 +71,9 @@ fn csv() {
     };
     check!("csv", name, [None, Some("symbol")]);
 }
+
+/// By rows, by columns, and objects that a key names.
+#[test]
+fn json() {
+    check!("json", |_: &[u8]| "x.json", [None, Some("symbol")]);
+}
