@@ -5,6 +5,7 @@ mod budget;
 mod cached;
 mod config;
 mod follow;
+pub mod lease;
 mod live;
 pub mod plan;
 mod provider;

@@ -183,7 +183,7 @@ impl AutoBackfillStrategy for FetcherBackfillStrategy {
         backend: &dyn HistoryBackend,
         progress: &dyn ProgressSink,
     ) -> Result<BackfillReport> {
-        let _job = metrics::JobGuard::start();
+        let _job = metrics::Guard::job();
         let started = self.clock.monotonic();
         let key = &request.key;
         metrics::auto_backfill_request(self.name, key);

@@ -8,6 +8,8 @@ pub mod fixtures;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 mod model;
+#[cfg(all(unix, feature = "postgres"))]
+pub mod postgres;
 mod probe;
 mod suite;
 

@@ -6,6 +6,8 @@ pub mod events;
 pub mod format;
 pub mod metrics;
 mod observed;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 
 pub use clock::TokioClock;
 pub use observed::Observed;

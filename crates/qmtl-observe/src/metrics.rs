@@ -19,22 +19,35 @@ use qmtl_history_api::{ErrorKind, Interval, NodeId, SeriesKey, SourceId, Timesta
 
 pub use table::{Kind, METRICS, Metric, Unit, describe};
 
-/// Counts a backfill job in `backfill_jobs_in_progress` for as long as it lives: the gauge is right
-/// also after the job was cancelled or has panicked.
+/// Counts one thing in a gauge for as long as it lives: the gauge is right also after what it counts was cancelled or
+/// has panicked.
 #[derive(Debug)]
-#[must_use = "the job counts only while the guard lives"]
-pub struct JobGuard(::metrics::Gauge);
+#[must_use = "the thing counts only while the guard lives"]
+pub struct Guard(::metrics::Gauge);
 
-impl JobGuard {
-    /// Counts one more job.
-    pub fn start() -> Self {
-        let jobs = table::JOBS_IN_PROGRESS.with([]);
-        jobs.increment(1.0);
-        Self(jobs)
+impl Guard {
+    /// Counts one more backfill job, `backfill_jobs_in_progress`.
+    pub fn job() -> Self {
+        Self::start(table::JOBS_IN_PROGRESS.with([]))
+    }
+
+    /// Counts one more connection of a lease coordinator, `qmtl_coordinator_connections`.
+    pub fn connection() -> Self {
+        Self::start(table::COORDINATOR_CONNECTIONS.with([]))
+    }
+
+    /// Counts one more lease that this worker holds, `qmtl_backfill_lease_held`.
+    pub fn lease() -> Self {
+        Self::start(table::LEASE_HELD.with([]))
+    }
+
+    fn start(gauge: ::metrics::Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
     }
 }
 
-impl Drop for JobGuard {
+impl Drop for Guard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -158,6 +171,32 @@ pub fn node_failed(node_id: &NodeId) {
 /// Reports the memory that a node's cache holds, `nodecache_resident_bytes`.
 pub fn nodecache_resident(key: &SeriesKey, bytes: usize) {
     table::NODECACHE_RESIDENT.with(series(key)).set(bytes as f64);
+}
+
+/// Counts a lease that ran out before its window was done, `qmtl_backfill_lease_expired_total`.
+pub fn lease_expired() {
+    table::LEASE_EXPIRED.with([]).increment(1);
+}
+
+/// Records a call that a lease coordinator answered: `qmtl_coordinator_requests_total`, and where it was begun,
+/// `qmtl_coordinator_request_duration_seconds`.
+pub fn coordinator_request(call: &'static str, outcome: &'static str, elapsed: Option<Duration>) {
+    table::COORDINATOR_REQUESTS.with([call.into(), outcome.into()]).increment(1);
+    if let Some(elapsed) = elapsed {
+        table::COORDINATOR_DURATION.with([call.into()]).record(elapsed.as_secs_f64());
+    }
+}
+
+/// Records how long a lease coordinator took to make changes durable, `qmtl_coordinator_commit_duration_seconds`.
+pub fn coordinator_commit(elapsed: Duration) {
+    table::COORDINATOR_COMMIT.with([]).record(elapsed.as_secs_f64());
+}
+
+/// Reports how many keys a lease coordinator knows in each state, `qmtl_coordinator_keys`.
+pub fn coordinator_keys(counts: impl IntoIterator<Item = (&'static str, u64)>) {
+    for (state, keys) in counts {
+        table::COORDINATOR_KEYS.with([state.into()]).set(keys as f64);
+    }
 }
 
 /// Records how long a backend took to answer a call, `qmtl_store_operation_duration_seconds`.

@@ -307,7 +307,7 @@ impl Run {
 
     async fn to_end(&self, outcome: &mut JobOutcome) -> Result<()> {
         let Some(mut rest) = self.unfinished() else { return Ok(()) };
-        let _counted = metrics::JobGuard::start();
+        let _counted = metrics::Guard::job();
         let BackfillJob { key, range, .. } = &self.job;
         events::backfill_start(key, *range);
         let bars = rest.count(key.interval);

@@ -141,6 +141,16 @@ table! {
         "Leases that another worker took over.";
     LEASE_EXPIRED: Counter "qmtl_backfill_lease_expired_total" [] Count,
         "Leases that ran out before their window was done.";
+    COORDINATOR_REQUESTS: Counter "qmtl_coordinator_requests_total" ["call", "outcome"] Count,
+        "Calls that a lease coordinator answered; the outcome is ok, why it was refused, or an error kind.";
+    COORDINATOR_DURATION: Histogram "qmtl_coordinator_request_duration_seconds" ["call"] Seconds,
+        "How long a lease coordinator took to answer a call.";
+    COORDINATOR_CONNECTIONS: Gauge "qmtl_coordinator_connections" [] Count,
+        "Connections that are open to a lease coordinator.";
+    COORDINATOR_KEYS: Gauge "qmtl_coordinator_keys" ["state"] Count,
+        "Lease keys that a coordinator knows, by state.";
+    COORDINATOR_COMMIT: Histogram "qmtl_coordinator_commit_duration_seconds" [] Seconds,
+        "How long a lease coordinator took to make changes durable.";
     STORE_DURATION: Histogram "qmtl_store_operation_duration_seconds" ["backend", "operation"] Seconds,
         "How long a backend took to answer a call.";
     STORE_ERRORS: Counter "qmtl_store_errors_total" ["backend", "operation", "kind"] Count,

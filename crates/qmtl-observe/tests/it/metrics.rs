@@ -5,7 +5,7 @@ use std::time::Duration;
 use expect_test::expect_file;
 use qmtl_history_api::frame::Dropped;
 use qmtl_history_api::{ErrorKind, SourceId};
-use qmtl_observe::metrics::{self, JobGuard, Kind, METRICS, Unit};
+use qmtl_observe::metrics::{self, Guard, Kind, METRICS, Unit};
 
 use crate::recorded::Value::{Counter, Gauge, Histogram};
 use crate::recorded::{Recorded, Value};
@@ -67,7 +67,7 @@ fn everything_recorded_is_in_the_table_with_its_labels() {
 
 fn record_everything() {
     let series = key("blake3:everything");
-    let _job = JobGuard::start();
+    let _job = Guard::job();
     metrics::last_timestamp(&series, at(1_700_000_040));
     metrics::retry(&series);
     metrics::failure(&series);
@@ -124,11 +124,11 @@ fn values_and_labels_are_those_of_the_contract() {
 #[test]
 fn the_gauge_of_jobs_is_right_after_a_panic_and_a_cancel() {
     let jobs = |work: fn()| Recorded::of(work)[0].clone();
-    let running = jobs(|| std::mem::forget(JobGuard::start()));
+    let running = jobs(|| std::mem::forget(Guard::job()));
     assert_eq!(running, ("backfill_jobs_in_progress{}".to_owned(), Gauge(1.0)));
     let panicked = jobs(|| {
         let job = std::panic::catch_unwind(|| {
-            let _job = JobGuard::start();
+            let _job = Guard::job();
             panic!("the job fails");
         });
         assert!(job.is_err());
@@ -136,7 +136,7 @@ fn the_gauge_of_jobs_is_right_after_a_panic_and_a_cancel() {
     assert_eq!(panicked.1, Gauge(0.0));
     let cancelled = jobs(|| {
         let mut job = Box::pin(async {
-            let _job = JobGuard::start();
+            let _job = Guard::job();
             std::future::pending::<()>().await;
         });
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -1,0 +1,135 @@
+//! Who may ask.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use blake3::Hash;
+use qmtl_history_api::{Error, Result};
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The fewest bytes of a token: what is shorter can be guessed.
+const SHORTEST: usize = 16;
+
+/// The bearer tokens of a file: one a line, several while they are being changed. A file that was changed is read
+/// again, within a second; one that cannot be read, or holds no token, changes nothing.
+///
+/// Tokens are kept as hashes and compared in constant time.
+pub struct BearerTokens {
+    path: PathBuf,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    tokens: Vec<Hash>,
+    /// When the file was last changed.
+    modified: Option<SystemTime>,
+    looked_at: Instant,
+}
+
+impl BearerTokens {
+    /// Reads the tokens of a file; empty lines and those that begin with `#` are left out.
+    ///
+    /// `InvalidInput` for a file that cannot be read, has no token, or one of fewer than 16 bytes.
+    pub fn from_file(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let modified = modified(&path);
+        let tokens = read(&path)?;
+        Ok(Self { path, known: Mutex::new(Known { tokens, modified, looked_at: Instant::now() }) })
+    }
+
+    /// Whether this is one of the tokens.
+    #[must_use]
+    pub fn admit(&self, token: &str) -> bool {
+        let shown = blake3::hash(token.as_bytes());
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.looked_at.elapsed() >= LOOK_EVERY {
+            known.looked_at = Instant::now();
+            let changed = modified(&self.path);
+            if changed != known.modified {
+                match read(&self.path) {
+                    Ok(tokens) => {
+                        tracing::info!(file = %self.path.display(), tokens = tokens.len(), "the bearer tokens were read again");
+                        known.tokens = tokens;
+                    }
+                    Err(error) => {
+                        tracing::error!(error = error.chain(), "the bearer tokens stay as they were")
+                    }
+                }
+                known.modified = changed;
+            }
+        }
+        // All are compared, whichever fits.
+        known.tokens.iter().fold(false, |admitted, own| admitted | (*own == shown))
+    }
+}
+
+/// Shows the file and no token.
+impl fmt::Debug for BearerTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BearerTokens").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn read(path: &Path) -> Result<Vec<Hash>> {
+    let error = |message: &str| Error::invalid(message).with("file", path.display());
+    let text =
+        fs::read_to_string(path).map_err(|e| error("cannot read the file of bearer tokens").caused_by(e))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut tokens = Vec::new();
+    for token in lines {
+        if token.len() < SHORTEST {
+            return Err(error("a bearer token has at least 16 characters: `openssl rand -hex 32` makes one"));
+        }
+        tokens.push(blake3::hash(token.as_bytes()));
+    }
+    if tokens.is_empty() {
+        return Err(error("the file has no bearer token: put one in it, alone on a line"));
+    }
+    Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_changed_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens");
+        let write = |text: &str, at: u64| {
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(at)).unwrap();
+        };
+        write("# ours\n\n old-token-of-16-characters \n", 1);
+        let tokens = BearerTokens::from_file(&path).unwrap();
+        let look = |token: &str| {
+            tokens.known.lock().unwrap().looked_at -= LOOK_EVERY;
+            tokens.admit(token)
+        };
+        let (old, new) = ("old-token-of-16-characters", "new-token-of-16-characters");
+        assert_eq!([look(old), look(new), look("old-token"), look("")], [true, false, false, false]);
+        write(&format!("{old}\n{new}\n"), 2);
+        assert_eq!([look(old), look(new)], [true, true]);
+        write(new, 3);
+        assert_eq!([look(old), look(new)], [false, true]);
+        for broken in ["", "short"] {
+            write(broken, 4);
+            assert!(look(new), "a broken file changes nothing");
+            let error = BearerTokens::from_file(&path).unwrap_err().to_string();
+            assert!(error.contains("tokens") && !error.contains("short"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(look(new));
+        assert!(!format!("{tokens:?}").contains("token-of"));
+    }
+}

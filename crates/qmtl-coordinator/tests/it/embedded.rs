@@ -1,0 +1,127 @@
+//! The store in a file.
+
+use std::time::Duration;
+
+use qmtl_backfill::lease::{BackfillCoordinator, Command, Policy, Query, Reply, State};
+use qmtl_coordinator::{EmbeddedStore, LeaseStore};
+use qmtl_history_api::{ErrorKind, Timestamp};
+use qmtl_history_testkit::fixtures::ManualClock;
+
+use crate::suite;
+
+#[tokio::test]
+async fn it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    suite::run(EmbeddedStore::open(folder.path().join("a/b/leases.redb"), suite::policy()).unwrap()).await;
+}
+
+fn claim(secs: u64) -> Command {
+    Command::Claim { ttl: Duration::from_secs(secs), worker: Some("w".into()), request_id: None }
+}
+
+async fn granted(store: &EmbeddedStore, key: &str, secs: u64) -> (u64, String) {
+    match store.apply(key, claim(secs)).await.unwrap() {
+        Reply::Granted(grant) => (grant.fence, grant.token),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp::from_secs(secs).unwrap()
+}
+
+#[tokio::test]
+async fn leases_outlive_the_process_and_its_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let open = |clock: &ManualClock| EmbeddedStore::open_with_clock(&path, Policy::default(), clock.clone());
+    let clock = ManualClock::new(at(1_000_000));
+    let store = open(&clock).unwrap();
+    let (fence, token) = granted(&store, "k", 100).await;
+    // A clock that is set tells nothing about how much time has passed.
+    clock.set(at(5_000_000));
+    assert!(matches!(store.apply("k", claim(100)).await.unwrap(), Reply::Refused(_)));
+    let second = open(&clock).unwrap_err();
+    assert_eq!(second.kind(), ErrorKind::Unavailable, "{second}");
+    drop(store);
+    // Even one that was set back before the start.
+    let clock = ManualClock::new(at(10));
+    let store = open(&clock).unwrap();
+    assert!(matches!(store.apply("k", claim(100)).await.unwrap(), Reply::Refused(_)));
+    assert!(granted(&store, "other", 100).await.0 > fence);
+    clock.advance(Duration::from_secs(100));
+    assert!(granted(&store, "k", 100).await.0 > fence);
+    let complete = Command::Complete { token, missing: 0, ratio: 1.0, retry_after: Duration::ZERO };
+    assert_eq!(store.apply("k", complete).await.unwrap(), Reply::Stale);
+}
+
+#[tokio::test]
+async fn keys_are_counted_and_the_old_ones_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let clock = ManualClock::new(at(1_000_000));
+    let open = || EmbeddedStore::open_with_clock(&path, Policy::default(), clock.clone()).unwrap();
+    let store = open();
+    for number in 0..50 {
+        let key = format!("k{number:02}");
+        let (_, token) = granted(&store, &key, if number < 2 { 5 } else { 600 }).await;
+        let command = match number {
+            0..5 => continue,
+            5..10 => Command::Fail { token, reason: "r".into() },
+            10..15 => Command::Release { token, reason: "r".into() },
+            _ => Command::Complete { token, missing: 0, ratio: 1.0, retry_after: Duration::ZERO },
+        };
+        store.apply(&key, command).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(10));
+    let wanted =
+        [(State::Expired, 2), (State::Held, 3), (State::Failed, 5), (State::Released, 5), (State::Done, 35)];
+    let counted = async |store: &EmbeddedStore| {
+        let counts = store.counts().await.unwrap();
+        counts.into_iter().filter(|(_, keys)| *keys > 0).collect::<Vec<_>>()
+    };
+    let sorted = |mut counts: Vec<(State, u64)>| {
+        counts.sort_by_key(|(state, _)| state.as_str());
+        counts
+    };
+    assert_eq!(sorted(counted(&store).await), sorted(wanted.to_vec()));
+    drop(store);
+    let store = open();
+    assert_eq!(sorted(counted(&store).await), sorted(wanted.to_vec()), "also after it was opened again");
+    assert_eq!(store.forget(at(1_000_000)).await.unwrap(), 0);
+    assert_eq!(store.forget(at(1_000_005)).await.unwrap(), 40, "what is done or given back");
+    assert_eq!(store.inspect(&Query::new("k")).await.unwrap().leases.len(), 10);
+    assert_eq!(sorted(counted(&store).await), sorted(wanted[..3].to_vec()));
+}
+
+#[tokio::test]
+async fn what_is_no_lease_store_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.redb");
+    let open = || EmbeddedStore::open(&path, Policy::default());
+    std::fs::write(&path, "key,token\n").unwrap();
+    let error = open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(error.to_string().contains("leases.redb"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    drop(open().unwrap());
+    // Damage in the middle, as a disk does it.
+    let store = open().unwrap();
+    for number in 0..200 {
+        granted(&store, &format!("key-of-a-window-{number}"), 600).await;
+    }
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let places: Vec<_> = bytes
+        .windows(16)
+        .enumerate()
+        .filter(|(_, part)| part.starts_with(b"key-of-a-window-"))
+        .map(|(at, _)| at)
+        .collect();
+    places.iter().for_each(|at| bytes[*at] ^= 0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let error = open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(EmbeddedStore::open(folder.path(), Policy::default()).unwrap_err().kind(), ErrorKind::Storage);
+}

@@ -1,0 +1,91 @@
+//! The store in a PostgreSQL database.
+
+use std::time::Duration;
+
+use qmtl_backfill::lease::{BackfillCoordinator, Command, Policy, Reply};
+use qmtl_coordinator::{LeaseStore, PostgresStore};
+use qmtl_history_api::{ErrorKind, Timestamp};
+use qmtl_history_testkit::postgres::Cluster;
+
+use crate::suite;
+
+fn cluster() -> Option<Cluster> {
+    Some(Cluster::start()?.unwrap())
+}
+
+fn claim() -> Command {
+    Command::Claim { ttl: Duration::from_secs(600), worker: Some("w".into()), request_id: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_holds() {
+    let Some(cluster) = cluster() else { return };
+    let url = cluster.create("leases").unwrap();
+    suite::run(PostgresStore::connect(&url, suite::policy()).await.unwrap()).await;
+    let counts = PostgresStore::connect(&url, suite::policy()).await.unwrap().counts().await.unwrap();
+    assert!(counts.iter().any(|(state, keys)| state.as_str() == "held" && *keys > 0), "{counts:?}");
+}
+
+/// Two servers that start together make the tables once, and grant no key twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_servers_share_a_database() {
+    let Some(cluster) = cluster() else { return };
+    let url = cluster.create("leases").unwrap();
+    let connects = (0..4).map(|_| PostgresStore::connect(&url, Policy::default()));
+    let stores = futures::future::try_join_all(connects).await.unwrap();
+    for round in 0..20 {
+        let key = format!("k{round}");
+        let claims = stores.iter().map(|store| store.apply(&key, claim()));
+        let replies = futures::future::try_join_all(claims).await.unwrap();
+        let grants = replies.iter().filter(|reply| matches!(reply, Reply::Granted(_))).count();
+        assert_eq!(grants, 1, "{replies:?}");
+    }
+    let forgotten = stores[0].forget(Timestamp::MAX).await.unwrap();
+    assert_eq!(forgotten, 0, "what is held is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_cannot_do_is_told() {
+    let Some(mut cluster) = cluster() else { return };
+    for (url, kind) in [
+        ("postgres://", ErrorKind::InvalidInput),
+        ("postgres://host/db", ErrorKind::InvalidInput),
+        ("mysql://canary", ErrorKind::InvalidInput),
+        (&cluster.url("nothing"), ErrorKind::Unavailable),
+        ("postgres://qmtl:canary@127.0.0.1:1/db", ErrorKind::Unavailable),
+    ] {
+        let error = PostgresStore::connect(url, Policy::default()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{url}: {}", error.chain());
+        assert!(!error.chain().contains("canary"), "{}", error.chain());
+    }
+    let url = cluster.create("leases").unwrap();
+    let store = PostgresStore::connect(&url, Policy::default()).await.unwrap();
+    let Reply::Granted(grant) = store.apply("k", claim()).await.unwrap() else { panic!() };
+    // A server that was killed and came back knows what it said before, and is used again.
+    cluster.kill();
+    let error = store.apply("k", claim()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{}", error.chain());
+    cluster.restart().unwrap();
+    let mut reply = store.apply("k", claim()).await;
+    for _ in 0..20 {
+        if reply.is_ok() {
+            break;
+        }
+        reply = store.apply("k", claim()).await;
+    }
+    assert!(matches!(reply, Ok(Reply::Refused(_))), "{reply:?}");
+    // Read-only, then of a newer version.
+    cluster.execute("leases", "alter database leases set default_transaction_read_only = on").unwrap();
+    let error = PostgresStore::connect(&url, Policy::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage, "{}", error.chain());
+    cluster.execute("postgres", "alter database leases set default_transaction_read_only = off").unwrap();
+    cluster.execute("leases", "update qmtl_lease_version set version = 99").unwrap();
+    let error = PostgresStore::connect(&url, Policy::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+    let (token, retry_after) = (grant.token, Duration::ZERO);
+    let complete = Command::Complete { token, missing: 0, ratio: 1.0, retry_after };
+    assert!(matches!(store.apply("k", complete).await, Ok(Reply::Ended { .. })), "servers that run go on");
+    cluster.execute("leases", "drop table qmtl_leases").unwrap();
+    let error = store.apply("k", claim()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+}
