@@ -4,6 +4,7 @@
 
 mod bench;
 mod flags;
+mod postgres;
 mod process;
 mod questdb;
 mod s3;

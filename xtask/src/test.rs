@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::flags;
+use crate::postgres;
 use crate::process::{self, cargo, shown, target};
 use crate::questdb;
 use crate::s3;
@@ -79,6 +80,12 @@ impl Scope {
             || self.packages.iter().any(|name| name == "qmtl-io-parquet" || name == "qmtl-history")
     }
 
+    /// Whether a package in it is tested against PostgreSQL.
+    fn needs_postgres(&self) -> bool {
+        self.packages.is_empty()
+            || self.packages.iter().any(|name| name == "qmtl-coordinator" || name == "qmtl-history")
+    }
+
     /// `cargo` with the subcommand `words`, on the packages.
     fn cargo(&self, words: &[&str]) -> Command {
         let mut command = cargo(words);
@@ -141,6 +148,11 @@ fn tests(scope: &Scope, tally: &mut Tally) -> Result<()> {
     let bucket = if scope.needs_s3() { s3::Server::for_tests()? } else { None };
     if let Some(server) = &bucket {
         server.told(&mut command);
+    }
+    if scope.needs_postgres()
+        && let Some(programs) = postgres::Programs::for_tests()?
+    {
+        programs.told(&mut command);
     }
     let before = *tally;
     let succeeded = process::watch(&mut command, |line| tally.read(line))?;

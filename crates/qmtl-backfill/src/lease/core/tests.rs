@@ -284,7 +284,7 @@ proptest! {
                         grants.last_mut().unwrap().1 = Some(grant.until);
                     }
                 }
-                3 | 4 | 5 => {
+                3..=5 => {
                     let reply = match what {
                         3 => key.complete(&token, which as u64 % 2),
                         4 => key.fail(&token),
