@@ -10,6 +10,7 @@ pub mod core;
 #[cfg(feature = "http")]
 mod http;
 mod in_process;
+mod keeper;
 mod key;
 #[cfg(feature = "wire")]
 pub mod wire;
@@ -24,7 +25,13 @@ pub use self::core::{Command, Grant, Lease, Outcome, Policy, Refusal, Reply, Sta
 #[cfg(feature = "http")]
 pub use self::http::{DistributedBackfillCoordinator, Transport};
 pub use self::in_process::InProcessCoordinator;
+pub(crate) use self::keeper::{Claimed, Ending, HeldLease};
+pub use self::keeper::{Keeper, LeaseConfig, OnLoss};
 pub use self::key::LeaseKey;
+
+/// The bars of a window that is leased. Windows begin at multiples of it, counted from the epoch, whatever the request,
+/// so that workers whose requests overlap claim the same keys.
+pub const LEASED_WINDOW_BARS: u64 = 900;
 
 /// Who grants leases.
 ///

@@ -237,6 +237,20 @@ impl Plan {
         self.demands.iter().map(of).fold(Duration::ZERO, Duration::saturating_add)
     }
 
+    /// The same for the gaps inside of `ranges` alone.
+    #[must_use]
+    pub(crate) fn within(&self, ranges: &RangeSet) -> Self {
+        let gaps = self.gaps.intersection(ranges);
+        let mut counts = self.cuts.count(&gaps);
+        counts.requests = counts.requests.min(self.counts.requests);
+        Self { gaps, counts, ..self.clone() }
+    }
+
+    /// The whole windows in which something is missing.
+    pub(crate) fn window_ranges(&self) -> impl Iterator<Item = TimeRange> + '_ {
+        self.windows().map(|window| window.range)
+    }
+
     /// The windows in which something is missing, ascending, made one at a time.
     #[must_use]
     pub fn windows(&self) -> Windows<'_> {

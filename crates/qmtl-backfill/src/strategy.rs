@@ -2,13 +2,14 @@
 
 pub(crate) mod batch;
 mod fetch;
+mod leased;
 mod notes;
 mod reread;
 mod retries;
 mod tally;
 mod write;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,9 @@ use tracing::Instrument;
 
 use crate::BackfillConfig;
 use crate::budget::Budget;
+use crate::lease::{Keeper, LEASED_WINDOW_BARS};
 use crate::plan::{Plan, Planner, Window};
+use leased::Leasing;
 pub use reread::Reread;
 use retries::Retries;
 use tally::Tally;
@@ -60,6 +63,8 @@ pub struct FetcherBackfillStrategy {
     stand_ins: Vec<Arc<dyn DataFetcher>>,
     clock: Arc<dyn Clock>,
     config: BackfillConfig,
+    /// What holds the leases without which no window is filled, when there are several workers.
+    keeper: Option<Keeper>,
     /// Series whose proofs have been counted.
     counted: Arc<Mutex<HashSet<SeriesKey>>>,
 }
@@ -84,7 +89,15 @@ impl FetcherBackfillStrategy {
     /// A strategy that goes by another name in metrics.
     pub(crate) fn named(name: &'static str, fetchers: Vec<Arc<dyn DataFetcher>>) -> Self {
         let (stand_ins, clock) = (Vec::new(), Arc::new(TokioClock::new()));
-        Self { name, fetchers, stand_ins, clock, config: BackfillConfig::default(), counted: Arc::default() }
+        Self {
+            name,
+            fetchers,
+            stand_ins,
+            clock,
+            config: BackfillConfig::default(),
+            keeper: None,
+            counted: Arc::default(),
+        }
     }
 
     /// Asks `fetcher` for what those before it cannot give: first an exchange, then another one.
@@ -108,6 +121,24 @@ impl FetcherBackfillStrategy {
     #[must_use]
     pub fn with_config(mut self, config: BackfillConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Fills only windows for which it holds a lease, so that of many workers one fills each. Windows are of
+    /// [`LEASED_WINDOW_BARS`](crate::lease::LEASED_WINDOW_BARS) bars then, whatever the configuration and the sources,
+    /// so that all workers speak of the same ones.
+    ///
+    /// - A window is claimed when something of it is missing, and looked at again once the lease is there.
+    /// - What others hold is waited for, then looked at in the store, until the request's
+    ///   [`stop`](BackfillRequest::stop) or the deadline.
+    /// - A lease that was lost ends the work on its window: nothing of it is written any more.
+    /// - What the coordinator calls dead stands in the report as failed; what nobody need look at now is missing.
+    /// - When the coordinator does not answer, [`LeaseConfig::on_loss`](crate::lease::LeaseConfig::on_loss) says what
+    ///   happens. When it does not answer the very first claim, and the worker is to stop, that is the error of
+    ///   `ensure_range`.
+    #[must_use]
+    pub fn with_leases(mut self, keeper: Keeper) -> Self {
+        self.keeper = Some(keeper);
         self
     }
 
@@ -159,7 +190,8 @@ impl FetcherBackfillStrategy {
             .iter()
             .fold(planner, |planner, own| planner.with_stand_in(own.source_id(), own.limits()))
             .with_settle(self.config.settle);
-        match self.config.window_bars {
+        let window_bars = self.keeper.as_ref().map(|_| LEASED_WINDOW_BARS).or(self.config.window_bars);
+        match window_bars {
             Some(bars) => planner.with_window_bars(bars),
             None => planner,
         }
@@ -233,7 +265,7 @@ impl FetcherBackfillStrategy {
         key: &'a SeriesKey,
         (known, columns, now): (&Coverage, &SchemaRef, Timestamp),
         (backend, until): (&'a dyn HistoryBackend, Option<Duration>),
-        progress: &'a dyn ProgressSink,
+        (progress, leasing): (&'a dyn ProgressSink, Option<&'a Leasing<'a>>),
     ) -> Job<'a> {
         Job {
             key,
@@ -244,6 +276,7 @@ impl FetcherBackfillStrategy {
             retries: Retries::new(Arc::clone(&self.clock), until),
             backend,
             progress,
+            leasing,
             clock: &*self.clock,
             config: &self.config,
             forming: forming_bar(key, now),
@@ -314,24 +347,21 @@ impl FetcherBackfillStrategy {
         let after = if plan.gaps().is_empty() {
             before
         } else {
-            let columns = self.look(request, until, backend.schema(key)).await?;
-            let job = self.job(key, (&known, &columns, now), (backend, until), progress);
+            let run = Run { request, backend, until, progress, stop: &stop, ended: &ended };
             let stood = before.present().clone();
-            let (tally, was_stopped) = job.run(&plan, &stop).await;
-            report.stopped = was_stopped;
+            let work = match &self.keeper {
+                Some(keeper) => self.fill_leased(&run, &plan, keeper).await?,
+                None => self.work(&run, &plan, (&known, now), None).await?,
+            };
             // The report of what was done must not get lost because the store went away.
             let after = match backend.coverage(key, request.range).await {
                 Ok(mut after) => {
                     ended.leave_out_of(&mut after);
                     after
                 }
-                Err(_) => tally.applied_to(before, now),
+                Err(_) => work.tally.applied_to(before, now),
             };
-            tally.into_report(&mut report, &stood, &after);
-            report.last_error = job.retries.pending(request.range).filter(|_| was_stopped);
-            report.retry_reasons = job.retries.into_reasons();
-            report.retries = report.retry_reasons.values().sum();
-            report.fetch_requests = job.requests.into_inner() + report.retries;
+            work.into_report(&mut report, &stood, &after);
             after
         };
         self.conclude(&mut report, &plan, &after);
@@ -344,6 +374,23 @@ impl FetcherBackfillStrategy {
         metrics::auto_backfill_rows(self.name, key, report.rows_written);
         report.coverage = after;
         Ok(report)
+    }
+
+    /// Runs a plan.
+    async fn work(
+        &self,
+        run: &Run<'_>,
+        plan: &Plan,
+        (known, now): (&Coverage, Timestamp),
+        leasing: Option<&Leasing<'_>>,
+    ) -> Result<Work> {
+        let Run { request, backend, until, progress, stop, .. } = *run;
+        let columns = self.look(request, until, backend.schema(&request.key)).await?;
+        let job = self.job(&request.key, (known, &columns, now), (backend, until), (progress, leasing));
+        let (tally, was_stopped, vain) = job.run(plan, stop).await;
+        let last_error = job.retries.pending(request.range).filter(|_| was_stopped);
+        let requests = job.requests.into_inner();
+        Ok(Work { tally, was_stopped, vain, last_error, requests, retry_reasons: job.retries.into_reasons() })
     }
 
     /// Reports how many bars of the whole series are known not to exist: the first time, and where that has changed.
@@ -375,6 +422,42 @@ impl FetcherBackfillStrategy {
         // Of several sources another one may still have the bar; and an answer that is dated by a clock far
         // behind is believed for no time at all.
         report.known_empty = report.known_empty.difference(&report.missing);
+    }
+}
+
+/// What the jobs of one fill share.
+struct Run<'a> {
+    request: &'a BackfillRequest,
+    backend: &'a dyn HistoryBackend,
+    /// When the run is to end, on the monotonic clock.
+    until: Option<Duration>,
+    progress: &'a dyn ProgressSink,
+    stop: &'a StopSignal,
+    ended: &'a Ended,
+}
+
+/// What came of a job.
+struct Work {
+    tally: Tally,
+    was_stopped: bool,
+    /// Why to go on would be vain.
+    vain: Option<Error>,
+    /// Why a request was being made again when it was stopped.
+    last_error: Option<Error>,
+    /// Requests without retries.
+    requests: u64,
+    retry_reasons: BTreeMap<&'static str, u64>,
+}
+
+impl Work {
+    /// Fills in `report`, given where rows stood before and the coverage at the end.
+    fn into_report(self, report: &mut BackfillReport, stood: &RangeSet, after: &Coverage) {
+        self.tally.into_report(report, stood, after);
+        report.stopped = self.was_stopped;
+        report.last_error = self.last_error;
+        report.retry_reasons = self.retry_reasons;
+        report.retries = report.retry_reasons.values().sum();
+        report.fetch_requests = self.requests + report.retries;
     }
 }
 
@@ -449,6 +532,8 @@ struct Job<'a> {
     retries: Retries,
     backend: &'a dyn HistoryBackend,
     progress: &'a dyn ProgressSink,
+    /// How windows are leased, where they are.
+    leasing: Option<&'a Leasing<'a>>,
     clock: &'a dyn Clock,
     config: &'a BackfillConfig,
     /// The bar that was open when the plan was made.
@@ -465,8 +550,8 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Fetches and writes side by side until all is done or the writer finds that to go on is vain.
-    /// Says too whether it was stopped before all windows had their turn.
-    async fn run(&self, plan: &Plan, stop: &StopSignal) -> (Tally, bool) {
+    /// Says too whether it was stopped before all windows had their turn, and why to go on would be vain.
+    async fn run(&self, plan: &Plan, stop: &StopSignal) -> (Tally, bool, Option<Error>) {
         let mut writer = Writer::new(self, SchemaRef::clone(&self.columns));
         // Unbounded in number, bounded in bytes by the budget, so that a slow write never
         // keeps an open request from being read.
@@ -503,19 +588,19 @@ impl Job<'_> {
             Ok((false, ())) if begun < plan.window_count() => Some(self.passed("deadline", None)),
             Ok(_) => None,
         };
-        if let Some(error) = failure {
+        if let Some(error) = &failure {
             for window in plan.windows().take(usize::try_from(begun).unwrap_or(usize::MAX)) {
                 if tally.is_concluded(&window) {
                     continue;
                 }
                 if self.open().contains(&window.ordinal) {
-                    self.window_failed(&window, &error);
+                    self.window_failed(&window, error);
                 }
                 tally.failed(&window, error.clone());
             }
-            tally.failed_from(begun, plan, error);
+            tally.failed_from(begun, plan, error.clone());
         }
-        (tally, was_stopped)
+        (tally, was_stopped, failure)
     }
 
     /// Whether the time of the run is over.
@@ -539,7 +624,6 @@ impl Job<'_> {
 
     fn window_started(&self, window: &Window) {
         self.open().insert(window.ordinal);
-        self.begun.fetch_max(window.ordinal + 1, Ordering::Relaxed);
         events::Batch::new(self.key, window.span(), &self.source).attempt(1);
         self.tell(&ProgressEvent::WindowStarted { window: window.span() });
     }
@@ -548,6 +632,11 @@ impl Job<'_> {
         self.open().remove(&window.ordinal);
         events::Batch::new(self.key, window.span(), &self.source).succeeded(1);
         self.tell(&ProgressEvent::WindowStored { window: window.span(), rows, bars });
+    }
+
+    /// The window is somebody else's now.
+    fn window_given_up(&self, window: &Window) {
+        self.open().remove(&window.ordinal);
     }
 
     fn window_failed(&self, window: &Window, error: &Error) {

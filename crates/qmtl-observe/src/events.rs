@@ -182,6 +182,100 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// One lease of a worker: what its `seamless.backfill.coordinator_…` events have in common. `world` and
+/// `requested_as_of` are fields only where they are known.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease<'a> {
+    /// The host of the coordinator's address: `coordinator_id`.
+    pub coordinator: &'a str,
+    /// Who holds it.
+    pub worker: &'a str,
+    /// Its key: `node:interval:start:end:world:requested_as_of`.
+    pub key: &'a str,
+    /// The series of the window.
+    pub series: &'a SeriesKey,
+    /// The window: `batch_start` and `batch_end`.
+    pub range: TimeRange,
+    /// On behalf of which world.
+    pub world: Option<&'a str>,
+    /// From which point of view.
+    pub requested_as_of: Option<&'a str>,
+}
+
+/// A lifecycle event of a lease, in the order of the guide's fields.
+macro_rules! lease_event {
+    ($name:literal, $lease:expr, $token:expr, $until:expr, $ratio:expr $(, $field:ident = $value:expr)*) => {{
+        let lease = $lease;
+        tracing::info!(
+            target: TARGET,
+            coordinator_id = lease.coordinator,
+            lease_key = lease.key,
+            node_id = lease.series.node_id.as_str(),
+            interval = seconds(lease.series.interval),
+            batch_start = lease.range.start().as_secs(),
+            batch_end = lease.range.end().as_secs(),
+            world = lease.world,
+            requested_as_of = lease.requested_as_of,
+            worker = lease.worker,
+            lease_token = $token,
+            lease_until_ms = $until,
+            completion_ratio = $ratio,
+            $($field = $value,)*
+            $name
+        );
+    }};
+}
+
+/// A call of a coordinator that came to nothing.
+macro_rules! coordinator_warning {
+    ($name:literal, $lease:expr, $error:expr) => {
+        tracing::warn!(
+            target: TARGET,
+            coordinator_id = $lease.coordinator,
+            lease_key = $lease.key,
+            error = $error.chain(),
+            $name
+        )
+    };
+}
+
+impl Lease<'_> {
+    /// `seamless.backfill.coordinator_claimed`: the lease is the worker's until `until_ms`, epoch milliseconds.
+    pub fn claimed(&self, token: &str, until_ms: i64, ratio: f64) {
+        lease_event!("seamless.backfill.coordinator_claimed", self, token, until_ms, ratio);
+    }
+
+    /// `seamless.backfill.coordinator_completed`: the window is done, or all that could be done of it now.
+    pub fn completed(&self, token: &str, until_ms: i64, ratio: f64) {
+        lease_event!("seamless.backfill.coordinator_completed", self, token, until_ms, ratio);
+    }
+
+    /// `seamless.backfill.coordinator_failed`: the window was failed.
+    pub fn failed(&self, token: &str, until_ms: i64, ratio: f64, reason: &str) {
+        lease_event!("seamless.backfill.coordinator_failed", self, token, until_ms, ratio, reason = reason);
+    }
+
+    /// `seamless.coordinator.claim_failed`: nobody knows whether the lease was granted.
+    pub fn claim_failed(&self, error: &Error) {
+        coordinator_warning!("seamless.coordinator.claim_failed", self, error);
+    }
+
+    /// `seamless.coordinator.bad_claim_response`: the answer to a claim is none.
+    pub fn bad_claim_response(&self, error: &Error) {
+        coordinator_warning!("seamless.coordinator.bad_claim_response", self, error);
+    }
+
+    /// `seamless.coordinator.complete_failed`: the window is stored, and the coordinator does not know it.
+    pub fn complete_failed(&self, error: &Error) {
+        coordinator_warning!("seamless.coordinator.complete_failed", self, error);
+    }
+
+    /// `seamless.coordinator.fail_failed`: the window failed, and the coordinator does not know it.
+    pub fn fail_failed(&self, error: &Error) {
+        coordinator_warning!("seamless.coordinator.fail_failed", self, error);
+    }
+}
+
 /// The field `interval`.
 fn seconds(interval: Interval) -> Box<dyn Value> {
     match interval.phase_secs() {

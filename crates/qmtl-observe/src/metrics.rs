@@ -173,6 +173,17 @@ pub fn nodecache_resident(key: &SeriesKey, bytes: usize) {
     table::NODECACHE_RESIDENT.with(series(key)).set(bytes as f64);
 }
 
+/// Reports the share of a leased window that is stored or known to be empty, `backfill_completion_ratio`.
+pub fn completion_ratio(key: &SeriesKey, lease_key: &str, ratio: f64) {
+    let [node_id, interval] = series(key);
+    table::COMPLETION_RATIO.with([node_id, interval, lease_key.to_owned().into()]).set(ratio);
+}
+
+/// Counts a lease that another worker took over, `qmtl_backfill_lease_lost_total`.
+pub fn lease_lost() {
+    table::LEASE_LOST.with([]).increment(1);
+}
+
 /// Counts a lease that ran out before its window was done, `qmtl_backfill_lease_expired_total`.
 pub fn lease_expired() {
     table::LEASE_EXPIRED.with([]).increment(1);

@@ -189,6 +189,9 @@ pub struct Grant {
 pub struct Refusal {
     /// Why.
     pub outcome: Outcome,
+    /// What came of the key's last grant: of a key that is not to be claimed yet, whether it failed or was completed as
+    /// far as it could be.
+    pub status: Status,
     /// Who holds it or held it last.
     pub worker: Option<String>,
     /// When it may be worth asking again; of a dead key, when it died.
@@ -540,7 +543,7 @@ impl Lease {
     }
 
     fn refusal(&self, outcome: Outcome) -> Refusal {
-        Refusal { outcome, worker: self.worker.clone(), until: self.until }
+        Refusal { outcome, status: self.status, worker: self.worker.clone(), until: self.until }
     }
 }
 

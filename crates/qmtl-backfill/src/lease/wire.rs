@@ -2,7 +2,7 @@
 //!
 //! | call | body | answers |
 //! |---|---|---|
-//! | `POST /v1/leases/claim` | `{key, lease_ms}`, optional `worker`, `request_id` | 200 `{lease: {token, lease_until_ms, fence}, completion_ratio}`; 409 `{outcome, worker, lease_until_ms}`, outcome `held`, `dead`, `backoff` or `replayed` |
+//! | `POST /v1/leases/claim` | `{key, lease_ms}`, optional `worker`, `request_id` | 200 `{lease: {token, lease_until_ms, fence}, completion_ratio}`; 409 `{outcome, state, worker, lease_until_ms}`, outcome `held`, `dead`, `backoff` or `replayed` |
 //! | `POST /v1/leases/renew` | `{key, token, lease_ms}`, optional `completion_ratio` | 200 as for a claim; 404; 409 |
 //! | `POST /v1/leases/complete` | `{key, token}`, optional `missing`, `completion_ratio`, `retry_after_s` | 200 `{completion_ratio, state}`; 404; 409 |
 //! | `POST /v1/leases/fail`, `…/release` | `{key, token, reason}` | 200 `{completion_ratio, state}`; 404; 409 |
@@ -194,7 +194,7 @@ pub fn command(call: Call, body: &[u8]) -> Result<(String, Command)> {
 #[must_use]
 pub fn settled(key: &str, missing: u64) -> f64 {
     match key.parse::<LeaseKey>().map(|key| key.points()) {
-        Ok(points) if points > 0 => 1.0 - missing.min(points) as f64 / points as f64,
+        Ok(points) if points > 0 => points.saturating_sub(missing) as f64 / points as f64,
         _ => 0.0,
     }
 }
@@ -219,8 +219,10 @@ pub fn answer(reply: &Reply) -> (u16, Value) {
             (200, json!({"lease": lease, "completion_ratio": ratio}))
         }
         Reply::Ended { ratio, status } => (200, json!({"completion_ratio": ratio, "state": status.as_str()})),
-        Reply::Refused(Refusal { outcome, worker, until }) => {
-            (409, json!({"outcome": outcome.as_str(), "worker": worker, "lease_until_ms": until.as_millis()}))
+        Reply::Refused(Refusal { outcome, status, worker, until }) => {
+            let (outcome, state) = (outcome.as_str(), status.as_str());
+            let until = until.as_millis();
+            (409, json!({"outcome": outcome, "state": state, "worker": worker, "lease_until_ms": until}))
         }
         Reply::Unknown => (404, json!({"outcome": "unknown", "error": "this key was never claimed"})),
         Reply::Stale => (
@@ -245,7 +247,12 @@ pub fn reply(call: Call, status: u16, body: &[u8]) -> Result<Reply> {
         (409, Call::Claim) => value["outcome"].as_str().and_then(Outcome::named).map(|outcome| {
             let worker = value["worker"].as_str().map(str::to_owned);
             let until = time(&value["lease_until_ms"]).unwrap_or(Timestamp::MIN);
-            Reply::Refused(Refusal { outcome, worker, until })
+            let status = value["state"].as_str().and_then(Status::named).unwrap_or(match outcome {
+                Outcome::Held => Status::Held,
+                Outcome::Dead => Status::Dead,
+                Outcome::Backoff | Outcome::Replayed => Status::Failed,
+            });
+            Reply::Refused(Refusal { outcome, status, worker, until })
         }),
         (409, _) => Some(Reply::Stale),
         _ => None,
@@ -452,7 +459,12 @@ mod tests {
             ratio: 0.5,
             has_expired: false,
         };
-        let refusal = Refusal { outcome: Outcome::Backoff, worker: Some(text("w")), until: grant.until };
+        let refusal = Refusal {
+            outcome: Outcome::Backoff,
+            status: Status::Partial,
+            worker: Some(text("w")),
+            until: grant.until,
+        };
         for (call, told) in [
             (Call::Claim, Reply::Granted(grant.clone())),
             (Call::Claim, Reply::Refused(refusal)),

@@ -13,10 +13,12 @@ use qmtl_history_api::{
 use qmtl_observe::metrics;
 use tracing::Instrument;
 
+use super::leased::Lack;
 use super::notes::Notes;
 use super::{COPIES, Job, Source, batch};
 use crate::absence::{self, Inquiry, Reply, Spacing, Verdict};
 use crate::budget::Share;
+use crate::lease::HeldLease;
 use crate::plan::{self, Window};
 
 /// Small batches that are joined into one: the answers of a window full of single holes would
@@ -48,6 +50,10 @@ pub(super) struct Answer {
     pub(super) error: Option<Error>,
     /// Held until the rows are stored or given up.
     pub(super) share: Share,
+    /// The lease of the window, where windows are leased.
+    pub(super) lease: Option<HeldLease>,
+    /// Why nobody was asked, where that is so.
+    pub(super) lack: Option<Lack>,
 }
 
 /// What one source gave for a window.
@@ -87,6 +93,8 @@ impl Answer {
             dated: None,
             error: None,
             share,
+            lease: None,
+            lack: None,
         }
     }
 
@@ -191,11 +199,22 @@ pub(super) fn add_proof(proofs: &mut Vec<EmptyProof>, proof: EmptyProof) {
 
 impl Job<'_> {
     /// Asks the sources for a window, one after another, each for what those before it did not give.
-    pub(super) async fn fetch_window(&self, window: Window) -> Answer {
+    pub(super) async fn fetch_window(&self, mut window: Window) -> Answer {
+        self.begun.fetch_max(window.ordinal + 1, Ordering::Relaxed);
+        let lease = match self.leasing {
+            None => None,
+            Some(leasing) => match leasing.take(&mut window).await {
+                Ok(lease) => lease,
+                Err(lack) => {
+                    let share = self.budget.reserve(0).await;
+                    return Answer { lack: Some(lack), ..Answer::new(window, share) };
+                }
+            },
+        };
         let share = self.budget.reserve(self.estimate(&window)).await;
         let span = tracing::info_span!("backfill.window", window = %window.span());
         self.window_started(&window);
-        let mut answer = Answer::new(window, share);
+        let mut answer = Answer { lease, ..Answer::new(window, share) };
         let fetched = self.fetch_in_time(&mut answer).instrument(span).await;
         if let Err(clash) = answer.assemble(self.key) {
             answer.clear();
@@ -209,11 +228,23 @@ impl Job<'_> {
 
     /// Stops asking when the time of the window or of the run is over.
     async fn fetch_in_time(&self, answer: &mut Answer) -> Result<()> {
+        // What comes when the lease is lost is not stored; the window is somebody else's.
+        let lost = answer.lease.as_ref().map(HeldLease::watch);
+        let lost = async {
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        };
         let now = self.clock.monotonic();
         let of_window = self.config.window_deadline.map(|longest| (now + longest, "window_deadline"));
         let of_run = self.until.map(|until| (until, "deadline"));
         let Some((until, which)) = of_window.into_iter().chain(of_run).min() else {
-            return self.fetch_all(answer).await;
+            return tokio::select! {
+                biased;
+                fetched = self.fetch_all(answer) => fetched,
+                () = lost => Ok(()),
+            };
         };
         let window = answer.window.span();
         let passed = || Err(self.passed(which, self.retries.pending(window)));
@@ -223,6 +254,7 @@ impl Job<'_> {
         tokio::select! {
             biased;
             fetched = self.fetch_all(answer) => fetched,
+            () = lost => Ok(()),
             () = self.clock.sleep(until - now) => passed(),
         }
     }

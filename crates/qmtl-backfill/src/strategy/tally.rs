@@ -122,6 +122,42 @@ impl Tally {
         }
     }
 
+    /// Adds what a later job of the same sources has done.
+    pub(super) fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.kept_out += other.kept_out;
+        self.dropped.add(other.dropped);
+        self.notes.add(&other.notes);
+        self.moved.extend(other.moved);
+        self.too_young = self.too_young.union(&other.too_young);
+        self.dated = self.dated.into_iter().chain(other.dated).min();
+        for (own, more) in [
+            (&mut self.filled, other.filled),
+            (&mut self.empty, other.empty),
+            (&mut self.unsure, other.unsure),
+        ] {
+            own.iter_mut().zip(more).for_each(|(own, more)| own.extend(more));
+        }
+        self.concluded.extend(other.concluded);
+        let next = self.next_ordinal();
+        self.failed.extend(other.failed.into_iter().map(|failure| Failure {
+            first: failure.first + next,
+            last: failure.last + next,
+            ..failure
+        }));
+    }
+
+    /// Takes in that nobody has filled this range, for a reason that is not of any job.
+    pub(super) fn failed_elsewhere(&mut self, range: TimeRange, error: Error) {
+        let ordinal = self.next_ordinal();
+        self.failed.push(Failure { first: ordinal, last: ordinal, range, error });
+    }
+
+    /// An ordinal behind all others, with a gap: windows of two jobs do not follow one another.
+    fn next_ordinal(&self) -> u64 {
+        self.failed.iter().map(|failure| failure.last + 2).max().unwrap_or(0)
+    }
+
     pub(super) fn is_concluded(&self, window: &Window) -> bool {
         self.concluded.contains(window.range.start())
     }

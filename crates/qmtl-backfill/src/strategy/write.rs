@@ -6,7 +6,8 @@ use std::time::Duration;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::arrow_schema::SchemaRef;
 use qmtl_history_api::{
-    Error, ErrorKind, HistoryBackendExt, RangeSet, ReadRequest, Result, WriteReceipt, WriteRequest, frame,
+    Coverage, Error, ErrorKind, HistoryBackendExt, RangeSet, ReadRequest, Result, WriteReceipt, WriteRequest,
+    frame,
 };
 use qmtl_observe::metrics;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -58,7 +59,7 @@ impl<'a> Writer<'a> {
             pending: BTreeMap::new(),
             pending_bytes: 0,
             since: Duration::ZERO,
-            wait: FIRST_WAIT.min(job.config.flush_after),
+            wait: FIRST_WAIT.min(job.flush_after()),
             in_vain: 0,
             tally: Tally::new(job.sources.iter().map(|source| source.id.clone()).collect()),
         }
@@ -85,7 +86,7 @@ impl<'a> Writer<'a> {
                 }
                 Step::Flush { all } => self.flush(all).await?,
                 Step::Waited => {
-                    self.wait = (self.wait * 2).min(self.job.config.flush_after);
+                    self.wait = (self.wait * 2).min(self.job.flush_after());
                     self.flush(true).await?;
                 }
                 Step::End => return self.flush(true).await,
@@ -107,6 +108,9 @@ impl<'a> Writer<'a> {
 
     /// Takes an answer in; the error is the reason to stop asking the source.
     fn accept(&mut self, mut answer: Box<Answer>) -> Option<Error> {
+        if let Some(lack) = answer.lack.take() {
+            return self.job.lacking(answer.window, lack, &mut self.tally);
+        }
         self.tally.noticed(&answer, self.job.key.interval);
         let joined = answer.rows.iter().try_fold(SchemaRef::clone(&self.columns), |columns, rows| {
             batch::with_columns(self.job.key, &columns, rows)
@@ -125,6 +129,7 @@ impl<'a> Writer<'a> {
             && answer.is_empty()
         {
             self.fail(&answer, error.clone());
+            self.job.end_lease(&mut answer, None);
             return stop;
         }
         if self.pending.is_empty() {
@@ -157,19 +162,26 @@ impl<'a> Writer<'a> {
     async fn write(&mut self, chunk: Vec<Answer>) -> Result<()> {
         let mut chunks = VecDeque::from([chunk]);
         while let Some(chunk) = chunks.pop_front() {
+            let chunk = self.job.still_leased(chunk, &mut self.tally);
+            if chunk.is_empty() {
+                continue;
+            }
             match self.store(&chunk).await {
                 Ok((receipt, others)) => {
                     self.in_vain = 0;
-                    self.conclude(chunk, receipt, &others);
+                    let after = self.job.look_after(&chunk).await;
+                    self.conclude(chunk, receipt, (&others, after.as_ref()));
                 }
                 Err(error) if is_refusal(&error) && chunk.len() > 1 => {
                     chunks.extend(chunk.into_iter().map(|answer| vec![answer]));
                 }
                 Err(error) => {
                     let error = error.with("rows", chunk.iter().map(row_count).sum::<u64>());
-                    for answer in &chunk {
-                        self.tally.unsure(answer);
-                        self.fail(answer, error.clone());
+                    for mut answer in chunk {
+                        self.tally.unsure(&answer);
+                        self.fail(&answer, error.clone());
+                        answer.error = Some(error.clone());
+                        self.job.end_lease(&mut answer, None);
                     }
                     self.in_vain += u32::from(!is_refusal(&error));
                     if is_fatal(&error) || self.in_vain >= WRITES_IN_VAIN {
@@ -213,7 +225,12 @@ impl<'a> Writer<'a> {
     }
 
     /// Reports the windows of a chunk that is stored.
-    fn conclude(&mut self, chunk: Vec<Answer>, receipt: WriteReceipt, others: &RangeSet) {
+    fn conclude(
+        &mut self,
+        chunk: Vec<Answer>,
+        receipt: WriteReceipt,
+        (others, after): (&RangeSet, Option<&Coverage>),
+    ) {
         let interval = self.job.key.interval;
         self.tally.written(receipt);
         metrics::rows_written(self.job.key, receipt.rows_written);
@@ -222,7 +239,7 @@ impl<'a> Writer<'a> {
             metrics::last_timestamp(self.job.key, newest);
         }
         let mut unassigned = receipt.rows_written;
-        for answer in chunk {
+        for mut answer in chunk {
             self.tally.stored(&answer, others);
             // A receipt speaks of the chunk; where others wrote beside us, the first windows count.
             let rows = row_count(&answer).min(unassigned);
@@ -235,6 +252,7 @@ impl<'a> Writer<'a> {
                     self.tally.conclude(&answer.window);
                 }
             }
+            self.job.end_lease(&mut answer, after);
         }
     }
 

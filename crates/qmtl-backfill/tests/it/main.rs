@@ -7,6 +7,7 @@ mod chain;
 mod convergence;
 mod fetching;
 mod following;
+mod leases;
 mod live;
 mod observation;
 mod provider;
