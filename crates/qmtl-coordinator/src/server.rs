@@ -51,13 +51,14 @@ pub struct Server {
     tokens: Option<Arc<BearerTokens>>,
     exporter: Option<Exporter>,
     limits: Limits,
+    keep: Duration,
 }
 
 impl Server {
     /// Serves this store to whoever can connect.
     #[must_use]
     pub fn new(store: Arc<dyn LeaseStore>) -> Self {
-        Self { store, tokens: None, exporter: None, limits: Limits::default() }
+        Self { store, tokens: None, exporter: None, limits: Limits::default(), keep: KEEP }
     }
 
     /// Answers the calls about leases only to who has one of these tokens.
@@ -78,6 +79,13 @@ impl Server {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// How long the record of a finished window is kept; 30 days otherwise.
+    #[must_use]
+    pub fn with_keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
         self
     }
 
@@ -105,6 +113,7 @@ impl Server {
     /// Answers until it is stopped; then takes no more connections, and waits for what it is answering.
     pub async fn serve(self, listener: TcpListener, stop: StopSignal) {
         let router = self.router();
+        let sweeping = tokio::spawn(sweep(Arc::clone(&self.store), self.keep));
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.limits.head);
         let graceful = GracefulShutdown::new();
@@ -134,9 +143,29 @@ impl Server {
             });
         }
         drop(listener);
+        sweeping.abort();
         let answered = tokio::time::timeout(self.limits.grace, graceful.shutdown()).await;
         if answered.is_err() {
             tracing::warn!(grace = ?self.limits.grace, "requests were still being answered when the grace was over");
+        }
+    }
+}
+
+/// How long the record of a finished window is kept.
+const KEEP: Duration = Duration::from_secs(30 * 86_400);
+/// How often some old records are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Forgets what has been over for long, a little at a time.
+async fn sweep(store: Arc<dyn LeaseStore>, keep: Duration) {
+    let clock = TokioClock::new();
+    loop {
+        clock.sleep(SWEEP_EVERY).await;
+        let Some(before) = clock.now().checked_sub(keep) else { continue };
+        match store.forget(before).await {
+            Ok(0) => {}
+            Ok(keys) => tracing::debug!(keys, "records of finished windows were forgotten"),
+            Err(error) => tracing::warn!(error = error.chain(), "old records could not be forgotten"),
         }
     }
 }

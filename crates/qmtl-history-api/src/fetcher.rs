@@ -81,7 +81,7 @@ impl Retry {
 #[non_exhaustive]
 pub struct Wait {
     /// A bounded word for what it waits for: `answer`, `rate_limit` (others have used what the host grants), `pause`
-    /// (the host has asked for one), `ban`.
+    /// (the host has asked for one), `ban`, `lease` (another worker has the window), `coordinator` (it does not answer).
     pub what: &'static str,
     /// Who keeps it waiting, such as `api.example.com`.
     pub host: String,

@@ -1,6 +1,7 @@
 //! The command line: every flag, its help, and nothing else.
 
 mod export;
+mod leases;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +18,10 @@ use qmtl_observe::format::LogFormat;
 use crate::range::RangeArgs;
 
 pub use export::{ExportArgs, ExportFormat, Filling, Reader, TsFormat};
+pub use leases::{
+    Action, CoordinatorArgs, InspectLeasesArgs, Leases, LeasesArgs, ListArgs, Loss, RecoverArgs, ServerArgs,
+    WorkerArgs,
+};
 
 /// The bars of a history store.
 #[derive(Debug, Parser)]
@@ -171,6 +176,11 @@ Examples:
   qmtl-history repair --store ./history --dry-run
   qmtl-history repair --store ./history")]
     Repair(RepairArgs),
+    /// Serve leases to backfill workers on many machines, so that each window is filled once
+    #[command(after_help = COORDINATOR_HELP)]
+    Coordinator(CoordinatorArgs),
+    /// List, inspect and recover the leases of a coordinator
+    Leases(LeasesArgs),
     /// Fill a temporary store from real candles and show every step
     Demo(DemoArgs),
     /// Print the completion script for a shell
@@ -213,6 +223,15 @@ series.toml (top-level keys are defaults, a series can override them; paths are 
   node = \"ohlcv:binance:ETH/USDT:5m\"
   interval = \"5m\"
   source = \"file:eth.parquet\"";
+
+const COORDINATOR_HELP: &str = "\
+Leases say who works on which window; what is done stands in the history store. Ends well on Ctrl-C and SIGTERM:
+what is being answered is answered first.
+
+Examples:
+  qmtl-history coordinator --store leases.redb
+  qmtl-history coordinator --listen 0.0.0.0:7470 --token-file tokens --store postgres://qmtl@db/leases
+  qmtl-history backfill --coordinator http://127.0.0.1:7470 --store s3://bucket/history --nodes series.toml --last 90d";
 
 /// Options of sources that a file has no use for.
 const NOT_OF_FILES: [&str; 6] = ["source", "symbol", "product", "publish_lag", "retry_for", "archive_folder"];
@@ -512,6 +531,9 @@ pub struct BackfillArgs {
     /// What and where from.
     #[command(flatten)]
     pub fill: FillArgs,
+    /// With whom.
+    #[command(flatten)]
+    pub worker: WorkerArgs,
     /// Stay current: fill, then fetch each bar as it closes, through outages, until interrupted
     #[arg(long)]
     pub follow: bool,

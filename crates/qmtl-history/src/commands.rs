@@ -2,6 +2,8 @@
 
 pub(crate) mod backfill;
 mod compare;
+#[cfg(feature = "coordinator")]
+pub(crate) mod coordinator;
 pub(crate) mod coverage;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
@@ -9,6 +11,8 @@ pub(crate) mod export;
 pub(crate) mod files;
 mod follow;
 pub(crate) mod inspect;
+#[cfg(feature = "coordinator")]
+pub(crate) mod leases;
 pub(crate) mod ls;
 pub(crate) mod plan;
 pub(crate) mod upkeep;
@@ -56,7 +60,7 @@ impl Context {
 pub(crate) async fn run(command: &Command, context: &Context) -> Result<Outcome> {
     let fills = match command {
         Command::Backfill(args) => !args.dry_run,
-        Command::Demo(_) | Command::Warmup(_) => true,
+        Command::Coordinator(_) | Command::Demo(_) | Command::Warmup(_) => true,
         _ => false,
     };
     context.signals.end_for_certain(&context.clock);
@@ -84,6 +88,14 @@ async fn dispatch(command: &Command, context: &Context) -> Result<Outcome> {
         Command::Prune(args) => upkeep::prune(args, context).await,
         Command::ForgetEmpty(args) => upkeep::forget_empty(args, context).await,
         Command::Repair(args) => upkeep::repair(args, context).await,
+        #[cfg(feature = "coordinator")]
+        Command::Coordinator(args) => coordinator::run(args, context).await,
+        #[cfg(feature = "coordinator")]
+        Command::Leases(args) => leases::run(args, context).await,
+        #[cfg(not(feature = "coordinator"))]
+        Command::Coordinator(_) | Command::Leases(_) => {
+            Err(crate::outcome::not_built("lease coordinator", "coordinator").into())
+        }
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, context).await,
         #[cfg(not(feature = "demo"))]

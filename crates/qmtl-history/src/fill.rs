@@ -67,6 +67,9 @@ pub(crate) struct Limits {
     pub(crate) requests_at_once: u64,
     /// When nothing is asked any more, on the monotonic clock, whichever series has not had its turn by then.
     until: Option<Duration>,
+    /// What holds the leases without which no window is filled.
+    #[cfg(feature = "coordinator")]
+    keeper: Option<qmtl_backfill::lease::Keeper>,
     asking: Asking,
 }
 
@@ -77,7 +80,7 @@ impl Limits {
         own: Option<&BackfillArgs>,
         series: usize,
         clock: &Arc<dyn Clock>,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut config = BackfillConfig::default();
         if let Some(bars) = args.window_bars {
             config = config.with_window_bars(bars);
@@ -105,14 +108,34 @@ impl Limits {
             archive_folder: args.source.archive_folder.clone(),
             clock: Arc::clone(clock),
         };
-        let limits = Self { config, at_once, requests_at_once: windows as u64, until: None, asking };
-        limits.with_deadline(own.and_then(|own| own.deadline))
+        let limits = Self {
+            config,
+            at_once,
+            requests_at_once: windows as u64,
+            until: None,
+            #[cfg(feature = "coordinator")]
+            keeper: own.map(|own| crate::worker::keeper(&own.worker)).transpose()?.flatten(),
+            asking,
+        };
+        #[cfg(not(feature = "coordinator"))]
+        if own.is_some_and(|own| own.worker.coordinator.is_some()) {
+            return Err(crate::outcome::not_built("lease coordinator", "coordinator").into());
+        }
+        Ok(limits.with_deadline(own.and_then(|own| own.deadline)))
     }
 
     /// For a run that ends so much time from now.
     pub(crate) fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
         self.until = deadline.map(|deadline| self.asking.clock.monotonic().saturating_add(deadline));
         self
+    }
+
+    /// Whether other workers fill the same series, under leases.
+    pub(crate) fn is_shared(&self) -> bool {
+        #[cfg(feature = "coordinator")]
+        return self.keeper.is_some();
+        #[cfg(not(feature = "coordinator"))]
+        return false;
     }
 
     /// What is left of the time of the run; `None` when it has no end.
@@ -249,10 +272,15 @@ impl Order {
         let strategy =
             FetcherBackfillStrategy::new(fetcher_of(first)).with_clock(Arc::clone(&limits.asking.clock));
         let strategy = others.iter().fold(strategy, |strategy, source| strategy.then(fetcher_of(source)));
-        stand_ins
+        let strategy = stand_ins
             .into_iter()
             .fold(strategy, |strategy, source| strategy.with_stand_in(fetcher_of(source)))
-            .with_config(limits.config.clone())
+            .with_config(limits.config.clone());
+        #[cfg(feature = "coordinator")]
+        if let Some(keeper) = &limits.keeper {
+            return strategy.with_leases(keeper.clone());
+        }
+        strategy
     }
 }
 

@@ -21,6 +21,8 @@ mod table_writer;
 mod text;
 mod verify;
 mod waits;
+#[cfg(feature = "coordinator")]
+mod worker;
 
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;

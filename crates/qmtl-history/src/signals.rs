@@ -22,16 +22,23 @@ pub(crate) struct Signals {
     heard: watch::Receiver<u32>,
     /// Set once a fill sees to it that it ends well.
     are_taken: Arc<AtomicBool>,
+    /// Whether the first signal was the system's, and not a key.
+    is_terminated: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// Listens from now on; must be called in a runtime.
     pub(crate) fn listen() -> Self {
         let (count, received) = watch::channel(0);
+        let is_terminated = Arc::new(AtomicBool::new(false));
+        let terminated = Arc::clone(&is_terminated);
         let mut next = Next::register();
         tokio::spawn(async move {
             let mut last: Option<Instant> = None;
-            while next.wait().await {
+            while let Some(is_terminate) = next.wait().await {
+                if last.is_none() {
+                    terminated.store(is_terminate, Ordering::SeqCst);
+                }
                 // What sends a signal to a process and to its group means one.
                 if last.is_none_or(|last| last.elapsed() >= ONE_WISH) {
                     count.send_modify(|count| *count += 1);
@@ -39,7 +46,12 @@ impl Signals {
                 last = Some(Instant::now());
             }
         });
-        Self { heard: received, are_taken: Arc::default() }
+        Self { heard: received, are_taken: Arc::default(), is_terminated }
+    }
+
+    /// Whether it was asked to end by SIGTERM, as those do who run it.
+    pub(crate) fn was_terminated(&self) -> bool {
+        self.is_terminated.load(Ordering::SeqCst)
     }
 
     /// Returns once the program has been asked to end.
@@ -87,23 +99,26 @@ impl Signals {
 
 /// The next signal, of those that were registered.
 #[cfg(unix)]
-struct Next(Vec<tokio::signal::unix::Signal>);
+struct Next(Vec<(tokio::signal::unix::SignalKind, tokio::signal::unix::Signal)>);
 
 #[cfg(unix)]
 impl Next {
     fn register() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Self(kinds.into_iter().flat_map(signal).collect())
+        Self(kinds.into_iter().filter_map(|kind| Some((kind, signal(kind).ok()?))).collect())
     }
 
-    /// False when no signal can come any more.
-    async fn wait(&mut self) -> bool {
+    /// Whether it was SIGTERM; `None` when no signal can come any more.
+    async fn wait(&mut self) -> Option<bool> {
+        use tokio::signal::unix::SignalKind;
         if self.0.is_empty() {
-            return false;
+            return None;
         }
-        let (heard, ..) = futures::future::select_all(self.0.iter_mut().map(|s| Box::pin(s.recv()))).await;
-        heard.is_some()
+        let waits = self.0.iter_mut().map(|(kind, signal)| {
+            Box::pin(async move { signal.recv().await.map(|()| *kind == SignalKind::terminate()) })
+        });
+        futures::future::select_all(waits).await.0
     }
 }
 
@@ -116,8 +131,8 @@ impl Next {
         Self
     }
 
-    async fn wait(&mut self) -> bool {
-        tokio::signal::ctrl_c().await.is_ok()
+    async fn wait(&mut self) -> Option<bool> {
+        tokio::signal::ctrl_c().await.ok().map(|()| false)
     }
 }
 

@@ -109,6 +109,8 @@ impl Waits {
         match *what {
             "rate_limit" => self.tell(&format!("the rate limit of {host} is used up"), *next, at_most),
             "pause" => self.tell(&format!("{host} has asked for a pause"), *next, at_most),
+            "lease" => self.tell(&format!("{host} works on the windows that are left"), *next, None),
+            "coordinator" => self.tell(&format!("the coordinator {host} does not answer"), *next, at_most),
             "ban" => self.tell(&format!("{host} has banned this address for a while"), *next, at_most),
             _ => {
                 let at_most = text::duration(at_most.unwrap_or_default());

@@ -215,8 +215,8 @@ impl Job<'_> {
     }
 
     /// Takes in that nobody was asked for a window; the error is a reason to stop.
-    pub(super) fn lacking(&self, window: Window, lack: Lack, tally: &mut Tally) -> Option<Error> {
-        let Some(leasing) = self.leasing else { return None };
+    pub(super) fn lacking(&self, window: &Window, lack: Lack, tally: &mut Tally) -> Option<Error> {
+        let leasing = self.leasing?;
         let stop = match &lack {
             Lack::Filled => {
                 let bars = window.bars();
@@ -224,13 +224,13 @@ impl Job<'_> {
                 None
             }
             Lack::Failed { error, is_final } => {
-                self.window_failed(&window, error);
-                tally.failed(&window, error.clone());
+                self.window_failed(window, error);
+                tally.failed(window, error.clone());
                 is_final.then(|| error.clone())
             }
             _ => None,
         };
-        tally.conclude(&window);
+        tally.conclude(window);
         leasing.lacking.lock().unwrap_or_else(PoisonError::into_inner).push((window.range, lack));
         stop
     }
@@ -241,7 +241,7 @@ impl Job<'_> {
             chunk.into_iter().partition(|answer| answer.lease.as_ref().is_none_or(HeldLease::is_ours));
         for answer in lost {
             self.window_given_up(&answer.window);
-            self.lacking(answer.window, Lack::Lost, tally);
+            self.lacking(&answer.window, Lack::Lost, tally);
         }
         ours
     }

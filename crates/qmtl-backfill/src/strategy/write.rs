@@ -109,7 +109,7 @@ impl<'a> Writer<'a> {
     /// Takes an answer in; the error is the reason to stop asking the source.
     fn accept(&mut self, mut answer: Box<Answer>) -> Option<Error> {
         if let Some(lack) = answer.lack.take() {
-            return self.job.lacking(answer.window, lack, &mut self.tally);
+            return self.job.lacking(&answer.window, lack, &mut self.tally);
         }
         self.tally.noticed(&answer, self.job.key.interval);
         let joined = answer.rows.iter().try_fold(SchemaRef::clone(&self.columns), |columns, rows| {

@@ -234,7 +234,7 @@ async fn a_part_of_a_window_is_partial_and_the_rest_is_free() {
     let half = span(first() + 450, first() + WINDOW + 90);
     assert!(fill(&strategy, &store, half).await.is_complete());
     assert_eq!(states(&*coordinator).await, BTreeMap::from([("partial", 2)]));
-    let page = coordinator.inspect(&Query::new(&lease_key(1))).await.unwrap();
+    let page = coordinator.inspect(&Query::new(lease_key(1))).await.unwrap();
     let lease = &page.leases[0].lease;
     assert_eq!((lease.ratio, lease.missing), (0.1, 810));
     assert!(fill(&strategy, &store, windows(0, 2)).await.is_complete());

@@ -41,7 +41,7 @@ pub(crate) const ALL: &[Mutation] = &[
         world: |world| world.only(&[Fault::Late]),
     },
     Mutation {
-        name: "takes a short page for a absolute path",
+        name: "takes a short page for a whole one",
         trips: Invariant::ProofsHold,
         rules: || claims(|_| SourceProfile::new(PageOrder::Unpaged), kept),
         world: |world| world.only(&[Fault::ShortPages]),
@@ -71,7 +71,7 @@ pub(crate) const ALL: &[Mutation] = &[
         world: |world| world.only(&[Fault::EmptyPages]),
     },
     Mutation {
-        name: "takes an answer of status 206 for a absolute path",
+        name: "takes an answer of status 206 for a whole one",
         trips: Invariant::ProofsHold,
         rules: || with_transport(believe_part),
         world: |world| world.only(&[Fault::Partial]),

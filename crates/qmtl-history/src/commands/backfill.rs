@@ -269,7 +269,7 @@ impl Open {
         if args.follow && orders.iter().all(Order::is_from_files) {
             return Err(follow::nothing_to_follow());
         }
-        let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock);
+        let limits = Limits::new(&args.fill, Some(args), orders.len(), &context.clock)?;
         // A server may not answer, and a large file takes a while to open.
         let named = context.global.store.as_deref();
         let shown = text::without_secrets(named.unwrap_or_default());
@@ -328,7 +328,9 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     let backend: &dyn HistoryBackend = replacing.as_ref().map_or(&**store, |replacing| replacing);
     let stop = context.signals.stop();
     let reports = fill::fill(&jobs, limits, backend, (&progress, &stop)).await;
-    if let [Err(error)] = reports.as_slice() {
+    if let [Err(error)] = reports.as_slice()
+        && !(is_stopped(error, &stop) && limits.is_shared())
+    {
         let error = error.clone();
         return Err(if is_stopped(&error, &stop) { interrupted(error) } else { error.into() });
     }
@@ -346,7 +348,12 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
         done.push(item);
     }
     let was_cut = done.len() < count || done.iter().any(|done| done.report.stopped);
-    let outcome = if was_cut { Outcome::Interrupted } else { end_of(&done) };
+    let outcome = match end_of(&done) {
+        // A worker that is told to go has done its part: the others do the rest.
+        _ if was_cut && limits.is_shared() && context.signals.was_terminated() => Outcome::Done,
+        _ if was_cut => Outcome::Interrupted,
+        outcome => outcome,
+    };
     Ok(Run { done, one: count == 1, outcome })
 }
 

@@ -110,7 +110,7 @@ pub(crate) async fn plans(
 ) -> Result<(Vec<(Job, Plan)>, Limits)> {
     let orders = fill::orders(args, &*context.clock, &context.console).await?;
     let store = Store::open_or_new(context.global.store.as_deref(), None, &context.console).await?;
-    let limits = Limits::new(args, None, orders.len(), &context.clock);
+    let limits = Limits::new(args, None, orders.len(), &context.clock)?;
     let mut planned = Vec::new();
     let jobs = fill::jobs(orders, &limits, &Waits::new(&context.console)).await?;
     super::warn_of_damage(&store, jobs.iter().map(|job| &job.key), &context.console).await?;

@@ -139,7 +139,7 @@ async fn prime_all(
         let wishes = fill::orders_of(orders.wanted.clone(), fills, &*orders.clock)?;
         // Proofs carry the time at which the source was really asked.
         let ends = args.deadline.map(|deadline| deadline.saturating_add(FILL_ENDS_LATER_BY));
-        let limits = Limits::new(fills, None, wishes.len(), &context.clock).with_deadline(ends);
+        let limits = Limits::new(fills, None, wishes.len(), &context.clock)?.with_deadline(ends);
         Ok::<_, Failure>((wishes, limits))
     });
     let wished = wished.transpose()?;

@@ -17,6 +17,8 @@ mod grid;
 mod hints;
 mod inspect;
 mod klines_server;
+#[cfg(feature = "coordinator")]
+mod leases;
 mod many;
 mod names;
 mod odd_rows;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use expect_test::{Expect, expect};
+use qmtl_history_api::{Error, TimeRange, Timestamp};
 use qmtl_observe::events;
 use qmtl_observe::format::LogFormat;
 use tracing_subscriber::layer::SubscriberExt;
@@ -82,4 +83,47 @@ fn formats_are_read_by_name() {
     assert_eq!("event".parse::<LogFormat>().unwrap(), LogFormat::Event);
     let error = "xml".parse::<LogFormat>().unwrap_err();
     assert_eq!(error.to_string(), "not a log format: use human, event or json (value: \"xml\")");
+}
+
+/// The guide's own example, field by field; then what is not known is no field.
+#[test]
+fn a_claimed_lease_is_the_line_of_the_guide() {
+    let series = key("nodeA");
+    let (start, end) = (Timestamp::from_secs(1_700).unwrap(), Timestamp::from_secs(1_760).unwrap());
+    let range = TimeRange::new(start, end).unwrap();
+    let lease = events::Lease {
+        coordinator: "coordinator.local",
+        worker: "worker-42",
+        key: "nodeA:60:1700:1760:world-1:2024-01-01T00:00:00Z",
+        series: &series,
+        range,
+        world: Some("world-1"),
+        requested_as_of: Some("2024-01-01T00:00:00Z"),
+    };
+    let guide = "seamless.backfill.coordinator_claimed {\"coordinator_id\": \"coordinator.local\", \"lease_key\": \
+        \"nodeA:60:1700:1760:world-1:2024-01-01T00:00:00Z\", \"node_id\": \"nodeA\", \"interval\": 60, \"batch_start\": 1700, \
+        \"batch_end\": 1760, \"world\": \"world-1\", \"requested_as_of\": \"2024-01-01T00:00:00Z\", \"worker\": \"worker-42\", \
+        \"lease_token\": \"abc\", \"lease_until_ms\": 2000, \"completion_ratio\": 0.5}\n";
+    assert_eq!(lines(LogFormat::Event, || lease.claimed("abc", 2_000, 0.5)), guide);
+    let lease = events::Lease { key: "nodeA:60:1700:1760::", world: None, requested_as_of: None, ..lease };
+    let failed = "seamless.backfill.coordinator_failed {\"coordinator_id\": \"coordinator.local\", \"lease_key\": \
+        \"nodeA:60:1700:1760::\", \"node_id\": \"nodeA\", \"interval\": 60, \"batch_start\": 1700, \"batch_end\": 1760, \
+        \"worker\": \"worker-42\", \"lease_token\": \"abc\", \"lease_until_ms\": 2000, \"completion_ratio\": 0.5, \
+        \"reason\": \"no disk\"}\n";
+    assert_eq!(lines(LogFormat::Event, || lease.failed("abc", 2_000, 0.5, "no disk")), failed);
+    let error = Error::unavailable("refused");
+    assert_eq!(
+        lines(LogFormat::Event, || {
+            lease.claim_failed(&error);
+            lease.bad_claim_response(&error);
+            lease.complete_failed(&error);
+            lease.fail_failed(&error);
+        }),
+        ["claim_failed", "bad_claim_response", "complete_failed", "fail_failed"]
+            .map(|name| format!(
+                "seamless.coordinator.{name} {{\"coordinator_id\": \"coordinator.local\", \"lease_key\": \
+                 \"nodeA:60:1700:1760::\", \"error\": \"refused\"}}\n"
+            ))
+            .concat()
+    );
 }

@@ -1,0 +1,230 @@
+//! `leases`: who works on which window, and how to free what is stuck.
+
+mod named;
+
+use std::time::Duration;
+
+use qmtl_backfill::lease::wire;
+use qmtl_backfill::lease::{
+    BackfillCoordinator, Command, DistributedBackfillCoordinator, Listed, Page, Query, Reply, State, Status,
+};
+use qmtl_history_api::{ErrorKind, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Context;
+use crate::cli::{Action, InspectLeasesArgs, Leases, LeasesArgs, ListArgs, RecoverArgs, ServerArgs};
+use crate::console::Style;
+use crate::outcome::{self, Outcome, Result};
+use crate::{text, worker};
+use named::Named;
+
+pub(crate) async fn run(args: &LeasesArgs, context: &Context) -> Result<Outcome> {
+    match &args.what {
+        Leases::List(args) => list(args, context).await,
+        Leases::Inspect(args) => inspect(args, context).await,
+        Leases::Recover(args) => recover(args, context).await,
+    }
+}
+
+fn client(server: &ServerArgs) -> Result<DistributedBackfillCoordinator> {
+    Ok(worker::client(&server.coordinator, server.token_file.as_deref())?)
+}
+
+async fn list(args: &ListArgs, context: &Context) -> Result<Outcome> {
+    let mut query = Query::new(&*args.prefix);
+    if let Some(state) = &args.state {
+        query = query.with_state(State::named(state)?);
+    }
+    let client = client(&args.server)?;
+    let mut left = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let (mut found, mut now) = (Vec::new(), Timestamp::EPOCH);
+    let more = loop {
+        let page = client.inspect(&query.clone().with_limit(left.min(Query::LONGEST))).await?;
+        left = left.saturating_sub(page.leases.len());
+        now = now.max(page.now);
+        found.extend(page.leases);
+        match page.next {
+            Some(next) if left > 0 => query = query.with_after(next),
+            next => break next.is_some(),
+        }
+    };
+    let console = &context.console;
+    if console.is_json() {
+        let leases: Vec<_> = found.iter().map(|listed| wire::listed_json(listed, now)).collect();
+        outcome::read_or_not(console.json(&serde_json::json!({"leases": leases, "more": more})))?;
+        return Ok(Outcome::Done);
+    }
+    if found.is_empty() {
+        console.note("there is no such lease");
+        return Ok(Outcome::Done);
+    }
+    let head = ["STATE", "SETTLED", "TRIES", "SINCE", "UNTIL", "WORKER", "KEY"].map(str::to_owned).to_vec();
+    let rows: Vec<_> = std::iter::once(head).chain(found.iter().map(|listed| row(listed, now))).collect();
+    for (index, line) in text::table(&rows, &[1, 2]).into_iter().enumerate() {
+        console.line(if index == 0 { console.paint(Style::Bold, &line) } else { line })?;
+    }
+    if more {
+        console
+            .note(format!("there are more than these {}: --limit, --state and --prefix choose", found.len()));
+    }
+    Ok(Outcome::Done)
+}
+
+fn row(Listed { key, lease, .. }: &Listed, now: Timestamp) -> Vec<String> {
+    vec![
+        lease.state(now).as_str().to_owned(),
+        format!("{:.0} %", (lease.ratio * 100.0).floor()),
+        lease.attempts.to_string(),
+        ago(now.since(lease.granted_at)),
+        if lease.until > now { format!("in {}", ago(lease.until.since(now))) } else { "-".to_owned() },
+        text::in_line(lease.worker.as_deref().unwrap_or("-")),
+        text::in_line(key),
+    ]
+}
+
+/// A length of time in whole seconds, minutes, hours or days.
+fn ago(length: Duration) -> String {
+    match length.as_secs() {
+        secs @ 0..120 => format!("{secs}s"),
+        secs @ 120..7_200 => format!("{}m", secs / 60),
+        secs @ 7_200..172_800 => format!("{}h", secs / 3_600),
+        secs => format!("{}d", secs / 86_400),
+    }
+}
+
+/// What is known of one key; `None` when it was never claimed.
+async fn found(
+    client: &dyn BackfillCoordinator,
+    key: &str,
+) -> Result<Option<(Listed, Timestamp)>, qmtl_history_api::Error> {
+    let Page { now, leases, .. } = client.inspect(&Query::new(key).with_limit(1)).await?;
+    Ok(leases.into_iter().find(|listed| listed.key == key).map(|listed| (listed, now)))
+}
+
+async fn inspect(args: &InspectLeasesArgs, context: &Context) -> Result<Outcome> {
+    let (client, console) = (client(&args.server)?, &context.console);
+    let mut outcome = Outcome::Done;
+    let mut all = Vec::new();
+    for key in &args.key {
+        match found(&client, key).await? {
+            Some((listed, now)) => all.push(wire::listed_json(&listed, now)),
+            None => {
+                outcome = Outcome::Failed;
+                console.error(format!("{}: this key was never claimed", text::in_line(key)));
+            }
+        }
+    }
+    if console.is_json() {
+        outcome::read_or_not(console.json(&serde_json::json!({ "leases": all })))?;
+        return Ok(outcome);
+    }
+    for lease in &all {
+        let fields = lease.as_object().into_iter().flatten();
+        for (name, value) in fields.filter(|(_, value)| !value.is_null()) {
+            let value = match value {
+                Value::String(text) => text::in_line(text),
+                other => match (name.strip_suffix("_ms"), other.as_i64().map(Timestamp::from_millis)) {
+                    (Some(_), Some(Ok(time))) => time.to_string(),
+                    _ => other.to_string(),
+                },
+            };
+            let name = name.strip_suffix("_ms").unwrap_or(name).replace('_', " ");
+            console.line(format!("{name:<17} {value}"))?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// What came of the recovery of one lease.
+#[derive(Debug, Serialize)]
+struct Recovered {
+    key: String,
+    /// `released` or `completed`, `would_release` or `would_complete`, or why not: `stale`, `unknown`, `unreachable`,
+    /// `refused`.
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    processed: usize,
+    released: usize,
+    skipped: usize,
+    leases: Vec<Recovered>,
+}
+
+async fn recover(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
+    let named = named::read(args)?;
+    let (client, console) = (client(&args.server)?, &context.console);
+    let mut leases = Vec::new();
+    for lease in &named {
+        let recovered = one(&client, lease, args).await;
+        if !console.is_json() {
+            let detail = recovered.detail.as_deref().map(|detail| format!(": {}", text::in_line(detail)));
+            let outcome = recovered.outcome.replace('_', " ");
+            console.line(format!(
+                "{outcome:<11} {}{}",
+                text::in_line(&recovered.key),
+                detail.unwrap_or_default()
+            ))?;
+        }
+        leases.push(recovered);
+    }
+    let count = |outcomes: &[&str]| leases.iter().filter(|lease| outcomes.contains(&lease.outcome)).count();
+    let released = count(&["released", "completed"]);
+    let would = count(&["would_release", "would_complete"]);
+    let is_unreachable = count(&["unreachable"]) > 0;
+    let summary = Summary { processed: leases.len(), released, skipped: leases.len() - released, leases };
+    if console.is_json() {
+        console.json(&summary)?;
+    } else {
+        let Summary { processed, released, skipped, .. } = &summary;
+        console.line(format!("processed={processed} released={released} skipped={skipped}"))?;
+    }
+    Ok(match summary.processed - released - would {
+        _ if is_unreachable => Outcome::Unreachable,
+        0 => Outcome::Done,
+        _ => Outcome::Failed,
+    })
+}
+
+async fn one(client: &DistributedBackfillCoordinator, lease: &Named, args: &RecoverArgs) -> Recovered {
+    let Named { key, token } = lease;
+    let told = |outcome, detail: Option<String>| Recovered { key: key.clone(), outcome, detail };
+    let token = token.clone().filter(|_| !args.force);
+    if args.dry_run {
+        return match found(client, key).await {
+            Ok(None) => told("unknown", None),
+            Ok(Some((listed, _))) if token.as_ref().is_some_and(|token| *token != listed.lease.token) => {
+                told("stale", Some("another worker has been granted it since".into()))
+            }
+            Ok(Some((listed, now))) => {
+                let lease = &listed.lease;
+                let worker = lease.worker.as_deref().unwrap_or("nobody that is known");
+                let detail = format!("{}, last of {worker}", lease.state(now).as_str());
+                let outcome = if args.action == Action::Fail { "would_release" } else { "would_complete" };
+                told(outcome, Some(detail))
+            }
+            Err(error) => told(kind_of(&error), Some(outcome::chain(&error))),
+        };
+    }
+    let is_done = args.action == Action::Complete;
+    match client.apply(key, Command::Recover { token, is_done, reason: args.reason.clone() }).await {
+        Ok(Reply::Ended { status, .. }) => {
+            told(if status == Status::Done { "completed" } else { "released" }, None)
+        }
+        Ok(Reply::Unknown) => told("unknown", Some("this key was never claimed".into())),
+        Ok(_) => told(
+            "stale",
+            Some("another worker has been granted it since; --force frees it all the same".into()),
+        ),
+        Err(error) => told(kind_of(&error), Some(outcome::chain(&error))),
+    }
+}
+
+/// Nobody answered, or somebody refused.
+fn kind_of(error: &qmtl_history_api::Error) -> &'static str {
+    if error.kind() == ErrorKind::Unavailable { "unreachable" } else { "refused" }
+}

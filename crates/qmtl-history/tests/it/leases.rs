@@ -1,0 +1,372 @@
+//! Many workers, one coordinator, one store: real processes, some of which are killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use qmtl_sim_exchange::{Candle, Endpoint, Interval, Market, SimConfig, SimExchange};
+use serde_json::Value;
+
+use super::{Run, Scene, program};
+
+/// 2024-01-01T00:00:00Z, and windows of 900 minutes from the first whole one on.
+const START: i64 = 1_704_067_200;
+const WINDOW: i64 = 900 * 60;
+
+/// An exchange with so many whole windows of minutes, that takes a while to answer.
+struct Exchange {
+    sim: SimExchange,
+    runtime: tokio::runtime::Runtime,
+    first: i64,
+    windows: i64,
+}
+
+impl Exchange {
+    fn start(windows: i64) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let first = (START / WINDOW + 1) * WINDOW;
+        let minutes = usize::try_from(windows * 900).unwrap();
+        let bars = Candle::random_walk(first * 1_000, Interval::parse("1m").unwrap(), minutes, 7);
+        let market = Market::new("BTCUSDT", "1m", bars).unwrap();
+        let config =
+            SimConfig::new([market]).with_latency(Duration::from_millis(30)).with_weight_limit(1_000_000);
+        let sim = runtime.block_on(SimExchange::start(config)).unwrap();
+        Self { sim, runtime, first, windows }
+    }
+
+    /// A worker's command line.
+    fn words(&self, coordinator: &Coordinator, name: &str) -> Vec<String> {
+        let (start, end) = (self.first, self.first + self.windows * WINDOW);
+        let source = format!("binance+{}", self.sim.base_url());
+        let words = [
+            "backfill",
+            "--node",
+            "BTCUSDT",
+            "--interval",
+            "1m",
+            "--source",
+            &source,
+            "--start",
+            &start.to_string(),
+            "--end",
+            &end.to_string(),
+            "--coordinator",
+            &coordinator.url,
+            "--worker-id",
+            name,
+            "--concurrency",
+            "1",
+            "--lease",
+            "3s",
+            "--log-format",
+            "event",
+            "-v",
+            "--json",
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// How often each window was asked for.
+    fn asked(&self) -> BTreeMap<String, usize> {
+        let requests = self.sim.requests();
+        let mut counts = BTreeMap::new();
+        for record in requests.iter().filter(|record| record.endpoint == Endpoint::Klines) {
+            *counts.entry(record.param("startTime").unwrap_or_default()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn stop(self) {
+        self.runtime.block_on(self.sim.stop());
+    }
+}
+
+/// A coordinator in a process of its own.
+struct Coordinator {
+    child: Child,
+    url: String,
+    words: Vec<String>,
+}
+
+impl Coordinator {
+    fn start(store: &str) -> Self {
+        Self::listen(store, "127.0.0.1:0")
+    }
+
+    fn listen(store: &str, address: &str) -> Self {
+        let words = ["coordinator", "--store", store, "--listen", address].map(str::to_owned).to_vec();
+        let mut child = program().args(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim_start_matches("listening at ").split(',').next().unwrap().to_owned();
+        assert!(
+            url.starts_with("http://127.0.0.1:"),
+            "{line} {:?}",
+            child.stderr.take().map(|mut stderr| {
+                let mut text = String::new();
+                stderr.read_to_string(&mut text).map(|_| text)
+            })
+        );
+        Self { child, url, words }
+    }
+
+    /// Ends without a word, and comes back at the same address.
+    fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let address = self.url.trim_start_matches("http://").to_owned();
+        *self = Self::listen(&self.words[2].clone(), &address);
+    }
+
+    fn leases(&self, words: &[&str], input: Option<&str>) -> Run {
+        let mut command = program();
+        command.arg("leases").args(words).args(["--coordinator", &self.url]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.unwrap_or_default().as_bytes()).unwrap();
+        Run::of(child.wait_with_output().unwrap())
+    }
+
+    /// How many keys are in each state.
+    fn states(&self) -> BTreeMap<String, usize> {
+        let run = self.leases(&["list", "--json"], None);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let mut states = BTreeMap::new();
+        for lease in run.object()["leases"].as_array().unwrap() {
+            *states.entry(lease["state"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        states
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(scene: &Scene, words: &[String]) -> Child {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    scene.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+/// Waits until the exchange was asked that often.
+fn until_asked(exchange: &Exchange, requests: usize) {
+    let started = Instant::now();
+    while exchange.asked().values().sum::<usize>() < requests {
+        assert!(started.elapsed() < Duration::from_secs(60), "the exchange is not asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn rows(run: &Run) -> u64 {
+    run.object()["rows_written"].as_u64().unwrap()
+}
+
+/// All bars stand in the store, once.
+fn is_whole(scene: &Scene, exchange: &Exchange) {
+    let verified = scene.json(&["verify"]);
+    let found = if verified.is_array() { verified[0].clone() } else { verified };
+    assert_eq!(found["rows"], Value::from(exchange.windows * 900), "{found}");
+    let coverage = scene.json(&["coverage", "--node", "BTCUSDT", "--interval", "1m"]);
+    assert_eq!(coverage["present"].as_array().map(Vec::len), Some(1), "{coverage}");
+}
+
+#[test]
+fn four_workers_ask_for_each_window_once() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(40));
+    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let workers: Vec<_> = ["w1", "w2", "w3", "w4"]
+        .iter()
+        .map(|name| spawn(&scene, &exchange.words(&coordinator, name)))
+        .collect();
+    let runs: Vec<_> = workers.into_iter().map(|child| Run::of(child.wait_with_output().unwrap())).collect();
+    for run in &runs {
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(run.object()["missing"], Value::from(Vec::<Value>::new()));
+        assert!(run.stderr.contains("seamless.backfill.coordinator_claimed {"), "{}", run.stderr);
+    }
+    assert_eq!(runs.iter().map(rows).sum::<u64>(), 40 * 900);
+    let asked = exchange.asked();
+    assert_eq!((asked.len(), asked.values().max()), (40, Some(&1)), "{asked:?}");
+    is_whole(&scene, &exchange);
+    assert_eq!(coordinator.states(), BTreeMap::from([("done".to_owned(), 40)]));
+    let names: BTreeSet<_> = runs
+        .iter()
+        .flat_map(|run| run.stderr.lines())
+        .filter_map(|line| line.strip_prefix("seamless.backfill.coordinator_completed "))
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["worker"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.len(), 4, "all four completed windows");
+    exchange.stop();
+}
+
+/// A worker that is killed half way holds its windows for as long as its leases last; then others do them.
+#[test]
+fn the_windows_of_a_worker_that_was_killed_are_done_by_others() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(30));
+    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let mut workers: Vec<_> =
+        ["w1", "w2", "w3"].iter().map(|name| spawn(&scene, &exchange.words(&coordinator, name))).collect();
+    until_asked(&exchange, 12);
+    let mut victim = workers.remove(0);
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    for child in workers {
+        let run = Run::of(child.wait_with_output().unwrap());
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    is_whole(&scene, &exchange);
+    let asked = exchange.asked();
+    assert_eq!((asked.len(), asked.values().filter(|count| **count > 2).count()), (30, 0), "{asked:?}");
+    assert_eq!(coordinator.states(), BTreeMap::from([("done".to_owned(), 30)]));
+    exchange.stop();
+}
+
+/// A coordinator that is killed again and again loses no lease, and the fill ends.
+#[test]
+fn a_coordinator_that_is_killed_comes_back_with_its_leases() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(30));
+    let mut coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let workers: Vec<_> =
+        ["w1", "w2"].iter().map(|name| spawn(&scene, &exchange.words(&coordinator, name))).collect();
+    for round in 1..=3 {
+        until_asked(&exchange, 6 * round);
+        coordinator.kill_and_restart();
+    }
+    for child in workers {
+        let run = Run::of(child.wait_with_output().unwrap());
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    is_whole(&scene, &exchange);
+    let asked = exchange.asked();
+    assert_eq!((asked.len(), asked.values().max()), (30, Some(&1)), "{asked:?}");
+    exchange.stop();
+}
+
+/// A worker that is told to go gives back what it has not done, and nobody waits for its leases.
+#[cfg(unix)]
+#[test]
+fn a_worker_that_is_terminated_drains() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(40));
+    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let child = spawn(&scene, &exchange.words(&coordinator, "w1"));
+    until_asked(&exchange, 10);
+    signal(&child, "-TERM");
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let states = coordinator.states();
+    assert!(!states.contains_key("held") && states["done"] >= 8, "{states:?}");
+    assert_eq!(rows(&run), states["done"] as u64 * 900);
+    exchange.stop();
+}
+
+/// A stopped process wakes up after its lease is over, when others have done its window.
+#[cfg(unix)]
+#[test]
+fn a_worker_that_stood_still_past_its_lease_writes_nothing_of_it() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(20));
+    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let sleeper = spawn(&scene, &exchange.words(&coordinator, "sleeper"));
+    until_asked(&exchange, 5);
+    signal(&sleeper, "-STOP");
+    let other = spawn(&scene, &exchange.words(&coordinator, "other"));
+    let run = Run::of(other.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    is_whole(&scene, &exchange);
+    signal(&sleeper, "-CONT");
+    let slept = Run::of(sleeper.wait_with_output().unwrap());
+    assert_eq!(slept.code, Some(0), "{slept:?}");
+    assert_eq!(rows(&run) + rows(&slept), 20 * 900, "no row counts twice");
+    is_whole(&scene, &exchange);
+    exchange.stop();
+}
+
+#[test]
+fn stuck_leases_are_recovered_from_a_log() {
+    let (scene, exchange) = (Scene::new(), Exchange::start(12));
+    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let mut words = exchange.words(&coordinator, "w1");
+    let at = words.iter().position(|word| word == "3s").unwrap();
+    words[at] = "1h".into();
+    let mut victim = spawn(&scene, &words);
+    until_asked(&exchange, 3);
+    victim.kill().unwrap();
+    let log = Run::of(victim.wait_with_output().unwrap()).stderr;
+    let held = coordinator.states()["held"];
+    let recover =
+        |words: &[&str], input: Option<&str>| coordinator.leases(&[&["recover"], words].concat(), input);
+    let dry = recover(&["--dry-run"], Some(&log));
+    assert!(dry.code == Some(0) && dry.stdout.contains("would release"), "{dry:?}");
+    assert_eq!(coordinator.states()["held"], held);
+    let run = recover(&[], Some(&log));
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.stdout.ends_with(&format!("processed={held} released={held} skipped=0\n")), "{run:?}");
+    assert_eq!(coordinator.states().get("held"), None);
+    // A token of long ago, a key that nobody knows, and words that name nothing.
+    let known = coordinator.leases(&["list", "--json"], None).object()["leases"][0]["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let run = recover(&[&format!("{known}:0-0"), "nobody:60:0:60:::1-a"], None);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.stdout.ends_with("processed=2 released=0 skipped=2\n"), "{run:?}");
+    let run = recover(&["--force", "--key", &known, "--action", "complete"], None);
+    assert!(run.code == Some(0) && run.stdout.starts_with("completed"), "{run:?}");
+    assert_eq!(recover(&[], None).code, Some(2));
+    assert_eq!(recover(&["--key", &known], None).code, Some(2));
+    // The store is the truth about what is done: what was called done by hand and is not is filled all the same.
+    let run = Run::of(spawn(&scene, &exchange.words(&coordinator, "w2")).wait_with_output().unwrap());
+    assert_eq!(run.code, Some(0), "{run:?}");
+    is_whole(&scene, &exchange);
+    let nobody = program()
+        .args(["leases", "recover", &format!("{known}:1-a"), "--coordinator", "http://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let nobody = Run::of(nobody);
+    assert!(nobody.code == Some(4) && nobody.stdout.starts_with("unreachable"), "{nobody:?}");
+    exchange.stop();
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_a_remedy() {
+    let scene = Scene::new();
+    let fill = |words: &[&str]| {
+        let all = [
+            "backfill",
+            "--node",
+            "X",
+            "--interval",
+            "1m",
+            "--source",
+            "binance+http://127.0.0.1:1",
+            "--last",
+            "1h",
+        ];
+        scene.run(&[&all[..], words].concat())
+    };
+    fill(&["--coordinator", "coordinator:7470"]).fails_with(2, "http://");
+    fill(&["--coordinator", "http://user:canary@host"]).fails_with(2, "bearer token");
+    fill(&["--worker-id", "w"]).fails_with(2, "--coordinator");
+    fill(&["--coordinator", "http://127.0.0.1:1", "--replace", "--reason", "r"]).fails_with(2, "--replace");
+    let serve = |words: &[&str]| Run::of(program().args(["coordinator"]).args(words).output().unwrap());
+    let path = scene.path("leases.redb").display().to_string();
+    let open = serve(&["--store", &path, "--listen", "0.0.0.0:0"]);
+    open.fails_with(2, "bearer token");
+    assert!(open.stderr.contains("--token-file"), "{open:?}");
+    serve(&["--store", "s3://bucket/leases"]).fails_with(2, "PostgreSQL");
+    serve(&["--store", "postgres://qmtl:canary@127.0.0.1:1/leases"]).fails_with(4, "cannot be reached");
+    serve(&[]).fails_with(2, "--store");
+    let first = Coordinator::start(&path);
+    serve(&["--store", &path]).fails_with(4, "another process");
+    drop(first);
+}
