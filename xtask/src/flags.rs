@@ -26,9 +26,9 @@ xflags::xflags! {
         }
         /// Runs the simulation at length and fuzzes every parser, and writes the figures to docs/.
         cmd soak {
-            /// Only these: simulation, fuzz, or the name of a parser in docs/reliability.md.
+            /// Only these: simulation, leases, replay, fuzz, or the name of a parser in docs/reliability.md.
             repeated -o, --only name: String
-            /// Runs over memory; 100,000 unless said.
+            /// Runs over memory; 100,000 unless said, of leases 20,000.
             optional --runs number: u64
             /// Runs over Parquet; a hundredth of those over memory unless said.
             optional --parquet-runs number: u64

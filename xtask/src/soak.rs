@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: what takes hours. The simulation of fills and follows at length, replay against live bars, fuzzing
+//! `cargo xtask soak`: what takes hours. The simulations of fills, follows and leases at length, replay against live bars, fuzzing
 //! of every parser, and their figures on pages.
 
 pub(crate) mod fuzz;
@@ -12,7 +12,7 @@ use crate::flags;
 
 /// Runs what is wanted, and writes its figures where nothing broke.
 pub(crate) fn run(flags: &flags::Soak) -> Result<bool> {
-    const PARTS: [&str; 3] = ["simulation", "replay", "fuzz"];
+    const PARTS: [&str; 4] = ["simulation", "leases", "replay", "fuzz"];
     let parsers = fuzz::names();
     let is_known = |name: &&String| PARTS.contains(&name.as_str()) || parsers.contains(&name.as_str());
     if let Some(unknown) = flags.only.iter().find(|name| !is_known(name)) {
@@ -21,6 +21,9 @@ pub(crate) fn run(flags: &flags::Soak) -> Result<bool> {
     let is_wanted = |part: &str| flags.only.is_empty() || flags.only.iter().any(|name| name == part);
     if is_wanted("simulation") {
         simulation::run(flags)?;
+    }
+    if is_wanted("leases") {
+        simulation::of_workers(flags)?;
     }
     if is_wanted("replay") {
         replay::run(flags)?;

@@ -7,6 +7,7 @@ pub mod fetchers;
 pub mod fixtures;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+pub mod harness;
 mod model;
 #[cfg(all(unix, feature = "postgres"))]
 pub mod postgres;

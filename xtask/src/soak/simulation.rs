@@ -1,4 +1,4 @@
-//! The simulation of fills and follows at length.
+//! The simulations at length: of fills and follows, and of many workers under leases.
 
 use anyhow::{Result, bail};
 
@@ -6,23 +6,36 @@ use super::page;
 use crate::flags;
 use crate::process::{self, cargo, shown};
 
-const PAGE: &str = "docs/simulation.md";
+/// Runs of fills and follows.
 const RUNS: u64 = 100_000;
+/// Runs of many workers, of which each has two or three crashes.
+const RUNS_OF_WORKERS: u64 = 20_000;
 
-/// Runs the simulation, and writes its figures to the page when nothing broke.
+/// Runs the simulation of fills and follows, and writes its figures to the page when nothing broke.
 pub(super) fn run(flags: &flags::Soak) -> Result<()> {
     let runs = flags.runs.unwrap_or(RUNS);
     let over_parquet = flags.parquet_runs.unwrap_or(runs / 100);
-    let mut command = cargo(["test", "-p", "qmtl-backfill", "--all-features", "--test", "sim"]);
+    let variables = [("QMTL_SIM_RUNS", runs), ("QMTL_SIM_PARQUET_RUNS", over_parquet)];
+    soak("qmtl-backfill", "runs over", &variables, "docs/simulation.md")
+}
+
+/// The same of many workers.
+pub(super) fn of_workers(flags: &flags::Soak) -> Result<()> {
+    let runs = flags.runs.unwrap_or(RUNS_OF_WORKERS);
+    soak("qmtl-coordinator", "runs of", &[("QMTL_SIM_RUNS", runs)], "docs/leases.md")
+}
+
+fn soak(package: &str, batches: &str, variables: &[(&str, u64)], page: &str) -> Result<()> {
+    let mut command = cargo(["test", "-p", package, "--all-features", "--test", "sim"]);
     // Fast enough, and sums that overflow are still seen.
-    command.args(["--config", "profile.dev.opt-level=2", "--", "runs over"]);
-    command.env("QMTL_SIM_RUNS", runs.to_string()).env("QMTL_SIM_PARQUET_RUNS", over_parquet.to_string());
+    command.args(["--config", "profile.dev.opt-level=2", "--", batches]);
+    command.envs(variables.iter().map(|(name, number)| (name, number.to_string())));
     let mut columns = Columns::default();
     let has_succeeded = process::watch(&mut command, |line| columns.read(line))?;
     if !has_succeeded {
         bail!("an invariant was broken: run `{}`", shown(&command));
     }
-    page::replace(PAGE, |_| columns.table())
+    page::replace(page, |_| columns.table())
 }
 
 /// Figures as the simulation prints them, by batch.

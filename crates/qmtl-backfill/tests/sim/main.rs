@@ -33,7 +33,6 @@
 mod clock;
 mod exchange;
 mod figures;
-mod harness;
 mod invariants;
 mod log;
 mod mutations;
@@ -51,8 +50,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use figures::Figures;
-use harness::Test;
 use mutations::Mutation;
+use qmtl_history_testkit::harness::{self, Test};
 use run::{Outcome, Rules};
 use world::{PARQUET_SEEDS, World};
 

@@ -1,17 +1,27 @@
-//! Tests that may print, listed, chosen and counted as libtest does it.
+//! Tests that may print, listed, chosen and counted as libtest does it: what a test target without a harness runs.
 
+#![expect(clippy::print_stdout, reason = "a test without a harness talks on stdout")]
+
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// A test by name.
-pub(crate) struct Test {
+pub struct Test {
     name: String,
     run: Box<dyn Fn() -> Result<(), String>>,
 }
 
 impl Test {
-    pub(crate) fn new(name: impl Into<String>, run: impl Fn() -> Result<(), String> + 'static) -> Self {
+    /// A test of this name; an error is why it failed.
+    pub fn new(name: impl Into<String>, run: impl Fn() -> Result<(), String> + 'static) -> Self {
         Self { name: name.into(), run: Box::new(run) }
+    }
+}
+
+impl fmt::Debug for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Test").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -57,8 +67,9 @@ impl Chosen {
     }
 }
 
-/// Runs the tests that `arguments` ask for, one after another, and tells what came of them.
-pub(crate) fn run(tests: &[Test], arguments: impl Iterator<Item = String>) -> ExitCode {
+/// Runs the tests that `arguments` ask for, one after another, and tells what came of them. The arguments are those of
+/// libtest, without the program's name.
+pub fn run(tests: &[Test], arguments: impl Iterator<Item = String>) -> ExitCode {
     let chosen = Chosen::read(arguments);
     let (meant, left): (Vec<_>, Vec<_>) = tests.iter().partition(|test| chosen.has(&test.name));
     if chosen.lists {
