@@ -321,6 +321,14 @@ fn failed(path: &Path, error: impl Into<redb::Error>) -> Error {
         redb::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => {
             Error::new(ErrorKind::Corrupt, "the file is no lease store: give another path, or move it away")
         }
+        redb::Error::Io(io)
+            if matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::FileTooLarge) =>
+        {
+            Error::new(
+                ErrorKind::Storage,
+                "there is no room for the lease store: give it some, and it goes on by itself",
+            )
+        }
         _ => Error::new(ErrorKind::Storage, "the lease store cannot be read or written"),
     };
     ours.with("file", path.display()).caused_by(error)

@@ -1,5 +1,6 @@
 //! The store in a PostgreSQL database.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use qmtl_backfill::lease::{BackfillCoordinator, Command, Policy, Reply};
@@ -88,4 +89,55 @@ async fn what_the_database_cannot_do_is_told() {
     cluster.execute("leases", "drop table qmtl_leases").unwrap();
     let error = store.apply("k", claim()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+}
+
+/// A database that is killed at any moment has lost nothing that was acknowledged, and the server goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_acknowledged_is_lost_when_the_database_is_killed() {
+    let Some(mut cluster) = cluster() else { return };
+    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
+    let url = cluster.create("leases").unwrap();
+    let store = std::sync::Arc::new(PostgresStore::connect(&url, Policy::default()).await.unwrap());
+    let mut known: Vec<(String, String, bool)> = Vec::new();
+    for round in 0..rounds {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let store = std::sync::Arc::clone(&store);
+                tokio::spawn(async move {
+                    let mut known = Vec::new();
+                    for number in 0.. {
+                        let key = format!("{round}:{client}:{number}");
+                        let Ok(Reply::Granted(grant)) = store.apply(&key, claim()).await else { break };
+                        let (token, retry_after) = (grant.token.clone(), Duration::ZERO);
+                        let complete = Command::Complete { token, missing: 0, ratio: 1.0, retry_after };
+                        let done = store.apply(&key, complete).await;
+                        known.push((key, grant.token, done.is_ok()));
+                        if done.is_err() {
+                            break;
+                        }
+                    }
+                    known
+                })
+            })
+            .collect();
+        tokio::time::timeout(Duration::from_millis(100 + fastrand::u64(..300)), std::future::pending::<()>())
+            .await
+            .unwrap_err();
+        cluster.kill();
+        cluster.restart().unwrap();
+        for client in clients {
+            known.extend(client.await.unwrap());
+        }
+        let sql = "select convert_from(key, 'UTF8') || ' ' || token || ' ' || status from qmtl_leases";
+        let stands = cluster.execute("leases", sql).unwrap();
+        let stands: BTreeSet<_> = stands.lines().collect();
+        for (key, token, is_done) in &known {
+            let is = |status: &str| stands.contains(format!("{key} {token} {status}").as_str());
+            assert!(is("done") || (!is_done && is("held")), "{key} {token}");
+        }
+    }
+    let done = known.iter().filter(|(_, _, is_done)| *is_done).count();
+    println!("figure: kills of PostgreSQL = {rounds}");
+    println!("figure: acknowledged completions = {done}, lost = 0");
+    assert!(done > 20 * rounds, "{done}");
 }

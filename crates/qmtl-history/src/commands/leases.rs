@@ -102,6 +102,23 @@ async fn found(
     Ok(leases.into_iter().find(|listed| listed.key == key).map(|listed| (listed, now)))
 }
 
+/// The fields of a lease in the order in which people are told of them.
+const FIELDS: [&str; 13] = [
+    "key",
+    "token",
+    "state",
+    "worker",
+    "reason",
+    "completion_ratio",
+    "missing",
+    "attempts",
+    "granted_at_ms",
+    "changed_at_ms",
+    "lease_until_ms",
+    "age_s",
+    "fence",
+];
+
 async fn inspect(args: &InspectLeasesArgs, context: &Context) -> Result<Outcome> {
     let (client, console) = (client(&args.server)?, &context.console);
     let mut outcome = Outcome::Done;
@@ -120,8 +137,9 @@ async fn inspect(args: &InspectLeasesArgs, context: &Context) -> Result<Outcome>
         return Ok(outcome);
     }
     for lease in &all {
-        let fields = lease.as_object().into_iter().flatten();
-        for (name, value) in fields.filter(|(_, value)| !value.is_null()) {
+        for (name, value) in
+            FIELDS.iter().map(|name| (name, &lease[name])).filter(|(_, value)| !value.is_null())
+        {
             let value = match value {
                 Value::String(text) => text::in_line(text),
                 other => match (name.strip_suffix("_ms"), other.as_i64().map(Timestamp::from_millis)) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,8 +97,12 @@ impl Coordinator {
     }
 
     fn listen(store: &str, address: &str) -> Self {
+        Self::spawn(program(), store, address)
+    }
+
+    fn spawn(mut program: std::process::Command, store: &str, address: &str) -> Self {
         let words = ["coordinator", "--store", store, "--listen", address].map(str::to_owned).to_vec();
-        let mut child = program().args(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = program.args(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim_start_matches("listening at ").split(',').next().unwrap().to_owned();
@@ -118,6 +123,10 @@ impl Coordinator {
         self.child.wait().unwrap();
         let address = self.url.trim_start_matches("http://").to_owned();
         *self = Self::listen(&self.words[2].clone(), &address);
+    }
+
+    fn get(&self, path: &str) -> Value {
+        ask(&self.url, &format!("GET {path}"), "").unwrap().1
     }
 
     fn leases(&self, words: &[&str], input: Option<&str>) -> Run {
@@ -335,6 +344,109 @@ fn stuck_leases_are_recovered_from_a_log() {
     let nobody = Run::of(nobody);
     assert!(nobody.code == Some(4) && nobody.stdout.starts_with("unreachable"), "{nobody:?}");
     exchange.stop();
+}
+
+/// A lease as a client knows it, or what it has heard of its end.
+#[derive(Debug)]
+struct Known {
+    key: String,
+    token: String,
+    is_done: bool,
+}
+
+/// A coordinator that is killed at any moment has lost nothing that it had acknowledged.
+#[test]
+fn nothing_that_was_acknowledged_is_lost_when_the_coordinator_is_killed() {
+    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
+    let scene = Scene::new();
+    let mut coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let mut known: Vec<Known> = Vec::new();
+    for round in 0..rounds {
+        let url = coordinator.url.clone();
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let url = url.clone();
+                std::thread::spawn(move || work(&url, &format!("{round}:{client}")))
+            })
+            .collect();
+        // Somewhere in the middle of it.
+        std::thread::sleep(Duration::from_millis(40 + fastrand::u64(..120)));
+        coordinator.kill_and_restart();
+        known.extend(clients.into_iter().flat_map(|client| client.join().unwrap()));
+        for Known { key, token, is_done } in &known {
+            let page = coordinator.get(&format!("/v1/leases/inspect?limit=1&prefix={key}"));
+            let lease = &page["leases"][0];
+            assert_eq!(lease["token"], Value::from(token.as_str()), "{key}: {lease}");
+            let state = lease["state"].as_str().unwrap();
+            assert!(state == "done" || (!is_done && state == "held"), "{key} done={is_done}: {lease}");
+        }
+    }
+    let done = known.iter().filter(|known| known.is_done).count();
+    println!("figure: kills of the coordinator = {rounds}");
+    println!("figure: acknowledged completions = {done}, lost = 0");
+    assert!(done > 10 * rounds as usize, "{done}");
+}
+
+/// Claims and completes until nobody answers.
+fn work(url: &str, name: &str) -> Vec<Known> {
+    let mut known = Vec::new();
+    for number in 0.. {
+        let key = format!("{name}:{number}:");
+        let Some((200, claimed)) =
+            post(url, "claim", &serde_json::json!({"key": key, "lease_ms": 3_600_000}))
+        else {
+            break;
+        };
+        let token = claimed["lease"]["token"].as_str().unwrap().to_owned();
+        let done = post(url, "complete", &serde_json::json!({"key": key, "token": token}));
+        let is_done = done.as_ref().is_some_and(|(status, _)| *status == 200);
+        known.push(Known { key, token, is_done });
+        if done.is_none() {
+            break;
+        }
+    }
+    known
+}
+
+/// Sends a request by hand: the status and the JSON of the answer, `None` when there is none.
+fn ask(url: &str, head: &str, body: &str) -> Option<(u16, Value)> {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).ok()?;
+    let length = body.len();
+    let head = format!("{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?))
+}
+
+/// Posts a body as a client of the original does.
+fn post(url: &str, call: &str, body: &Value) -> Option<(u16, Value)> {
+    ask(url, &format!("POST /v1/leases/{call}"), &body.to_string())
+}
+
+/// A disk that takes no more bytes costs what is asked then, and nothing that was granted before.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_no_lease_that_was_granted() {
+    let scene = Scene::new();
+    let path = scene.path("leases.redb").display().to_string();
+    let mut limited = std::process::Command::new("sh");
+    // In units of 512 or 1,024 bytes.
+    limited.args(["-c", "ulimit -f 4000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_qmtl-history")]);
+    let mut coordinator = Coordinator::spawn(limited, &path, "127.0.0.1:0");
+    let claim = |coordinator: &Coordinator, number: u32| {
+        let key = format!("k{number:04}:{}", "x".repeat(3_000));
+        post(&coordinator.url, "claim", &serde_json::json!({"key": key, "lease_ms": 3_600_000})).unwrap()
+    };
+    let refused = (0..).find(|number| claim(&coordinator, *number).0 == 503).unwrap();
+    let (_, told) = claim(&coordinator, refused);
+    assert!(told["error"].as_str().is_none_or(|told| told.contains("room")), "{told}");
+    coordinator.kill_and_restart();
+    for number in 0..refused {
+        assert_eq!(claim(&coordinator, number).1["outcome"], "held", "{number} of {refused}");
+    }
+    assert_eq!(claim(&coordinator, refused + 1).0, 200, "there is room again");
 }
 
 #[test]
