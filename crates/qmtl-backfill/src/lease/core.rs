@@ -125,6 +125,8 @@ pub enum Command {
         token: String,
         /// Why.
         reason: String,
+        /// How much of the window is settled.
+        ratio: Option<f64>,
     },
     /// I give the window back; that is no failure.
     Release {
@@ -132,6 +134,8 @@ pub enum Command {
         token: String,
         /// Why.
         reason: String,
+        /// How much of the window is settled.
+        ratio: Option<f64>,
     },
     /// An operator ends the grant, whatever its state, and forgives failed attempts.
     Recover {
@@ -307,8 +311,8 @@ impl Policy {
             Command::Complete { token, missing, ratio, retry_after } => {
                 self.complete(lease, turn, (token, *missing, *ratio, *retry_after))
             }
-            Command::Fail { token, reason } => self.fail(lease, turn, (token, reason)),
-            Command::Release { token, reason } => release(lease, turn, (token, reason)),
+            Command::Fail { token, reason, ratio } => self.fail(&lease.at(*ratio), turn, (token, reason)),
+            Command::Release { token, reason, ratio } => release(&lease.at(*ratio), turn, (token, reason)),
             Command::Recover { token, is_done, reason } => {
                 recover(lease, turn, (token.as_deref(), *is_done, reason))
             }
@@ -398,8 +402,7 @@ impl Policy {
         }
         // A renewal that was overtaken by a later one must not shorten what its holder counts on.
         let until = later(turn.now, self.ttl(ttl)).max(lease.until);
-        let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio)).unwrap_or(lease.ratio);
-        let renewed = Lease { until, ratio, changed_at: turn.now, ..lease.clone() };
+        let renewed = Lease { until, changed_at: turn.now, ..lease.at(ratio) };
         let grant = renewed.as_granted(false);
         (Some(renewed), Reply::Renewed(grant))
     }
@@ -521,6 +524,12 @@ impl Lease {
             missing,
             reason,
         }
+    }
+
+    /// The same with so much of its window settled, where that is known while it is held.
+    fn at(&self, ratio: Option<f64>) -> Self {
+        let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio) && self.status == Status::Held);
+        Self { ratio: ratio.unwrap_or(self.ratio), ..self.clone() }
     }
 
     /// The same with its grant ended now.

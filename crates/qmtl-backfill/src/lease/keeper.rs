@@ -505,13 +505,13 @@ impl Task {
         };
         let (coordinator, key, token) =
             (Arc::clone(&self.coordinator), kept.key.to_string(), kept.token.clone());
-        let clock = Arc::clone(&self.shared.clock);
+        let (clock, ratio) = (Arc::clone(&self.shared.clock), Some(kept.state.ratio()));
         let command = match ending {
             Ending::Complete { missing, ratio, retry_after } => {
                 Command::Complete { token, missing, ratio, retry_after }
             }
-            Ending::Fail(reason) => Command::Fail { token, reason },
-            Ending::Release(reason) => Command::Release { token, reason },
+            Ending::Fail(reason) => Command::Fail { token, reason, ratio },
+            Ending::Release(reason) => Command::Release { token, reason, ratio },
         };
         let call = async move {
             if !pause.is_zero() {

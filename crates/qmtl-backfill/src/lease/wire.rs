@@ -5,7 +5,7 @@
 //! | `POST /v1/leases/claim` | `{key, lease_ms}`, optional `worker`, `request_id` | 200 `{lease: {token, lease_until_ms, fence}, completion_ratio}`; 409 `{outcome, state, worker, lease_until_ms}`, outcome `held`, `dead`, `backoff` or `replayed` |
 //! | `POST /v1/leases/renew` | `{key, token, lease_ms}`, optional `completion_ratio` | 200 as for a claim; 404; 409 |
 //! | `POST /v1/leases/complete` | `{key, token}`, optional `missing`, `completion_ratio`, `retry_after_s` | 200 `{completion_ratio, state}`; 404; 409 |
-//! | `POST /v1/leases/fail`, `…/release` | `{key, token, reason}` | 200 `{completion_ratio, state}`; 404; 409 |
+//! | `POST /v1/leases/fail`, `…/release` | `{key, token, reason}`, optional `completion_ratio` | 200 `{completion_ratio, state}`; 404; 409 |
 //! | `GET /v1/leases/inspect` | query `prefix`, `state`, `cursor`, `limit` | 200 `{now_ms, leases: […], cursor}` |
 //!
 //! 404 is a key that was never claimed, 409 a token that is not the key's current one, or a renewal that came too late.
@@ -135,11 +135,13 @@ pub fn request(key: &str, command: &Command) -> (Call, Value) {
                 ..Default::default()
             },
         ),
-        Command::Fail { token, reason } => {
-            ended(Call::Fail, EndBody { key, token, reason, ..Default::default() })
+        Command::Fail { token, reason, ratio } => {
+            let body = EndBody { key, token, reason, completion_ratio: ratio, ..Default::default() };
+            ended(Call::Fail, body)
         }
-        Command::Release { token, reason } => {
-            ended(Call::Release, EndBody { key, token, reason, ..Default::default() })
+        Command::Release { token, reason, ratio } => {
+            let body = EndBody { key, token, reason, completion_ratio: ratio, ..Default::default() };
+            ended(Call::Release, body)
         }
         Command::Recover { token, is_done, reason } => {
             let force = token.is_none();
@@ -171,7 +173,7 @@ pub fn command(call: Call, body: &[u8]) -> Result<(String, Command)> {
                 Call::Release if recover || force => {
                     return Err(malformed(call, "a lease is recovered by complete or fail"));
                 }
-                Call::Release => Command::Release { token, reason },
+                Call::Release => Command::Release { token, reason, ratio: completion_ratio },
                 call if recover || force => {
                     let token = Some(token).filter(|_| !force);
                     Command::Recover { token, is_done: call == Call::Complete, reason }
@@ -183,7 +185,7 @@ pub fn command(call: Call, body: &[u8]) -> Result<(String, Command)> {
                     let ratio = completion_ratio.unwrap_or_else(|| settled(&key, missing));
                     Command::Complete { token, missing, ratio, retry_after }
                 }
-                _ => Command::Fail { token, reason },
+                _ => Command::Fail { token, reason, ratio: completion_ratio },
             };
             Ok((key, command))
         }
@@ -433,8 +435,8 @@ mod tests {
                 ratio: 0.25,
                 retry_after: Duration::from_millis(1_500),
             },
-            Command::Fail { token: token.clone(), reason: reason.clone() },
-            Command::Release { token: token.clone(), reason: reason.clone() },
+            Command::Fail { token: token.clone(), reason: reason.clone(), ratio: Some(0.5) },
+            Command::Release { token: token.clone(), reason: reason.clone(), ratio: None },
             Command::Recover { token: Some(token), is_done: true, reason: reason.clone() },
             Command::Recover { token: None, is_done: false, reason },
         ]

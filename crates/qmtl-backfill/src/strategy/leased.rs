@@ -97,13 +97,19 @@ impl<'a> Leasing<'a> {
         let (clock, config) = (&self.strategy.clock, self.keeper.config());
         let failed = |error: Error| Lack::Failed { error, is_final: true };
         let key = self.key(window).map_err(failed)?;
-        let give_up = clock.monotonic() + config.patience;
+        // A worker that is alone already looks now and then whether it still is, and does not wait for that.
+        let patience = if self.alone_until().is_some() { Duration::ZERO } else { config.patience };
+        let give_up = clock.monotonic() + patience;
         loop {
             let now = clock.monotonic();
             if self.alone_until().is_some_and(|until| now < until) {
                 return Ok(None);
             }
-            let error = match self.keeper.claim(key.clone()).await {
+            let claimed = self.keeper.claim(key.clone()).await;
+            if claimed.is_ok() && self.be_alone_until(None).is_some() {
+                tracing::info!("the coordinator answers again");
+            }
+            let error = match claimed {
                 Ok(Claimed::Ours(lease)) => {
                     self.has_leases.store(true, Ordering::Relaxed);
                     return Ok(Some(lease));
@@ -118,12 +124,9 @@ impl<'a> Leasing<'a> {
             let is_over = !error.is_retryable() || now >= give_up;
             match config.on_loss {
                 OnLoss::Alone if is_over => {
-                    let mut alone_until = self.alone_until.lock().unwrap_or_else(PoisonError::into_inner);
-                    if alone_until.replace(now + ALONE_FOR).is_none() {
-                        tracing::warn!(
-                            error = error.chain(),
-                            "the coordinator does not answer; going on without leases"
-                        );
+                    if self.be_alone_until(Some(now + ALONE_FOR)).is_none() {
+                        let error = error.chain();
+                        tracing::warn!(error, "the coordinator does not answer; going on without leases");
                     }
                 }
                 OnLoss::Stop if is_over => {
@@ -143,6 +146,11 @@ impl<'a> Leasing<'a> {
 
     fn alone_until(&self) -> Option<Duration> {
         *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on without the coordinator until then, or with it; what was so before.
+    fn be_alone_until(&self, until: Option<Duration>) -> Option<Duration> {
+        std::mem::replace(&mut *self.alone_until.lock().unwrap_or_else(PoisonError::into_inner), until)
     }
 
     fn key(&self, window: TimeRange) -> Result<LeaseKey> {
@@ -260,6 +268,11 @@ impl Job<'_> {
     /// Ends the lease of an answer that is stored or has failed.
     pub(super) fn end_lease(&self, answer: &mut Answer, after: Option<&Coverage>) {
         let Some((leasing, lease)) = self.leasing.zip(answer.lease.take()) else { return };
+        if let Some(known) = after {
+            let (window, interval) = (answer.window.range, self.key.interval);
+            let missing = leasing.missing(window, known).count(interval);
+            lease.settled(share(window.count(interval), missing));
+        }
         let ending = match (&answer.error, after) {
             (Some(error), _) => failed(error),
             (None, Some(known)) => leasing.ending(answer.window.range, known, Some(&answer.too_young)),

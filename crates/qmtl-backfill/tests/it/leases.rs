@@ -177,7 +177,7 @@ async fn nothing_of_a_window_is_written_once_its_lease_is_lost() {
         let grant = claim(&*coordinator, 0).await;
         TokioClock::new().sleep(Duration::from_secs(40)).await;
         assert!(store.writes().is_empty(), "the loser's rows came after 25 s");
-        let release = Command::Release { token: grant.token, reason: "done with it".into() };
+        let release = Command::Release { token: grant.token, reason: "done with it".into(), ratio: None };
         coordinator.apply(&lease_key(0), release).await.unwrap();
     };
     let (report, ()) = futures::join!(fill(&strategy, &store, range), thief);

@@ -67,8 +67,8 @@ async fn keys_are_counted_and_the_old_ones_forgotten() {
         let (_, token) = granted(&store, &key, if number < 2 { 5 } else { 600 }).await;
         let command = match number {
             0..5 => continue,
-            5..10 => Command::Fail { token, reason: "r".into() },
-            10..15 => Command::Release { token, reason: "r".into() },
+            5..10 => Command::Fail { token, reason: "r".into(), ratio: None },
+            10..15 => Command::Release { token, reason: "r".into(), ratio: None },
             _ => Command::Complete { token, missing: 0, ratio: 1.0, retry_after: Duration::ZERO },
         };
         store.apply(&key, command).await.unwrap();

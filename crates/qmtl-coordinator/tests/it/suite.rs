@@ -74,11 +74,17 @@ async fn complete(subject: &dyn BackfillCoordinator, key: &str, token: &str) -> 
 }
 
 async fn fail(subject: &dyn BackfillCoordinator, key: &str, token: &str) -> Reply {
-    subject.apply(key, Command::Fail { token: token.to_owned(), reason: "no\0 disk".into() }).await.unwrap()
+    subject
+        .apply(key, Command::Fail { token: token.to_owned(), reason: "no\0 disk".into(), ratio: None })
+        .await
+        .unwrap()
 }
 
 async fn release(subject: &dyn BackfillCoordinator, key: &str, token: &str) -> Reply {
-    subject.apply(key, Command::Release { token: token.to_owned(), reason: "outage".into() }).await.unwrap()
+    subject
+        .apply(key, Command::Release { token: token.to_owned(), reason: "outage".into(), ratio: None })
+        .await
+        .unwrap()
 }
 
 async fn renew(subject: &dyn BackfillCoordinator, key: &str, token: &str, ratio: f64) -> Reply {
@@ -354,15 +360,18 @@ impl BackfillCoordinator for Faulty {
             (Fault::IgnoresTokens, Command::Complete { .. }) => {
                 command = Command::Recover { token: None, is_done: true, reason: String::new() };
             }
-            (Fault::FailsWhatIsGivenBack, Command::Release { token, reason }) => {
-                command = Command::Fail { token: token.clone(), reason: reason.clone() };
+            (Fault::FailsWhatIsGivenBack, Command::Release { token, reason, .. }) => {
+                command = Command::Fail { token: token.clone(), reason: reason.clone(), ratio: None };
             }
             (Fault::ForgetsProgress, Command::Renew { ratio, .. }) => *ratio = None,
             (Fault::ForgetsRequests, Command::Claim { request_id, .. }) => *request_id = None,
             (Fault::RenewalsAreNotKept, Command::Renew { ttl, .. }) => *ttl = Duration::ZERO,
             (Fault::RecoveryIsRelease, Command::Recover { token, reason, .. }) => {
-                command =
-                    Command::Release { token: token.clone().unwrap_or_default(), reason: reason.clone() };
+                command = Command::Release {
+                    token: token.clone().unwrap_or_default(),
+                    reason: reason.clone(),
+                    ratio: None,
+                };
             }
             (Fault::CutsKeys, _) => key = key.split(':').next().unwrap_or_default().to_owned(),
             (Fault::FoldsKeys, _) => key = key.to_lowercase(),

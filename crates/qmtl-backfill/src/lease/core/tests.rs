@@ -64,11 +64,11 @@ impl Key {
     }
 
     fn fail(&mut self, token: &str) -> Reply {
-        self.apply(&Command::Fail { token: token.to_owned(), reason: "no disk".into() })
+        self.apply(&Command::Fail { token: token.to_owned(), reason: "no disk".into(), ratio: None })
     }
 
     fn release(&mut self, token: &str) -> Reply {
-        self.apply(&Command::Release { token: token.to_owned(), reason: "outage".into() })
+        self.apply(&Command::Release { token: token.to_owned(), reason: "outage".into(), ratio: None })
     }
 
     fn recover(&mut self, token: Option<&str>, is_done: bool) -> Reply {
@@ -190,6 +190,10 @@ fn what_settled_a_bar_is_no_failed_attempt() {
         }
         assert_eq!(key.lease.as_ref().unwrap().attempts, 0);
     }
+    let token = key.claim();
+    let (reason, ratio) = ("r".to_owned(), Some(0.75));
+    key.apply(&Command::Fail { token, reason, ratio });
+    assert_eq!(key.lease.as_ref().unwrap().attempts, 0, "it settled some before it failed");
     let token = key.claim();
     key.fail(&token);
     assert_eq!(key.lease.as_ref().unwrap().attempts, 1, "this one has settled nothing more");
