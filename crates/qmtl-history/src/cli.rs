@@ -229,7 +229,7 @@ Leases say who works on which window; what is done stands in the history store. 
 what is being answered is answered first.
 
 Examples:
-  qmtl-history coordinator --store leases.redb
+  qmtl-history coordinator --store leases.db
   qmtl-history coordinator --listen 0.0.0.0:7470 --token-file tokens --store postgres://qmtl@db/leases
   qmtl-history backfill --coordinator http://127.0.0.1:7470 --store s3://bucket/history --nodes series.toml --last 90d";
 

@@ -193,7 +193,7 @@ fn is_whole(scene: &Scene, exchange: &Exchange) {
 #[test]
 fn four_workers_ask_for_each_window_once() {
     let (scene, exchange) = (Scene::new(), Exchange::start(40));
-    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let workers: Vec<_> = ["w1", "w2", "w3", "w4"]
         .iter()
         .map(|name| spawn(&scene, &exchange.words(&coordinator, name)))
@@ -223,7 +223,7 @@ fn four_workers_ask_for_each_window_once() {
 #[test]
 fn the_windows_of_a_worker_that_was_killed_are_done_by_others() {
     let (scene, exchange) = (Scene::new(), Exchange::start(30));
-    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let mut workers: Vec<_> =
         ["w1", "w2", "w3"].iter().map(|name| spawn(&scene, &exchange.words(&coordinator, name))).collect();
     until_asked(&exchange, 12);
@@ -245,7 +245,7 @@ fn the_windows_of_a_worker_that_was_killed_are_done_by_others() {
 #[test]
 fn a_coordinator_that_is_killed_comes_back_with_its_leases() {
     let (scene, exchange) = (Scene::new(), Exchange::start(30));
-    let mut coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let mut coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let workers: Vec<_> =
         ["w1", "w2"].iter().map(|name| spawn(&scene, &exchange.words(&coordinator, name))).collect();
     for round in 1..=3 {
@@ -267,7 +267,7 @@ fn a_coordinator_that_is_killed_comes_back_with_its_leases() {
 #[test]
 fn a_worker_that_is_terminated_drains() {
     let (scene, exchange) = (Scene::new(), Exchange::start(40));
-    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let child = spawn(&scene, &exchange.words(&coordinator, "w1"));
     until_asked(&exchange, 10);
     signal(&child, "-TERM");
@@ -284,7 +284,7 @@ fn a_worker_that_is_terminated_drains() {
 #[test]
 fn a_worker_that_stood_still_past_its_lease_writes_nothing_of_it() {
     let (scene, exchange) = (Scene::new(), Exchange::start(20));
-    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let sleeper = spawn(&scene, &exchange.words(&coordinator, "sleeper"));
     until_asked(&exchange, 5);
     signal(&sleeper, "-STOP");
@@ -303,7 +303,7 @@ fn a_worker_that_stood_still_past_its_lease_writes_nothing_of_it() {
 #[test]
 fn stuck_leases_are_recovered_from_a_log() {
     let (scene, exchange) = (Scene::new(), Exchange::start(12));
-    let coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let mut words = exchange.words(&coordinator, "w1");
     let at = words.iter().position(|word| word == "3s").unwrap();
     words[at] = "1h".into();
@@ -359,7 +359,7 @@ struct Known {
 fn nothing_that_was_acknowledged_is_lost_when_the_coordinator_is_killed() {
     let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
     let scene = Scene::new();
-    let mut coordinator = Coordinator::start(&scene.path("leases.redb").display().to_string());
+    let mut coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let mut known: Vec<Known> = Vec::new();
     for round in 0..rounds {
         let url = coordinator.url.clone();
@@ -430,7 +430,7 @@ fn post(url: &str, call: &str, body: &Value) -> Option<(u16, Value)> {
 #[test]
 fn a_full_disk_loses_no_lease_that_was_granted() {
     let scene = Scene::new();
-    let path = scene.path("leases.redb").display().to_string();
+    let path = scene.path("leases.db").display().to_string();
     let mut limited = std::process::Command::new("sh");
     // In units of 512 or 1,024 bytes.
     limited.args(["-c", "ulimit -f 4000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_qmtl-history")]);
@@ -471,7 +471,7 @@ fn what_cannot_work_is_refused_with_a_remedy() {
     fill(&["--worker-id", "w"]).fails_with(2, "--coordinator");
     fill(&["--coordinator", "http://127.0.0.1:1", "--replace", "--reason", "r"]).fails_with(2, "--replace");
     let serve = |words: &[&str]| Run::of(program().args(["coordinator"]).args(words).output().unwrap());
-    let path = scene.path("leases.redb").display().to_string();
+    let path = scene.path("leases.db").display().to_string();
     let open = serve(&["--store", &path, "--listen", "0.0.0.0:0"]);
     open.fails_with(2, "bearer token");
     assert!(open.stderr.contains("--token-file"), "{open:?}");
