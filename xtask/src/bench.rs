@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures, beside peers where they can be installed, and prints one table.
 //! Gates are ratios, so that they hold on any machine; absolute numbers are for reading.
 
+mod coordinator;
 mod exchange;
 mod export;
 mod indicators;
@@ -33,6 +34,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("export", export::export),
     ("runtime", runtime::runtime),
     ("indicators", indicators::indicators),
+    ("coordinator", coordinator::coordinator),
     ("questdb", questdb::questdb),
 ];
 

@@ -13,6 +13,8 @@ pub(crate) const CALM: f64 = 400.0;
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 /// Minutes of a window.
 const WINDOW: i64 = 900;
+/// How far missing bars of a window lie apart.
+const STEP: usize = 128;
 
 /// One worker.
 #[derive(Clone, Debug)]
@@ -121,7 +123,7 @@ impl World {
     /// The bars of a window that are missing when the run begins.
     pub(crate) fn wanted(&self, window: TimeRange) -> Vec<Timestamp> {
         let bars = window.points(self.key.interval);
-        bars.step_by(WINDOW.unsigned_abs() as usize / 7).take(self.missing as usize).collect()
+        bars.step_by(STEP).take(self.missing as usize).collect()
     }
 
     /// Whether the window that begins here is the poisoned one.
