@@ -357,7 +357,7 @@ struct Known {
 /// A coordinator that is killed at any moment has lost nothing that it had acknowledged.
 #[test]
 fn nothing_that_was_acknowledged_is_lost_when_the_coordinator_is_killed() {
-    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5_usize, |rounds| rounds.parse().unwrap());
     let scene = Scene::new();
     let mut coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let mut known: Vec<Known> = Vec::new();
@@ -384,7 +384,7 @@ fn nothing_that_was_acknowledged_is_lost_when_the_coordinator_is_killed() {
     let done = known.iter().filter(|known| known.is_done).count();
     println!("figure: kills of the coordinator = {rounds}");
     println!("figure: acknowledged completions = {done}, lost = 0");
-    assert!(done > 10 * rounds as usize, "{done}");
+    assert!(done > 10 * rounds, "{done}");
 }
 
 /// Claims and completes until nobody answers.
