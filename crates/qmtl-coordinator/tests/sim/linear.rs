@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use qmtl_backfill::lease::{BackfillCoordinator, Command, Outcome, Page, Query, Reply};
 use qmtl_history_api::{Result, Timestamp, async_trait};
@@ -146,6 +147,9 @@ impl State {
     }
 }
 
+/// A client sends a request again that was not answered for so long.
+const SENT_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// Fails with the key whose answers cannot have been given one after another. Where the network doubles messages, a claim
 /// may have come a second time, late, when others had claimed since: then it is a new one, whose grant nobody knows.
 pub(crate) fn check(history: &[Call], is_doubled: bool) -> Result<(), String> {
@@ -176,7 +180,10 @@ fn is_linear(calls: &[&Call], is_doubled: bool) -> bool {
         .collect();
     let may_be_unknown = |call: &&&Call| match call.what {
         What::Claim => true,
-        What::Granted(_) | What::Held => is_doubled,
+        // One that was sent again, when others had claimed meanwhile, is a new one too.
+        What::Granted(_) | What::Held => {
+            is_doubled || call.ended.is_some_and(|ended| ended.since(call.begun) >= SENT_AGAIN_AFTER)
+        }
         _ => false,
     };
     let claims: Vec<Timestamp> = calls.iter().filter(may_be_unknown).map(|call| call.begun).collect();

@@ -12,10 +12,10 @@ use qmtl_backfill::lease::{
 };
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_coordinator::{LeaseStore, Server};
-use qmtl_history_api::arrow_array::RecordBatch;
+use qmtl_history_api::arrow_array::{Float64Array, RecordBatch};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillRequest, Clock as _, DataFetcher, EmptyProof, HistoryBackend, NoProgress,
-    RangeSet, WriteRequest,
+    RangeSet, Timestamp, WriteRequest, frame,
 };
 use qmtl_history_testkit::fixtures;
 use qmtl_io_memory::MemoryBackend;
@@ -79,14 +79,20 @@ impl Found {
 
     /// A write, however late it lands, changes no row that is there.
     pub(crate) fn nothing_changed(&self, before: &RecordBatch, after: &RecordBatch) {
-        let rows = |batch: &RecordBatch| {
-            (0..batch.num_rows()).map(|row| format!("{:?}", batch.slice(row, 1))).collect::<Vec<_>>()
-        };
-        let after = rows(after);
-        if let Some(gone) = rows(before).into_iter().find(|row| !after.contains(row)) {
-            self.report(Invariant::NothingChanges, format_args!("a row was changed: {gone}"));
+        let after = values(after);
+        if let Some((ts, _)) = values(before).into_iter().find(|(ts, row)| after.get(ts) != Some(row)) {
+            self.report(Invariant::NothingChanges, format_args!("the row of {ts:?} was changed"));
         }
     }
+}
+
+/// The bits of every row, by time.
+fn values(rows: &RecordBatch) -> BTreeMap<Option<Timestamp>, Vec<u64>> {
+    let times = frame::timestamps(rows).map(|times| times.values().to_vec()).unwrap_or_default();
+    let columns: Vec<_> =
+        rows.columns().iter().filter_map(|column| column.as_any().downcast_ref::<Float64Array>()).collect();
+    let row = |at: usize| columns.iter().map(|column| column.value(at).to_bits()).collect();
+    times.iter().enumerate().map(|(at, ts)| (Timestamp::from_micros(*ts).ok(), row(at))).collect()
 }
 
 /// Puts something in the place of something.
@@ -252,8 +258,10 @@ impl<'a> Run<'a> {
         let client = client.with_transport(net).with_clock(clock.clone());
         let client = (self.rules.coordinator)(Arc::new(self.recorder.of(client)));
         let on_loss = if plan.goes_alone { OnLoss::Alone } else { OnLoss::Stop };
-        let config =
-            LeaseConfig::new(name.clone()).with_ttl(TTL).with_on_loss(on_loss, Duration::from_secs(20));
+        let config = LeaseConfig::new(name.clone())
+            .with_look_every(Duration::from_secs(5))
+            .with_ttl(TTL)
+            .with_on_loss(on_loss, Duration::from_secs(20));
         let (keeper, keeping) = Keeper::with_clock(client, config, clock.clone());
         let _keeping = Ends(tokio::spawn(keeping).abort_handle());
         let life = Life {
@@ -280,7 +288,7 @@ impl<'a> Run<'a> {
             if is_done || (is_vain && self.truth.now() > calm()) {
                 return;
             }
-            clock.sleep(Duration::from_secs(7)).await;
+            clock.sleep(Duration::from_secs(11)).await;
         }
     }
 
