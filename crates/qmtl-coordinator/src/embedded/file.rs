@@ -352,7 +352,9 @@ fn failed(path: &Path, error: rusqlite::Error) -> Error {
             storage("the lease store is read-only: let this user write the file and its folder")
         }
         Some(CannotOpen) => storage("the lease store cannot be opened: is it a folder, or one of others?"),
-        _ => storage("the lease store cannot be read or written"),
+        _ => storage(
+            "the lease store cannot be read or written: the disk fails, or takes no more bytes (no room, a quota, ulimit -f)",
+        ),
     };
     ours.with("file", path.display()).caused_by(error)
 }
