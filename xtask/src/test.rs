@@ -214,9 +214,11 @@ fn programs_of_examples() -> Result<Vec<(PathBuf, Option<String>)>> {
 }
 
 /// Sets of features without the others, which must leave no code unused.
-const FEATURES: [(&str, &str); 4] = [
+const FEATURES: [(&str, &str); 6] = [
     (PROGRAM, "parquet,file"),
     (PROGRAM, "binance"),
+    (PROGRAM, "coordinator"),
+    ("qmtl-backfill", "http"),
     ("qmtl-io-exchange", "http"),
     ("qmtl-io-exchange", "coinbase"),
 ];
