@@ -59,8 +59,8 @@ pub(crate) struct SimClock {
 impl SimClock {
     /// Waits until the process runs.
     pub(crate) async fn awake(&self) {
-        let now = self.truth.now();
-        if let Some(stall) = self.skew.stalls.iter().find(|stall| stall.contains(now)) {
+        // Standstills may overlap.
+        while let Some(stall) = self.skew.stalls.iter().find(|stall| stall.contains(self.truth.now())) {
             self.truth.until(stall.end()).await;
         }
     }
