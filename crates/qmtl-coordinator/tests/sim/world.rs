@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub(crate) workers: Vec<WorkerPlan>,
     /// When the server is not there.
     pub(crate) outages: Vec<TimeRange>,
-    /// By how much its wall clock is set back at each restart, in microseconds.
+    /// By how much its wall clock is set back further at each restart, in microseconds.
     pub(crate) set_back: i64,
     /// How likely it is that a request, and that an answer, is lost; that a request comes twice.
     pub(crate) lost: f64,
@@ -58,13 +58,16 @@ pub(crate) struct World {
     pub(crate) failing_store: f64,
 }
 
+/// Times at which something is so, by their beginning.
 fn ranges(rng: &mut Rng, most: usize, longest: f64) -> Vec<TimeRange> {
-    (0..rng.usize(0..=most))
+    let mut ranges: Vec<_> = (0..rng.usize(0..=most))
         .filter_map(|_| {
             let from = rng.f64() * CALM;
             TimeRange::checked(after(from), after((from + 1.0 + rng.f64() * longest).min(CALM)))
         })
-        .collect()
+        .collect();
+    ranges.sort_by_key(|range| range.start());
+    ranges
 }
 
 impl World {
