@@ -150,7 +150,7 @@ impl FetcherBackfillStrategy {
         backend.capabilities().check_range(&request.key, request.range)?;
         let mut coverage = backend.coverage(&request.key, request.range).await?;
         self.ended(request, &coverage).await.leave_out_of(&mut coverage);
-        self.plan_from(request, &coverage, self.clock.now())
+        self.plan_from((request.key.interval, request.range), &coverage, self.clock.now())
     }
 
     /// The versions of sources whose proofs have ended, because the source has another version by now.
@@ -179,11 +179,16 @@ impl FetcherBackfillStrategy {
         lags.max().unwrap_or(SourceProfile::PUBLISH_LAG)
     }
 
-    fn plan_from(&self, request: &BackfillRequest, coverage: &Coverage, now: Timestamp) -> Result<Plan> {
+    fn plan_from(
+        &self,
+        (interval, range): (Interval, TimeRange),
+        coverage: &Coverage,
+        now: Timestamp,
+    ) -> Result<Plan> {
         self.config.check()?;
         let mut fetchers = self.fetchers.iter().map(|fetcher| (fetcher.source_id(), fetcher.limits()));
         let (first, limits) = fetchers.next().expect("a strategy has a fetcher");
-        let planner = Planner::new(request.key.interval, vec![first], limits);
+        let planner = Planner::new(interval, vec![first], limits);
         let planner = fetchers.fold(planner, |planner, (source, limits)| planner.then(source, limits));
         let planner = self
             .stand_ins
@@ -195,7 +200,7 @@ impl FetcherBackfillStrategy {
             Some(bars) => planner.with_window_bars(bars),
             None => planner,
         }
-        .plan(request.range, coverage, now)
+        .plan(range, coverage, now)
     }
 }
 
@@ -325,7 +330,7 @@ impl FetcherBackfillStrategy {
         let stop = request.stop.clone().unwrap_or_default();
         let look = async {
             // The bars just before it tell whether the series had begun, which saves a source from looking.
-            let known = backend.coverage(key, with_bars_before(request)).await?;
+            let known = backend.coverage(key, with_bars_before(request.range, key.interval)).await?;
             let ended = self.ended(request, &known).await;
             Ok((known, ended))
         };
@@ -333,7 +338,7 @@ impl FetcherBackfillStrategy {
         ended.leave_out_of(&mut known);
         let before = known.within(request.range);
         let now = self.clock.now();
-        let plan = self.plan_from(request, &before, now)?;
+        let plan = self.plan_from((key.interval, request.range), &before, now)?;
         metrics::auto_backfill_missing_ranges(self.name, key, plan.gaps().len() as u64);
         progress.on_event(
             key,
@@ -488,11 +493,11 @@ fn forming_bar(key: &SeriesKey, now: Timestamp) -> Option<TimeRange> {
     TimeRange::checked(key.interval.floor(now)?, key.interval.next(now)?)
 }
 
-/// The range of a request and the bars just before it.
-fn with_bars_before(request: &BackfillRequest) -> TimeRange {
-    let length = request.key.interval.as_micros().saturating_mul(BARS_BEFORE);
-    let start = request.range.start().checked_add_micros(-length).unwrap_or(Timestamp::MIN);
-    TimeRange::checked(start, request.range.end()).unwrap_or(request.range)
+/// A range and the bars just before it.
+fn with_bars_before(range: TimeRange, interval: Interval) -> TimeRange {
+    let length = interval.as_micros().saturating_mul(BARS_BEFORE);
+    let start = range.start().checked_add_micros(-length).unwrap_or(Timestamp::MIN);
+    TimeRange::checked(start, range.end()).unwrap_or(range)
 }
 
 /// Several sources in one word, for logs.

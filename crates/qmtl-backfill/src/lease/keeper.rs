@@ -180,24 +180,19 @@ impl State {
 }
 
 impl HeldLease {
-    /// When it is over, unless it is renewed; on the monotonic clock.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.state.deadline()
-    }
-
     /// Whether a write may begin now.
     pub(crate) fn is_ours(&self) -> bool {
-        !self.state.lost.is_stopped() && self.state.clock.monotonic() < self.deadline()
+        !self.state.lost.is_stopped() && self.state.clock.monotonic() < self.state.deadline()
     }
 
-    /// A future that returns once it is not ours any more.
-    pub(crate) fn watch(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// A future that returns once it is not ours any more; then it never will be again, even if a renewal was under way.
+    pub(crate) fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
         let state = Arc::clone(&self.state);
         async move {
             loop {
                 let left = state.deadline().saturating_sub(state.clock.monotonic());
                 if left.is_zero() {
-                    return;
+                    return state.lost.stop();
                 }
                 tokio::select! {
                     biased;

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 
 use futures::FutureExt;
+use futures::future::OptionFuture;
 use qmtl_history_api::arrow_array::RecordBatch;
 use qmtl_history_api::frame::{self, Dropped, Normalized, OffGrid, OffGridRule, Rules};
 use qmtl_history_api::{
@@ -226,37 +227,31 @@ impl Job<'_> {
         answer
     }
 
-    /// Stops asking when the time of the window or of the run is over.
+    /// Stops asking when the time of the window or of the run is over, and when the window's lease is lost: then it is
+    /// somebody else's.
     async fn fetch_in_time(&self, answer: &mut Answer) -> Result<()> {
-        // What comes when the lease is lost is not stored; the window is somebody else's.
-        let lost = answer.lease.as_ref().map(HeldLease::watch);
-        let lost = async {
-            match lost {
-                Some(lost) => lost.await,
-                None => std::future::pending().await,
-            }
-        };
+        let lost = OptionFuture::from(answer.lease.as_ref().map(HeldLease::lost));
         let now = self.clock.monotonic();
         let of_window = self.config.window_deadline.map(|longest| (now + longest, "window_deadline"));
         let of_run = self.until.map(|until| (until, "deadline"));
-        let Some((until, which)) = of_window.into_iter().chain(of_run).min() else {
-            return tokio::select! {
-                biased;
-                fetched = self.fetch_all(answer) => fetched,
-                () = lost => Ok(()),
-            };
-        };
+        let ends = of_window.into_iter().chain(of_run).min();
         let window = answer.window.span();
-        let passed = || Err(self.passed(which, self.retries.pending(window)));
-        if until <= now {
-            return passed();
+        let passed = |which| Err(self.passed(which, self.retries.pending(window)));
+        if let Some((_, which)) = ends.filter(|(until, _)| *until <= now) {
+            return passed(which);
         }
+        let over = OptionFuture::from(ends.map(|(until, which)| async move {
+            self.clock.sleep(until - now).await;
+            which
+        }));
         tokio::select! {
             biased;
-            fetched = self.fetch_all(answer) => fetched,
-            () = lost => Ok(()),
-            () = self.clock.sleep(until - now) => passed(),
+            fetched = self.fetch_all(answer) => return fetched,
+            Some(()) = lost => {}
+            Some(which) = over => return passed(which),
         }
+        answer.lack = Some(Lack::Lost);
+        Ok(())
     }
 
     async fn fetch_all(&self, answer: &mut Answer) -> Result<()> {

@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use qmtl_history_api::{
-    Coverage, Error, ErrorKind, ProgressEvent, RangeSet, Result, TimeRange, Timestamp, Wait,
+    AutoBackfillStrategy as _, Coverage, Error, ErrorKind, Interval, ProgressEvent, RangeSet, Result,
+    TimeRange, Timestamp, Wait,
 };
 
 use super::fetch::Answer;
@@ -74,20 +75,20 @@ impl<'a> Leasing<'a> {
         let failed = |error: Error| Lack::Failed { error, is_final: false };
         let mut known = backend.coverage(&self.run.request.key, window.range).await.map_err(failed)?;
         self.run.ended.leave_out_of(&mut known);
-        let (request, now) = (self.run.request, self.strategy.clock.now());
-        let plan = self.strategy.plan_from(request, &known, now).map_err(failed)?;
-        let gaps = plan.gaps().within(window.range);
-        if gaps.is_empty() {
+        let interval = self.run.request.key.interval;
+        let wanted = window.range.intersect(self.run.request.range).unwrap_or(window.range);
+        let plan = self.strategy.plan_from((interval, wanted), &known, self.strategy.clock.now());
+        let plan = plan.map_err(failed)?;
+        let missing = self.missing(window.range, &known);
+        if plan.gaps().is_empty() {
             if let Some(lease) = lease {
-                let ending = self.ending(window.range, &known, None);
-                lease.end(ending);
+                lease.end(self.ending(window.range, &missing, &RangeSet::new()));
             }
             return Err(Lack::Filled);
         }
-        window.gaps = gaps;
+        window.gaps = plan.gaps().clone();
         if let Some(lease) = &lease {
-            let missing = self.missing(window.range, &known).count(request.key.interval);
-            lease.settled(share(window.range.count(request.key.interval), missing));
+            lease.settled(self.share(window.range, &missing));
         }
         Ok(lease)
     }
@@ -162,48 +163,44 @@ impl<'a> Leasing<'a> {
 
     /// What is missing of a whole window, whatever of it was asked for.
     fn missing(&self, window: TimeRange, known: &Coverage) -> RangeSet {
-        use qmtl_history_api::AutoBackfillStrategy as _;
-        known.missing(
-            window,
-            self.run.request.key.interval,
-            &self.strategy.sources(),
-            self.strategy.clock.now(),
-        )
+        let (interval, now) = (self.run.request.key.interval, self.strategy.clock.now());
+        known.missing(window, interval, &self.strategy.sources(), now)
     }
 
-    /// How the lease of a window ends, by what the store has of it.
-    fn ending(&self, window: TimeRange, known: &Coverage, too_young: Option<&RangeSet>) -> Ending {
+    /// The share of a window's bars that is settled.
+    fn share(&self, window: TimeRange, missing: &RangeSet) -> f64 {
         let interval = self.run.request.key.interval;
-        let missing = self.missing(window, known);
-        let count = missing.count(interval);
-        if count == 0 {
+        match (window.count(interval), missing.count(interval)) {
+            (0, _) => 1.0,
+            (points, missing) => points.saturating_sub(missing) as f64 / points as f64,
+        }
+    }
+
+    /// How the lease of a window ends, by what the store lacks of it.
+    fn ending(&self, window: TimeRange, missing: &RangeSet, too_young: &RangeSet) -> Ending {
+        if missing.is_empty() {
             return Ending::Complete { missing: 0, ratio: 1.0, retry_after: Duration::ZERO };
         }
         let now = self.strategy.clock.now();
         if window.end() > now {
             return Ending::Release("the window is still open".into());
         }
-        let ratio = share(window.count(interval), count);
         let unasked = missing.difference(&self.run.request.range.into());
-        let retry_after = if unasked == missing {
+        let retry_after = if unasked == *missing {
             // Whoever wants them may have them at once.
             Duration::ZERO
         } else {
-            let young = too_young.and_then(|young| young.within(window).span());
+            let young = too_young.within(window).span();
             let settles = young.and_then(|young| young.end().checked_add(self.strategy.publish_lag()));
             settles.map_or(RETRY_AFTER, |settles| settles.since(now).max(Duration::from_secs(1)))
         };
-        Ending::Complete { missing: count, ratio, retry_after }
+        let count = missing.count(self.run.request.key.interval);
+        Ending::Complete { missing: count, ratio: self.share(window, missing), retry_after }
     }
 
     fn tell(&self, event: &ProgressEvent) {
         self.run.progress.on_event(&self.run.request.key, event);
     }
-}
-
-/// The share of a window's bars that is settled.
-fn share(points: u64, missing: u64) -> f64 {
-    if points == 0 { 1.0 } else { points.saturating_sub(missing) as f64 / points as f64 }
 }
 
 /// How the lease of a window ends that failed. What says nothing of the window gives it back: an outage, a store that is
@@ -225,19 +222,20 @@ impl Job<'_> {
     /// Takes in that nobody was asked for a window; the error is a reason to stop.
     pub(super) fn lacking(&self, window: &Window, lack: Lack, tally: &mut Tally) -> Option<Error> {
         let leasing = self.leasing?;
-        let stop = match &lack {
+        let mut stop = None;
+        match &lack {
             Lack::Filled => {
                 let bars = window.bars();
                 self.tell(&ProgressEvent::WindowStored { window: window.span(), rows: 0, bars });
-                None
             }
             Lack::Failed { error, is_final } => {
                 self.window_failed(window, error);
                 tally.failed(window, error.clone());
-                is_final.then(|| error.clone())
+                stop = is_final.then(|| error.clone());
             }
-            _ => None,
-        };
+            Lack::Lost => self.window_given_up(window),
+            Lack::Refused(_) | Lack::Later => {}
+        }
         tally.conclude(window);
         leasing.lacking.lock().unwrap_or_else(PoisonError::into_inner).push((window.range, lack));
         stop
@@ -248,7 +246,6 @@ impl Job<'_> {
         let (ours, lost): (Vec<_>, Vec<_>) =
             chunk.into_iter().partition(|answer| answer.lease.as_ref().is_none_or(HeldLease::is_ours));
         for answer in lost {
-            self.window_given_up(&answer.window);
             self.lacking(&answer.window, Lack::Lost, tally);
         }
         ours
@@ -268,14 +265,14 @@ impl Job<'_> {
     /// Ends the lease of an answer that is stored or has failed.
     pub(super) fn end_lease(&self, answer: &mut Answer, after: Option<&Coverage>) {
         let Some((leasing, lease)) = self.leasing.zip(answer.lease.take()) else { return };
-        if let Some(known) = after {
-            let (window, interval) = (answer.window.range, self.key.interval);
-            let missing = leasing.missing(window, known).count(interval);
-            lease.settled(share(window.count(interval), missing));
+        let window = answer.window.range;
+        let missing = after.map(|known| leasing.missing(window, known));
+        if let Some(missing) = &missing {
+            lease.settled(leasing.share(window, missing));
         }
-        let ending = match (&answer.error, after) {
+        let ending = match (&answer.error, &missing) {
             (Some(error), _) => failed(error),
-            (None, Some(known)) => leasing.ending(answer.window.range, known, Some(&answer.too_young)),
+            (None, Some(missing)) => leasing.ending(window, missing, &answer.too_young),
             (None, None) => Ending::Release("the store does not say what it has".into()),
         };
         lease.end(ending);
@@ -293,8 +290,8 @@ struct Later {
 impl FetcherBackfillStrategy {
     /// Fills the windows of a plan for which leases can be had, until nothing is left that somebody is still to do.
     pub(super) async fn fill_leased(&self, run: &Run<'_>, plan: &Plan, keeper: &Keeper) -> Result<Work> {
-        let sources = self.asked(&Coverage::default(), (run.request.key.interval, self.clock.now()));
-        let tally = Tally::new(sources.into_iter().map(|source| source.id).collect());
+        let sources = self.stand_ins.iter().chain(&self.fetchers).map(|fetcher| fetcher.source_id());
+        let tally = Tally::new(sources.collect());
         let mut work = Work {
             tally,
             was_stopped: false,
@@ -328,7 +325,9 @@ impl FetcherBackfillStrategy {
                 if !self.wait_for_others(run, keeper, &later).await {
                     work.was_stopped = run.stop.is_stopped();
                     if !work.was_stopped {
-                        self.give_up(run, &later, work);
+                        let message = "the deadline passed before other workers were done with the window";
+                        let error = Error::unavailable(message).exhausted();
+                        give_up(run, later.into_keys(), &error, work);
                     }
                     return Ok(());
                 }
@@ -350,44 +349,44 @@ impl FetcherBackfillStrategy {
                 has_others: AtomicBool::new(false),
                 lacking: Mutex::default(),
             };
-            let vain = self.fill_block(&leasing, &block.intersection(&left), work).await?;
-            let now = self.clock.monotonic();
-            let mut has_lost_coordinator = false;
+            let windows = block.intersection(&left);
+            let (vain, not_begun) = match self.fill_block(&leasing, &windows, work).await {
+                Ok(vain) => (vain, RangeSet::new()),
+                // What was done before is not to get lost because the store went away.
+                Err(error) => (Some(error), windows),
+            };
+            // The store, or the coordinator: then nothing can be tried.
+            let mut is_out_of_reach = !not_begun.is_empty();
+            let due = self.clock.monotonic() + keeper.config().look_every;
             for (window, lack) in leasing.lacking.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                match lack {
+                let again = match lack {
                     Lack::Refused(refusal) if is_settled(&refusal) => {
-                        left = left.difference(&window.into());
                         if refusal.outcome == Outcome::Dead {
-                            self.report_dead(run, window, &refusal, work);
+                            report_dead(run, window, &refusal, work);
                         }
+                        None
                     }
-                    Lack::Refused(refusal) => {
-                        let due = now + keeper.config().look_every;
-                        later.insert(window, Later { due, worker: refusal.worker });
+                    Lack::Refused(refusal) => Some(Later { due, worker: refusal.worker }),
+                    Lack::Lost => Some(Later { due, worker: None }),
+                    Lack::Later => Some(Later { due: Duration::ZERO, worker: None }),
+                    Lack::Failed { is_final, .. } => {
+                        is_out_of_reach |= is_final;
+                        None
                     }
-                    Lack::Lost => drop(
-                        later.insert(window, Later { due: now + keeper.config().look_every, worker: None }),
-                    ),
-                    Lack::Later => drop(later.insert(window, Later { due: now, worker: None })),
-                    Lack::Filled | Lack::Failed { .. } => {
-                        has_lost_coordinator |= matches!(lack, Lack::Failed { is_final: true, .. });
-                        left = left.difference(&window.into());
-                    }
+                    Lack::Filled => None,
+                };
+                match again {
+                    Some(again) => drop(later.insert(window, again)),
+                    None => left = left.difference(&window.into()),
                 }
             }
-            if let Some(error) = vain {
-                let is_lost = has_lost_coordinator && work.requests == 0 && later.is_empty();
-                if is_lost {
-                    return Err(error);
-                }
-                blocks.extend([later.keys().copied().collect()]);
-                for window in blocks.iter().flat_map(RangeSet::iter) {
-                    if let Some(window) = window.intersect(run.request.range) {
-                        work.tally.failed_elsewhere(window, error.clone());
-                    }
-                }
-                return Ok(());
+            let Some(error) = vain.filter(|_| !run.stop.is_stopped()) else { continue };
+            if is_out_of_reach && work.requests == 0 {
+                return Err(error);
             }
+            let rest = blocks.iter().chain([&not_begun]).flat_map(RangeSet::iter).chain(later.into_keys());
+            give_up(run, rest, &error, work);
+            return Ok(());
         }
     }
 
@@ -401,17 +400,15 @@ impl FetcherBackfillStrategy {
         let run = leasing.run;
         let range = windows.span().and_then(|span| span.intersect(run.request.range));
         let Some(range) = range else { return Ok(None) };
-        let mut request = run.request.clone();
-        request.range = range;
-        let mut known = self
-            .look(&request, run.until, run.backend.coverage(&request.key, with_bars_before(&request)))
-            .await?;
+        let key = &run.request.key;
+        let look = run.backend.coverage(key, with_bars_before(range, key.interval));
+        let mut known = self.look(run.request, run.until, look).await?;
         run.ended.leave_out_of(&mut known);
         let now = self.clock.now();
-        let plan = self.plan_from(&request, &known.within(range), now)?;
+        let plan = self.plan_from((key.interval, range), &known.within(range), now)?;
         let filled = windows.difference(&plan.window_ranges().collect());
         for window in filled.iter().filter_map(|window| window.intersect(run.request.range)) {
-            let bars = leasing.wanted.within(window).count(request.key.interval);
+            let bars = leasing.wanted.within(window).count(key.interval);
             leasing.tell(&ProgressEvent::WindowStored { window, rows: 0, bars });
         }
         let plan = plan.within(windows);
@@ -448,27 +445,25 @@ impl FetcherBackfillStrategy {
             () = self.clock.sleep(pause) => !is_over,
         }
     }
+}
 
-    /// Reports the windows of others that were not done in time.
-    fn give_up(&self, run: &Run<'_>, later: &BTreeMap<TimeRange, Later>, work: &mut Work) {
-        let error = Error::unavailable("the deadline passed before other workers were done with the window");
-        for window in later.keys().filter_map(|window| window.intersect(run.request.range)) {
-            work.tally.failed_elsewhere(window, error.clone().exhausted());
-        }
+/// Reports a window that nobody may claim.
+fn report_dead(run: &Run<'_>, window: TimeRange, refusal: &Refusal, work: &mut Work) {
+    let message =
+        "the window failed too often, so nobody may claim it until its lease is recovered (leases recover)";
+    let worker = refusal.worker.as_deref().unwrap_or("unknown");
+    let error = Error::new(ErrorKind::Conflict, message).with("window", window).with("last_worker", worker);
+    if let Some(window) = window.intersect(run.request.range) {
+        let failed = ProgressEvent::WindowFailed { window, error: error.clone() };
+        run.progress.on_event(&run.request.key, &failed);
+        work.tally.failed_elsewhere(window, error);
     }
+}
 
-    fn report_dead(&self, run: &Run<'_>, window: TimeRange, refusal: &Refusal, work: &mut Work) {
-        let error = Error::new(
-            ErrorKind::Conflict,
-            "the window failed too often, so nobody may claim it until its lease is recovered (leases recover)",
-        );
-        let error =
-            error.with("window", window).with("last_worker", refusal.worker.as_deref().unwrap_or("unknown"));
-        if let Some(window) = window.intersect(run.request.range) {
-            run.progress
-                .on_event(&run.request.key, &ProgressEvent::WindowFailed { window, error: error.clone() });
-            work.tally.failed_elsewhere(window, error);
-        }
+/// Reports windows that nobody will be asked for any more.
+fn give_up(run: &Run<'_>, windows: impl Iterator<Item = TimeRange>, error: &Error, work: &mut Work) {
+    for window in windows.filter_map(|window| window.intersect(run.request.range)) {
+        work.tally.failed_elsewhere(window, error.clone());
     }
 }
 
@@ -491,7 +486,7 @@ impl Work {
 }
 
 /// Windows by blocks, ascending.
-fn blocks(windows: &RangeSet, interval: qmtl_history_api::Interval) -> Vec<RangeSet> {
+fn blocks(windows: &RangeSet, interval: Interval) -> Vec<RangeSet> {
     let bars = i64::try_from(LEASED_WINDOW_BARS).unwrap_or(i64::MAX).saturating_mul(BLOCK);
     let end_of = |time: Timestamp| {
         let next = interval.index(time).div_euclid(bars).saturating_add(1).saturating_mul(bars);

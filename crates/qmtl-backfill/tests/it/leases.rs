@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use qmtl_backfill::FetcherBackfillStrategy;
 use qmtl_backfill::lease::{
     BackfillCoordinator, Command, Grant, InProcessCoordinator, Keeper, LeaseConfig, OnLoss, Page, Policy,
     Query, Reply,
 };
+use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
     AutoBackfillStrategy, BackfillReport, BackfillRequest, Clock, DataFetcher, Error, ErrorKind, FetchLimits,
     ProgressEvent, RangeSet, Result, StopSignal, TimeRange, async_trait,
@@ -382,4 +382,63 @@ async fn a_stop_gives_back_what_is_not_done() {
     let states = states(&*coordinator).await;
     assert_eq!(states, BTreeMap::from([("done", 16), ("released", 8)]));
     assert_eq!(report.rows_written, states["done"] as u64 * u64::from(WINDOW));
+}
+
+/// A lease that ran out while its renewal was under way is lost for good, though the renewal came through before anything
+/// was written: what was cut off is not taken for all that there is.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_comes_too_late_does_not_bring_a_lease_back() {
+    let coordinator = Arc::new(SlowToRenew(InProcessCoordinator::default()));
+    let store = Store::new();
+    let fetcher = Arc::new(exchange(windows(0, 2)).with_latency(TokioClock::new(), Duration::from_secs(45)));
+    let one_at_a_time = BackfillConfig::default().with_windows_in_flight(1);
+    let strategy = worker(&fetcher, keeper(Arc::clone(&coordinator), config("w"))).with_config(one_at_a_time);
+    let filling = tokio::time::timeout(Duration::from_secs(300), fill(&strategy, &store, windows(0, 2)));
+    assert!(filling.await.is_err(), "the windows are tried again and again");
+    assert!(store.writes().is_empty() && ranges(&fetcher).len() > 4);
+    assert!(!states(&*coordinator).await.contains_key("partial"), "nothing of them counts as settled");
+}
+
+/// A coordinator whose answer to a renewal takes until the lease has just run out by the worker's clock.
+#[derive(Debug)]
+struct SlowToRenew(InProcessCoordinator);
+
+#[async_trait]
+impl BackfillCoordinator for SlowToRenew {
+    fn id(&self) -> &str {
+        "slow"
+    }
+
+    async fn apply(&self, key: &str, command: Command) -> Result<Reply> {
+        let is_renewal = matches!(command, Command::Renew { .. });
+        let reply = self.0.apply(key, command).await;
+        if is_renewal {
+            TokioClock::new().sleep(Duration::from_millis(19_500)).await;
+        }
+        reply
+    }
+
+    async fn inspect(&self, query: &Query) -> Result<Page> {
+        self.0.inspect(query).await
+    }
+}
+
+/// What was stored before the store went away is told, and the rest as failed.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_away_between_blocks_loses_no_report() {
+    let coordinator = Arc::new(InProcessCoordinator::default());
+    let store = Arc::new(Store::new());
+    let range = windows(0, 200);
+    let away = Arc::clone(&store);
+    let fetcher = exchange(range).with_failures(move |number, _| {
+        away.coverage_is_down.store(number > 60, Ordering::Relaxed);
+        None
+    });
+    let fetcher = Arc::new(fetcher);
+    let strategy = worker(&fetcher, keeper(Arc::clone(&coordinator), config("w")));
+    let report = fill(&strategy, &store, range).await;
+    assert!(report.rows_written > 40 * u64::from(WINDOW), "{}", report.rows_written);
+    let failed: RangeSet = report.failed.iter().map(|(range, _)| *range).collect();
+    let told = failed.union(&store.present(&btc()).await);
+    assert_eq!(told, range.into(), "every bar is stored or told as failed");
 }
