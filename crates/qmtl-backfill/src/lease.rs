@@ -16,6 +16,7 @@ mod key;
 pub mod wire;
 
 use std::fmt::Debug;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use qmtl_history_api::{Error, Result, Timestamp, async_trait};
@@ -118,8 +119,15 @@ impl Query {
         self
     }
 
-    /// Makes a page of keys, given in ascending order from the first one that is behind [`after`](Self::after) and has
-    /// the prefix on.
+    /// Where it begins among all keys, which are in the order of their bytes: at the first that may have the prefix and
+    /// is behind [`after`](Self::after).
+    #[must_use]
+    pub fn start(&self) -> Bound<&str> {
+        let after = self.after.as_deref().filter(|after| *after >= self.prefix.as_str());
+        after.map_or(Bound::Included(self.prefix.as_str()), Bound::Excluded)
+    }
+
+    /// Makes a page of keys, given in ascending order from [`start`](Self::start) on.
     pub fn page<E>(
         &self,
         now: Timestamp,

@@ -4,6 +4,7 @@ mod embedded;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod server;
+mod sql;
 mod tokens;
 
 use qmtl_backfill::lease::{BackfillCoordinator, InProcessCoordinator, Query, State};

@@ -4,6 +4,7 @@ mod schema;
 mod worker;
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio_postgres::{Config, Row};
 
 use self::worker::{Job, Worker};
 use crate::LeaseStore;
+use crate::sql::{COLUMNS, counts, is_in, state_at};
 
 /// Connections that change leases; each makes many changes with one commit.
 const WORKERS: usize = 2;
@@ -99,31 +101,20 @@ impl BackfillCoordinator for PostgresStore {
 
     async fn inspect(&self, query: &Query) -> Result<Page> {
         let client = client(&self.pool).await?;
-        let after = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-        let (from, is_behind) = after.map_or((query.prefix.as_str(), false), |after| (after, true));
-        let mut sql =
-            format!("select {COLUMNS}, {NOW} from qmtl_leases where key >= $1 and (key <> $1 or not $2)");
-        if let Some(state) = query.state {
-            sql.push_str(&format!(" and status = '{}'", state.status()));
-            // The same as `Lease::state`, so that a page is found without looking at others.
-            sql.push_str(match state {
-                State::Expired => {
-                    " and until_us <= (extract(epoch from clock_timestamp()) * 1000000)::bigint"
-                }
-                State::Held | State::Backoff => {
-                    " and until_us > (extract(epoch from clock_timestamp()) * 1000000)::bigint"
-                }
-                _ => "",
-            });
-        }
-        sql.push_str(" order by key limit $3");
+        let now = now(&client).await?;
+        let (from, comparison) = match query.start() {
+            Bound::Excluded(key) => (key, ">"),
+            Bound::Included(key) => (key, ">="),
+            Bound::Unbounded => ("", ">="),
+        };
+        let is_wanted = is_in(query.state, "$2::bigint");
+        let sql = format!(
+            "select {COLUMNS} from qmtl_leases where key {comparison} $1 and {is_wanted} order by key limit $3"
+        );
         let limit = i64::try_from(query.limit + 1).unwrap_or(i64::MAX);
         let statement = client.prepare_cached(&sql).await.map_err(failed)?;
-        let rows = client.query(&statement, &[&from.as_bytes(), &is_behind, &limit]).await.map_err(failed)?;
-        let now = match rows.first() {
-            Some(row) => micros(row, "now_us")?,
-            None => now(&client).await?,
-        };
+        let rows = client.query(&statement, &[&from.as_bytes(), &now.as_micros(), &limit]).await;
+        let rows = rows.map_err(failed)?;
         query.page(now, rows.iter().map(|row| Ok((key(row)?, lease(row)?))))
     }
 }
@@ -133,36 +124,18 @@ impl LeaseStore for PostgresStore {
     /// Keys that are done are counted by the server's own estimate.
     async fn counts(&self) -> Result<Vec<(State, u64)>> {
         let client = client(&self.pool).await?;
+        let state = state_at("$1::bigint");
         let sql = format!(
-            "with moment as (select {NOW}) \
-             select case when status = 'held' and until_us <= now_us then 'expired' \
-                         when status = 'failed' and until_us > now_us then 'backoff' else status end as state, \
-                    count(*) as keys \
-             from qmtl_leases, moment where status <> 'done' group by 1"
+            "select {state} as state, count(*) as keys from qmtl_leases where status <> 'done' group by 1"
         );
-        let rows =
-            client.query(&client.prepare_cached(&sql).await.map_err(failed)?, &[]).await.map_err(failed)?;
-        let mut counts = State::ALL.map(|state| (state, 0));
-        for row in &rows {
-            let (state, keys): (&str, i64) = (row.get("state"), row.get("keys"));
-            let state = State::named(state)?;
-            counts
-                .iter_mut()
-                .filter(|(own, _)| *own == state)
-                .for_each(|(_, own)| *own = keys.unsigned_abs());
-        }
+        let now = now(&client).await?.as_micros();
+        let rows = client.query(&client.prepare_cached(&sql).await.map_err(failed)?, &[&now]).await;
+        let open: Vec<_> =
+            rows.map_err(failed)?.iter().map(|row| (row.get("state"), row.get("keys"))).collect();
         let sql = "select reltuples::bigint as keys from pg_class where oid = 'qmtl_leases'::regclass";
-        let row = client
-            .query_one(&client.prepare_cached(sql).await.map_err(failed)?, &[])
-            .await
-            .map_err(failed)?;
-        let others: u64 = counts.iter().map(|(_, keys)| keys).sum();
-        let all = u64::try_from(row.get::<_, i64>("keys")).unwrap_or(0);
-        counts
-            .iter_mut()
-            .filter(|(state, _)| *state == State::Done)
-            .for_each(|(_, keys)| *keys = all.saturating_sub(others));
-        Ok(counts.into())
+        let row = client.query_one(&client.prepare_cached(sql).await.map_err(failed)?, &[]).await;
+        let all = u64::try_from(row.map_err(failed)?.get::<_, i64>("keys")).unwrap_or(0);
+        counts(&open, all)
     }
 
     async fn forget(&self, before: Timestamp) -> Result<u64> {
@@ -182,15 +155,12 @@ impl LeaseStore for PostgresStore {
     }
 }
 
-/// The columns of a lease, in any order.
-const COLUMNS: &str = "key, fence, token, status, until_us, granted_us, changed_us, worker, request_id, attempts, ratio, \
-                       granted_ratio, missing, reason";
-
 /// The database's time in microseconds.
 const NOW: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint as now_us";
 
 async fn now(client: &Client) -> Result<Timestamp> {
-    micros(&client.query_one(&format!("select {NOW}"), &[]).await.map_err(failed)?, "now_us")
+    let statement = client.prepare_cached(&format!("select {NOW}")).await.map_err(failed)?;
+    micros(&client.query_one(&statement, &[]).await.map_err(failed)?, "now_us")
 }
 
 async fn client(pool: &Pool) -> Result<Client> {

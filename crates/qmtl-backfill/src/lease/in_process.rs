@@ -80,9 +80,7 @@ impl BackfillCoordinator for InProcessCoordinator {
 
     async fn inspect(&self, query: &Query) -> Result<Page> {
         let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-        let from = from.map_or(Bound::Included(query.prefix.as_str()), Bound::Excluded);
-        let found = leases.by_key.range::<str, _>((from, Bound::Unbounded));
+        let found = leases.by_key.range::<str, _>((query.start(), Bound::Unbounded));
         let found = found.map(|(key, lease)| Ok::<_, Infallible>((key.clone(), lease.clone())));
         match query.page(self.clock.now(), found) {
             Ok(page) => Ok(page),

@@ -1,5 +1,6 @@
 //! The file and its SQL.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,8 @@ use qmtl_backfill::lease::{Command, Lease, LeaseClock, Page, Policy, Query, Repl
 use qmtl_history_api::{Clock, Error, ErrorKind, Result, Timestamp};
 use qmtl_observe::metrics;
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+use crate::sql::{COLUMNS, counts, is_in, number, state_at};
 
 /// The version of the file that this program writes.
 const VERSION: i32 = 1;
@@ -35,9 +38,6 @@ const SCHEMA: &str = "
     create table numbers (name text primary key, value integer not null) strict, without rowid;
     insert into numbers (name, value) values ('fence', 0), ('clock', 0), ('keys', 0);
 ";
-
-const COLUMNS: &str = "key, fence, token, status, until_us, granted_us, changed_us, worker, request_id, attempts, ratio, \
-                       granted_ratio, missing, reason";
 
 /// How long another process may take to close the file.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -181,23 +181,15 @@ impl File {
 
     pub(super) fn page(&self, query: &Query) -> Result<Page> {
         let now = self.clock.now();
-        let after = query.after.as_deref().filter(|after| *after >= query.prefix.as_str());
-        let (from, comparison) = after.map_or((query.prefix.as_str(), ">="), |after| (after, ">"));
-        let mut sql = format!("select {COLUMNS} from leases where key {comparison} ?1");
-        if let Some(state) = query.state {
-            // As `Lease::state` has it, so that a page is found without looking at others.
-            let until = match state {
-                State::Expired | State::Failed => " and until_us <= ?2",
-                State::Held | State::Backoff => " and until_us > ?2",
-                _ => " and ?2 is not null",
-            };
-            // Without this the planner does not see that the index has the row.
-            let open = if state == State::Done { "" } else { " and status <> 'done'" };
-            sql.push_str(&format!(" and status = '{}'{open}{until}", state.status()));
-        } else {
-            sql.push_str(" and ?2 is not null");
-        }
-        sql.push_str(" order by key limit ?3");
+        let (from, comparison) = match query.start() {
+            Bound::Excluded(key) => (key, ">"),
+            Bound::Included(key) => (key, ">="),
+            Bound::Unbounded => ("", ">="),
+        };
+        let is_wanted = is_in(query.state, "?2");
+        let sql = format!(
+            "select {COLUMNS} from leases where key {comparison} ?1 and {is_wanted} order by key limit ?3"
+        );
         let page = (|| {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let limit = i64::try_from(query.limit + 1).unwrap_or(i64::MAX);
@@ -216,30 +208,16 @@ impl File {
     }
 
     pub(super) fn counts(&self) -> Result<Vec<(State, u64)>> {
-        let sql = "select case when status = 'held' and until_us <= ?1 then 'expired' \
-                               when status = 'failed' and until_us > ?1 then 'backoff' else status end as state, \
-                          count(*) from leases where status <> 'done' group by 1";
-        let mut counts = State::ALL.map(|state| (state, 0));
-        let counted = (|| {
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let rows = statement.query_map([self.clock.now().as_micros()], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
-            })?;
-            for row in rows {
-                let (state, keys) = row?;
-                let state = State::named(&state)?;
-                counts
-                    .iter_mut()
-                    .filter(|(own, _)| *own == state)
-                    .for_each(|(_, own)| *own = keys.unsigned_abs());
-            }
-            Ok(())
+        let state = state_at("?1");
+        let sql = format!("select {state}, count(*) from leases where status <> 'done' group by 1");
+        let open = (|| {
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let now = self.clock.now().as_micros();
+            let rows = statement.query_map([now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
         })();
-        counted.map_err(|failure: Failure| failure.told(&self.path))?;
-        let others: u64 = counts.iter().map(|(_, keys)| keys).sum();
-        let done = self.number("keys")?.unsigned_abs().saturating_sub(others);
-        counts.iter_mut().filter(|(state, _)| *state == State::Done).for_each(|(_, keys)| *keys = done);
-        Ok(counts.into())
+        let open = open.map_err(|failure: Failure| failure.told(&self.path))?;
+        counts(&open, self.number("keys")?.unsigned_abs())
     }
 
     /// Forgets some of the keys that are over and have not changed since.
@@ -303,10 +281,6 @@ impl Failure {
             Self::Row(error) => error.with("file", path.display()),
         }
     }
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// The lease of a row of all columns.

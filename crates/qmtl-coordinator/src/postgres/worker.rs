@@ -12,7 +12,8 @@ use qmtl_observe::metrics;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::types::ToSql;
 
-use super::{COLUMNS, NOW, client, failed, key, lease, micros};
+use super::{NOW, client, failed, key, lease, micros};
+use crate::sql::{COLUMNS, number};
 
 /// The most changes of one transaction.
 const BATCH: usize = 128;
@@ -196,10 +197,6 @@ impl<'a> Columns<'a> {
             &self.reasons,
         ]
     }
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// A text of PostgreSQL holds no zero byte.

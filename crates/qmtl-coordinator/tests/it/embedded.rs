@@ -56,6 +56,15 @@ async fn leases_outlive_the_process_and_its_clock() {
 }
 
 #[tokio::test]
+async fn pages_tell_failures_from_pauses() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, clock) = (folder.path().join("leases.db"), ManualClock::new(at(1_000_000)));
+    let store = EmbeddedStore::open_with_clock(&path, suite::policy(), clock).unwrap();
+    suite::fail_and_pause(&store).await;
+    suite::pages_tell_failures_from_pauses(&store).await;
+}
+
+#[tokio::test]
 async fn keys_are_counted_and_the_old_ones_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("leases.db");

@@ -27,6 +27,18 @@ async fn it_holds() {
     assert!(counts.iter().any(|(state, keys)| state.as_str() == "held" && *keys > 0), "{counts:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_tell_failures_from_pauses() {
+    let Some(cluster) = cluster() else { return };
+    let url = cluster.create("leases").unwrap();
+    let store = PostgresStore::connect(&url, suite::policy()).await.unwrap();
+    suite::fail_and_pause(&store).await;
+    // A pause of a second may be over before it is listed.
+    let sql = "update qmtl_leases set until_us = until_us + 3600000000 where attempts = 2";
+    cluster.execute("leases", sql).unwrap();
+    suite::pages_tell_failures_from_pauses(&store).await;
+}
+
 /// Two servers that start together make the tables once, and grant no key twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_share_a_database() {

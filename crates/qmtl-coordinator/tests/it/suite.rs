@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use qmtl_backfill::lease::{
-    BackfillCoordinator, Command, Grant, InProcessCoordinator, LeaseKey, Outcome, Page, Policy, Query,
-    Refusal, Reply, State, Status,
+    BackfillCoordinator, Command, Grant, InProcessCoordinator, LeaseKey, Listed, Outcome, Page, Policy,
+    Query, Refusal, Reply, State, Status,
 };
-use qmtl_history_api::{Clock, ErrorKind, Result, async_trait};
+use qmtl_coordinator::LeaseStore;
+use qmtl_history_api::{Clock, ErrorKind, Result, Timestamp, async_trait};
+use qmtl_history_testkit::fixtures::ManualClock;
 use qmtl_observe::TokioClock;
 
 /// Under which coordinators are checked: leases may be short, so that they can be seen to expire.
@@ -284,18 +286,7 @@ async fn pages(subject: Arc<dyn BackfillCoordinator>) {
         wanted.insert(key);
     }
     granted(&*subject, "pagesz", LONG).await;
-    let listed = async |query: Query| {
-        let (mut found, mut query) = (Vec::new(), query);
-        loop {
-            let Page { leases, next, .. } = subject.inspect(&query).await.unwrap();
-            assert!(leases.len() <= query.limit);
-            found.extend(leases);
-            match next {
-                Some(next) => query = query.with_after(next),
-                None => return found,
-            }
-        }
-    };
+    let listed = async |query| listed(&*subject, query).await;
     for limit in [1, 7, 24, 25, 26, 1_000] {
         let found = listed(Query::new("pages:").with_limit(limit)).await;
         let keys: Vec<_> = found.iter().map(|listed| listed.key.clone()).collect();
@@ -308,6 +299,42 @@ async fn pages(subject: Arc<dyn BackfillCoordinator>) {
         if let Some(held) = held {
             assert_eq!((held.lease.worker.as_deref(), held.lease.attempts), (Some("w1"), 0));
         }
+    }
+}
+
+/// All that pages list, one after another.
+async fn listed(subject: &dyn BackfillCoordinator, mut query: Query) -> Vec<Listed> {
+    let mut found = Vec::new();
+    loop {
+        let Page { leases, next, .. } = subject.inspect(&query).await.unwrap();
+        assert!(leases.len() <= query.limit);
+        found.extend(leases);
+        match next {
+            Some(next) => query = query.with_after(next),
+            None => return found,
+        }
+    }
+}
+
+/// Fails keys once, and every other one twice, so that it is left alone for a second.
+pub(crate) async fn fail_and_pause(subject: &dyn BackfillCoordinator) {
+    for number in 0..20 {
+        for _ in 0..=number % 2 {
+            let key = format!("states:{number:02}");
+            let grant = granted(subject, &key, LONG).await;
+            fail(subject, &key, &grant.token).await;
+        }
+    }
+}
+
+/// States that differ only by the time share a status in the store; pages of one list all of it, and nothing else.
+pub(crate) async fn pages_tell_failures_from_pauses(store: &impl LeaseStore) {
+    for (state, parity) in [(State::Failed, 0), (State::Backoff, 1)] {
+        let found = listed(store, Query::new("states:").with_state(state).with_limit(3)).await;
+        let keys: Vec<_> = found.into_iter().map(|listed| listed.key).collect();
+        let wanted: Vec<_> = (0..10).map(|half| format!("states:{:02}", 2 * half + parity)).collect();
+        assert_eq!(keys, wanted, "{state:?}");
+        assert!(store.counts().await.unwrap().contains(&(state, 10)), "{state:?}");
     }
 }
 
@@ -403,6 +430,10 @@ impl BackfillCoordinator for Faulty {
 #[tokio::test]
 async fn the_coordinator_of_a_process_holds() {
     run(Faulty::new(Fault::None)).await;
+    let clock = ManualClock::new(Timestamp::from_secs(1_000_000).unwrap());
+    let store = InProcessCoordinator::new(policy()).with_clock(clock);
+    fail_and_pause(&store).await;
+    pages_tell_failures_from_pauses(&store).await;
 }
 
 #[tokio::test]
