@@ -42,6 +42,13 @@ impl BearerTokens {
         Ok(Self { path, known: Mutex::new(Known { tokens, modified, looked_at: Instant::now() }) })
     }
 
+    /// The token that a client shows: the first one of such a file, of any length.
+    ///
+    /// `InvalidInput` for a file that cannot be read or has no token.
+    pub fn first_of(path: &Path) -> Result<String> {
+        Ok(lines(path)?.swap_remove(0))
+    }
+
     /// Whether this is one of the tokens.
     #[must_use]
     pub fn admit(&self, token: &str) -> bool {
@@ -80,17 +87,21 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 fn read(path: &Path) -> Result<Vec<Hash>> {
+    let tokens = lines(path)?;
+    if tokens.iter().any(|token| token.len() < SHORTEST) {
+        let message = "a bearer token has at least 16 characters: `openssl rand -hex 32` makes one";
+        return Err(Error::invalid(message).with("file", path.display()));
+    }
+    Ok(tokens.iter().map(|token| blake3::hash(token.as_bytes())).collect())
+}
+
+/// The tokens of a file, one at least.
+fn lines(path: &Path) -> Result<Vec<String>> {
     let error = |message: &str| Error::invalid(message).with("file", path.display());
     let text =
         fs::read_to_string(path).map_err(|e| error("cannot read the file of bearer tokens").caused_by(e))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut tokens = Vec::new();
-    for token in lines {
-        if token.len() < SHORTEST {
-            return Err(error("a bearer token has at least 16 characters: `openssl rand -hex 32` makes one"));
-        }
-        tokens.push(blake3::hash(token.as_bytes()));
-    }
+    let tokens: Vec<_> = lines.map(str::to_owned).collect();
     if tokens.is_empty() {
         return Err(error("the file has no bearer token: put one in it, alone on a line"));
     }
@@ -119,12 +130,17 @@ mod tests {
         let (old, new) = ("old-token-of-16-characters", "new-token-of-16-characters");
         assert_eq!([look(old), look(new), look("old-token"), look("")], [true, false, false, false]);
         write(&format!("{old}\n{new}\n"), 2);
+        assert_eq!(BearerTokens::first_of(&path).unwrap(), old);
         assert_eq!([look(old), look(new)], [true, true]);
         write(new, 3);
         assert_eq!([look(old), look(new)], [false, true]);
         for broken in ["", "short"] {
             write(broken, 4);
             assert!(look(new), "a broken file changes nothing");
+            assert_eq!(
+                BearerTokens::first_of(&path).ok().as_deref(),
+                Some(broken).filter(|text| !text.is_empty())
+            );
             let error = BearerTokens::from_file(&path).unwrap_err().to_string();
             assert!(error.contains("tokens") && !error.contains("short"), "{error}");
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use qmtl_backfill::lease::Keeper;
 use qmtl_backfill::plan::{LIMITED_WINDOW_BARS, Plan, UNLIMITED_WINDOW_BARS};
 use qmtl_backfill::{BackfillConfig, FetcherBackfillStrategy};
 use qmtl_history_api::{
@@ -12,7 +13,7 @@ use qmtl_history_api::{
     HistoryBackend, RangeSet, SeriesKey, StopSignal, TimeRange, Timestamp,
 };
 
-use crate::cli::{BackfillArgs, FillArgs, SourceArgs};
+use crate::cli::{BackfillArgs, FillArgs, SourceArgs, WorkerArgs};
 use crate::console::{Console, Style};
 use crate::outcome::{Failure, Outcome, Result};
 use crate::progress::Progress;
@@ -68,8 +69,7 @@ pub(crate) struct Limits {
     /// When nothing is asked any more, on the monotonic clock, whichever series has not had its turn by then.
     until: Option<Duration>,
     /// What holds the leases without which no window is filled.
-    #[cfg(feature = "coordinator")]
-    keeper: Option<qmtl_backfill::lease::Keeper>,
+    keeper: Option<Keeper>,
     asking: Asking,
 }
 
@@ -108,19 +108,8 @@ impl Limits {
             archive_folder: args.source.archive_folder.clone(),
             clock: Arc::clone(clock),
         };
-        let limits = Self {
-            config,
-            at_once,
-            requests_at_once: windows as u64,
-            until: None,
-            #[cfg(feature = "coordinator")]
-            keeper: own.map(|own| crate::worker::keeper(&own.worker)).transpose()?.flatten(),
-            asking,
-        };
-        #[cfg(not(feature = "coordinator"))]
-        if own.is_some_and(|own| own.worker.coordinator.is_some()) {
-            return Err(crate::outcome::not_built("lease coordinator", "coordinator").into());
-        }
+        let keeper = own.map(|own| keeper(&own.worker)).transpose()?.flatten();
+        let limits = Self { config, at_once, requests_at_once: windows as u64, until: None, keeper, asking };
         Ok(limits.with_deadline(own.and_then(|own| own.deadline)))
     }
 
@@ -132,10 +121,7 @@ impl Limits {
 
     /// Whether other workers fill the same series, under leases.
     pub(crate) fn is_shared(&self) -> bool {
-        #[cfg(feature = "coordinator")]
-        return self.keeper.is_some();
-        #[cfg(not(feature = "coordinator"))]
-        return false;
+        self.keeper.is_some()
     }
 
     /// What is left of the time of the run; `None` when it has no end.
@@ -276,11 +262,21 @@ impl Order {
             .into_iter()
             .fold(strategy, |strategy, source| strategy.with_stand_in(fetcher_of(source)))
             .with_config(limits.config.clone());
-        #[cfg(feature = "coordinator")]
-        if let Some(keeper) = &limits.keeper {
-            return strategy.with_leases(keeper.clone());
+        match &limits.keeper {
+            Some(keeper) => strategy.with_leases(keeper.clone()),
+            None => strategy,
         }
-        strategy
+    }
+}
+
+/// What holds the leases of this process; `None` when it works by itself.
+fn keeper(args: &WorkerArgs) -> Result<Option<Keeper>> {
+    #[cfg(feature = "coordinator")]
+    return Ok(crate::worker::keeper(args)?);
+    #[cfg(not(feature = "coordinator"))]
+    match args.coordinator {
+        Some(_) => Err(crate::outcome::not_built("lease coordinator", "coordinator").into()),
+        None => Ok(None),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use qmtl_backfill::lease::{DistributedBackfillCoordinator, Keeper, LeaseConfig, OnLoss};
-use qmtl_history_api::{Error, Result};
+use qmtl_coordinator::BearerTokens;
+use qmtl_history_api::Result;
 
 use crate::cli::{Loss, WorkerArgs};
 
@@ -26,14 +27,7 @@ pub(crate) fn keeper(args: &WorkerArgs) -> Result<Option<Keeper>> {
 pub(crate) fn client(url: &str, token_file: Option<&Path>) -> Result<DistributedBackfillCoordinator> {
     let client = DistributedBackfillCoordinator::new(url)?;
     let token = match token_file {
-        Some(path) => {
-            let broken = |message: &str| Error::invalid(message).with("file", path.display());
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| broken("cannot read the bearer token").caused_by(e))?;
-            let mut lines =
-                text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            Some(lines.next().ok_or_else(|| broken("the file has no bearer token"))?.to_owned())
-        }
+        Some(path) => Some(BearerTokens::first_of(path)?),
         None => std::env::var("QMTL_COORDINATOR_TOKEN").ok().filter(|token| !token.is_empty()),
     };
     match token {

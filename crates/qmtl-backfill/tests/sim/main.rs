@@ -41,17 +41,13 @@ mod run;
 mod store;
 mod world;
 
-use std::any::Any;
 use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use figures::Figures;
 use mutations::Mutation;
-use qmtl_history_testkit::harness::{self, Test};
+use qmtl_history_testkit::harness::{self, Test, number};
 use run::{Outcome, Rules};
 use world::{PARQUET_SEEDS, World};
 
@@ -59,10 +55,8 @@ use world::{PARQUET_SEEDS, World};
 const WORLDS_OF_A_MUTATION: u64 = 50;
 /// Runs that are made twice.
 const REPEATED: u64 = 20;
-/// Failures of a batch that are told.
+/// Violations that were not meant and are told.
 const TOLD: usize = 10;
-/// Of a long batch it is told how far it is after so many runs.
-const STRIDE: u64 = 5_000;
 
 fn main() -> ExitCode {
     if let Some(seed) = number("QMTL_SIM_SEED") {
@@ -93,53 +87,16 @@ fn main() -> ExitCode {
     harness::run(&tests, env::args().skip(1))
 }
 
-/// A variable of the environment that is a whole number.
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
-
-/// Makes so many runs, on all threads, and tells their figures; fails with the first ones that broke something.
+/// Makes so many runs, and tells their figures; fails with the first ones that broke something.
 fn batch(first: u64, runs: u64) -> Result<(), String> {
-    let next = AtomicU64::new(first);
-    let sum = Mutex::new((Figures::default(), Vec::new()));
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + runs {
-                break;
-            }
-            let done =
-                catch_unwind(AssertUnwindSafe(|| run::run(&World::draw(seed), &Rules::default(), false)));
-            if (seed - first + 1).is_multiple_of(STRIDE) {
-                println!("  {} of {runs} runs", seed - first + 1);
-            }
-            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            let broken = match done {
-                Ok(Outcome { figures, violation, .. }) => {
-                    sum.0.add(&figures);
-                    violation.map(|violation| violation.to_string())
-                }
-                Err(panic) => Some(format!("panicked: {}", message(&*panic))),
-            };
-            sum.1.extend(broken.map(|broken| (seed, broken)));
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (figures, mut broken) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-    print!("{figures}");
-    println!("figure: violations = {}", broken.len());
-    if broken.is_empty() {
-        return Ok(());
-    }
-    broken.sort();
-    let told = broken.iter().take(TOLD).map(|(seed, broken)| format!("\n  QMTL_SIM_SEED={seed}: {broken}"));
-    Err(format!("{} of {runs} runs broke an invariant:{}", broken.len(), told.collect::<String>()))
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+    let sum = Mutex::new(Figures::default());
+    let broken = harness::runs(first..first + runs, |seed| {
+        let Outcome { figures, violation, .. } = run::run(&World::draw(seed), &Rules::default(), false);
+        sum.lock().unwrap_or_else(PoisonError::into_inner).add(&figures);
+        violation.map_or(Ok(()), |violation| Err(violation.to_string()))
+    });
+    print!("{}", sum.into_inner().unwrap_or_else(PoisonError::into_inner));
+    harness::verdict(runs, &broken)
 }
 
 /// The same must happen in two runs of one seed, over both stores.

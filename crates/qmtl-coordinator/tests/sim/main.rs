@@ -31,11 +31,9 @@ mod world;
 use std::collections::BTreeMap;
 use std::env;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
-use qmtl_history_testkit::harness::{self, Test};
+use qmtl_history_testkit::harness::{self, Test, number};
 
 use mutations::Mutation;
 use run::{Outcome, Rules};
@@ -45,10 +43,8 @@ use world::World;
 const WORLDS_OF_A_MUTATION: u64 = 200;
 /// Runs that are made twice.
 const REPEATED: u64 = 20;
-/// Failures of a batch that are told.
+/// Violations that were not meant and are told.
 const TOLD: usize = 10;
-/// Of a long batch it is told how far it is after so many runs.
-const STRIDE: u64 = 1_000;
 
 fn main() -> ExitCode {
     if let Some(seed) = number("QMTL_SIM_SEED") {
@@ -75,42 +71,19 @@ fn main() -> ExitCode {
     harness::run(&tests, env::args().skip(1))
 }
 
-/// A variable of the environment that is a whole number.
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
-
-/// Makes so many runs, on all threads, and tells their figures; fails with the first ones that broke something.
+/// Makes so many runs, and tells their figures; fails with the first ones that broke something.
 fn batch(runs: u64) -> Result<(), String> {
-    let next = AtomicU64::new(1);
-    let sum = Mutex::new((BTreeMap::<&'static str, u64>::new(), Vec::new()));
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed > runs {
-                break;
-            }
-            let Outcome { figures, violation } = run::run(&World::draw(seed), &Rules::default());
-            if seed.is_multiple_of(STRIDE) {
-                println!("  {seed} of {runs} runs");
-            }
-            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            figures.into_iter().for_each(|(name, count)| *sum.0.entry(name).or_default() += count);
-            sum.1.extend(violation.map(|violation| (seed, violation.to_string())));
-        }
-    };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    let (figures, mut broken) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let sum = Mutex::new(BTreeMap::<&'static str, u64>::new());
+    let broken = harness::runs(1..runs + 1, |seed| {
+        let Outcome { figures, violation } = run::run(&World::draw(seed), &Rules::default());
+        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.into_iter().for_each(|(name, count)| *sum.entry(name).or_default() += count);
+        violation.map_or(Ok(()), |violation| Err(violation.to_string()))
+    });
     println!("figure: runs = {runs}");
+    let figures = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     figures.iter().for_each(|(name, count)| println!("figure: {name} = {count}"));
-    println!("figure: violations = {}", broken.len());
-    if broken.is_empty() {
-        return Ok(());
-    }
-    broken.sort();
-    let told = broken.iter().take(TOLD).map(|(seed, broken)| format!("\n  QMTL_SIM_SEED={seed}: {broken}"));
-    Err(format!("{} of {runs} runs broke an invariant:{}", broken.len(), told.collect::<String>()))
+    harness::verdict(runs, &broken)
 }
 
 /// The same must happen in two runs of one seed.
