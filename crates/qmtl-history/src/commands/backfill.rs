@@ -148,6 +148,8 @@ pub(crate) struct Run {
     /// Whether one series was asked for.
     one: bool,
     pub(crate) outcome: Outcome,
+    /// Whether a signal has ended it.
+    pub(super) was_cut: bool,
 }
 
 /// A source's clock that is so far behind ours is worth a word.
@@ -349,12 +351,17 @@ async fn fill_jobs(jobs: Vec<Job>, open: &Open, context: &Context) -> Result<Run
     }
     let was_cut = done.len() < count || done.iter().any(|done| done.report.stopped);
     let outcome = match end_of(&done) {
-        // A worker that is told to go has done its part: the others do the rest.
-        _ if was_cut && limits.is_shared() && context.signals.was_terminated() => Outcome::Done,
-        _ if was_cut => Outcome::Interrupted,
+        _ if was_cut => end_of_interrupted(limits, context),
         outcome => outcome,
     };
-    Ok(Run { done, one: count == 1, outcome })
+    Ok(Run { done, one: count == 1, outcome, was_cut })
+}
+
+/// The exit of a run that a signal has ended.
+pub(super) fn end_of_interrupted(limits: &Limits, context: &Context) -> Outcome {
+    // A worker that is told to go has done its part: the others do the rest.
+    let is_relieved = limits.is_shared() && context.signals.was_terminated();
+    if is_relieved { Outcome::Done } else { Outcome::Interrupted }
 }
 
 /// Whether a fill was stopped before it had begun, which is nothing to tell.

@@ -132,7 +132,7 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
     let first = open.fill(open.jobs.clone(), context).await?;
     let mut last = backfill::conclude(&first, context)?;
     let is_over = || open.limits.left().is_some_and(|left| left.is_zero());
-    if last == Outcome::Interrupted || is_over() {
+    if first.was_cut || is_over() {
         return Ok(last);
     }
     let config = FollowConfig::default().with_at_once(open.limits.at_once);
@@ -198,7 +198,7 @@ pub(super) async fn run(open: Open, context: &Context) -> Result<Outcome> {
         return Ok(last);
     }
     context.console.warn("interrupted; stored bars are kept. Run the same command to continue");
-    Ok(Outcome::Interrupted)
+    Ok(backfill::end_of_interrupted(&open.limits, context))
 }
 
 /// Tells what a round brought; how the run would end after it if it has filled anything, and whether the series is worth

@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use qmtl_history_api::Clock;
+use qmtl_observe::TokioClock;
 use qmtl_sim_exchange::{Candle, Endpoint, Interval, Market, SimConfig, SimExchange};
 use serde_json::Value;
 
@@ -277,6 +279,51 @@ fn a_worker_that_is_terminated_drains() {
     assert!(!states.contains_key("held") && states["done"] >= 8, "{states:?}");
     assert_eq!(rows(&run), states["done"] as u64 * 900);
     exchange.stop();
+}
+
+/// Workers that follow one series lose no bar of it, whichever of them stores it, and drain as well.
+#[cfg(unix)]
+#[test]
+fn workers_that_follow_share_a_series_and_drain() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let now = TokioClock::new().now().as_secs();
+    let bars = Candle::random_walk((now - 60) * 1_000, Interval::parse("1s").unwrap(), 3_600, 9);
+    let market = Market::new("BTCUSDT", "1s", bars).unwrap();
+    let sim = runtime.block_on(SimExchange::start(SimConfig::new([market]))).unwrap();
+    let source = format!("binance+{}", sim.base_url());
+    let scene = Scene::new();
+    let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
+    let start = (now - 30).to_string();
+    let series = ["--node", "BTCUSDT", "--interval", "1s"];
+    let workers: Vec<_> = ["w1", "w2"]
+        .iter()
+        .map(|name| {
+            let own = ["backfill", "--follow", "--source", &source, "--start", &start, "--lease", "3s"];
+            let shared = ["--coordinator", &coordinator.url, "--worker-id", name, "--deadline", "5m"];
+            let words = [&own[..], &series, &shared].concat();
+            spawn(&scene, &words.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        })
+        .collect();
+    // None before the first rows are stored.
+    let present = || {
+        let covered = scene.run(&[&["coverage", "--json"], &series[..]].concat());
+        let covered = serde_json::from_str::<Value>(&covered.stdout).unwrap_or_default();
+        let ranges = covered["present"].as_array().cloned().unwrap_or_default();
+        ranges.iter().map(|range| [0, 1].map(|end| range[end].as_i64().unwrap())).collect::<Vec<_>>()
+    };
+    let started = Instant::now();
+    while present().last().is_none_or(|[_, last]| *last < now + 8) {
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", present());
+    }
+    for child in workers {
+        signal(&child, "-TERM");
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    let present = present();
+    assert!(present.len() == 1 && present[0][0] == now - 30, "{present:?}");
+    assert!(!coordinator.states().contains_key("held"));
+    runtime.block_on(sim.stop());
 }
 
 /// A stopped process wakes up after its lease is over, when others have done its window.
