@@ -53,7 +53,7 @@ Exit codes:
   1    failed and nothing new stored; `verify` found something
   2    usage: refused before anything was read or written
   3    some windows failed, or bars remain missing
-  4    the store cannot be reached
+  4    the store, or the lease coordinator, cannot be reached
   130  interrupted; what was stored is kept
 
 Start with `qmtl-history demo`: real candles, a temporary store, a minute of your time.";
@@ -225,13 +225,14 @@ series.toml (top-level keys are defaults, a series can override them; paths are 
   source = \"file:eth.parquet\"";
 
 const COORDINATOR_HELP: &str = "\
-Leases say who works on which window; what is done stands in the history store. Ends well on Ctrl-C and SIGTERM:
-what is being answered is answered first.
+A lease says which worker fills which window; whether a window is complete is for the history store to say.
+On Ctrl-C and SIGTERM, requests that have begun are answered before the server exits.
 
 Examples:
   qmtl-history coordinator --store leases.db
   qmtl-history coordinator --listen 0.0.0.0:7470 --token-file tokens --store postgres://qmtl@db/leases
-  qmtl-history backfill --coordinator http://127.0.0.1:7470 --store s3://bucket/history --nodes series.toml --last 90d";
+  qmtl-history backfill --coordinator http://127.0.0.1:7470 --store s3://bucket/history \\
+      --nodes series.toml --last 90d";
 
 /// Options of sources that a file has no use for.
 const NOT_OF_FILES: [&str; 6] = ["source", "symbol", "product", "publish_lag", "retry_for", "archive_folder"];

@@ -25,20 +25,20 @@ pub struct ServerArgs {
 #[command(next_help_heading = "Sharing the work")]
 #[non_exhaustive]
 pub struct WorkerArgs {
-    /// Fill only windows that this lease coordinator grants, so that any number of workers fill one store together
+    /// Fill only windows that this lease coordinator grants, so that many workers can fill one store together
     #[arg(long, value_name = "URL", conflicts_with_all = ["replace", "compare", "window_bars"])]
     pub coordinator: Option<String>,
     /// A file with the coordinator's bearer token [default: the variable QMTL_COORDINATOR_TOKEN]
     #[arg(long, value_name = "FILE", requires = "coordinator")]
     pub token_file: Option<PathBuf>,
-    /// What this worker is called [default: QMTL_SEAMLESS_WORKER, else QMTL_WORKER_ID, else the host's name]
+    /// The name of this worker [default: QMTL_SEAMLESS_WORKER, else QMTL_WORKER_ID, else the host's name]
     #[arg(long, value_name = "NAME", requires = "coordinator", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub worker_id: Option<String>,
-    /// How long a lease lasts when this worker is not heard of, 1s to 1h; it is renewed at a third of that [default: 2m]
+    /// How long a lease lasts unless this worker renews it, 1s to 1h; it does so after each third [default: 2m]
     #[arg(long, value_name = "SPAN", value_parser = parse_lease, requires = "coordinator")]
     pub lease: Option<Duration>,
-    /// What to do when the coordinator has not answered for a minute: stop, or go on alone, which may request windows
-    /// that others request too [default: stop]
+    /// What to do when the coordinator has not answered for a minute: stop, or go on alone and perhaps request windows
+    /// that other workers request too [default: stop]
     #[arg(long, value_name = "WHAT", value_enum, requires = "coordinator")]
     pub on_coordinator_loss: Option<Loss>,
 }
@@ -46,7 +46,7 @@ pub struct WorkerArgs {
 /// What to do without the coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Loss {
-    /// Begin no further windows.
+    /// Begin no more windows.
     Stop,
     /// Go on without leases.
     Alone,
@@ -61,17 +61,17 @@ fn parse_lease(text: &str) -> Result<Duration, String> {
 #[derive(Args, Clone, Debug)]
 #[non_exhaustive]
 pub struct CoordinatorArgs {
-    /// Where to listen; beyond 127.0.0.1 only with --token-file
+    /// Where to listen; beyond this machine only with --token-file
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7470")]
     pub listen: SocketAddr,
-    /// Where leases are kept: a file, made when it is not there, or postgres://user@host/database, which several
-    /// coordinators can share
+    /// Where leases are kept: a file, which is created if it does not exist, or postgres://user@host/database, which
+    /// several coordinators can share
     #[arg(long, value_name = "FILE|URL")]
     pub store: String,
-    /// A file with bearer tokens, one a line; a changed file is read again
+    /// A file with bearer tokens, one per line; it is read again when it changes
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// How often in a row a window may fail before nobody may claim it
+    /// How many times in a row a window may fail before no worker may claim it
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_attempts: u32,
     /// How long the record of a finished window is kept
@@ -92,23 +92,23 @@ pub struct LeasesArgs {
 #[derive(Clone, Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Leases {
-    /// List leases: who works on which window
+    /// List leases: which worker has which window
     #[command(after_help = "\
 Examples:
   qmtl-history leases list --coordinator http://coordinator:7470 --state held
   qmtl-history leases list --coordinator http://coordinator:7470 --state dead --json")]
     List(ListArgs),
-    /// Show all that is known of some leases
+    /// Show everything that is known about some leases
     Inspect(InspectLeasesArgs),
-    /// Free leases that are stuck, and revive windows that failed too often
+    /// Free stuck leases, and revive windows that failed too often
     #[command(after_help = RECOVER_HELP)]
     Recover(RecoverArgs),
 }
 
 const RECOVER_HELP: &str = "\
-Each lease is named by its key and its token: what `leases inspect` shows, and what workers log. A lease whose token
-is another one by now is somebody else's, and is left alone; --force frees it whoever has it, and its holder can do
-nothing with it any more. Exits 1 if any lease did not change, 4 if the coordinator did not answer.
+A lease is named by its key and its token, as `leases inspect` shows them and workers log them. If its token
+has changed, another worker holds it by now, and it is left alone; --force takes it from whoever holds it.
+Exits 1 if any lease did not change, 4 if the coordinator did not answer.
 
 Examples:
   qmtl-history leases recover --coordinator http://coordinator:7470 'nodeA:60:1700:1760:w::5-3f2a9c0d11223344'
@@ -128,7 +128,7 @@ pub struct ListArgs {
     /// Only leases in this state: held, expired, released, failed, backoff, partial, done or dead
     #[arg(long, value_name = "STATE")]
     pub state: Option<String>,
-    /// How many to list
+    /// The most leases to list
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = parse_count)]
     pub limit: u64,
 }
@@ -155,14 +155,14 @@ pub struct RecoverArgs {
     /// Leases as KEY:TOKEN; the token is what follows the last colon
     #[arg(value_name = "KEY:TOKEN")]
     pub lease: Vec<String>,
-    /// The key of a lease, with its --token behind it; may be repeated
+    /// The key of a lease, followed by its --token; may be repeated
     #[arg(long, value_name = "KEY")]
     pub key: Vec<String>,
     /// The token of the --key before it; not needed with --force
     #[arg(long, value_name = "TOKEN")]
     pub token: Vec<String>,
-    /// A file of leases, or - for stdin: KEY:TOKEN lines, or log lines of workers, of which claimed and failed leases are
-    /// taken
+    /// A file of leases, or - for stdin: KEY:TOKEN lines, or workers' log lines, from which claimed and failed leases
+    /// are taken
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// What becomes of the windows: fail (others may claim them at once) or complete (they count as done)
@@ -174,7 +174,7 @@ pub struct RecoverArgs {
     /// Show what would be done; change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Free the leases whoever has them
+    /// Free the leases, whoever holds them
     #[arg(long)]
     pub force: bool,
 }
