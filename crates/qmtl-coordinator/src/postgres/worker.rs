@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use deadpool_postgres::{Client, Pool};
-use futures::future::try_join;
+use futures::future::try_join3;
 use qmtl_backfill::lease::{Command, Lease, Policy, Reply, Turn};
 use qmtl_history_api::{Result, Timestamp};
 use qmtl_observe::metrics;
@@ -78,11 +78,16 @@ impl Worker {
             .map_err(failed)?;
         let store = client.prepare_cached(STORE).await.map_err(failed)?;
         let change = client.transaction().await.map_err(failed)?;
-        // A statement sees what was committed before it began: the rows are read once the locks are there.
-        change.execute(&lock_all, &[&locks]).await.map_err(failed)?;
+        // One round trip: the server gets them in the order in which they are first polled, and runs them one after another. A
+        // statement sees what was committed before it began, so the rows are read once the locks are there.
+        let locks: [&(dyn ToSql + Sync); 1] = [&locks];
         let (keys, count): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&keys], [&count]);
-        let looks = try_join(change.query(&look, &keys), change.query(&fences, &count));
-        let (rows, turns) = looks.await.map_err(failed)?;
+        let steps = try_join3(
+            change.execute(&lock_all, &locks),
+            change.query(&look, &keys),
+            change.query(&fences, &count),
+        );
+        let (_, rows, turns) = steps.await.map_err(failed)?;
         let mut leases = BTreeMap::new();
         for row in &rows {
             leases.insert(key(row)?, lease(row)?);
