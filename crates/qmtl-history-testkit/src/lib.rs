@@ -12,6 +12,8 @@ mod model;
 #[cfg(all(unix, feature = "postgres"))]
 pub mod postgres;
 mod probe;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod suite;
 
 /// The page's example, run with this crate's tests.

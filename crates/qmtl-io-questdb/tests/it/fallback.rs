@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::future::join_all;
 use qmtl_history_api::{ErrorKind, HistoryBackend, HistoryBackendExt, ReadRequest, TimeRange, WriteRequest};
 use qmtl_history_testkit::fixtures::{bar, bars, key, span};
+use qmtl_history_testkit::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::proxy::Proxy;
 use crate::server::{client, connect, fresh_dsn};
 
 /// An HTTP server that has one answer for every request; its port, and how often it gave it.
@@ -76,7 +76,7 @@ async fn without_the_barrier_the_log_is_watched() {
     let (_, place) = dsn.split_once('@').unwrap();
     let (_, port) = place.split_once('/').unwrap().0.split_once(':').unwrap();
     let proxy = Proxy::rewriting(port.parse().unwrap(), b"wait_wal_table", b"wait_wal_tabel").await;
-    let backend = connect(&dsn.replace(&format!(":{port}/"), &format!(":{}/", proxy.port))).await;
+    let backend = connect(&dsn.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()))).await;
     let key = key("BTC", "1s");
     let request = WriteRequest::new(key.clone());
     for part in 0..10 {

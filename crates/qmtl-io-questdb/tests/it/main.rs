@@ -8,7 +8,6 @@ mod fallback;
 mod http;
 mod legacy;
 mod proofs;
-mod proxy;
 mod recorder;
 mod reliability;
 mod runtime;

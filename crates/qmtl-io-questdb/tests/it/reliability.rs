@@ -11,10 +11,10 @@ use qmtl_history_api::{
     WriteRequest,
 };
 use qmtl_history_testkit::fixtures::{bar, bars, key, span};
+use qmtl_history_testkit::proxy::{Fault, Proxy};
 use qmtl_io_questdb::{QuestDbBackend, QuestDbConfig, QuestDbRecorder, RecorderConfig};
 use tokio::sync::watch;
 
-use crate::proxy::{Fault, Proxy};
 use crate::server::{Own, client, connect};
 
 /// How often something is tried: few times by default, as often as a variable says in a soak.
@@ -118,7 +118,8 @@ async fn broken_networks_give_errors_in_time_and_never_wrong_rows() {
     let (_, prefix) = prefix.split_once("prefix=").unwrap();
     let dsn = format!(
         "questdb://admin:quest@127.0.0.1:{}/qdb?http={}&prefix={prefix}&timeout=2&connect_timeout=2",
-        pg.port, http.port
+        pg.port(),
+        http.port()
     );
     let mut random = fastrand::Rng::with_seed(7);
     let (mut failed, runs) = (0, times("QMTL_TEST_CUTS", 12));

@@ -10,16 +10,19 @@ use tokio::net::{TcpListener, TcpStream};
 /// What becomes of a connection when its bytes are used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// Both sides are told that it has ended.
     Cut,
+    /// Nobody is told anything: a cable that is pulled, a partition.
     Stall,
+    /// The client gets a reset.
     Reset,
 }
 
 /// A proxy before one port. Connections share one allowance of bytes.
-#[derive(Clone)]
-pub(crate) struct Proxy {
-    pub(crate) port: u16,
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    port: u16,
     allowance: Arc<AtomicI64>,
     fault: Arc<AtomicU8>,
     /// Words of one length, the first of which becomes the second on its way.
@@ -28,25 +31,41 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) async fn before(port: u16) -> Self {
+    /// Carries bytes to and from this port of 127.0.0.1, on the current tokio runtime and for as long as that lives.
+    ///
+    /// # Panics
+    ///
+    /// When there is no free port.
+    pub async fn before(port: u16) -> Self {
         Self::with(port, None).await
     }
 
-    /// One that makes `from` into `to`, which is as long.
-    pub(crate) async fn rewriting(port: u16, from: &'static [u8], to: &'static [u8]) -> Self {
+    /// One that makes `from` into `to` where they pass in one piece.
+    ///
+    /// # Panics
+    ///
+    /// When the two differ in length, or when there is no free port.
+    pub async fn rewriting(port: u16, from: &'static [u8], to: &'static [u8]) -> Self {
         assert_eq!(from.len(), to.len());
         Self::with(port, Some([from, to])).await
     }
 
+    /// Its own port of 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How many words were rewritten.
-    pub(crate) fn rewritten(&self) -> usize {
+    #[must_use]
+    pub fn rewritten(&self) -> usize {
         self.rewritten.load(Ordering::SeqCst)
     }
 
     async fn with(port: u16, words: Option<[&'static [u8]; 2]>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let proxy = Self {
-            port: listener.local_addr().unwrap().port(),
+            port: listener.local_addr().expect("it listens").port(),
             allowance: Arc::new(AtomicI64::new(i64::MAX)),
             fault: Arc::default(),
             words,
@@ -66,12 +85,13 @@ impl Proxy {
     }
 
     /// After so many bytes, both directions and all connections together, the fault happens.
-    pub(crate) fn fail_after(&self, bytes: i64, fault: Fault) {
+    pub fn fail_after(&self, bytes: i64, fault: Fault) {
         self.fault.store(fault as u8, Ordering::SeqCst);
         self.allowance.store(bytes, Ordering::SeqCst);
     }
 
-    pub(crate) fn heal(&self) {
+    /// Bytes pass again; connections that a fault has hit stay as they are.
+    pub fn heal(&self) {
         self.allowance.store(i64::MAX, Ordering::SeqCst);
     }
 
@@ -83,8 +103,8 @@ impl Proxy {
         };
         if is_cut && self.fault.load(Ordering::SeqCst) == Fault::Reset as u8 {
             // Closing with bytes unread, and without waiting, resets the peer.
-            let near = near_in.reunite(near_out).unwrap();
-            near.set_zero_linger().unwrap();
+            let near = near_in.reunite(near_out).expect("they are of one stream");
+            near.set_zero_linger().expect("an open socket");
         } else if is_cut && self.fault.load(Ordering::SeqCst) == Fault::Stall as u8 {
             std::future::pending::<()>().await;
         }
@@ -100,9 +120,9 @@ impl Proxy {
         loop {
             let Ok(count @ 1..) = from.read(&mut bytes).await else { return false };
             self.rewrite(&mut bytes[..count]);
-            let count_i64 = i64::try_from(count).unwrap();
+            let count_i64 = i64::try_from(count).expect("8,192 at most");
             let left = self.allowance.fetch_sub(count_i64, Ordering::SeqCst);
-            let passed = usize::try_from(left.clamp(0, count_i64)).unwrap();
+            let passed = usize::try_from(left.clamp(0, count_i64)).expect("not negative");
             if to.write_all(&bytes[..passed]).await.is_err() {
                 return false;
             }
