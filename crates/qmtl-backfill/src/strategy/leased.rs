@@ -26,6 +26,8 @@ use crate::plan::{Plan, Window};
 const BLOCK: i64 = 48;
 /// How long a window that could not be settled is left alone, where nothing says when it may be.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// How much sooner than usual the windows of others are looked at while they come to an end one after another.
+const SOONER: u32 = 16;
 /// Until a coordinator that is gone is asked again by a worker that goes on alone.
 const ALONE_FOR: Duration = Duration::from_secs(30);
 
@@ -312,6 +314,9 @@ impl FetcherBackfillStrategy {
         let mut later: BTreeMap<TimeRange, Later> = BTreeMap::new();
         let alone_until = Mutex::new(None);
         let mut is_shy = true;
+        let look_every = keeper.config().look_every;
+        // Looks are rarer the longer nothing of others is seen to end.
+        let (mut pause, mut has_news) = (look_every / SOONER, false);
         loop {
             if run.stop.is_stopped() {
                 work.was_stopped = true;
@@ -331,6 +336,11 @@ impl FetcherBackfillStrategy {
                     }
                     return Ok(());
                 }
+                pause = if std::mem::take(&mut has_news) {
+                    look_every / SOONER
+                } else {
+                    look_every.min(pause * 2)
+                };
                 let now = self.clock.monotonic();
                 let due: RangeSet =
                     later.iter().filter(|(_, own)| own.due <= now).map(|(window, _)| *window).collect();
@@ -353,11 +363,11 @@ impl FetcherBackfillStrategy {
             let (vain, not_begun) = match self.fill_block(&leasing, &windows, work).await {
                 Ok(vain) => (vain, RangeSet::new()),
                 // What was done before is not to get lost because the store went away.
-                Err(error) => (Some(error), windows),
+                Err(error) => (Some(error), windows.clone()),
             };
             // The store, or the coordinator: then nothing can be tried.
             let mut is_out_of_reach = !not_begun.is_empty();
-            let due = self.clock.monotonic() + keeper.config().look_every;
+            let due = self.clock.monotonic() + pause;
             for (window, lack) in leasing.lacking.into_inner().unwrap_or_else(PoisonError::into_inner) {
                 let again = match lack {
                     Lack::Refused(refusal) if is_settled(&refusal) => {
@@ -380,6 +390,7 @@ impl FetcherBackfillStrategy {
                     None => left = left.difference(&window.into()),
                 }
             }
+            has_news |= !windows.difference(&later.keys().copied().collect()).is_empty();
             let Some(error) = vain.filter(|_| !run.stop.is_stopped()) else { continue };
             if is_out_of_reach && work.requests == 0 {
                 return Err(error);
