@@ -21,9 +21,6 @@ fn main() {
     let bars =
         Candle::random_walk(START * 1_000, Interval::parse("1m").expect("an interval"), BARS as usize, 11);
     let market = Market::new("BTCUSDT", "1m", bars).expect("candles of a minute");
-    let config = SimConfig::new([market]).with_latency(LATENCY).with_weight_limit(u32::MAX);
-    let exchange = runtime.block_on(SimExchange::start(config)).expect("a port");
-    let source = format!("binance+{}", exchange.base_url());
     let folder = tempfile::tempdir().expect("a folder");
     let mut stores = vec![("folder", folder.path().join("store").display().to_string())];
     stores.extend(std::env::var("QMTL_TEST_S3_URL").ok().map(|url| ("bucket", format!("{url}/workers"))));
@@ -32,11 +29,15 @@ fn main() {
         for workers in [1, 8] {
             let node = format!("bench-{name}-{workers}");
             let leases = folder.path().join(format!("{node}.db"));
+            // Each with its own, so that no run comes near the weight that one has for a minute.
+            let config = SimConfig::new([market.clone()]).with_latency(LATENCY).with_weight_limit(u32::MAX);
+            let exchange = runtime.block_on(SimExchange::start(config)).expect("a port");
+            let source = format!("binance+{}", exchange.base_url());
             let took = fill(&source, store, &node, (workers, &leases.display().to_string()));
+            runtime.block_on(exchange.stop());
             println!("workers: {name} {workers} {:.2} s", took.as_secs_f64());
         }
     }
-    runtime.block_on(exchange.stop());
 }
 
 /// Ends a process with the value.

@@ -6,17 +6,18 @@ use std::net::TcpListener;
 use qmtl_history_testkit::told;
 
 use super::elsewhere::{SERIES, run, says_the_same_as_a_folder};
+use super::leases::workers::share_a_series;
 use super::{Run, SPAN, Scene, program};
 
 /// An empty store on the server of `cargo xtask test`.
-fn server() -> Option<String> {
+fn server(name: &str) -> Option<String> {
     let bucket = told("QMTL_TEST_S3_URL", "`cargo xtask test -p qmtl-history` starts an S3 server")?;
-    Some(format!("{bucket}/program-{}", std::process::id()))
+    Some(format!("{bucket}/program-{}-{name}", std::process::id()))
 }
 
 #[test]
 fn every_command_says_the_same_as_on_a_folder() {
-    let Some(server) = server() else { return };
+    let Some(server) = server("same") else { return };
     run(&server, &["ls"]).fails_with(4, "there is no store under this URL; check bucket and prefix");
     let scene = Scene::new();
     says_the_same_as_a_folder(&server, &scene);
@@ -32,6 +33,12 @@ fn every_command_says_the_same_as_on_a_folder() {
     assert_eq!(pruned["rows"], 5_720);
     let collected = run(&server, &[&["gc"], &SERIES[..], &["--grace", "1h", "--json"]].concat()).object();
     assert_eq!(collected["files"], 0, "what was replaced a moment ago stays");
+}
+
+#[test]
+fn workers_share_a_bucket() {
+    let Some(server) = server("workers") else { return };
+    share_a_series(&Scene::new(), &server);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::elsewhere::{SERIES, SOURCE, run, says_the_same_as_a_folder};
 use super::grid::phases_stand_in_every_command;
+use super::leases::workers::share_a_series;
 use super::proofs::{doubtful, is_told_and_mended, prove};
 use super::{SPAN, Scene};
 
@@ -21,6 +22,12 @@ fn every_command_says_the_same_as_on_a_folder() {
     let listed = run(&server, &["ls", "--json"]).object();
     assert_eq!((&listed["series"][0]["rows"], &listed["series"][0]["files"]), (&json!(5_720), &Value::Null));
     assert!(!listed.to_string().contains("quest@"), "a password was printed: {listed}");
+}
+
+#[test]
+fn workers_share_a_server() {
+    let Some(server) = server("workers") else { return };
+    share_a_series(&Scene::new(), &server);
 }
 
 #[test]
