@@ -35,6 +35,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("runtime", runtime::runtime),
     ("indicators", indicators::indicators),
     ("coordinator", coordinator::coordinator),
+    ("workers", coordinator::workers),
     ("questdb", questdb::questdb),
 ];
 

@@ -1,4 +1,4 @@
-//! A lease coordinator, beside etcd with the same work as transactions.
+//! A lease coordinator, beside etcd with the same work as transactions; workers that share a fill, beside one.
 
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,6 +11,7 @@ use super::peers::Peers;
 use super::{Amount, Better, Row};
 use crate::postgres::Programs;
 use crate::process::{answers, apt, cargo, output, root, target};
+use crate::{questdb, s3};
 
 const CLIENTS: [u32; 3] = [1, 8, 64];
 
@@ -72,6 +73,30 @@ pub(super) fn coordinator(_: &Peers) -> Result<Vec<Row>> {
         });
     }
     Ok(rows)
+}
+
+/// A million bars filled by eight workers, beside one, into each kind of store.
+pub(super) fn workers(_: &Peers) -> Result<Vec<Row>> {
+    let mut command =
+        cargo(["bench", "--quiet", "--package", "qmtl-history", "--all-features", "--bench", "workers"]);
+    let (bucket, questdb) = (s3::Server::for_tests()?, questdb::Server::for_bench()?);
+    bucket.iter().for_each(|server| server.told(&mut command));
+    questdb.told(&mut command);
+    let told = output(&mut command)?;
+    println!("{told}");
+    let stores = [("folder", true), ("bucket", bucket.is_some()), ("questdb", true)];
+    let rows = stores.into_iter().filter(|(_, is_there)| *is_there).map(|(store, _)| {
+        let seconds = |workers: u32| number(&told, &format!("workers: {store} {workers} "));
+        Ok(Row {
+            name: format!("a million bars, eight workers, {store}"),
+            ours: Amount(seconds(8)?, "s"),
+            other: (seconds(1)?, "one worker".to_owned()),
+            better: Better::Less,
+            // A bucket and a server share the machine's cores with the workers.
+            gate: (store == "folder").then_some(6.0),
+        })
+    });
+    rows.collect()
 }
 
 /// An etcd in a folder of its own, and a client of it.

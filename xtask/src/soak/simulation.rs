@@ -1,41 +1,65 @@
-//! The simulations at length: of fills and follows, and of many workers under leases.
+//! The simulations at length: of fills and follows, and of many workers under leases, which are also killed as processes.
+
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
 use super::page;
 use crate::flags;
+use crate::postgres::Programs;
 use crate::process::{self, cargo, shown};
 
 /// Runs of fills and follows.
 const RUNS: u64 = 100_000;
 /// Runs of many workers, of which each has two or three crashes.
 const RUNS_OF_WORKERS: u64 = 20_000;
+/// Kills each of workers, of a coordinator and of PostgreSQL.
+const KILLS: u64 = 50;
 
 /// Runs the simulation of fills and follows, and writes its figures to the page when nothing broke.
 pub(super) fn run(flags: &flags::Soak) -> Result<()> {
     let runs = flags.runs.unwrap_or(RUNS);
     let over_parquet = flags.parquet_runs.unwrap_or(runs / 100);
     let variables = [("QMTL_SIM_RUNS", runs), ("QMTL_SIM_PARQUET_RUNS", over_parquet)];
-    soak("qmtl-backfill", "runs over", &variables, "docs/simulation.md")
+    let columns = simulate("qmtl-backfill", "runs over", &variables)?;
+    page::replace("docs/simulation.md", |_| columns.table())
 }
 
-/// The same of many workers.
+/// The same of many workers; then real processes are killed.
 pub(super) fn of_workers(flags: &flags::Soak) -> Result<()> {
     let runs = flags.runs.unwrap_or(RUNS_OF_WORKERS);
-    soak("qmtl-coordinator", "runs of", &[("QMTL_SIM_RUNS", runs)], "docs/leases.md")
+    let mut columns = simulate("qmtl-coordinator", "runs of", &[("QMTL_SIM_RUNS", runs)])?;
+    for (package, tests) in [("qmtl-history", "leases::"), ("qmtl-coordinator", "postgres::nothing")] {
+        let mut command = cargo(["test", "-p", package, "--all-features", "--test", "it", "--", tests]);
+        command.args(["--nocapture", "--test-threads=1"]).env("QMTL_SOAK_ROUNDS", KILLS.to_string());
+        if let Some(programs) = Programs::for_tests()? {
+            programs.told(&mut command);
+        }
+        watch(&mut command, |line| {
+            if line.starts_with("figure: ") {
+                columns.read(line);
+            }
+        })?;
+    }
+    columns.close("real processes");
+    page::replace("docs/leases.md", |_| columns.table())
 }
 
-fn soak(package: &str, batches: &str, variables: &[(&str, u64)], page: &str) -> Result<()> {
+fn simulate(package: &str, batches: &str, variables: &[(&str, u64)]) -> Result<Columns> {
     let mut command = cargo(["test", "-p", package, "--all-features", "--test", "sim"]);
     // Fast enough, and sums that overflow are still seen.
     command.args(["--config", "profile.dev.opt-level=2", "--", batches]);
     command.envs(variables.iter().map(|(name, number)| (name, number.to_string())));
     let mut columns = Columns::default();
-    let has_succeeded = process::watch(&mut command, |line| columns.read(line))?;
-    if !has_succeeded {
-        bail!("an invariant was broken: run `{}`", shown(&command));
+    watch(&mut command, |line| columns.read(line))?;
+    Ok(columns)
+}
+
+fn watch(command: &mut Command, read: impl FnMut(&str)) -> Result<()> {
+    if !process::watch(command, read)? {
+        bail!("an invariant was broken: run `{}`", shown(command));
     }
-    page::replace(page, |_| columns.table())
+    Ok(())
 }
 
 /// Figures as the simulation prints them, by batch.
@@ -53,8 +77,13 @@ impl Columns {
         {
             self.open.push((name.to_owned(), value.to_owned()));
         } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ok")) {
-            self.done.push((name.to_owned(), std::mem::take(&mut self.open)));
+            self.close(name);
         }
+    }
+
+    /// A batch of this name has ended.
+    fn close(&mut self, name: &str) {
+        self.done.push((name.to_owned(), std::mem::take(&mut self.open)));
     }
 
     /// A row for each figure, a column for each batch.
