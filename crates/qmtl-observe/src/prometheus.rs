@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use qmtl_history_api::{Error, Result};
+use qmtl_history_api::{Error, ErrorKind, Result};
 
 use crate::metrics::{Kind, METRICS, Unit, describe};
 
@@ -39,11 +39,7 @@ impl Exporter {
                 .map_err(|error| Error::unexpected("a histogram without bounds").caused_by(error))?;
         }
         let handle = builder.install_recorder().map_err(|error| {
-            Error::new(
-                qmtl_history_api::ErrorKind::Conflict,
-                "this process has a recorder of metrics already",
-            )
-            .caused_by(error)
+            Error::new(ErrorKind::Conflict, "this process has a recorder of metrics already").caused_by(error)
         })?;
         describe();
         let own = handle.clone();

@@ -96,7 +96,7 @@ impl DistributedBackfillCoordinator {
 
     /// Sends a request until somebody has answered it: the status, below 500, and the body of the answer. Boxed, because
     /// the compiler cannot see through the types of a retry that it is `Send`.
-    fn ask<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<(u16, Vec<u8>)>> {
+    fn ask<'a>(&'a self, call: &'a Asked) -> BoxFuture<'a, Result<(u16, Vec<u8>)>> {
         let backoff = ExponentialBuilder::new()
             .with_jitter()
             .with_min_delay(Duration::from_millis(100))
@@ -111,7 +111,7 @@ impl DistributedBackfillCoordinator {
         Box::pin(attempt.retry(backoff).when(Error::is_retryable).sleep(sleep))
     }
 
-    async fn once(&self, Call { method, url, body }: &Call) -> Result<(u16, Vec<u8>)> {
+    async fn once(&self, Asked { method, url, body }: &Asked) -> Result<(u16, Vec<u8>)> {
         let mut request = Request::new(body.clone());
         *request.method_mut() = method.clone();
         *request.uri_mut() = url.as_str().parse().map_err(|e| Error::unexpected("not a URI").caused_by(e))?;
@@ -152,7 +152,7 @@ impl BackfillCoordinator for DistributedBackfillCoordinator {
         }
         let (call, body) = wire::request(key, &command);
         let asked =
-            Call { method: Method::POST, url: self.url(call.path()), body: body.to_string().into_bytes() };
+            Asked { method: Method::POST, url: self.url(call.path()), body: body.to_string().into_bytes() };
         let told = self.ask(&asked).await.and_then(|(status, body)| wire::reply(call, status, &body));
         told.map_err(|error| error.with("coordinator", self.base.as_str()))
     }
@@ -160,14 +160,14 @@ impl BackfillCoordinator for DistributedBackfillCoordinator {
     async fn inspect(&self, query: &Query) -> Result<Page> {
         let mut url = self.url(wire::INSPECT);
         url.query_pairs_mut().extend_pairs(wire::parameters(query));
-        let asked = Call { method: Method::GET, url, body: Vec::new() };
+        let asked = Asked { method: Method::GET, url, body: Vec::new() };
         let told = self.ask(&asked).await.and_then(|(status, body)| wire::page(status, &body));
         told.map_err(|error| error.with("coordinator", self.base.as_str()))
     }
 }
 
 /// One request on its way.
-struct Call {
+struct Asked {
     method: Method,
     url: Url,
     body: Vec<u8>,
