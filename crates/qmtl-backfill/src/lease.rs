@@ -280,7 +280,8 @@ const LONGEST_NAME: usize = 256;
 const LONGEST_REASON: usize = 2_048;
 
 /// Checks what every coordinator checks before anything else: `InvalidInput` for a key that is empty or longer than
-/// [`LeaseKey::MAX_BYTES`], and for a worker or a request id of more than 256 bytes. A long reason is cut.
+/// [`LeaseKey::MAX_BYTES`], and for a worker or a request id of more than 256 bytes. A long reason is cut, an empty request
+/// id is none, and a zero byte, which no text of PostgreSQL holds, is replaced.
 pub fn admit(key: &str, command: &mut Command) -> Result<()> {
     if !(1..=LeaseKey::MAX_BYTES).contains(&key.len()) {
         let message = "a lease key has 1 to 4096 bytes";
@@ -292,13 +293,22 @@ pub fn admit(key: &str, command: &mut Command) -> Result<()> {
             .with("bytes", text.len())),
         _ => Ok(()),
     };
+    let storable = |text: &mut String| {
+        if text.contains('\0') {
+            *text = text.replace('\0', "\u{fffd}");
+        }
+    };
     match command {
         Command::Claim { worker, request_id, .. } => {
             short("worker", worker)?;
-            short("request_id", request_id)
+            short("request_id", request_id)?;
+            worker.iter_mut().chain(request_id.iter_mut()).for_each(storable);
+            *request_id = request_id.take().filter(|id| !id.is_empty());
+            Ok(())
         }
         Command::Fail { reason, .. } | Command::Release { reason, .. } | Command::Recover { reason, .. } => {
             reason.truncate(reason.floor_char_boundary(LONGEST_REASON));
+            storable(reason);
             Ok(())
         }
         Command::Renew { .. } | Command::Complete { .. } => Ok(()),

@@ -357,7 +357,8 @@ impl Policy {
     ) -> (Option<Lease>, Reply) {
         let refused = |outcome| (None, Reply::Refused(lease.refusal(outcome)));
         let is_held = lease.status == Status::Held && turn.now < lease.until;
-        if lease.request_id.is_some() && lease.request_id == *claim.2 {
+        let (_, worker, request_id) = claim;
+        if request_id.is_some() && lease.request_id == *request_id && lease.worker == *worker {
             return if is_held {
                 (None, Reply::Granted(lease.as_granted(false)))
             } else {
@@ -487,9 +488,10 @@ fn recover(
         return (None, Reply::Stale);
     }
     let status = if is_done { Status::Done } else { Status::Released };
-    // The same recovery once more, whose first answer was lost.
-    if token.is_some() && lease.status == status && lease.reason.as_deref() == Some(reason) {
-        return (None, lease.as_ended());
+    // Logs name leases of windows that were done since: what has ended stays as it ended. The same recovery may come once
+    // more, because its first answer was lost.
+    if token.is_some() && lease.has_ended() {
+        return (None, if lease.status == status { lease.as_ended() } else { Reply::Stale });
     }
     let mut ended = Lease { attempts: 0, reason: Some(reason.into()), ..lease.ended(status, turn) };
     if is_done {
@@ -503,6 +505,12 @@ fn recover(
 }
 
 impl Lease {
+    /// Whether it was completed or given back, so that nobody holds it and nobody waits for it to be recovered.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.status, Status::Done | Status::Partial | Status::Released)
+    }
+
     /// A lease of this grant and status, and of which nothing else is known: what stores build rows from.
     #[must_use]
     pub fn new(fence: u64, token: String, status: Status) -> Self {

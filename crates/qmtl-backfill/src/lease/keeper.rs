@@ -138,7 +138,7 @@ enum Ask {
         id: u64,
         ending: Ending,
     },
-    /// Answered once every lease that was to end has.
+    /// Answered once every lease that was to end has, or nobody could be told for long.
     Idle {
         answer: oneshot::Sender<()>,
     },
@@ -266,6 +266,7 @@ impl Keeper {
             calls: FuturesUnordered::new(),
             ending: 0,
             idle: Vec::new(),
+            silent_since: None,
         };
         (Self { asks, shared }, task.run(queue))
     }
@@ -290,7 +291,7 @@ impl Keeper {
         answered.await.map_err(|_| gone())?
     }
 
-    /// Waits until every lease that was to end has, or the coordinator was not reached in the time of a lease.
+    /// Waits until every lease that was to end has, or the coordinator has been out of reach for as long as is waited for it.
     pub(crate) async fn idle(&self) {
         let (answer, answered) = oneshot::channel();
         if self.asks.send(Ask::Idle { answer }).is_ok() {
@@ -343,6 +344,8 @@ struct Task {
     ending: usize,
     /// Who waits for that.
     idle: Vec<oneshot::Sender<()>>,
+    /// Since when nobody answers, on the monotonic clock.
+    silent_since: Option<Duration>,
 }
 
 impl Task {
@@ -361,7 +364,9 @@ impl Task {
                     None => is_open = false,
                 },
             }
-            if self.ending == 0 {
+            let silence =
+                self.silent_since.map_or(Duration::ZERO, |since| clock.monotonic().saturating_sub(since));
+            if self.ending == 0 || silence >= self.shared.config.patience {
                 for waiting in self.idle.drain(..) {
                     let _ = waiting.send(());
                 }
@@ -398,6 +403,9 @@ impl Task {
     }
 
     fn done(&mut self, done: Done) {
+        let (Done::Claim { reply, .. } | Done::Renew { reply, .. } | Done::End { reply, .. }) = &done;
+        let is_silent = reply.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
+        self.silent_since = is_silent.then(|| self.silent_since.unwrap_or(self.shared.clock.monotonic()));
         match done {
             Done::Claim { key, begun, reply, answer } => self.claimed(key, begun, reply, answer),
             Done::Renew { id, begun, reply } => self.renewed(id, begun, reply),

@@ -271,7 +271,9 @@ pub fn refused(status: u16, body: &[u8]) -> Error {
             Error::invalid(format!("the coordinator refuses the request: {told}"))
         }
         (401 | 403, _) => {
-            Error::unavailable("the coordinator does not accept the bearer token").retryable(false)
+            let message = "the coordinator does not accept the bearer token, or was shown none: give it with \
+                           --token-file, or with_bearer in a program of yours";
+            Error::unavailable(message).retryable(false)
         }
         (200..300 | 404 | 409, _) => Error::unavailable("the answer is not one of a lease coordinator"),
         (500.., Value::String(told)) => {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,8 @@ const BLOCK: i64 = 48;
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How much sooner than usual the windows of others are looked at while they come to an end one after another.
 const SOONER: u32 = 16;
+/// How long a coordinator may take to hear of the last windows before it is said that it is waited for.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 /// Until a coordinator that is gone is asked again by a worker that goes on alone.
 const ALONE_FOR: Duration = Duration::from_secs(30);
 
@@ -123,8 +126,11 @@ impl<'a> Leasing<'a> {
                 }
                 Err(error) => error,
             };
+            if !error.is_retryable() {
+                return Err(failed(error));
+            }
             let now = clock.monotonic();
-            let is_over = !error.is_retryable() || now >= give_up;
+            let is_over = now >= give_up;
             match config.on_loss {
                 OnLoss::Alone if is_over => {
                     if self.be_alone_until(Some(now + ALONE_FOR)).is_none() {
@@ -188,8 +194,8 @@ impl<'a> Leasing<'a> {
             return Ending::Release("the window is still open".into());
         }
         let unasked = missing.difference(&self.run.request.range.into());
-        let retry_after = if unasked == *missing {
-            // Whoever wants them may have them at once.
+        let retry_after = if !unasked.is_empty() {
+            // Another job may want those, and would take them for settled otherwise.
             Duration::ZERO
         } else {
             let young = too_young.within(window).span();
@@ -304,7 +310,24 @@ impl FetcherBackfillStrategy {
         };
         let done = self.fill_blocks(run, plan, keeper, &mut work).await;
         // Whoever waits for these windows is to hear of them.
-        keeper.idle().await;
+        let mut idle = pin!(keeper.idle());
+        tokio::select! {
+            biased;
+            () = &mut idle => {}
+            () = self.clock.sleep(TOLD_AFTER) => {
+                let wait = Wait::new("coordinator", keeper.coordinator(), keeper.config().patience);
+                let waiting = ProgressEvent::Waiting { window: run.request.range, wait };
+                run.progress.on_event(&run.request.key, &waiting);
+                let is_over = async {
+                    run.stop.stopped().await;
+                    self.clock.sleep(TOLD_AFTER / 2).await;
+                };
+                tokio::select! {
+                    () = idle => {}
+                    () = is_over => {}
+                }
+            }
+        }
         done.map(|()| work)
     }
 

@@ -226,21 +226,32 @@ async fn recovery(subject: Arc<dyn BackfillCoordinator>) {
     let grant = granted(&*subject, "recovery", LONG).await;
     assert_eq!(recover(None, true).await, DONE);
     assert_eq!(complete(&*subject, "recovery", &grant.token).await, Reply::Stale, "its holder is out");
+    let grant = granted(&*subject, "recovery", LONG).await;
+    assert_eq!(complete(&*subject, "recovery", &grant.token).await, DONE);
+    assert_eq!(recover(Some(&grant.token), false).await, Reply::Stale, "what is done stays done");
+    assert_eq!(recover(Some(&grant.token), true).await, DONE);
     assert!(granted(&*subject, "recovery", LONG).await.fence > grant.fence);
 }
 
 /// A request that comes twice does what it does once.
 async fn repetition(subject: Arc<dyn BackfillCoordinator>) {
-    let ask = async || {
-        let (worker, request_id) = (Some("w1".into()), Some("request-1".into()));
+    let ask = async |worker: &str, request_id: &str| {
+        let (worker, request_id) = (Some(worker.to_owned()), Some(request_id.to_owned()));
         subject.apply("repetition", Command::Claim { ttl: LONG, worker, request_id }).await.unwrap()
     };
-    let Reply::Granted(first) = ask().await else { panic!() };
-    let Reply::Granted(again) = ask().await else { panic!("the same request is refused") };
+    // A zero byte is as good as any other.
+    let Reply::Granted(first) = ask("w1", "request-\0").await else { panic!() };
+    let Reply::Granted(again) = ask("w1", "request-\0").await else { panic!("the same request is refused") };
     assert_eq!(again.token, first.token);
+    let other = ask("w2", "request-\0").await;
+    assert!(matches!(&other, Reply::Refused(refusal) if refusal.outcome == Outcome::Held), "{other:?}");
     complete(&*subject, "repetition", &first.token).await;
-    let late = ask().await;
+    let late = ask("w1", "request-\0").await;
     assert!(matches!(&late, Reply::Refused(refusal) if refusal.outcome == Outcome::Replayed), "{late:?}");
+    // An empty id is none.
+    let Reply::Granted(_) = ask("w1", "").await else { panic!() };
+    let again = ask("w1", "").await;
+    assert!(matches!(&again, Reply::Refused(refusal) if refusal.outcome == Outcome::Held), "{again:?}");
 }
 
 /// Keys are opaque, and all of one are its own.
@@ -349,6 +360,7 @@ enum Fault {
     FailsWhatIsGivenBack,
     ForgetsProgress,
     ForgetsRequests,
+    ForgetsWorkers,
     RenewalsAreNotKept,
     RecoveryIsRelease,
     CutsKeys,
@@ -392,6 +404,7 @@ impl BackfillCoordinator for Faulty {
             }
             (Fault::ForgetsProgress, Command::Renew { ratio, .. }) => *ratio = None,
             (Fault::ForgetsRequests, Command::Claim { request_id, .. }) => *request_id = None,
+            (Fault::ForgetsWorkers, Command::Claim { worker, .. }) => *worker = None,
             (Fault::RenewalsAreNotKept, Command::Renew { ttl, .. }) => *ttl = Duration::ZERO,
             (Fault::RecoveryIsRelease, Command::Recover { token, reason, .. }) => {
                 command = Command::Release {
@@ -447,6 +460,7 @@ async fn every_check_sees_a_fault() {
         (Fault::FailsWhatIsGivenBack, "releases"),
         (Fault::ForgetsProgress, "failures"),
         (Fault::ForgetsRequests, "repetition"),
+        (Fault::ForgetsWorkers, "repetition"),
         (Fault::RenewalsAreNotKept, "renewal"),
         (Fault::RecoveryIsRelease, "recovery"),
         (Fault::CutsKeys, "keys"),
