@@ -42,12 +42,14 @@ enum Job {
     Count { answer: Answer<Vec<(State, u64)>> },
     /// Forget keys that are over and have not changed since.
     Forget { before: Timestamp, answer: Answer<u64> },
+    /// Move everything into the one file.
+    Close { answer: Answer<()> },
 }
 
 impl EmbeddedStore {
     /// Opens the file, or makes it with the folders above it.
     ///
-    /// `Unavailable` when another process has it open; `Corrupt` for a file that is damaged, is none of ours, or was
+    /// `InvalidInput` for a path that names no file; `Unavailable` when another process has it open; `Corrupt` for a file that is damaged, is none of ours, or was
     /// written by a newer version; `Storage` when the disk cannot take it.
     pub fn open(path: impl Into<PathBuf>, policy: Policy) -> Result<Self> {
         Self::open_with_clock(path, policy, TokioClock::new())
@@ -112,6 +114,7 @@ fn work(mut file: File, queue: &Receiver<Job>) {
                 Job::Inspect { query, answer } => drop(answer.send(file.page(&query))),
                 Job::Count { answer } => drop(answer.send(file.counts())),
                 Job::Forget { before, answer } => drop(answer.send(file.forget(before))),
+                Job::Close { answer } => drop(answer.send(file.close())),
             }
         }
     }
@@ -161,5 +164,9 @@ impl LeaseStore for EmbeddedStore {
 
     async fn forget(&self, before: Timestamp) -> Result<u64> {
         self.ask(|answer| Job::Forget { before, answer }).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.ask(|answer| Job::Close { answer }).await
     }
 }

@@ -25,6 +25,11 @@ pub trait LeaseStore: BackfillCoordinator {
     /// Forgets some of the keys that are over and were last changed before this time, so that a call does not take
     /// long; tells how many. What is held, dead, or waits for another attempt is kept.
     async fn forget(&self, before: Timestamp) -> Result<u64>;
+
+    /// Readies what it keeps for being copied. The last call of a server that ends.
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Forgets its leases with the process: for tests, and for workers that come and go with their server.

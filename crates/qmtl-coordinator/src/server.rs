@@ -37,9 +37,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 4,096 connections, 1,024 requests, 15 seconds for a head, 10 for a request, 10 of grace.
+    /// 4,096 connections, 1,024 requests, 15 seconds for a head, 10 for a request, 4 of grace.
     fn default() -> Self {
-        let [head, request, grace] = [15, 10, 10].map(Duration::from_secs);
+        let [head, request, grace] = [15, 10, 4].map(Duration::from_secs);
         Self { connections: 4_096, requests: 1_024, head, request, grace }
     }
 }
@@ -146,7 +146,10 @@ impl Server {
         sweeping.abort();
         let answered = tokio::time::timeout(self.limits.grace, graceful.shutdown()).await;
         if answered.is_err() {
-            tracing::warn!(grace = ?self.limits.grace, "requests were still being answered when the grace was over");
+            tracing::warn!(grace = ?self.limits.grace, "connections with a request were cut when the grace was over");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(error = error.chain(), "the lease store could not be readied for being copied");
         }
     }
 }

@@ -26,8 +26,8 @@ pub struct BearerTokens {
 
 struct Known {
     tokens: Vec<Hash>,
-    /// When the file was last changed.
-    modified: Option<SystemTime>,
+    /// What tells one content of the file from another.
+    stamp: Option<Stamp>,
     looked_at: Instant,
 }
 
@@ -37,9 +37,9 @@ impl BearerTokens {
     /// `InvalidInput` for a file that cannot be read, has no token, or one of fewer than 16 bytes.
     pub fn from_file(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        let modified = modified(&path);
+        let stamp = stamp(&path);
         let tokens = read(&path)?;
-        Ok(Self { path, known: Mutex::new(Known { tokens, modified, looked_at: Instant::now() }) })
+        Ok(Self { path, known: Mutex::new(Known { tokens, stamp, looked_at: Instant::now() }) })
     }
 
     /// The token that a client shows: the first one of such a file, of any length.
@@ -56,8 +56,8 @@ impl BearerTokens {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.looked_at.elapsed() >= LOOK_EVERY {
             known.looked_at = Instant::now();
-            let changed = modified(&self.path);
-            if changed != known.modified {
+            let changed = stamp(&self.path);
+            if changed != known.stamp {
                 match read(&self.path) {
                     Ok(tokens) => {
                         tracing::info!(file = %self.path.display(), tokens = tokens.len(), "the bearer tokens were read again");
@@ -67,7 +67,7 @@ impl BearerTokens {
                         tracing::error!(error = error.chain(), "the bearer tokens stay as they were")
                     }
                 }
-                known.modified = changed;
+                known.stamp = changed;
             }
         }
         // All are compared, whichever fits.
@@ -82,8 +82,19 @@ impl fmt::Debug for BearerTokens {
     }
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+/// When a file was changed, its length, and, as a copy may keep both, which file it is and when it came there.
+type Stamp = (SystemTime, u64, u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    #[cfg(unix)]
+    let (file, secs, nanos) = {
+        use std::os::unix::fs::MetadataExt;
+        (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+    };
+    #[cfg(not(unix))]
+    let (file, secs, nanos) = (0, 0, 0);
+    Some((metadata.modified().ok()?, metadata.len(), file, secs, nanos))
 }
 
 fn read(path: &Path) -> Result<Vec<Hash>> {
@@ -134,6 +145,15 @@ mod tests {
         assert_eq!([look(old), look(new)], [true, true]);
         write(new, 3);
         assert_eq!([look(old), look(new)], [false, true]);
+        // A copy keeps the time of what it is made from.
+        #[cfg(unix)]
+        {
+            let text = fs::read_to_string(&path).unwrap();
+            write(&text.replace("new", "own"), 3);
+            assert_eq!([look("own-token-of-16-characters"), look(new)], [true, false]);
+            write(new, 3);
+            assert!(look(new));
+        }
         for broken in ["", "short"] {
             write(broken, 4);
             assert!(look(new), "a broken file changes nothing");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use qmtl_backfill::lease::{Command, Lease, LeaseClock, Page, Policy, Query, Reply, State, Status, Turn};
 use qmtl_history_api::{Clock, Error, ErrorKind, Result, Timestamp};
 use qmtl_observe::metrics;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::sql::{COLUMNS, counts, is_in, number, state_at};
 
@@ -53,12 +53,17 @@ pub(super) struct File {
     connection: Connection,
     /// Where forgetting goes on.
     cursor: String,
+    /// Which file it was when it was opened; `None` where the system does not say.
+    identity: Option<Identity>,
 }
 
 impl File {
     pub(super) fn open(path: &Path, policy: Policy, clock: Arc<dyn Clock>) -> Result<Self> {
         let broken = |e| failed(path, e);
-        let connection = Connection::open(path).map_err(broken)?;
+        // The file is named by its absolute path, and not as a URI: SQLite keeps what is called `:memory:` in memory.
+        let absolute = std::path::absolute(path).map_err(|e| unnamed(path).caused_by(e))?;
+        let flags = OpenFlags::default() - OpenFlags::SQLITE_OPEN_URI;
+        let connection = Connection::open_with_flags(absolute, flags).map_err(broken)?;
         connection.busy_timeout(PATIENCE).map_err(broken)?;
         // The one process that has it open keeps its lock. A change is synced before the commit returns.
         connection
@@ -74,8 +79,10 @@ impl File {
             clock: LeaseClock::new(Arc::clone(&clock), Timestamp::MIN),
             connection,
             cursor: String::new(),
+            identity: None,
         };
         file.migrate()?;
+        file.identity = identity(path);
         let latest = file.number("clock")?;
         file.clock = LeaseClock::new(clock, Timestamp::from_micros(latest).unwrap_or(Timestamp::MIN));
         Ok(file)
@@ -116,6 +123,7 @@ impl File {
 
     /// Makes changes durable, all or none, and tells what came of each.
     pub(super) fn apply(&mut self, changes: &[(String, Command)]) -> Result<Vec<Reply>> {
+        self.is_there()?;
         let now = self.clock.now();
         let (policy, path) = (&self.policy, &self.path);
         let connection = &mut self.connection;
@@ -207,7 +215,24 @@ impl File {
         page.map_err(|failure: Failure| failure.told(&self.path))
     }
 
+    /// A file that was deleted or replaced can still be written, and what is written is lost with the process.
+    fn is_there(&self) -> Result<()> {
+        if self.identity.is_some() && identity(&self.path) != self.identity {
+            let message = "the lease store was deleted or replaced while it was in use: stop the coordinator, put the file \
+                           back if there is a copy, and start it again";
+            return Err(Error::new(ErrorKind::Storage, message).with("file", self.path.display()));
+        }
+        Ok(())
+    }
+
+    /// Moves all changes into the one file, so that a copy of it has them.
+    pub(super) fn close(&self) -> Result<()> {
+        let checkpoint = self.connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()));
+        checkpoint.map_err(|e| failed(&self.path, e))
+    }
+
     pub(super) fn counts(&self) -> Result<Vec<(State, u64)>> {
+        self.is_there()?;
         let state = state_at("?1");
         let sql = format!("select {state}, count(*) from leases where status <> 'done' group by 1");
         let open = (|| {
@@ -296,6 +321,26 @@ fn lease(row: &Row<'_>) -> Result<Lease, Failure> {
     (lease.attempts, lease.missing) = (row.get(9)?, row.get::<_, i64>(12)?.unsigned_abs());
     (lease.ratio, lease.granted_ratio) = (row.get(10)?, row.get(11)?);
     Ok(lease)
+}
+
+/// The device and the number of a file.
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    // A file that is not there is another one than any that was.
+    Some(std::fs::metadata(path).map_or((0, 0), |metadata| (metadata.dev(), metadata.ino())))
+}
+
+/// Elsewhere the system keeps a file that is open from being deleted.
+#[cfg(not(unix))]
+fn identity(_: &Path) -> Option<Identity> {
+    None
+}
+
+fn unnamed(path: &Path) -> Error {
+    Error::invalid("the path of the lease store names no file").with("path", path.display())
 }
 
 fn foreign(path: &Path) -> Error {

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Pool};
 use futures::future::try_join3;
 use qmtl_backfill::lease::{Command, Lease, Policy, Reply, Turn};
-use qmtl_history_api::{Result, Timestamp};
+use qmtl_history_api::{Error, Result, Timestamp};
 use qmtl_observe::metrics;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
 use super::{NOW, client, failed, key, lease, micros};
 use crate::sql::{COLUMNS, number};
 
+/// How long a transaction may take; a little longer than the server lets a statement take.
+const PATIENCE: Duration = Duration::from_secs(9);
 /// The most changes of one transaction.
 const BATCH: usize = 128;
 
@@ -28,23 +31,21 @@ pub(super) struct Job {
 pub(super) struct Worker {
     pool: Pool,
     policy: Arc<Policy>,
-    /// The latest time that this worker has judged by.
-    latest: Timestamp,
 }
 
 impl Worker {
     pub(super) fn new(pool: Pool, policy: Arc<Policy>) -> Self {
-        Self { pool, policy, latest: Timestamp::MIN }
+        Self { pool, policy }
     }
 
     /// Works until nobody can ask any more.
-    pub(super) async fn run(mut self, queue: Arc<Mutex<mpsc::Receiver<Job>>>) {
+    pub(super) async fn run(self, queue: Arc<Mutex<mpsc::Receiver<Job>>>) {
         loop {
             let mut jobs = Vec::new();
             if queue.lock().await.recv_many(&mut jobs, BATCH).await == 0 {
                 return;
             }
-            match self.change(&jobs).await {
+            match self.change_in_time(&jobs).await {
                 // Whoever does not wait any more has no use for an answer.
                 Ok(replies) => {
                     jobs.into_iter().zip(replies).for_each(|(job, reply)| drop(job.answer.send(Ok(reply))))
@@ -54,9 +55,21 @@ impl Worker {
         }
     }
 
+    /// Makes changes, or gives the connection up: a server process that hangs enforces no timeout of its own.
+    async fn change_in_time(&self, jobs: &[Job]) -> Result<Vec<Reply>> {
+        let mut client = client(&self.pool).await?;
+        match timeout(PATIENCE, self.change(&mut client, jobs)).await {
+            Ok(done) => done,
+            Err(_) => {
+                // It would keep whoever gets it next waiting.
+                drop(Client::take(client));
+                Err(Error::unavailable("the database of leases does not answer"))
+            }
+        }
+    }
+
     /// Makes changes in one transaction, and tells what came of each.
-    async fn change(&mut self, jobs: &[Job]) -> Result<Vec<Reply>> {
-        let mut client: Client = client(&self.pool).await?;
+    async fn change(&self, client: &mut Client, jobs: &[Job]) -> Result<Vec<Reply>> {
         let keys: Vec<&[u8]> = jobs.iter().map(|job| job.key.as_bytes()).collect();
         // In one order everywhere, so that no two transactions wait for each other.
         let mut locks: Vec<i64> = keys.iter().map(|key| lock(key)).collect();
@@ -96,11 +109,11 @@ impl Worker {
         let mut replies = Vec::with_capacity(jobs.len());
         for (job, turn) in jobs.iter().zip(&turns) {
             let before = leases.get(&job.key);
-            // The server's clock may be set back; the key's time is not.
+            // The server's clock may be set back; the key's time is not. The maximum is not that of all keys, or a clock that
+            // was ahead for a moment would stop time for every one of them.
             let last = before.map_or(Timestamp::MIN, |lease| lease.changed_at);
-            self.latest = self.latest.max(micros(turn, "now_us")?);
             let turn = Turn {
-                now: self.latest.max(last),
+                now: micros(turn, "now_us")?.max(last),
                 fence: turn.get::<_, i64>("fence").unsigned_abs(),
                 nonce: fastrand::u64(..),
             };
@@ -153,13 +166,13 @@ struct Columns<'a> {
     until: Vec<i64>,
     granted: Vec<i64>,
     changed: Vec<i64>,
-    workers: Vec<Option<String>>,
-    requests: Vec<Option<String>>,
+    workers: Vec<Option<&'a str>>,
+    requests: Vec<Option<&'a str>>,
     attempts: Vec<i32>,
     ratios: Vec<f64>,
     granted_ratios: Vec<f64>,
     missing: Vec<i64>,
-    reasons: Vec<Option<String>>,
+    reasons: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -173,13 +186,13 @@ impl<'a> Columns<'a> {
             columns.until.push(lease.until.as_micros());
             columns.granted.push(lease.granted_at.as_micros());
             columns.changed.push(lease.changed_at.as_micros());
-            columns.workers.push(text(&lease.worker));
-            columns.requests.push(text(&lease.request_id));
+            columns.workers.push(lease.worker.as_deref());
+            columns.requests.push(lease.request_id.as_deref());
             columns.attempts.push(i32::try_from(lease.attempts).unwrap_or(i32::MAX));
             columns.ratios.push(lease.ratio);
             columns.granted_ratios.push(lease.granted_ratio);
             columns.missing.push(number(lease.missing));
-            columns.reasons.push(text(&lease.reason));
+            columns.reasons.push(lease.reason.as_deref());
         }
         columns
     }
@@ -202,9 +215,4 @@ impl<'a> Columns<'a> {
             &self.reasons,
         ]
     }
-}
-
-/// A text of PostgreSQL holds no zero byte.
-fn text(value: &Option<String>) -> Option<String> {
-    value.as_ref().map(|text| text.replace('\0', "\u{fffd}"))
 }

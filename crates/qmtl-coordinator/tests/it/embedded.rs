@@ -103,6 +103,35 @@ async fn keys_are_counted_and_the_old_ones_forgotten() {
     assert_eq!(sorted(counted(&store).await), sorted(wanted[..3].to_vec()));
 }
 
+/// What is written to a file that was deleted, or to one that was never there, is lost: nothing is granted then.
+#[tokio::test]
+async fn a_lease_is_granted_only_where_it_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leases.db");
+    let store = EmbeddedStore::open(&path, Policy::default()).unwrap();
+    granted(&store, "k", 600).await;
+    store.close().await.unwrap();
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    let copied = EmbeddedStore::open(&copy, Policy::default()).unwrap();
+    assert_eq!(copied.inspect(&Query::new("k")).await.unwrap().leases.len(), 1, "one file has all of it");
+    #[cfg(unix)]
+    {
+        std::fs::rename(&copy, &path).unwrap();
+        let error = store.apply("l", claim(1)).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Storage && error.to_string().contains("replaced"), "{error:?}");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(store.counts().await.unwrap_err().kind(), ErrorKind::Storage);
+    }
+    assert_eq!(EmbeddedStore::open("", Policy::default()).unwrap_err().kind(), ErrorKind::InvalidInput);
+    let named = folder.path().join(":memory:");
+    let store = EmbeddedStore::open(&named, Policy::default()).unwrap();
+    granted(&store, "k", 600).await;
+    drop(store);
+    let store = EmbeddedStore::open(&named, Policy::default()).unwrap();
+    assert_eq!(store.inspect(&Query::new("k")).await.unwrap().leases.len(), 1);
+}
+
 #[tokio::test]
 async fn what_is_no_lease_store_is_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -103,6 +103,27 @@ async fn what_the_database_cannot_do_is_told() {
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
 }
 
+/// A server process that hangs is given up, and others are asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_given_up() {
+    let Some(cluster) = cluster() else { return };
+    let url = cluster.create("leases").unwrap();
+    let store = PostgresStore::connect(&url, Policy::default()).await.unwrap();
+    store.apply("k", claim()).await.unwrap();
+    let sql = "select pid from pg_stat_activity where application_name = 'qmtl-coordinator'";
+    let pids = cluster.execute("leases", sql).unwrap();
+    let signal = |name: &str| {
+        let kill = std::process::Command::new("kill").arg(name).args(pids.lines()).status();
+        assert!(kill.unwrap().success());
+    };
+    signal("-STOP");
+    let error = store.apply("l", claim()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{}", error.chain());
+    let reply = store.apply("l", claim()).await;
+    assert!(matches!(reply, Ok(Reply::Granted(_))), "by another process of the server: {reply:?}");
+    signal("-CONT");
+}
+
 /// A database that is killed at any moment has lost nothing that was acknowledged, and the server goes on with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_acknowledged_is_lost_when_the_database_is_killed() {
