@@ -106,13 +106,15 @@ Examples:
 }
 
 const RECOVER_HELP: &str = "\
-A lease is named by its key and its token, as `leases inspect` shows them and workers log them. If its token
-has changed, another worker holds it by now, and it is left alone; --force takes it from whoever holds it.
+A lease is named by its key and its token, as `leases inspect` shows them and workers log them with -v. If it
+has ended, or another worker holds it by now, it is left alone; --force --key KEY takes it from whoever holds it.
 Exits 1 if any lease did not change, 4 if the coordinator did not answer.
 
 Examples:
   qmtl-history leases recover --coordinator http://coordinator:7470 'nodeA:60:1700:1760:w::5-3f2a9c0d11223344'
-  grep coordinator_claimed worker.log | qmtl-history leases recover --coordinator http://coordinator:7470 --file -
+  qmtl-history leases list --coordinator http://coordinator:7470 --state dead --json \
+      | qmtl-history leases recover --coordinator http://coordinator:7470 --file -
+  qmtl-history leases recover --coordinator http://coordinator:7470 --file worker.log
   qmtl-history leases recover --coordinator http://coordinator:7470 --force --key 'nodeA:60:1700:1760:w:'";
 
 /// What `leases list` takes.
@@ -161,8 +163,8 @@ pub struct RecoverArgs {
     /// The token of the --key before it; not needed with --force
     #[arg(long, value_name = "TOKEN")]
     pub token: Vec<String>,
-    /// A file of leases, or - for stdin: KEY:TOKEN lines, or workers' log lines, from which claimed and failed leases
-    /// are taken
+    /// A file of leases, or - for stdin: KEY:TOKEN lines, what `leases list --json` prints, or workers' log lines, from
+    /// which claimed and failed leases are taken
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// What becomes of the windows: fail (others may claim them at once) or complete (they count as done)

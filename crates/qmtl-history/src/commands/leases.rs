@@ -56,7 +56,7 @@ async fn list(args: &ListArgs, context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     if found.is_empty() {
-        console.note("there is no such lease");
+        console.note("no lease matches");
         return Ok(Outcome::Done);
     }
     let head = ["STATE", "SETTLED", "TRIES", "SINCE", "UNTIL", "WORKER", "KEY"].map(str::to_owned).to_vec();
@@ -77,7 +77,12 @@ fn row(Listed { key, lease, .. }: &Listed, now: Timestamp) -> Vec<String> {
         format!("{:.0} %", (lease.ratio * 100.0).floor()),
         lease.attempts.to_string(),
         ago(now.since(lease.granted_at)),
-        if lease.until > now { format!("in {}", ago(lease.until.since(now))) } else { "-".to_owned() },
+        match lease.state(now) {
+            // Nobody but an operator ends that.
+            State::Dead => "-".to_owned(),
+            _ if lease.until > now => format!("in {}", ago(lease.until.since(now))),
+            _ => "-".to_owned(),
+        },
         text::in_line(lease.worker.as_deref().unwrap_or("-")),
         text::in_line(key),
     ]
@@ -215,8 +220,12 @@ async fn one(client: &DistributedBackfillCoordinator, lease: &Named, args: &Reco
     if args.dry_run {
         return match found(client, key).await {
             Ok(None) => told("unknown", None),
-            Ok(Some((listed, _))) if token.as_ref().is_some_and(|token| *token != listed.lease.token) => {
-                told("stale", Some("another worker has been granted it since".into()))
+            Ok(Some((listed, _)))
+                if token
+                    .as_ref()
+                    .is_some_and(|token| *token != listed.lease.token || listed.lease.has_ended()) =>
+            {
+                told("stale", Some("it has ended, or another worker has been granted it since".into()))
             }
             Ok(Some((listed, now))) => {
                 let lease = &listed.lease;
@@ -236,7 +245,10 @@ async fn one(client: &DistributedBackfillCoordinator, lease: &Named, args: &Reco
         Ok(Reply::Unknown) => told("unknown", Some("this key was never claimed".into())),
         Ok(_) => told(
             "stale",
-            Some("another worker has been granted it since; --force frees it all the same".into()),
+            Some(
+                "it has ended, or another worker has been granted it since; --force frees it all the same"
+                    .into(),
+            ),
         ),
         Err(error) => told(kind_of(&error), Some(outcome::chain(&error))),
     }

@@ -41,7 +41,7 @@ pub(super) fn read(args: &RecoverArgs) -> Result<Vec<Named>> {
         None => None,
     };
     if let Some(text) = text {
-        leases.extend(listed(&text)?);
+        leases.extend(listed(&text));
     }
     let mut seen = Vec::new();
     leases.retain(|lease| {
@@ -74,15 +74,22 @@ fn pair(word: &str) -> Result<Named> {
     }
 }
 
-/// The leases of some lines: pairs, and events of workers, of which those that were completed later are left out.
-fn listed(text: &str) -> Result<Vec<Named>> {
+/// The leases of a text: what `leases list --json` prints, or lines, which are pairs or events of workers, of which those
+/// that were completed later are left out. Other lines are those of a log, and of no interest.
+fn listed(text: &str) -> Vec<Named> {
+    if let Ok(Value::Object(printed)) = serde_json::from_str(text)
+        && let Some(Value::Array(leases)) = printed.get("leases")
+    {
+        let lease = |lease: &Value| {
+            let [key, token] = ["key", "token"].map(|name| lease[name].as_str().map(str::to_owned));
+            Some(Named { key: key?, token: Some(token?) })
+        };
+        return leases.iter().filter_map(lease).collect();
+    }
     let mut leases: Vec<Named> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let Some(key) = field(line, "lease_key") else {
-            // Other lines of a log are of no interest; what has no blank and no brace is a pair.
-            if !line.contains([' ', '{', '\t']) {
-                leases.push(pair(line)?);
-            }
+            leases.extend(pair_of_line(line));
             continue;
         };
         let Some(token) = field(line, "lease_token") else { continue };
@@ -93,7 +100,21 @@ fn listed(text: &str) -> Result<Vec<Named>> {
             leases.push(lease);
         }
     }
-    Ok(leases)
+    leases
+}
+
+/// The pair of a line. Keys may have blanks, braces and hashes, as log lines and comments have: then the end must be a
+/// token of ours, a number and sixteen digits.
+fn pair_of_line(line: &str) -> Option<Named> {
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_ours = |token: &str| {
+        token
+            .split_once('-')
+            .is_some_and(|(fence, nonce)| is_hex(fence) && nonce.len() == 16 && is_hex(nonce))
+    };
+    let lease = pair(line).ok()?;
+    let is_plain = !line.contains([' ', '{', '\t']) && !line.starts_with('#');
+    (is_plain || lease.token.as_deref().is_some_and(is_ours)).then_some(lease)
 }
 
 /// The text of a field of a log line: of its JSON object, or `name="…"` in a line for people.
@@ -121,17 +142,25 @@ mod tests {
             seamless.backfill.coordinator_completed {"lease_key": "done:60:0:60::", "lease_token": "4-d"}
             seamless.coordinator.claim_failed {"lease_key": "nobody:60:0:60::", "error": "refused"}
             backfill.start {"node_id": "a"}
-            # a comment
-            e:60:0:60:w:2024-01-01T00:00:00Z:5-e"#;
-        let found: Vec<_> =
-            listed(text).unwrap().into_iter().map(|lease| (lease.key, lease.token.unwrap())).collect();
+            # a comment: with a colon
+            Killed
+            e:60:0:60:w:2024-01-01T00:00:00Z:5-e
+            a node {1}:60:0:60:::6-0123456789abcdef
+#a node:60:0:60:::7-0123456789abcdef"#;
+        let found: Vec<_> = listed(text).into_iter().map(|lease| (lease.key, lease.token.unwrap())).collect();
         let wanted = [
             ("a:60:0:60::", "1-a"),
             ("b:60:0:60::", "2-b"),
             ("c \"x\":60:0:60::", "3-c"),
             ("e:60:0:60:w:2024-01-01T00:00:00Z", "5-e"),
+            ("a node {1}:60:0:60::", "6-0123456789abcdef"),
+            ("#a node:60:0:60::", "7-0123456789abcdef"),
         ];
         assert_eq!(found, wanted.map(|(key, token)| (key.to_owned(), token.to_owned())));
+        let printed =
+            r#"{"leases": [{"key": "a b:60:0:60::", "token": "1-a", "state": "dead"}], "more": false}"#;
+        let named = Named { key: "a b:60:0:60::".into(), token: Some("1-a".into()) };
+        assert_eq!(listed(printed), [named]);
         assert!(pair("nothing").is_err() && pair("key:").is_err());
     }
 }

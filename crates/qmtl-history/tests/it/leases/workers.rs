@@ -122,6 +122,24 @@ fn a_worker_that_is_terminated_drains() {
     exchange.stop();
 }
 
+/// One that is told to go while its coordinator is silent goes as well, and reports what it has stored.
+#[cfg(unix)]
+#[test]
+fn a_worker_drains_without_its_coordinator() {
+    for name in ["-STOP", "-KILL"] {
+        let (scene, exchange) = (Scene::new(), Exchange::start(40));
+        let coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
+        let child = spawn(&scene, &exchange.words(&coordinator.url, "w1"));
+        until_asked(&exchange, 10);
+        signal(&coordinator.child, name);
+        signal(&child, "-TERM");
+        let run = Run::of(child.wait_with_output().unwrap());
+        assert_eq!(run.code, Some(0), "{name}: {run:?}");
+        assert!(rows(&run) >= 900, "{name}: {run:?}");
+        exchange.stop();
+    }
+}
+
 /// Workers that follow one series lose no bar of it, whichever of them stores it, and drain as well.
 #[cfg(unix)]
 #[test]
