@@ -3,7 +3,7 @@
 //! All calls of the coordinator are made by one task that does nothing else ([`Keeper::start`] gives it a thread of its
 //! own), so that fetching and writing cannot starve a renewal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -265,6 +265,7 @@ impl Keeper {
             last: 0,
             calls: FuturesUnordered::new(),
             ending: 0,
+            claims: BTreeSet::new(),
             idle: Vec::new(),
             silent_since: None,
         };
@@ -326,9 +327,22 @@ struct Kept {
 
 /// What a call of the coordinator came to.
 enum Done {
-    Claim { key: LeaseKey, begun: Duration, reply: Result<Reply>, answer: oneshot::Sender<Result<Claimed>> },
-    Renew { id: u64, begun: Duration, reply: Result<Reply> },
-    End { id: u64, reply: Result<Reply> },
+    Claim {
+        id: u64,
+        key: LeaseKey,
+        begun: Duration,
+        reply: Result<Reply>,
+        answer: oneshot::Sender<Result<Claimed>>,
+    },
+    Renew {
+        id: u64,
+        begun: Duration,
+        reply: Result<Reply>,
+    },
+    End {
+        id: u64,
+        reply: Result<Reply>,
+    },
 }
 
 struct Task {
@@ -337,13 +351,15 @@ struct Task {
     /// For leases; the queue ends with the last handle and the last lease.
     asks: mpsc::WeakUnboundedSender<Ask>,
     held: BTreeMap<u64, Kept>,
-    /// How many leases there were.
+    /// The number of the last claim, and of its lease.
     last: u64,
     calls: FuturesUnordered<BoxFuture<'static, Done>>,
     /// How many leases are being ended.
     ending: usize,
-    /// Who waits for that.
-    idle: Vec<oneshot::Sender<()>>,
+    /// The claims under way: one that nobody waits for any more may be granted, and is given back then.
+    claims: BTreeSet<u64>,
+    /// Who waits for that, each with the claims that were under way when it began to.
+    idle: Vec<(oneshot::Sender<()>, BTreeSet<u64>)>,
     /// Since when nobody answers, on the monotonic clock.
     silent_since: Option<Duration>,
 }
@@ -366,10 +382,12 @@ impl Task {
             }
             let silence =
                 self.silent_since.map_or(Duration::ZERO, |since| clock.monotonic().saturating_sub(since));
-            if self.ending == 0 || silence >= self.shared.config.patience {
-                for waiting in self.idle.drain(..) {
-                    let _ = waiting.send(());
-                }
+            let is_silent = silence >= self.shared.config.patience;
+            let (claims, has_ended) = (&self.claims, self.ending == 0 && queue.is_empty());
+            let over =
+                |(_, known): &mut (_, BTreeSet<u64>)| is_silent || (has_ended && known.is_disjoint(claims));
+            for (waiting, _) in self.idle.extract_if(.., over) {
+                let _ = waiting.send(());
             }
         }
     }
@@ -383,10 +401,13 @@ impl Task {
                     request_id: None,
                 };
                 let (coordinator, begun) = (Arc::clone(&self.coordinator), self.shared.clock.monotonic());
+                self.last += 1;
+                let id = self.last;
+                self.claims.insert(id);
                 self.calls.push(
                     async move {
                         let reply = coordinator.apply(&key.to_string(), command).await;
-                        Done::Claim { key, begun, reply, answer }
+                        Done::Claim { id, key, begun, reply, answer }
                     }
                     .boxed(),
                 );
@@ -398,7 +419,7 @@ impl Task {
                     self.end(id, Duration::ZERO);
                 }
             }
-            Ask::Idle { answer } => self.idle.push(answer),
+            Ask::Idle { answer } => self.idle.push((answer, self.claims.clone())),
         }
     }
 
@@ -407,7 +428,10 @@ impl Task {
         let is_silent = reply.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
         self.silent_since = is_silent.then(|| self.silent_since.unwrap_or(self.shared.clock.monotonic()));
         match done {
-            Done::Claim { key, begun, reply, answer } => self.claimed(key, begun, reply, answer),
+            Done::Claim { id, key, begun, reply, answer } => {
+                self.claims.remove(&id);
+                self.claimed((id, key), begun, reply, answer);
+            }
             Done::Renew { id, begun, reply } => self.renewed(id, begun, reply),
             Done::End { id, reply } => self.ended(id, &reply),
         }
@@ -415,7 +439,7 @@ impl Task {
 
     fn claimed(
         &mut self,
-        key: LeaseKey,
+        (id, key): (u64, LeaseKey),
         begun: Duration,
         reply: Result<Reply>,
         answer: oneshot::Sender<Result<Claimed>>,
@@ -448,12 +472,11 @@ impl Task {
         state.hold_until(begun + config.ttl.saturating_sub(config.margin()));
         metrics::completion_ratio(key.series(), &text, ratio);
         let Some(asks) = self.asks.upgrade() else { return };
-        self.last += 1;
-        let lease = HeldLease { id: self.last, asks, state: Arc::clone(&state), has_ended: false };
+        let lease = HeldLease { id, asks, state: Arc::clone(&state), has_ended: false };
         let (renew_at, until_ms) = (Some(begun + config.ttl / 3), until.as_millis());
         let kept =
             Kept { key, token, state, renew_at, ending: None, until_ms, _held: metrics::Guard::lease() };
-        self.held.insert(self.last, kept);
+        self.held.insert(id, kept);
         // Whoever asked may be gone: then the lease is dropped here, which gives it back.
         let _ = answer.send(Ok(Claimed::Ours(lease)));
     }

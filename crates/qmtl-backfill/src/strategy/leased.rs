@@ -106,6 +106,7 @@ impl<'a> Leasing<'a> {
         // A worker that is alone already looks now and then whether it still is, and does not wait for that.
         let patience = if self.alone_until().is_some() { Duration::ZERO } else { config.patience };
         let give_up = clock.monotonic() + patience;
+        let give_up = self.run.until.map_or(give_up, |until| until.min(give_up));
         loop {
             let now = clock.monotonic();
             if self.alone_until().is_some_and(|until| now < until) {

@@ -239,6 +239,15 @@ async fn a_part_of_a_window_is_partial_and_the_rest_is_free() {
     assert_eq!((lease.ratio, lease.missing), (0.1, 810));
     assert!(fill(&strategy, &store, windows(0, 2)).await.is_complete());
     assert_eq!(states(&*coordinator).await, BTreeMap::from([("done", 2)]));
+    // Even where some of what was asked for cannot be settled: a source that proves nothing, without the first bars.
+    let fetcher =
+        FakeFetcher::new("file").with_bars_in(span(first() + 2 * WINDOW + 100, first() + 3 * WINDOW).into());
+    let fetcher = Arc::new(fetcher.with_proven(|_| RangeSet::new()));
+    let [one, other] =
+        ["a", "b"].map(|name| worker(&fetcher, keeper(Arc::clone(&coordinator), config(name))));
+    let report = fill(&one, &store, span(first() + 2 * WINDOW, first() + 2 * WINDOW + 450)).await;
+    assert_eq!((report.rows_written, report.missing.count(btc().interval)), (350, 100));
+    assert_eq!(fill(&other, &store, windows(2, 3)).await.rows_written, 450);
 }
 
 /// Bars that nobody can settle now keep nobody waiting: they are missing, and asked for again later.
@@ -384,11 +393,33 @@ async fn a_stop_gives_back_what_is_not_done() {
     assert_eq!(report.rows_written, states["done"] as u64 * u64::from(WINDOW));
 }
 
+/// Leases that are granted after the fill was told to end are given back as well.
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_back_what_is_just_being_claimed() {
+    let is_claim = |command: &Command| matches!(command, Command::Claim { .. });
+    let coordinator = Arc::new(Slow::new(is_claim, Duration::from_millis(300)));
+    let store = Store::new();
+    let range = windows(0, 100);
+    let (fetcher, stop) = (Arc::new(exchange(range)), StopSignal::new());
+    let stopping = async {
+        TokioClock::new().sleep(Duration::from_millis(150)).await;
+        stop.stop();
+    };
+    let strategy = worker(&fetcher, keeper(Arc::clone(&coordinator), config("w")));
+    let request = BackfillRequest::new(btc(), range).with_stop(stop.clone());
+    let events = Events::default();
+    let (report, ()) = futures::join!(strategy.ensure_range(&request, &store, &events), stopping);
+    assert!(report.unwrap().stopped);
+    let states = states(&*coordinator).await;
+    assert!(states["released"] > 0 && !states.contains_key("held"), "{states:?}");
+}
+
 /// A lease that ran out while its renewal was under way is lost for good, though the renewal came through before anything
 /// was written: what was cut off is not taken for all that there is.
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_comes_too_late_does_not_bring_a_lease_back() {
-    let coordinator = Arc::new(SlowToRenew(InProcessCoordinator::default()));
+    let is_renewal = |command: &Command| matches!(command, Command::Renew { .. });
+    let coordinator = Arc::new(Slow::new(is_renewal, Duration::from_millis(19_500)));
     let store = Store::new();
     let fetcher = Arc::new(exchange(windows(0, 2)).with_latency(TokioClock::new(), Duration::from_secs(45)));
     let one_at_a_time = BackfillConfig::default().with_windows_in_flight(1);
@@ -399,27 +430,37 @@ async fn a_renewal_that_comes_too_late_does_not_bring_a_lease_back() {
     assert!(!states(&*coordinator).await.contains_key("partial"), "nothing of them counts as settled");
 }
 
-/// A coordinator whose answer to a renewal takes until the lease has just run out by the worker's clock.
+/// A coordinator whose answers to some calls come late, after it has done what was asked.
 #[derive(Debug)]
-struct SlowToRenew(InProcessCoordinator);
+struct Slow {
+    inner: InProcessCoordinator,
+    is_slow: fn(&Command) -> bool,
+    delay: Duration,
+}
+
+impl Slow {
+    fn new(is_slow: fn(&Command) -> bool, delay: Duration) -> Self {
+        Self { inner: InProcessCoordinator::default(), is_slow, delay }
+    }
+}
 
 #[async_trait]
-impl BackfillCoordinator for SlowToRenew {
+impl BackfillCoordinator for Slow {
     fn id(&self) -> &str {
         "slow"
     }
 
     async fn apply(&self, key: &str, command: Command) -> Result<Reply> {
-        let is_renewal = matches!(command, Command::Renew { .. });
-        let reply = self.0.apply(key, command).await;
-        if is_renewal {
-            TokioClock::new().sleep(Duration::from_millis(19_500)).await;
+        let is_slow = (self.is_slow)(&command);
+        let reply = self.inner.apply(key, command).await;
+        if is_slow {
+            TokioClock::new().sleep(self.delay).await;
         }
         reply
     }
 
     async fn inspect(&self, query: &Query) -> Result<Page> {
-        self.0.inspect(query).await
+        self.inner.inspect(query).await
     }
 }
 
