@@ -115,7 +115,8 @@ impl Server {
         let router = self.router();
         let sweeping = tokio::spawn(sweep(Arc::clone(&self.store), self.keep));
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(self.limits.head);
+        // Some clients send all they have to say and close their side before they read.
+        builder.timer(TokioTimer::new()).header_read_timeout(self.limits.head).half_close(true);
         let graceful = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(self.limits.connections));
         loop {

@@ -125,7 +125,28 @@ fn field(line: &str, name: &str) -> Option<String> {
         return object[name].as_str().map(str::to_owned);
     }
     let (_, rest) = line.split_once(&format!("{name}="))?;
-    serde_json::Deserializer::from_str(rest).into_iter::<String>().next()?.ok()
+    serde_json::Deserializer::from_str(&unescaped(rest)).into_iter::<String>().next()?.ok()
+}
+
+/// Log lines for people have texts as Rust prints them, with `\u{301}` where JSON has the character or `\u0301`.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split("\\u{");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .split_once('}')
+            .and_then(|(hex, rest)| Some((char::from_u32(u32::from_str_radix(hex, 16).ok()?)?, rest)));
+        match code {
+            Some((letter, rest)) => {
+                // JSON wants control characters escaped.
+                let escaped = serde_json::to_string(&letter).unwrap_or_default();
+                plain.push_str(escaped.trim_matches('"'));
+                plain.push_str(rest);
+            }
+            None => plain.push_str(part),
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -138,6 +159,7 @@ mod tests {
             seamless.backfill.coordinator_claimed {"coordinator_id": "c", "lease_key": "a:60:0:60::", "lease_token": "1-a"}
             {"timestamp":"2024-01-01T00:00:00Z","level":"INFO","lease_key":"b:60:0:60::","lease_token":"2-b","message":"seamless.backfill.coordinator_claimed"}
             2024-01-01T00:00:00Z  INFO seamless.backfill.coordinator_failed coordinator_id="c" lease_key="c \"x\":60:0:60::" lease_token="3-c" reason="r"
+            2024-01-01T00:00:00Z  INFO seamless.backfill.coordinator_claimed lease_key="cafe\u{301} \u{7f}:60:0:60::" lease_token="8-c"
             seamless.backfill.coordinator_claimed {"lease_key": "done:60:0:60::", "lease_token": "4-d"}
             seamless.backfill.coordinator_completed {"lease_key": "done:60:0:60::", "lease_token": "4-d"}
             seamless.coordinator.claim_failed {"lease_key": "nobody:60:0:60::", "error": "refused"}
@@ -152,6 +174,7 @@ mod tests {
             ("a:60:0:60::", "1-a"),
             ("b:60:0:60::", "2-b"),
             ("c \"x\":60:0:60::", "3-c"),
+            ("cafe\u{301} \u{7f}:60:0:60::", "8-c"),
             ("e:60:0:60:w:2024-01-01T00:00:00Z", "5-e"),
             ("a node {1}:60:0:60::", "6-0123456789abcdef"),
             ("#a node:60:0:60::", "7-0123456789abcdef"),
