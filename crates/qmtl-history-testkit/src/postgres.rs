@@ -92,8 +92,13 @@ impl Cluster {
     /// Kills the server without a word, as a machine does that loses its power; its disk keeps what it was given.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
+            // Each connection's process is a session of its own, and may go on for a moment without the one that began it.
+            let id = child.id();
+            let own = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+            // They may have ended by themselves.
             let _ = child.kill();
+            let _ =
+                Command::new("kill").arg("-KILL").args(own.split_whitespace()).stderr(Stdio::null()).status();
             let _ = child.wait();
         }
     }
