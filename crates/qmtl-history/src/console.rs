@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use qmtl_history_api::{Clock, Error};
+use qmtl_history_api::{Clock, Error, ErrorKind};
 use qmtl_observe::TokioClock;
 use qmtl_observe::format::LogFormat;
 use serde::Serialize;
@@ -70,7 +70,7 @@ fn print_line(text: &str) -> Result<()> {
 }
 
 fn print(bytes: &[u8]) -> Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout()?.lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Failure::output("stdout", e))
 }
 
@@ -91,12 +91,46 @@ pub(crate) fn refused(error: &clap::Error, report: &ErrorReport, log_is_json: bo
 
 /// Prints help or the version; how the program ends.
 pub(crate) fn answered(asked: &clap::Error) -> Outcome {
-    let printed = asked.print().map_err(|e| Failure::output("stdout", e));
+    let printed = stdout().and_then(|_| asked.print().map_err(|e| Failure::output("stdout", e)));
     if let Err(Failure::Error { error, outcome, .. }) = printed {
         let _ = writeln!(io::stderr(), "error: {}", outcome::chain(&error));
         return outcome;
     }
     Outcome::Done
+}
+
+/// Where results go; an error where the program was started without.
+pub(crate) fn stdout() -> Result<io::Stdout> {
+    if is_closed() {
+        return Err(Error::new(ErrorKind::Storage, "cannot write: stdout is closed").into());
+    }
+    Ok(io::stdout())
+}
+
+/// The result of telling what was done, where the work itself is not on stdout: that there is none is no failure. A
+/// supervisor's /dev/null may look the same.
+pub(crate) fn told_or_not(printed: Result<()>) -> Result<()> {
+    if is_closed() { Ok(()) } else { outcome::read_or_not(printed) }
+}
+
+/// Whether the program was started without a stdout. Rust opens /dev/null in its place, for reading and writing, where
+/// results would vanish without an error; whoever wants that opens it for writing alone.
+#[cfg(unix)]
+fn is_closed() -> bool {
+    use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, stat};
+
+    let out = io::stdout();
+    let (Ok(own), Ok(null), Ok(flags)) = (fstat(&out), stat("/dev/null"), fcntl_getfl(&out)) else {
+        return false;
+    };
+    let is_null =
+        FileType::from_raw_mode(own.st_mode) == FileType::CharacterDevice && own.st_rdev == null.st_rdev;
+    is_null && flags.contains(OFlags::RDWR)
+}
+
+#[cfg(not(unix))]
+fn is_closed() -> bool {
+    false
 }
 
 /// Whether a terminal, or what is none, takes colours, as far as its user says.

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{Context, compare, follow, in_time, plan, warn_of_damage};
 use crate::cli::BackfillArgs;
-use crate::console::{Console, Style};
+use crate::console::{self, Console, Style};
 use crate::fill::{self, Job, Limits, Order};
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::progress::Progress;
@@ -192,7 +192,7 @@ pub(crate) async fn run(args: &BackfillArgs, context: &Context) -> Result<Outcom
 /// Prints what came of a run.
 pub(super) fn conclude(run: &Run, context: &Context) -> Result<Outcome> {
     let rows: u64 = run.done.iter().map(|done| done.report.rows_written).sum();
-    outcome::read_or_not(print(run, &context.console)).map_err(|failure| match rows {
+    console::told_or_not(print(run, &context.console)).map_err(|failure| match rows {
         0 => failure,
         _ => failure.hint(format!("{} stored all the same", text::counted(rows, "row"))),
     })?;

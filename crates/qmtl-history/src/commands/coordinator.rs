@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::cli::CoordinatorArgs;
+use crate::console;
 use crate::outcome::{Failure, Outcome, Result};
 use crate::text;
 
@@ -46,9 +47,10 @@ pub(crate) async fn run(args: &CoordinatorArgs, context: &Context) -> Result<Out
     let listening =
         Listening { listening: format!("http://{address}"), store: text::without_secrets(&args.store) };
     if console.is_json() {
-        console.json(&listening)?;
+        console::told_or_not(console.json(&listening))?;
     } else {
-        console.line(format!("listening at {}, leases in {}", listening.listening, listening.store))?;
+        let line = format!("listening at {}, leases in {}", listening.listening, listening.store);
+        console::told_or_not(console.line(line))?;
     }
     server.serve(listener, stop).await;
     console.note("stopped: every request was answered");

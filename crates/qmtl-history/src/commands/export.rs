@@ -1,7 +1,7 @@
 //! `export`: the bars of one or many series as files or on stdout, streamed.
 
 use std::fs;
-use std::io::{self, BufWriter};
+use std::io::BufWriter;
 use std::path::{Component, Path};
 
 use qmtl_history_api::arrow_array::RecordBatch;
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Asked, Context, Target, Targets, listed, must_exist, tell_damaged};
 use crate::cli::ExportArgs;
+use crate::console;
 use crate::export::{
     Days, Destination, Expected, Flat, Form, Known, Layout, Names, Output, Packing, Place, Sink, beside,
     cannot_write, has_columns, has_days, open, resolution, zip_entry,
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: &ExportArgs, context: &Context) -> Result<Outcome>
         Place::Stdout => {
             let prepared = job.prepare(target).await?;
             job.fits_a_file(target)?;
-            let out: Output = Box::new(BufWriter::new(io::stdout()));
+            let out: Output = Box::new(BufWriter::new(console::stdout()?));
             let sink = Sink::new(Packing::Plain, out).map_err(|e| cannot_write(&args.out, e))?;
             job.copy(prepared, sink, true).await?;
             return Ok(Outcome::Done);
@@ -202,7 +203,7 @@ impl Job<'_> {
                 let copied = self.copy(prepared, sink.map_err(|e| cannot_write(out, e))?, true).await;
                 copied.map_err(|failure| match failure {
                     // Whoever reads our stdout may have seen enough; what was named is to hold all of it.
-                    Failure::ClosedPipe => cannot_write(out, io::ErrorKind::BrokenPipe.into()).into(),
+                    Failure::ClosedPipe => cannot_write(out, std::io::ErrorKind::BrokenPipe.into()).into(),
                     failure => failure,
                 })?
             }

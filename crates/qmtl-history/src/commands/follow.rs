@@ -11,7 +11,7 @@ use qmtl_history_api::{
 
 use super::Context;
 use super::backfill::{self, Done, Open};
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::fill::Job;
 use crate::outcome::{self, Failure, Outcome, Result};
 use crate::text;
@@ -237,7 +237,7 @@ async fn take_in(
 fn tell(done: &Done, context: &Context) -> Result<()> {
     let console = &context.console;
     if console.is_json() {
-        return outcome::read_or_not(console.json(&done.result()));
+        return console::told_or_not(console.json(&done.result()));
     }
     let (report, interval) = (&done.report, done.job.key.interval);
     let rows = text::counted(report.rows_written, "row");
@@ -251,10 +251,10 @@ fn tell(done: &Done, context: &Context) -> Result<()> {
     let newest = newest_settled(done.job.range, &report.missing, interval).or(newest_revised);
     let up_to = newest.map(|newest| format!(", up to {newest}")).unwrap_or_default();
     let line = format!("{}  {rows}{empty}{revised}{up_to}", done.job.key);
-    outcome::read_or_not(console.line(line))?;
+    console::told_or_not(console.line(line))?;
     for row in &done.revised {
         let told = text::in_line(&format!("{}: {} was stored, now {}", row.column, row.kept, row.other));
-        outcome::read_or_not(console.line(format!("    revised    {} {told}", row.ts)))?;
+        console::told_or_not(console.line(format!("    revised    {} {told}", row.ts)))?;
     }
     Ok(())
 }

@@ -347,23 +347,43 @@ fn an_export_to_links_without_an_end_is_an_error_and_leaves_them() {
     assert_eq!(super::read(scene.path("chain50")).lines().count(), 5_721);
 }
 
-/// Supervisors start their children so, with /dev/null for reading and writing; Rust opens the same where there is no
-/// stdout at all, so the two cannot be told apart.
 #[cfg(unix)]
 #[test]
-fn results_may_be_thrown_away() {
+fn a_result_without_a_stdout_is_an_error() {
     let scene = Scene::new();
     fill(&scene, &[]);
-    for words in [&EXPORT[..], &["ls"], &["coverage", "--json"], &["--version"]] {
-        for read in [true, false] {
-            let null = std::fs::File::options().read(read).write(true).open("/dev/null").unwrap();
-            assert_eq!(
-                scene.command(words).stdout(null).output().unwrap().status.code(),
-                Some(0),
-                "{words:?}"
-            );
-        }
+    let without = |words: &[&str], closed: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &format!("exec \"$0\" \"$@\" {closed}"), env!("CARGO_BIN_EXE_qmtl-history")]);
+        Run::of(
+            shell.args(words).args(["--store", &scene.store()]).current_dir(scene.0.path()).output().unwrap(),
+        )
+    };
+    let by_name = [&EXPORT[..], &["--out", "/dev/stdout"]].concat();
+    let asked: [&[&str]; 4] = [&["--version"], &["--help"], &["ls", "-h"], &["completions", "bash"]];
+    for words in [&EXPORT[..], &by_name, &["ls"], &["coverage", "--json"]].into_iter().chain(asked) {
+        without(words, ">&-").fails_with(1, "stdout is closed");
+        assert_eq!(without(words, ">/dev/null").code, Some(0), "who wants to throw it away may");
     }
+    assert_eq!(without(&[&EXPORT[..], &["--out", "x.csv"]].concat(), ">&-").code, Some(0));
+}
+
+/// Supervisors start services so, with /dev/null for reading and writing: what a fill did stands in the store.
+#[cfg(unix)]
+#[test]
+fn a_fill_needs_no_stdout() {
+    let scene = Scene::new();
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").unwrap();
+    let source = format!("file:{CANDLES}");
+    let words = ["backfill", "--node", "ADABTC", "--interval", "5m", "--source", &source];
+    assert_eq!(
+        scene.command(&[&words[..], &SPAN[..]].concat()).stdout(null).output().unwrap().status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        scene.json(&["coverage", "--node", "ADABTC", "--interval", "5m"])["missing"].as_array().map(Vec::len),
+        Some(0)
+    );
 }
 
 #[test]
