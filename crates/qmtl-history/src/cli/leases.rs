@@ -112,7 +112,7 @@ Exits 1 if any lease did not change, 4 if the coordinator did not answer.
 
 Examples:
   qmtl-history leases recover --coordinator http://coordinator:7470 'nodeA:60:1700:1760:w::5-3f2a9c0d11223344'
-  qmtl-history leases list --coordinator http://coordinator:7470 --state dead --json \
+  qmtl-history leases list --coordinator http://coordinator:7470 --state dead --json \\
       | qmtl-history leases recover --coordinator http://coordinator:7470 --file -
   qmtl-history leases recover --coordinator http://coordinator:7470 --file worker.log
   qmtl-history leases recover --coordinator http://coordinator:7470 --force --key 'nodeA:60:1700:1760:w:'";

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use qmtl_backfill::lease::wire;
 use qmtl_backfill::lease::{
-    BackfillCoordinator, Command, DistributedBackfillCoordinator, Listed, Page, Query, Reply, State, Status,
+    BackfillCoordinator, Command, DistributedBackfillCoordinator, Listed, Page, Policy, Query, Reply, State,
+    Status, Turn,
 };
 use qmtl_history_api::{ErrorKind, Timestamp};
 use serde::Serialize;
@@ -52,7 +53,7 @@ async fn list(args: &ListArgs, context: &Context) -> Result<Outcome> {
     let console = &context.console;
     if console.is_json() {
         let leases: Vec<_> = found.iter().map(|listed| wire::listed_json(listed, now)).collect();
-        outcome::read_or_not(console.json(&serde_json::json!({"leases": leases, "more": more})))?;
+        console.json(&serde_json::json!({"leases": leases, "more": more}))?;
         return Ok(Outcome::Done);
     }
     if found.is_empty() {
@@ -215,43 +216,44 @@ async fn recover(args: &RecoverArgs, context: &Context) -> Result<Outcome> {
 
 async fn one(client: &DistributedBackfillCoordinator, lease: &Named, args: &RecoverArgs) -> Recovered {
     let Named { key, token } = lease;
-    let told = |outcome, detail: Option<String>| Recovered { key: key.clone(), outcome, detail };
     let token = token.clone().filter(|_| !args.force);
-    if args.dry_run {
-        return match found(client, key).await {
-            Ok(None) => told("unknown", None),
-            Ok(Some((listed, _)))
-                if token
-                    .as_ref()
-                    .is_some_and(|token| *token != listed.lease.token || listed.lease.has_ended()) =>
-            {
-                told("stale", Some("it has ended, or another worker has been granted it since".into()))
-            }
-            Ok(Some((listed, now))) => {
-                let lease = &listed.lease;
-                let worker = lease.worker.as_deref().unwrap_or("nobody that is known");
-                let detail = format!("{}, last of {worker}", lease.state(now).as_str());
-                let outcome = if args.action == Action::Fail { "would_release" } else { "would_complete" };
-                told(outcome, Some(detail))
-            }
-            Err(error) => told(kind_of(&error), Some(outcome::chain(&error))),
-        };
-    }
-    let is_done = args.action == Action::Complete;
-    match client.apply(key, Command::Recover { token, is_done, reason: args.reason.clone() }).await {
-        Ok(Reply::Ended { status, .. }) => {
-            told(if status == Status::Done { "completed" } else { "released" }, None)
+    let command =
+        Command::Recover { token, is_done: args.action == Action::Complete, reason: args.reason.clone() };
+    let answer = if args.dry_run {
+        try_out(client, key, &command).await
+    } else {
+        client.apply(key, command).await.map(|reply| (reply, None))
+    };
+    let (outcome, detail) = match answer {
+        Ok((Reply::Ended { status, .. }, detail)) => {
+            let [done, released] =
+                if args.dry_run { ["would_complete", "would_release"] } else { ["completed", "released"] };
+            (if status == Status::Done { done } else { released }, detail)
         }
-        Ok(Reply::Unknown) => told("unknown", Some("this key was never claimed".into())),
-        Ok(_) => told(
-            "stale",
-            Some(
-                "it has ended, or another worker has been granted it since; --force frees it all the same"
-                    .into(),
-            ),
-        ),
-        Err(error) => told(kind_of(&error), Some(outcome::chain(&error))),
-    }
+        Ok((Reply::Unknown, _)) => ("unknown", Some("this key was never claimed".to_owned())),
+        Ok(_) => {
+            let detail =
+                "it has ended, or another worker has been granted it since; --force frees it all the same";
+            ("stale", Some(detail.to_owned()))
+        }
+        Err(error) => (kind_of(&error), Some(outcome::chain(&error))),
+    };
+    Recovered { key: key.clone(), outcome, detail }
+}
+
+/// What the coordinator would answer, by the core that both have, and who has the lease.
+async fn try_out(
+    client: &dyn BackfillCoordinator,
+    key: &str,
+    command: &Command,
+) -> Result<(Reply, Option<String>), qmtl_history_api::Error> {
+    let Some((Listed { lease, .. }, now)) = found(client, key).await? else {
+        return Ok((Reply::Unknown, None));
+    };
+    let turn = Turn { now, fence: u64::MAX, nonce: 0 };
+    let (_, reply) = Policy::default().step(Some(&lease), turn, command);
+    let worker = lease.worker.as_deref().unwrap_or("nobody that is known");
+    Ok((reply, Some(format!("{}, last of {worker}", lease.state(now).as_str()))))
 }
 
 /// Nobody answered, or somebody refused.
