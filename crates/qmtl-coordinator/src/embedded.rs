@@ -49,8 +49,8 @@ enum Job {
 impl EmbeddedStore {
     /// Opens the file, or makes it with the folders above it.
     ///
-    /// `InvalidInput` for a path that names no file; `Unavailable` when another process has it open; `Corrupt` for a file that is damaged, is none of ours, or was
-    /// written by a newer version; `Storage` when the disk cannot take it.
+    /// `InvalidInput` for a path that names no file; `Unavailable` when another process has it open; `Corrupt` for a file
+    /// that is damaged, is none of ours, or was written by a newer version; `Storage` when the disk cannot take it.
     pub fn open(path: impl Into<PathBuf>, policy: Policy) -> Result<Self> {
         Self::open_with_clock(path, policy, TokioClock::new())
     }

@@ -430,7 +430,7 @@ impl Task {
         match done {
             Done::Claim { id, key, begun, reply, answer } => {
                 self.claims.remove(&id);
-                self.claimed((id, key), begun, reply, answer);
+                self.claimed(id, key, begun, reply, answer);
             }
             Done::Renew { id, begun, reply } => self.renewed(id, begun, reply),
             Done::End { id, reply } => self.ended(id, &reply),
@@ -439,7 +439,8 @@ impl Task {
 
     fn claimed(
         &mut self,
-        (id, key): (u64, LeaseKey),
+        id: u64,
+        key: LeaseKey,
         begun: Duration,
         reply: Result<Reply>,
         answer: oneshot::Sender<Result<Claimed>>,

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -311,23 +310,18 @@ impl FetcherBackfillStrategy {
         };
         let done = self.fill_blocks(run, plan, keeper, &mut work).await;
         // Whoever waits for these windows is to hear of them.
-        let mut idle = pin!(keeper.idle());
+        let patience = async {
+            self.clock.sleep(TOLD_AFTER).await;
+            let wait = Wait::new("coordinator", keeper.coordinator(), keeper.config().patience);
+            let waiting = ProgressEvent::Waiting { window: run.request.range, wait };
+            run.progress.on_event(&run.request.key, &waiting);
+            run.stop.stopped().await;
+            self.clock.sleep(TOLD_AFTER / 2).await;
+        };
         tokio::select! {
             biased;
-            () = &mut idle => {}
-            () = self.clock.sleep(TOLD_AFTER) => {
-                let wait = Wait::new("coordinator", keeper.coordinator(), keeper.config().patience);
-                let waiting = ProgressEvent::Waiting { window: run.request.range, wait };
-                run.progress.on_event(&run.request.key, &waiting);
-                let is_over = async {
-                    run.stop.stopped().await;
-                    self.clock.sleep(TOLD_AFTER / 2).await;
-                };
-                tokio::select! {
-                    () = idle => {}
-                    () = is_over => {}
-                }
-            }
+            () = keeper.idle() => {}
+            () = patience => {}
         }
         done.map(|()| work)
     }

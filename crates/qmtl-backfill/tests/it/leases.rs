@@ -65,6 +65,24 @@ async fn fill(strategy: &FetcherBackfillStrategy, store: &Store, range: TimeRang
     strategy.ensure_range(&request, store, &Events::default()).await.unwrap()
 }
 
+/// A fill that is told to stop after some time.
+async fn fill_until(
+    strategy: &FetcherBackfillStrategy,
+    store: &Store,
+    range: TimeRange,
+    time: Duration,
+) -> BackfillReport {
+    let stop = StopSignal::new();
+    let stopping = async {
+        TokioClock::new().sleep(time).await;
+        stop.stop();
+    };
+    let request = BackfillRequest::new(btc(), range).with_stop(stop.clone());
+    let events = Events::default();
+    let (report, ()) = futures::join!(strategy.ensure_range(&request, store, &events), stopping);
+    report.unwrap()
+}
+
 async fn states(coordinator: &dyn BackfillCoordinator) -> BTreeMap<&'static str, usize> {
     let page = coordinator.inspect(&Query::new("").with_limit(Query::LONGEST)).await.unwrap();
     let mut states = BTreeMap::new();
@@ -377,16 +395,8 @@ async fn a_stop_gives_back_what_is_not_done() {
     let range = windows(0, 100);
     let fetcher = exchange(range);
     let fetcher = Arc::new(fetcher.with_latency(TokioClock::new(), Duration::from_secs(1)));
-    let stop = StopSignal::new();
-    let stopping = async {
-        TokioClock::new().sleep(Duration::from_millis(2_500)).await;
-        stop.stop();
-    };
     let strategy = worker(&fetcher, keeper(Arc::clone(&coordinator), config("w")));
-    let request = BackfillRequest::new(btc(), range).with_stop(stop.clone());
-    let events = Events::default();
-    let (report, ()) = futures::join!(strategy.ensure_range(&request, &store, &events), stopping);
-    let report = report.unwrap();
+    let report = fill_until(&strategy, &store, range, Duration::from_millis(2_500)).await;
     assert!(report.stopped);
     let states = states(&*coordinator).await;
     assert_eq!(states, BTreeMap::from([("done", 16), ("released", 8)]));
@@ -400,16 +410,8 @@ async fn a_stop_gives_back_what_is_just_being_claimed() {
     let coordinator = Arc::new(Slow::new(is_claim, Duration::from_millis(300)));
     let store = Store::new();
     let range = windows(0, 100);
-    let (fetcher, stop) = (Arc::new(exchange(range)), StopSignal::new());
-    let stopping = async {
-        TokioClock::new().sleep(Duration::from_millis(150)).await;
-        stop.stop();
-    };
-    let strategy = worker(&fetcher, keeper(Arc::clone(&coordinator), config("w")));
-    let request = BackfillRequest::new(btc(), range).with_stop(stop.clone());
-    let events = Events::default();
-    let (report, ()) = futures::join!(strategy.ensure_range(&request, &store, &events), stopping);
-    assert!(report.unwrap().stopped);
+    let strategy = worker(&Arc::new(exchange(range)), keeper(Arc::clone(&coordinator), config("w")));
+    assert!(fill_until(&strategy, &store, range, Duration::from_millis(150)).await.stopped);
     let states = states(&*coordinator).await;
     assert!(states["released"] > 0 && !states.contains_key("held"), "{states:?}");
 }

@@ -61,7 +61,8 @@ impl File {
     pub(super) fn open(path: &Path, policy: Policy, clock: Arc<dyn Clock>) -> Result<Self> {
         let broken = |e| failed(path, e);
         // The file is named by its absolute path, and not as a URI: SQLite keeps what is called `:memory:` in memory.
-        let absolute = std::path::absolute(path).map_err(|e| unnamed(path).caused_by(e))?;
+        let unnamed = |e| Error::invalid("the path of the lease store names no file").caused_by(e);
+        let absolute = std::path::absolute(path).map_err(|e| unnamed(e).with("path", path.display()))?;
         let flags = OpenFlags::default() - OpenFlags::SQLITE_OPEN_URI;
         let connection = Connection::open_with_flags(absolute, flags).map_err(broken)?;
         connection.busy_timeout(PATIENCE).map_err(broken)?;
@@ -79,10 +80,9 @@ impl File {
             clock: LeaseClock::new(Arc::clone(&clock), Timestamp::MIN),
             connection,
             cursor: String::new(),
-            identity: None,
+            identity: identity(path),
         };
         file.migrate()?;
-        file.identity = identity(path);
         let latest = file.number("clock")?;
         file.clock = LeaseClock::new(clock, Timestamp::from_micros(latest).unwrap_or(Timestamp::MIN));
         Ok(file)
@@ -337,10 +337,6 @@ fn identity(path: &Path) -> Option<Identity> {
 #[cfg(not(unix))]
 fn identity(_: &Path) -> Option<Identity> {
     None
-}
-
-fn unnamed(path: &Path) -> Error {
-    Error::invalid("the path of the lease store names no file").with("path", path.display())
 }
 
 fn foreign(path: &Path) -> Error {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use qmtl_backfill::lease::{BackfillCoordinator, Command, Policy, Reply};
 use qmtl_coordinator::{LeaseStore, PostgresStore};
 use qmtl_history_api::{ErrorKind, Timestamp};
+use qmtl_history_testkit::harness::number;
 use qmtl_history_testkit::postgres::Cluster;
 
 use crate::suite;
@@ -128,7 +129,7 @@ async fn a_server_that_hangs_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_acknowledged_is_lost_when_the_database_is_killed() {
     let Some(mut cluster) = cluster() else { return };
-    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
+    let rounds = number("QMTL_SOAK_ROUNDS").map_or(5, |rounds| usize::try_from(rounds).unwrap());
     let url = cluster.create("leases").unwrap();
     let store = std::sync::Arc::new(PostgresStore::connect(&url, Policy::default()).await.unwrap());
     let mut known: Vec<(String, String, bool)> = Vec::new();

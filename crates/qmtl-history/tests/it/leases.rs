@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use qmtl_history_testkit::harness::number;
 use qmtl_sim_exchange::{Candle, Endpoint, Interval, Market, SimConfig, SimExchange};
 use serde_json::Value;
 
@@ -251,7 +252,7 @@ struct Known {
 /// A coordinator that is killed at any moment has lost nothing that it had acknowledged.
 #[test]
 fn nothing_that_was_acknowledged_is_lost_when_the_coordinator_is_killed() {
-    let rounds = std::env::var("QMTL_SOAK_ROUNDS").map_or(5_usize, |rounds| rounds.parse().unwrap());
+    let rounds = number("QMTL_SOAK_ROUNDS").map_or(5, |rounds| usize::try_from(rounds).unwrap());
     let scene = Scene::new();
     let mut coordinator = Coordinator::start(&scene.path("leases.db").display().to_string());
     let mut known: Vec<Known> = Vec::new();
